@@ -1,0 +1,93 @@
+"""Errors of the control channel and of the data channel between movers."""
+
+from __future__ import annotations
+
+from .base import HoldfastError
+
+
+class ChannelError(HoldfastError):
+    """Family: something between two processes of Holdfast went wrong."""
+
+
+class Unreachable(ChannelError):
+    """No answer from the other side within the time allowed, or refused in the CURVE handshake."""
+
+    code = "unreachable"
+    message = "no answer from {peer} within {timeout_s:g} s"
+    action = (
+        "Check that the agent runs, that a firewall lets {peer} through, "
+        "and that each side has the other's public key (holdfast-agent show)"
+    )
+    retryable = True
+
+
+class ConnectionLost(ChannelError):
+    code = "connection_lost"
+    message = "the connection to {peer} was lost ({reason})"
+    action = "The work is retried; if it keeps happening, look at the agent's log and the network"
+    retryable = True
+
+
+class VersionMismatch(ChannelError):
+    code = "version_mismatch"
+    message = "protocol {theirs} of {peer} and protocol {ours} of this side differ in the major version"
+    action = "Upgrade the older side"
+
+
+class MalformedMessage(ChannelError):
+    code = "malformed_message"
+    message = "malformed message from {peer}: {reason}"
+    action = "If both sides run the same version of Holdfast, something else is talking on this port"
+
+
+class MessageTooLarge(ChannelError):
+    code = "message_too_large"
+    message = "a message of {size_bytes} bytes from {peer} exceeds the limit of {limit_bytes}"
+
+
+class UnknownMessage(ChannelError):
+    code = "unknown_message"
+    message = "the agent does not know the message {type!r}"
+    action = "Upgrade the agent"
+
+
+class NotAuthorised(ChannelError):
+    """The peer's key is known, but it may not do this."""
+
+    code = "not_authorised"
+    message = "{peer} may not do this: {reason}"
+    action = "Authorise the manager's key on the agent: holdfast-agent authorize KEY"
+    exit_code = 13
+
+
+class RoleMissing(ChannelError):
+    code = "role_missing"
+    message = "the agent {agent} does not have the role {role!r} that {type!r} needs"
+    action = "Add the role to its configuration and restart it, or choose another agent"
+
+
+class RecordRejected(ChannelError):
+    """A record on the data channel failed authentication, came twice, or out of order. Ends the connection."""
+
+    code = "record_rejected"
+    message = "the data channel received a record that is not authentic ({reason})"
+    action = "Somebody or something alters traffic between the movers; the task is retried on a new connection"
+    retryable = True
+
+
+class LeaseUnknown(ChannelError):
+    """The lease was never opened here, ran out, or belongs to another manager."""
+
+    code = "lease_unknown"
+    message = "there is no lease {lease} on this agent for this manager"
+    action = "The task is started anew"
+    retryable = True
+
+
+class MoverDied(ChannelError):
+    """A mover process ended without reporting a result."""
+
+    code = "mover_died"
+    message = "the {role} mover of task {task} ended unexpectedly ({reason})"
+    action = "The task is retried; the agent's log has the details"
+    retryable = True

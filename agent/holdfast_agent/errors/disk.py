@@ -1,0 +1,76 @@
+"""Errors of reading and writing disks."""
+
+from __future__ import annotations
+
+from .base import HoldfastError
+
+
+class DiskError(HoldfastError):
+    """Family: a disk cannot be read or written as asked."""
+
+
+class DiskUrlInvalid(DiskError):
+    code = "disk_url_invalid"
+    message = "{url!r} is not a disk URL: {reason}"
+    action = "Known forms: file:/path, block:/dev/name, image:/path?format=qcow2"
+    exit_code = 2
+
+
+class DiskNotFound(DiskError):
+    code = "disk_not_found"
+    message = "the disk {url} does not exist on {host}"
+    action = "Check the path, and that the proxy sees the storage at that path"
+    exit_code = 10
+
+
+class DiskDenied(DiskError):
+    """Outside the directories that the agent's configuration opens to managers, or no permission."""
+
+    code = "disk_denied"
+    message = "{host} may not open {url}: {reason}"
+    action = "Add its directory to proxy.paths in the agent's configuration, or correct its permissions"
+    exit_code = 13
+
+
+class DiskUnreadable(DiskError):
+    code = "disk_unreadable"
+    message = "reading {length_bytes} bytes at {offset_bytes} of {url} failed: {reason}"
+    action = "Check the storage (a medium error needs a repair of the disk, not of the backup)"
+    retryable = True
+
+
+class DiskUnwritable(DiskError):
+    code = "disk_unwritable"
+    message = "writing {length_bytes} bytes at {offset_bytes} of {url} failed: {reason}"
+    action = "Check free space and the storage"
+
+
+class DiskShrunk(DiskError):
+    """The disk ends before the size that it had when the snapshot was taken."""
+
+    code = "disk_shrunk"
+    message = "{url} ends at {found_bytes} bytes, but had {expected_bytes} when the transfer began"
+    action = "Do not resize a disk while it is backed up; the next run takes the new size"
+
+
+class DiskExists(DiskError):
+    code = "disk_exists"
+    message = "{url} exists already"
+    action = "Choose another place, or say --overwrite"
+    exit_code = 2
+
+
+class DiskInUse(DiskError):
+    code = "disk_in_use"
+    message = "{url} is in use: {reason}"
+    action = "Stop what uses it first"
+    exit_code = 11
+
+
+class RestoredBlockWrong(DiskError):
+    """A block that was decoded does not have the id under which the restore point refers to it."""
+
+    code = "restored_block_wrong"
+    message = "block {block} of {disk} does not match its id after decoding"
+    action = "Run `holdfast repository verify --level 2`; nothing wrong was written"
+    exit_code = 14

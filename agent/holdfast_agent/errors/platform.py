@@ -1,0 +1,66 @@
+"""Errors of hypervisors, guests and plugins. Plugin authors raise these; the session decides what follows."""
+
+from __future__ import annotations
+
+from .base import HoldfastError
+
+
+class PlatformError(HoldfastError):
+    """Family: a hypervisor, a guest or a plugin could not do its part."""
+
+
+class HypervisorUnreachable(PlatformError):
+    code = "hypervisor_unreachable"
+    message = "the hypervisor {server} cannot be reached: {reason}"
+    action = "Check the address and credentials of the server"
+    retryable = True
+
+
+class VmNotFound(PlatformError):
+    code = "vm_not_found"
+    message = "there is no VM {vm!r} on {server}"
+    action = "`holdfast server show {server}` lists its VMs"
+    exit_code = 10
+
+
+class SnapshotFailed(PlatformError):
+    code = "snapshot_failed"
+    message = "the snapshot of {vm} failed: {reason}"
+    action = "The VM is unharmed; the task is retried"
+    retryable = True
+
+
+class SnapshotNotRemoved(PlatformError):
+    """The removal stays written down as an obligation and is tried again by whoever comes next."""
+
+    code = "snapshot_not_removed"
+    message = "the snapshot {snapshot} of {vm} could not be removed: {reason}"
+    action = "It is removed by the next session or by `holdfast server clean`"
+    retryable = True
+
+
+class GuestProcessingFailed(PlatformError):
+    code = "guest_processing_failed"
+    message = "guest processing of {vm} failed at {phase}: {reason}"
+    action = "Mend the guest, or set the job's guest policy to `try` to back up without it"
+    retryable = True
+
+
+class ChangeTrackingLost(PlatformError):
+    """The change id cannot be used. Never fails a backup: the disk falls to the next change mode."""
+
+    code = "change_tracking_lost"
+    message = "{reason}"
+
+
+class PluginBroken(PlatformError):
+    code = "plugin_broken"
+    message = "the plugin {plugin!r} could not be loaded: {reason}"
+    action = "Mend or remove it; other plugins are not affected"
+
+
+class PluginMissing(PlatformError):
+    code = "plugin_missing"
+    message = "no plugin provides the {family} {name!r}"
+    action = "`holdfast plugin list` shows what is loaded{nearest}"
+    exit_code = 10

@@ -1,0 +1,121 @@
+"""Errors of the repository."""
+
+from __future__ import annotations
+
+from .base import HoldfastError
+
+
+class RepositoryError(HoldfastError):
+    """Family: a repository cannot do what was asked."""
+
+
+class RepositoryNotFound(RepositoryError):
+    code = "repository_not_found"
+    message = "there is no repository at {path}"
+    action = "Check the path and that the storage is mounted; `holdfast repository add --create` makes a new one"
+    exit_code = 10
+
+
+class RepositoryExists(RepositoryError):
+    code = "repository_exists"
+    message = "{path} holds a repository (or other files) already"
+    action = "Add it without --create, or choose an empty directory"
+    exit_code = 2
+
+
+class RepositoryDenied(RepositoryError):
+    code = "repository_denied"
+    message = "the agent may not use {path}: {reason}"
+    action = "Add its directory to repository.paths in the agent's configuration, or correct its permissions"
+    exit_code = 13
+
+
+class RepositoryFull(RepositoryError):
+    code = "repository_full"
+    message = "no space left in the repository at {path}"
+    action = "Free space or extend the storage; no restore point was harmed and nothing half-written is kept"
+
+
+class RepositoryReadOnly(RepositoryError):
+    code = "repository_read_only"
+    message = "the repository at {path} cannot be written: {reason}"
+    action = "Remount it writable or correct its permissions"
+
+
+class RepositoryIoError(RepositoryError):
+    """The storage reported an error; after a failed write or fsync the file is dropped, never reused."""
+
+    code = "repository_io_error"
+    message = "{operation} of {name} failed: {reason}"
+    action = "Check the storage of the repository"
+    retryable = True
+
+
+class FormatUnsupported(RepositoryError):
+    code = "format_unsupported"
+    message = "{name} needs {feature}, which this version does not know"
+    action = "Upgrade the agent of this repository"
+
+
+class ObjectDamaged(RepositoryError):
+    """An object of the repository is not what it must be: cut, altered, or swapped with another."""
+
+    code = "object_damaged"
+    message = "{name} is damaged at byte {offset_bytes}: {reason}"
+    action = "Run `holdfast repository verify` to see which restore points it touches"
+    exit_code = 14
+
+
+class ObjectMissing(RepositoryError):
+    code = "object_missing"
+    message = "{name} is missing from the repository"
+    action = "Check that the storage is mounted whole; then run `holdfast repository verify`"
+    exit_code = 14
+
+
+class PointNotFound(RepositoryError):
+    code = "point_not_found"
+    message = "there is no restore point {point} in this repository"
+    action = "`holdfast point list` shows those that exist"
+    exit_code = 10
+
+
+class PointNotAuthentic(RepositoryError):
+    """A restore point whose MAC does not match: altered, or written under another key."""
+
+    code = "point_not_authentic"
+    message = "restore point {point} is not authentic: its MAC does not match the repository's key"
+    action = "Do not restore from it; it was altered, or belongs to another repository"
+    exit_code = 14
+
+
+class SessionFenced(RepositoryError):
+    """This writer was declared dead by a collector while it was away; its work cannot be committed."""
+
+    code = "session_fenced"
+    message = "the backup session {sid} was fenced off as dead and cannot commit"
+    action = "Run the job again; blocks that were stored already are found and not sent again"
+    retryable = True
+
+
+class SessionUnknown(RepositoryError):
+    code = "session_unknown"
+    message = "the repository has no open session {sid}"
+    action = "The task is started anew"
+    retryable = True
+
+
+class WrongPassphrase(RepositoryError):
+    code = "wrong_passphrase"
+    message = "the passphrase does not open the repository {name}"
+    action = "Try again; every slot was tried"
+    exit_code = 12
+
+
+class WrongKey(RepositoryError):
+    """A key that was kept for this repository does not open its records."""
+
+    code = "wrong_key"
+    message = "the key does not fit {name}: {reason}"
+    action = "Give the repository's passphrase again: holdfast repository unlock"
+    exit_code = 12

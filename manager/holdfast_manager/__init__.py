@@ -1,0 +1,1 @@
+"""The Holdfast manager: catalogue, sessions, plugin host and command line."""
