@@ -1,0 +1,327 @@
+"""Every message of the control channel, in the order in which a session uses them.
+
+Requests go from the manager (or ``holdfast-agent``'s own tools) to an agent and get exactly one reply, or a
+:class:`Failure`. Pushes go from the agent to the manager that holds the lease and get no reply.
+The table in ``holdfast_agent.service.dispatch`` says which role each request needs.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from holdfast_agent.errors import ErrorRecord
+from holdfast_agent.model.disk_url import DiskScheme
+from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.points import PointEntry
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.stats import TransferCounters
+
+from .specs import (
+    BackupOrder,
+    MoverResult,
+    PackRef,
+    ReaderSpec,
+    RestoreOrder,
+    SourceSpec,
+    TargetSpec,
+    WriterSpec,
+)
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Base of all messages; the tag on the wire is the class name under the key "type"."""
+
+
+class Request(Message, frozen=True, tag=True, kw_only=True):
+    """Base of what a manager may ask."""
+
+
+class Reply(Message, frozen=True, tag=True, kw_only=True):
+    """Base of what an agent answers."""
+
+
+class Push(Message, frozen=True, tag=True, kw_only=True):
+    """Base of what an agent tells unasked."""
+
+
+class Done(Reply, frozen=True, tag=True, kw_only=True):
+    """Carried out; nothing to say."""
+
+
+class Failure(Reply, frozen=True, tag=True, kw_only=True):
+    """The request failed; the receiver raises ``errors.from_record(error)``."""
+
+    error: ErrorRecord
+
+
+# --- connection -----------------------------------------------------------------------------------------------
+
+
+class Hello(Request, frozen=True, tag=True, kw_only=True):
+    """First message of every connection; nothing else is handled before it. ``clock``: Unix time of the sender."""
+
+    major: int
+    minor: int
+    software: str
+    clock: float
+
+
+class HelloReply(Reply, frozen=True, tag=True, kw_only=True):
+    """Who answers. ``tools``: optional programs found on the host (such as "qemu-nbd")."""
+
+    major: int
+    minor: int
+    software: str
+    clock: float
+    agent: str
+    roles: tuple[str, ...]
+    slots: int
+    disk_schemes: tuple[DiskScheme, ...]
+    tools: tuple[str, ...]
+
+
+class Heartbeat(Request, frozen=True, tag=True, kw_only=True):
+    """Sent by the manager when it has had nothing else to say for a while; answered by :class:`Done`."""
+
+
+# --- leases and movers ----------------------------------------------------------------------------------------
+
+
+class RenewLease(Request, frozen=True, tag=True, kw_only=True):
+    """Open a lease, or prolong it by ``ttl_s`` (5 … 3600) from now.
+
+    A lease belongs to the key that opened it. When it runs out, its movers are stopped. The connection that renewed it last
+    receives its pushes, so a manager that comes back adopts its movers by renewing.
+    """
+
+    lease: str
+    ttl_s: float
+
+
+class CloseLease(Request, frozen=True, tag=True, kw_only=True):
+    """Stop all movers of the lease and forget it. Idempotent."""
+
+    lease: str
+
+
+class StartMover(Request, frozen=True, tag=True, kw_only=True):
+    """Start one Data Mover process. ``mover`` is a fresh name chosen by the manager; asking twice starts one."""
+
+    lease: str
+    mover: str
+    spec: SourceSpec | TargetSpec | ReaderSpec | WriterSpec
+
+
+class MoverStarted(Reply, frozen=True, tag=True, kw_only=True):
+    """The process runs. ``endpoints``: where a listening mover can be reached; empty for one that connects."""
+
+    pid: int
+    endpoints: tuple[str, ...] = ()
+
+
+class BeginTransfer(Request, frozen=True, tag=True, kw_only=True):
+    """Give a mover on a proxy its order. Sent once per mover."""
+
+    lease: str
+    mover: str
+    order: BackupOrder | RestoreOrder
+
+
+class ChangeRules(Request, frozen=True, tag=True, kw_only=True):
+    """New transfer rules for a running mover."""
+
+    lease: str
+    mover: str
+    rules: TransferRules
+
+
+class StopMover(Request, frozen=True, tag=True, kw_only=True):
+    """Stop a mover and wait until its process is gone. Idempotent."""
+
+    lease: str
+    mover: str
+    reason: str
+
+
+class ListMovers(Request, frozen=True, tag=True, kw_only=True):
+    """All movers of a lease, ended ones included until the lease is closed; how a returning manager finds out."""
+
+    lease: str
+
+
+class MoverState(msgspec.Struct, frozen=True, kw_only=True):
+    """One mover as its agent sees it. ``phase``: starting, listening, connected, transferring, done, failed."""
+
+    mover: str
+    task_id: str
+    phase: str
+    counters: TransferCounters = TransferCounters()
+    result: MoverResult | None = None
+    error: ErrorRecord | None = None
+
+
+class MoverList(Reply, frozen=True, tag=True, kw_only=True):
+    movers: tuple[MoverState, ...]
+
+
+class MoverChanged(Push, frozen=True, tag=True, kw_only=True):
+    """A mover connected, made progress (at most about twice a second), finished or failed."""
+
+    lease: str
+    state: MoverState
+
+
+# --- proxy ------------------------------------------------------------------------------------------------------
+
+
+class ProbeDisk(Request, frozen=True, tag=True, kw_only=True):
+    """Can this proxy open the disk? Answers :class:`DiskFacts` or the error that opening it gives."""
+
+    disk: str
+
+
+class DiskFacts(Reply, frozen=True, tag=True, kw_only=True):
+    size_bytes: int
+
+
+# --- repository -------------------------------------------------------------------------------------------------
+
+
+class KeySlot(msgspec.Struct, frozen=True):
+    """A wrapped master key. The agent stores and returns it and cannot open it."""
+
+    name: str
+    body: bytes
+
+
+class CreateRepository(Request, frozen=True, tag=True, kw_only=True):
+    """Make a repository in an empty or absent directory below one that the agent's configuration allows."""
+
+    repository: str
+    repository_id: str
+    slots: tuple[KeySlot, ...]
+
+
+class OpenRepository(Request, frozen=True, tag=True, kw_only=True):
+    """Check that a repository is there; also clears what dead writers left behind."""
+
+    repository: str
+
+
+class RepositoryFacts(Reply, frozen=True, tag=True, kw_only=True):
+    repository_id: str
+    slots: tuple[KeySlot, ...]
+    total_bytes: int
+    free_bytes: int
+
+
+class ListPoints(Request, frozen=True, tag=True, kw_only=True):
+    """Committed points in pages: those with ids after ``after``, at most ``limit``, ascending by id."""
+
+    repository: str
+    after: str = ""
+    limit: int = 500
+
+
+class PointList(Reply, frozen=True, tag=True, kw_only=True):
+    """``more``: ask again after the last id of this page."""
+
+    points: tuple[PointEntry, ...]
+    more: bool
+
+
+class BeginSession(Request, frozen=True, tag=True, kw_only=True):
+    """Open the write session ``sid`` in the repository; the base point is chosen only after this."""
+
+    lease: str
+    repository: str
+    sid: Sid
+
+
+class StoreBlob(Request, frozen=True, tag=True, kw_only=True):
+    """Store one sealed record of at most 4 MiB (a VM's configuration) as part of the session's packs."""
+
+    lease: str
+    repository: str
+    sid: Sid
+    mover: int
+    record: bytes
+
+
+class BlobStored(Reply, frozen=True, tag=True, kw_only=True):
+    packs: tuple[PackRef, ...]
+
+
+class ReadBlob(Request, frozen=True, tag=True, kw_only=True):
+    """Read a blob record as it is stored, by its hex id."""
+
+    repository: str
+    blob: str
+
+
+class BlobRecord(Reply, frozen=True, tag=True, kw_only=True):
+    record: bytes
+
+
+class CommitSession(Request, frozen=True, tag=True, kw_only=True):
+    """Commit the restore point: the one act that makes it exist. Idempotent for the same bytes."""
+
+    lease: str
+    repository: str
+    entry: PointEntry
+    packs: tuple[PackRef, ...]
+
+
+class AbortSession(Request, frozen=True, tag=True, kw_only=True):
+    """Give the session up: its outcome becomes FENCED. Idempotent; refused after a commit."""
+
+    lease: str
+    repository: str
+    sid: Sid
+
+
+class VerifyRepository(Request, frozen=True, tag=True, kw_only=True):
+    """Check at level 0 or 1 (no keys needed); ``points`` empty means all. Progress comes as pushes with ``ticket``.
+
+    The reply is :class:`Done` at once; the end is a :class:`VerifyEnded`.
+    """
+
+    lease: str
+    ticket: str
+    repository: str
+    level: int
+    points: tuple[Sid, ...] = ()
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing wrong. ``points``: restore points that it touches. ``lost``: data cannot be read any more."""
+
+    object: str
+    kind: str
+    detail: str
+    points: tuple[Sid, ...] = ()
+    lost: bool = False
+
+
+class VerifyProgress(Push, frozen=True, tag=True, kw_only=True):
+    ticket: str
+    checked_bytes: int
+    total_bytes: int
+
+
+class VerifyEnded(Push, frozen=True, tag=True, kw_only=True):
+    ticket: str
+    findings: tuple[Finding, ...] = ()
+    objects_checked: int = 0
+    checked_bytes: int = 0
+    error: ErrorRecord | None = None
+
+
+class RebuildIndex(Request, frozen=True, tag=True, kw_only=True):
+    """Throw the local index away and rebuild it from the repository itself."""
+
+    repository: str
+
+
+class IndexRebuilt(Reply, frozen=True, tag=True, kw_only=True):
+    records: int

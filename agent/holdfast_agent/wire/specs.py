@@ -1,0 +1,112 @@
+"""What a Data Mover is told: its specification at start and the order that begins the transfer.
+
+Movers are started and connected before the snapshot is taken, so that the snapshot lives no longer than the
+transfer. The specification therefore names only what is known at that time; the order follows.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from holdfast_agent.model.change import ChangeMode
+from holdfast_agent.model.geometry import Extent, Geometry
+from holdfast_agent.model.ids import BlockId, Sid
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.sealing.keys import DataKeys
+
+
+class MoverSpec(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Common to all movers. ``secret`` is the task's 32 random bytes under which both movers seal the data channel."""
+
+    task_id: str
+    secret: bytes
+    rules: TransferRules = TransferRules()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(task_id={self.task_id!r})"
+
+
+class SourceSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Backup, proxy side: reads the disk, seals blocks under ``keys``, connects to one of the target's endpoints."""
+
+    endpoints: tuple[str, ...]
+    keys: DataKeys
+
+
+class TargetSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Backup, repository side: listens, stores sealed records, builds the tree. Holds no keys.
+
+    ``mover`` numbers the target movers of one session (its packs are named ``<sid>-<mover>-<seq>``); a retried task
+    gets a new number, so that no name ever recurs.
+    """
+
+    repository: str
+    sid: Sid
+    mover: int
+
+
+class ReaderSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Restore and level 2 verification, repository side: listens and serves records of one tree. Holds no keys."""
+
+    repository: str
+
+
+class WriterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Restore and level 2 verification, proxy side: fetches, opens and checks records, and writes the disk."""
+
+    endpoints: tuple[str, ...]
+    keys: DataKeys
+
+
+class TransferOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Base of the orders that begin a transfer; sent to the mover on the proxy, which drives the conversation."""
+
+    geometry: Geometry
+
+
+class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
+    """Read this disk in this mode.
+
+    ``disks`` are the disk URLs to try in order (transport fail-over). ``base_root``: tree of the base point of the same disk
+    (needed by CBT and DIGEST), with ``base_geometry``. ``extents``: ascending changed (CBT) or allocated (ALLOCATION)
+    extents where a change tracker named them; None means that the disk backend is asked for its allocation.
+    """
+
+    disks: tuple[str, ...]
+    mode: ChangeMode
+    base_root: BlockId | None = None
+    base_geometry: Geometry | None = None
+    extents: tuple[Extent, ...] | None = None
+
+
+class RestoreOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
+    """Write the tree ``root`` to ``disk``; None writes nothing and only checks every block (verification level 2).
+
+    ``create`` makes a new sparse image (refused if it exists unless ``overwrite``); without it the disk must exist and be
+    large enough.
+    """
+
+    root: BlockId
+    disk: str | None
+    create: bool = True
+    overwrite: bool = False
+
+
+class PackRef(msgspec.Struct, frozen=True, array_like=True):
+    """A published pack: its name and size in bytes, as the commit checks them."""
+
+    name: str
+    size_bytes: int
+
+
+class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mover that finished well reports.
+
+    ``root``: source: root over the ids that it computed itself (None in CBT mode, where it does not know all); target: root of the
+    tree that it stored. The manager compares the two. ``packs``: target only. ``used_disk``: the URL that the source opened.
+    """
+
+    root: BlockId | None = None
+    packs: tuple[PackRef, ...] = ()
+    used_disk: str = ""
+    blocks_checked: int = 0
