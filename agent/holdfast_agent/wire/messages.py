@@ -90,8 +90,8 @@ class Heartbeat(Request, frozen=True, tag=True, kw_only=True):
 class RenewLease(Request, frozen=True, tag=True, kw_only=True):
     """Open a lease, or prolong it by ``ttl_s`` (5 … 3600) from now.
 
-    A lease belongs to the key that opened it. When it runs out, its movers are stopped. The connection that renewed it last
-    receives its pushes, so a manager that comes back adopts its movers by renewing.
+    A lease belongs to the key that opened it. When it runs out, its movers are stopped. The connection that renewed
+    it last receives its pushes, so a manager that comes back adopts its movers by renewing.
     """
 
     lease: str

@@ -67,9 +67,9 @@ class TransferOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     """Read this disk in this mode.
 
-    ``disks`` are the disk URLs to try in order (transport fail-over). ``base_root``: tree of the base point of the same disk
-    (needed by CBT and DIGEST), with ``base_geometry``. ``extents``: ascending changed (CBT) or allocated (ALLOCATION)
-    extents where a change tracker named them; None means that the disk backend is asked for its allocation.
+    ``disks`` are the disk URLs to try in order (transport fail-over). ``base_root``: tree of the base point of the
+    same disk (needed by CBT and DIGEST), with ``base_geometry``. ``extents``: ascending changed (CBT) or allocated
+    (ALLOCATION) extents where a change tracker named them; None means that the disk is asked for its allocation.
     """
 
     disks: tuple[str, ...]
@@ -82,8 +82,8 @@ class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
 class RestoreOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     """Write the tree ``root`` to ``disk``; None writes nothing and only checks every block (verification level 2).
 
-    ``create`` makes a new sparse image (refused if it exists unless ``overwrite``); without it the disk must exist and be
-    large enough.
+    ``create`` makes a new sparse image (refused if it exists unless ``overwrite``); without it the disk must exist
+    and be large enough.
     """
 
     root: BlockId
@@ -102,8 +102,9 @@ class PackRef(msgspec.Struct, frozen=True, array_like=True):
 class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a mover that finished well reports.
 
-    ``root``: source: root over the ids that it computed itself (None in CBT mode, where it does not know all); target: root of the
-    tree that it stored. The manager compares the two. ``packs``: target only. ``used_disk``: the URL that the source opened.
+    ``root``: source: root over the ids that it computed itself (None in CBT mode, where it does not know all);
+    target: root of the tree that it stored. The manager compares the two. ``packs``: target only. ``used_disk``: the
+    URL that the source opened.
     """
 
     root: BlockId | None = None

@@ -1,0 +1,100 @@
+"""Frames on the pipes between the Transport Service and a Data Mover process.
+
+Each frame is a 4-byte little-endian length and a msgpack struct of this module. The service writes to the mover's
+descriptor 0: first one :class:`MoverSetup`, then orders. The mover writes reports to its descriptor 1 and logs to
+descriptor 2. End of file on descriptor 0 means that the agent is gone: the mover cleans up and exits.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from holdfast_agent.errors import ErrorRecord
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.stats import TransferCounters
+
+from .specs import BackupOrder, MoverResult, ReaderSpec, RestoreOrder, SourceSpec, TargetSpec, WriterSpec
+
+PIPE_FRAME_LIMIT_BYTES = 64 << 20
+"""Bound of one frame. The largest is an order with extents: 16 bytes an extent, four million extents."""
+
+
+class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent's own configuration says; a manager cannot alter it.
+
+    ``disk_paths`` and ``repository_paths``: directories below which disks may be opened and repositories may lie.
+    ``listen_address`` and ``port_range`` (inclusive): data channel; ``advertised_address``: what peers are told.
+    ``cache_dir``: host-local caches of repositories. ``workers``: threads of the pool. ``session_fd``: target only,
+    the inherited descriptor that holds the lock of the write session. ``connect_timeout_s``: how long a mover waits for
+    its peer; ``stall_timeout_s``: how long a silent peer is borne.
+    """
+
+    agent: str
+    disk_paths: tuple[str, ...]
+    repository_paths: tuple[str, ...]
+    listen_address: str
+    advertised_address: str
+    port_range: tuple[int, int]
+    cache_dir: str
+    runtime_dir: str
+    workers: int
+    session_fd: int | None = None
+    connect_timeout_s: float = 60.0
+    stall_timeout_s: float = 120.0
+
+
+class ToMover(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Base of frames to a mover."""
+
+
+class MoverSetup(ToMover, frozen=True, tag=True, kw_only=True):
+    """The first frame."""
+
+    host: MoverHost
+    spec: SourceSpec | TargetSpec | ReaderSpec | WriterSpec
+
+
+class Begin(ToMover, frozen=True, tag=True, kw_only=True):
+    order: BackupOrder | RestoreOrder
+
+
+class NewRules(ToMover, frozen=True, tag=True, kw_only=True):
+    rules: TransferRules
+
+
+class Stop(ToMover, frozen=True, tag=True, kw_only=True):
+    """Clean up and end with :class:`Failed` carrying ``errors.Cancelled``."""
+
+    reason: str
+
+
+class FromMover(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Base of frames from a mover."""
+
+
+class Listening(FromMover, frozen=True, tag=True, kw_only=True):
+    endpoints: tuple[str, ...]
+
+
+class Connected(FromMover, frozen=True, tag=True, kw_only=True):
+    """Both movers have authenticated each other."""
+
+
+class Progressed(FromMover, frozen=True, tag=True, kw_only=True):
+    """About twice a second while a transfer runs."""
+
+    counters: TransferCounters
+
+
+class Finished(FromMover, frozen=True, tag=True, kw_only=True):
+    """The last frame of a mover that succeeded."""
+
+    result: MoverResult
+    counters: TransferCounters
+
+
+class Failed(FromMover, frozen=True, tag=True, kw_only=True):
+    """The last frame of a mover that failed."""
+
+    error: ErrorRecord
+    counters: TransferCounters
