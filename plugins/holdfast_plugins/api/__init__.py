@@ -1,0 +1,43 @@
+"""What a plugin author imports: values, protocols and the registry.
+
+A plugin is a module (or object) with functions named after the hooks in :mod:`holdfast_plugins.api.hooks`. They are
+called once, at load, and register factories; from then on only the objects that the factories make are used.
+"""
+
+from .changes import ChangeTracker
+from .guest import ConsistencyLevel, FreezeHandle, GuestProcessor
+from .hypervisor import HypervisorCapabilities, HypervisorDriver
+from .registry import API_VERSION, Family, Registration, Registry
+from .values import (
+    DiskInfo,
+    Journal,
+    RestoreDisk,
+    RestoreTarget,
+    Snapshot,
+    SnapshotDisk,
+    SnapshotRequest,
+    VmInfo,
+    VmRef,
+)
+
+__all__ = [
+    "API_VERSION",
+    "ChangeTracker",
+    "ConsistencyLevel",
+    "DiskInfo",
+    "Family",
+    "FreezeHandle",
+    "GuestProcessor",
+    "HypervisorCapabilities",
+    "HypervisorDriver",
+    "Journal",
+    "Registration",
+    "Registry",
+    "RestoreDisk",
+    "RestoreTarget",
+    "Snapshot",
+    "SnapshotDisk",
+    "SnapshotRequest",
+    "VmInfo",
+    "VmRef",
+]

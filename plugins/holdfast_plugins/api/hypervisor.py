@@ -1,0 +1,79 @@
+"""The protocol of hypervisor drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from .values import Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
+
+
+class HypervisorCapabilities(msgspec.Struct, frozen=True):
+    """What a driver can do beyond the least. ``restore``: VMs can be made and their disks written."""
+
+    restore: bool = True
+
+
+class HypervisorDriver(Protocol):
+    """A connection to one server (a hypervisor, a cluster, a directory of images).
+
+    Made by the registered factory with the server's options; used by one session process. Methods may be called from
+    several threads at once, but never two for the same VM. All may block; none may outlive its own time-outs. Errors
+    are ``holdfast_agent.errors.PlatformError`` subclasses; anything else is reported as a defect of the plugin.
+    """
+
+    def connect(self) -> None:
+        """Called once before anything else. Raises ``HypervisorUnreachable`` (retryable)."""
+        ...
+
+    def close(self) -> None:
+        """Called once, last, also after a failed ``connect``. Must not raise."""
+        ...
+
+    def list_vms(self) -> Sequence[VmRef]:
+        """All VMs, in no particular order. Cheap: names and ids only."""
+        ...
+
+    def vm_info(self, vm: VmRef) -> VmInfo:
+        """The facts of one VM now. Raises ``VmNotFound``."""
+        ...
+
+    def create_snapshot(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
+        """Freeze all disks of ``request`` at one instant.
+
+        The guest is frozen (by a guest processor) while this runs: be quick. Whatever is made is promised to
+        ``journal`` first and struck off when it is removed. On an error nothing may be left behind that is not
+        promised. Raises ``SnapshotFailed`` (retryable) or ``VmNotFound``.
+        """
+        ...
+
+    def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
+        """Remove the snapshot and consolidate. ``committed``: the restore point exists (rotate change tracking).
+
+        Idempotent. Raises ``SnapshotNotRemoved``; the obligation then stays open.
+        """
+        ...
+
+    def fulfil(self, kind: str, data: dict[str, str]) -> None:
+        """Carry out an obligation that a crashed session left open. Idempotent; what is gone already is success.
+
+        Raises a ``PlatformError`` when it cannot be done now; it is tried again later.
+        """
+        ...
+
+    def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
+        """Make room for a restored VM called ``name`` and say where each disk is to be written.
+
+        Raises ``AlreadyExists`` when there is a VM of that name and ``overwrite`` is not given.
+        """
+        ...
+
+    def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
+        """All disks are written: make the VM known under its name. Returns it."""
+        ...
+
+    def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
+        """The restore failed: remove what ``prepare_restore`` and the writers made. Idempotent."""
+        ...

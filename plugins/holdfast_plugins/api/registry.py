@@ -1,0 +1,122 @@
+"""Where plugins register what they provide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from .changes import ChangeTracker
+from .guest import GuestProcessor
+from .hypervisor import HypervisorCapabilities, HypervisorDriver
+
+API_VERSION = 1
+"""Grows when a protocol changes so that older plugins would break; the host refuses plugins of another version."""
+
+
+class Family(StrEnum):
+    """The families of plugins."""
+
+    HYPERVISOR = "hypervisor"
+    GUEST_PROCESSOR = "guest processor"
+    CHANGE_TRACKER = "change tracker"
+
+
+class NoOptions(msgspec.Struct, frozen=True):
+    """For factories that take no options."""
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a plugin provides.
+
+    ``name`` is what configurations say. ``factory`` is called with (``options``, ``secret``): an instance of
+    ``options_type`` and a mapping of credentials. Options are checked against ``options_type`` (a frozen msgspec
+    struct; unknown keys are refused) before the factory sees them. The factory of a change tracker is called with the
+    connected driver of ``hypervisor`` instead.
+    """
+
+    family: Family
+    name: str
+    summary: str
+    factory: Callable[..., Any]
+    options_type: type[msgspec.Struct] = NoOptions
+    snapshot_options_type: type[msgspec.Struct] = NoOptions
+    capabilities: HypervisorCapabilities = HypervisorCapabilities()
+    hypervisor: str = ""
+    api_version: int = API_VERSION
+
+
+class Registry:
+    """Collects the registrations of one plugin while its hooks run. Not thread-safe; used at load only."""
+
+    def __init__(self) -> None:
+        self.registrations: list[Registration] = []
+
+    def hypervisor(
+        self,
+        name: str,
+        factory: Callable[[Any, Mapping[str, str]], HypervisorDriver],
+        *,
+        summary: str,
+        options_type: type[msgspec.Struct] = NoOptions,
+        snapshot_options_type: type[msgspec.Struct] = NoOptions,
+        capabilities: HypervisorCapabilities = HypervisorCapabilities(),  # noqa: B008 (frozen value)
+        api_version: int = API_VERSION,
+    ) -> None:
+        """Register a hypervisor driver under ``name``."""
+        self.registrations.append(
+            Registration(
+                family=Family.HYPERVISOR,
+                name=name,
+                summary=summary,
+                factory=factory,
+                options_type=options_type,
+                snapshot_options_type=snapshot_options_type,
+                capabilities=capabilities,
+                api_version=api_version,
+            )
+        )
+
+    def guest_processor(
+        self,
+        name: str,
+        factory: Callable[[Any, Mapping[str, str]], GuestProcessor],
+        *,
+        summary: str,
+        options_type: type[msgspec.Struct] = NoOptions,
+        api_version: int = API_VERSION,
+    ) -> None:
+        """Register a guest processor under ``name``."""
+        self.registrations.append(
+            Registration(
+                family=Family.GUEST_PROCESSOR,
+                name=name,
+                summary=summary,
+                factory=factory,
+                options_type=options_type,
+                api_version=api_version,
+            )
+        )
+
+    def change_tracker(
+        self,
+        name: str,
+        factory: Callable[[HypervisorDriver], ChangeTracker],
+        *,
+        summary: str,
+        hypervisor: str,
+        api_version: int = API_VERSION,
+    ) -> None:
+        """Register a change tracker for the hypervisor driver called ``hypervisor``."""
+        self.registrations.append(
+            Registration(
+                family=Family.CHANGE_TRACKER,
+                name=name,
+                summary=summary,
+                factory=factory,
+                hypervisor=hypervisor,
+                api_version=api_version,
+            )
+        )

@@ -1,0 +1,105 @@
+"""Values that cross between the manager and a hypervisor plugin."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+
+class VmRef(msgspec.Struct, frozen=True):
+    """A VM: the hypervisor's stable id, which survives a rename, and the name that people use."""
+
+    vm_id: str
+    name: str
+
+
+class DiskInfo(msgspec.Struct, frozen=True):
+    """A virtual disk. ``disk_id`` is stable within its VM and survives other disks being added or removed."""
+
+    disk_id: str
+    name: str
+    size_bytes: int
+
+
+class VmInfo(msgspec.Struct, frozen=True):
+    """A VM as the inventory tells it. ``config`` is the driver's own description of the VM, enough to create it anew.
+
+    It is kept sealed in the restore point and handed back at restore. At most 4 MiB.
+    """
+
+    ref: VmRef
+    disks: tuple[DiskInfo, ...]
+    running: bool = False
+    config: bytes = b""
+
+
+class SnapshotRequest(msgspec.Struct, frozen=True):
+    """What the session wants. ``tag`` names the session's job and id: by it the snapshot is told from foreign ones.
+
+    ``disk_ids`` are the disks that take part. ``options`` is the job's table of snapshot options for this driver,
+    converted to the driver's ``snapshot_options_type``.
+    """
+
+    vm: VmRef
+    tag: str
+    disk_ids: tuple[str, ...]
+    options: Any = None
+
+
+class SnapshotDisk(msgspec.Struct, frozen=True):
+    """One disk frozen at the instant of the snapshot.
+
+    ``urls``: disk URLs that an agent can open, best transport first. ``change_id``: names this instant to the driver's
+    change tracker, or None. ``allocation``: whether ``urls`` tell holes from data, so that the mode `allocation` can
+    be used for a first full.
+    """
+
+    disk_id: str
+    name: str
+    size_bytes: int
+    urls: tuple[str, ...]
+    change_id: str | None = None
+    allocation: bool = True
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A snapshot that exists. ``snapshot_id`` is what ``remove_snapshot`` takes; ``note`` is shown to people."""
+
+    snapshot_id: str
+    vm: VmRef
+    disks: tuple[SnapshotDisk, ...]
+    note: str = ""
+
+
+class RestoreDisk(msgspec.Struct, frozen=True):
+    """One disk to be restored: where the writer puts it. ``create``: the writer makes it; else it exists already."""
+
+    disk_id: str
+    name: str
+    size_bytes: int
+    url: str
+    create: bool = True
+
+
+class RestoreTarget(msgspec.Struct, frozen=True):
+    """What a driver prepared for a restore. ``target_id`` is what ``finish_restore`` and ``abandon_restore`` take."""
+
+    target_id: str
+    vm: VmRef
+    disks: tuple[RestoreDisk, ...]
+
+
+class Journal(Protocol):
+    """The session's obligations as a driver sees them. Calls are durable when they return. Thread-safe."""
+
+    def promise(self, kind: str, data: dict[str, str]) -> int:
+        """Write down, before the act, how something that is about to be made will be removed.
+
+        ``kind`` and ``data`` come back to ``HypervisorDriver.fulfil`` after a crash. Returns the obligation's number.
+        """
+        ...
+
+    def strike(self, number: int) -> None:
+        """What ``number`` stands for is gone; idempotent."""
+        ...
