@@ -67,7 +67,10 @@ class Hello(Request, frozen=True, tag=True, kw_only=True):
 
 
 class HelloReply(Reply, frozen=True, tag=True, kw_only=True):
-    """Who answers. ``tools``: optional programs found on the host (such as "qemu-nbd")."""
+    """Who answers. ``tools``: optional programs found on the host (such as "qemu-nbd").
+
+    ``proxy_slots`` and ``repository_slots``: tasks that the host is sized for in each role, 0 without the role.
+    """
 
     major: int
     minor: int
@@ -75,7 +78,8 @@ class HelloReply(Reply, frozen=True, tag=True, kw_only=True):
     clock: float
     agent: str
     roles: tuple[str, ...]
-    slots: int
+    proxy_slots: int
+    repository_slots: int
     disk_schemes: tuple[DiskScheme, ...]
     tools: tuple[str, ...]
 
