@@ -41,6 +41,7 @@ from .platform import (
     VmNotFound,
 )
 from .repository import (
+    BlockNotVerified,
     FormatUnsupported,
     ObjectDamaged,
     ObjectMissing,
@@ -61,6 +62,7 @@ from .repository import (
 
 __all__ = [
     "AlreadyExists",
+    "BlockNotVerified",
     "Cancelled",
     "ChangeTrackingLost",
     "ChannelError",

@@ -119,3 +119,12 @@ class WrongKey(RepositoryError):
     message = "the key does not fit {name}: {reason}"
     action = "Give the repository's passphrase again: holdfast repository unlock"
     exit_code = 12
+
+
+class BlockNotVerified(RepositoryError):
+    """A compressed block did not decode to what was compressed: a faulty codec, memory or processor."""
+
+    code = "block_not_verified"
+    message = "a block compressed with {codec} does not decode to what it was"
+    action = "The block was not stored and is tried again; if it keeps happening, test the memory of the proxy"
+    retryable = True
