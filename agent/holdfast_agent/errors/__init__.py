@@ -31,10 +31,12 @@ from .disk import (
 from .general import AlreadyExists, Cancelled, Denied, Locked, NotFound, ToolMissing, UsageError
 from .platform import (
     ChangeTrackingLost,
+    DiskUnsupported,
     GuestProcessingFailed,
     HypervisorUnreachable,
     PlatformError,
     PluginBroken,
+    PluginDefect,
     PluginMissing,
     SnapshotFailed,
     SnapshotNotRemoved,
@@ -79,6 +81,7 @@ __all__ = [
     "DiskNotFound",
     "DiskShrunk",
     "DiskUnreadable",
+    "DiskUnsupported",
     "DiskUnwritable",
     "DiskUrlInvalid",
     "ErrorRecord",
@@ -98,6 +101,7 @@ __all__ = [
     "ObjectMissing",
     "PlatformError",
     "PluginBroken",
+    "PluginDefect",
     "PluginMissing",
     "PointNotAuthentic",
     "PointNotFound",

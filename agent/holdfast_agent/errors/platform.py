@@ -19,8 +19,19 @@ class HypervisorUnreachable(PlatformError):
 class VmNotFound(PlatformError):
     code = "vm_not_found"
     message = "there is no VM {vm!r} on {server}"
-    action = "`holdfast server show {server}` lists its VMs"
+    action = "`holdfast server show {server}` lists its VMs{nearest}"
     exit_code = 10
+
+    def __init__(self, *, vm: str, server: str, nearest: str = "") -> None:
+        super().__init__(vm=vm, server=server, nearest=nearest)
+
+
+class DiskUnsupported(PlatformError):
+    """The VM or one of its disks is of a kind that this plugin cannot back up; trying again does not help."""
+
+    code = "disk_unsupported"
+    message = "{disk} cannot be backed up: {reason}"
+    action = "{advice}"
 
 
 class SnapshotFailed(PlatformError):
@@ -64,3 +75,11 @@ class PluginMissing(PlatformError):
     message = "no plugin provides the {family} {name!r}"
     action = "`holdfast plugin list` shows what is loaded{nearest}"
     exit_code = 10
+
+
+class PluginDefect(PlatformError):
+    """A plugin raised something it should not, or handed back a value that breaks its contract."""
+
+    code = "plugin_defect"
+    message = "the plugin {plugin!r} broke its contract in {method}: {reason}"
+    action = "This is a defect of the plugin: report it to its author"

@@ -1,0 +1,47 @@
+"""Which plugins there are, and in which order they are loaded. Nothing is imported before ``Candidate.load``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import msgspec
+
+ENTRY_POINT_GROUP = "holdfast.plugins"
+
+BUILT_IN = (
+    "holdfast_plugins.guest.scripts",
+    "holdfast_plugins.hypervisors.images",
+)
+"""Modules that come with Holdfast. They enter by the same door as everybody else's, only first."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A plugin that may be loaded: the ``name`` by which a configuration disables it, and its origin for people."""
+
+    name: str
+    origin: str
+    load: Callable[[], Any]
+
+
+def candidates(extra: Sequence[str] = ()) -> Iterator[Candidate]:
+    """Built-ins, then entry points by name, then the modules that the configuration names.
+
+    The order is the same on every run, so that of two plugins that claim one name always the same one wins.
+    """
+    for module in BUILT_IN:
+        yield Candidate(module.rpartition(".")[2], "built-in", _importer(module))
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, _distribution(point))):
+        yield Candidate(point.name, _distribution(point), point.load)
+    for module in extra:
+        yield Candidate(module, "configuration", _importer(module))
+
+
+def _importer(module: str) -> Callable[[], Any]:
+    return lambda: import_module(module)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value

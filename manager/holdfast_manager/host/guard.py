@@ -1,0 +1,210 @@
+"""What stands between a session and a plugin's object: the same protocol, with every call at the plugin boundary.
+
+Errors that a plugin raises on purpose (``HoldfastError``) pass unchanged. Anything else, and any answer that breaks
+the protocol, becomes :class:`PluginDefect` here, so that a session never has to guess what a plugin may do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+from holdfast_agent.errors import ChangeTrackingLost, DiskUrlInvalid, HoldfastError, PluginDefect
+from holdfast_agent.model.disk_url import parse_disk_url
+from holdfast_agent.model.geometry import Extent
+from holdfast_agent.model.units import MIB
+from holdfast_plugins.api import (
+    ChangeTracker,
+    ConsistencyLevel,
+    FreezeHandle,
+    GuestProcessor,
+    HypervisorDriver,
+    Journal,
+    RestoreTarget,
+    Snapshot,
+    SnapshotRequest,
+    VmInfo,
+    VmRef,
+)
+
+log = logging.getLogger(__name__)
+MAX_CONFIG_BYTES = 4 * MIB
+
+
+class GuardedDriver:
+    """A ``HypervisorDriver`` around a plugin's; ``unguarded`` is the plugin's own object, for its change trackers."""
+
+    def __init__(self, plugin: str, driver: HypervisorDriver) -> None:
+        self._plugin = plugin
+        self.unguarded = driver
+
+    def connect(self) -> None:
+        with self._boundary("connect"):
+            self.unguarded.connect()
+
+    def close(self) -> None:
+        _close(self._plugin, self.unguarded.close)
+
+    def list_vms(self) -> Sequence[VmRef]:
+        with self._boundary("list_vms"):
+            vms = list(self.unguarded.list_vms())
+            _unique("VM ids", (vm.vm_id for vm in vms))
+            return vms
+
+    def vm_info(self, vm: VmRef) -> VmInfo:
+        with self._boundary("vm_info"):
+            info = self.unguarded.vm_info(vm)
+            _unique("disk ids", (disk.disk_id for disk in info.disks))
+            _expect(all(disk.size_bytes >= 0 for disk in info.disks), "a disk has a negative size")
+            _expect(len(info.config) <= MAX_CONFIG_BYTES, f"the VM's config exceeds {MAX_CONFIG_BYTES} bytes")
+            return info
+
+    def create_snapshot(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
+        with self._boundary("create_snapshot"):
+            snapshot = self.unguarded.create_snapshot(request, journal)
+            try:
+                _check_snapshot(snapshot, request)
+            except BaseException:
+                # Nobody else will ever know this snapshot; a failing removal leaves its promise in the journal.
+                with suppress(HoldfastError):
+                    self.remove_snapshot(snapshot, committed=False, journal=journal)
+                raise
+            return snapshot
+
+    def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
+        with self._boundary("remove_snapshot"):
+            self.unguarded.remove_snapshot(snapshot, committed, journal)
+
+    def fulfil(self, kind: str, data: dict[str, str]) -> None:
+        with self._boundary("fulfil"):
+            self.unguarded.fulfil(kind, data)
+
+    def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
+        with self._boundary("prepare_restore"):
+            return self.unguarded.prepare_restore(name, info, overwrite, journal)
+
+    def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
+        with self._boundary("finish_restore"):
+            return self.unguarded.finish_restore(target, info, journal)
+
+    def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
+        with self._boundary("abandon_restore"):
+            self.unguarded.abandon_restore(target, journal)
+
+    def _boundary(self, method: str) -> AbstractContextManager[None]:
+        return _boundary(self._plugin, method)
+
+
+def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:
+    """The snapshot holds just the disks asked for, each with a URL that an agent can open."""
+    _unique("disk ids", (disk.disk_id for disk in snapshot.disks))
+    _expect({disk.disk_id for disk in snapshot.disks} == set(request.disk_ids), "it has other disks than asked for")
+    for disk in snapshot.disks:
+        _expect(bool(disk.urls), f"disk {disk.disk_id} has no URL")
+        for url in disk.urls:
+            parse_disk_url(url)
+
+
+class GuardedFreezeHandle:
+    """A ``FreezeHandle`` around a plugin's."""
+
+    def __init__(self, plugin: str, handle: FreezeHandle) -> None:
+        self._plugin = plugin
+        self._handle = handle
+
+    @property
+    def consistency(self) -> ConsistencyLevel:
+        with _boundary(self._plugin, "consistency"):
+            return ConsistencyLevel(self._handle.consistency)
+
+    def thaw(self) -> None:
+        with _boundary(self._plugin, "thaw"):
+            self._handle.thaw()
+
+
+class GuardedGuestProcessor:
+    """A ``GuestProcessor`` around a plugin's."""
+
+    def __init__(self, plugin: str, processor: GuestProcessor) -> None:
+        self._plugin = plugin
+        self._processor = processor
+
+    def freeze(self, vm: VmInfo, deadline_s: float) -> FreezeHandle:
+        with _boundary(self._plugin, "freeze"):
+            return GuardedFreezeHandle(self._plugin, self._processor.freeze(vm, deadline_s))
+
+    def close(self) -> None:
+        _close(self._plugin, self._processor.close)
+
+
+class GuardedTracker:
+    """A ``ChangeTracker`` around a plugin's: whatever goes wrong reads as :class:`ChangeTrackingLost`."""
+
+    def __init__(self, plugin: str, tracker: ChangeTracker) -> None:
+        self._plugin = plugin
+        self._tracker = tracker
+
+    def changed(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent]:
+        with self._losing("changed"):
+            return _ascending(self._tracker.changed(snapshot, disk_id, since))
+
+    def allocated(self, snapshot: Snapshot, disk_id: str) -> Sequence[Extent] | None:
+        with self._losing("allocated"):
+            extents = self._tracker.allocated(snapshot, disk_id)
+            return None if extents is None else _ascending(extents)
+
+    @contextmanager
+    def _losing(self, method: str) -> Iterator[None]:
+        try:
+            with _boundary(self._plugin, method):
+                yield
+        except ChangeTrackingLost:
+            raise
+        except HoldfastError as error:
+            log.warning("%s", error)
+            raise ChangeTrackingLost(reason=error.text) from error
+
+
+class _ContractBroken(Exception):
+    """An answer that the protocol does not allow."""
+
+
+@contextmanager
+def _boundary(plugin: str, method: str) -> Iterator[None]:
+    try:
+        yield
+    except (_ContractBroken, DiskUrlInvalid) as error:
+        raise PluginDefect(plugin=plugin, method=method, reason=str(error)) from error
+    except HoldfastError:
+        raise
+    except Exception as error:  # plugin boundary
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginDefect(plugin=plugin, method=method, reason=reason) from error
+
+
+def _close(plugin: str, close: Callable[[], None]) -> None:
+    try:
+        close()
+    except Exception:  # plugin boundary: a failing clean-up must not hide the first error
+        log.exception("close of plugin %s raised", plugin)
+
+
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise _ContractBroken(otherwise)
+
+
+def _unique(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        _expect(name not in seen, f"the {what} are not unique: {name!r}")
+        seen.add(name)
+
+
+def _ascending(extents: Sequence[Extent]) -> Sequence[Extent]:
+    previous = 0
+    for extent in extents:
+        _expect(extent.start >= previous and extent.length >= 0, f"the extents do not ascend at {extent.start}")
+        previous = extent.start
+    return extents

@@ -1,0 +1,1 @@
+"""Guest processors that come with Holdfast."""

@@ -1,0 +1,1 @@
+"""Hypervisor plugins that come with Holdfast."""
