@@ -1,0 +1,145 @@
+"""The agent's side of the control channel: one ROUTER socket with CURVE, its ZAP handler, and the agent's poller."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import zmq
+
+from holdfast_agent.errors import ConfigInvalid, MalformedMessage
+from holdfast_agent.wire import codec
+from holdfast_agent.wire.messages import Message
+
+from .authentication import AuthorisedKeys, KeyPair, ZapHandler
+
+_QUEUED_MESSAGES = 1000  # per manager; one that reads none of a thousand messages is cut off
+_INBOUND_MESSAGES = 8  # per manager; a frame may have 64 MiB
+_HANDSHAKE_MS = 10_000
+_PING_MS = 10_000
+_PING_TIMEOUT_MS = 30_000
+_READ_AT_ONCE = 64  # then timers and movers get their turn
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One authenticated connection: ``key`` is the manager's public key as CURVE proved it, never what it says."""
+
+    routing_id: bytes
+    key: str
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A message as it came: not yet decoded, from a peer that is authenticated but may have been revoked since."""
+
+    connection: Connection
+    correlation: int
+    frame: bytes
+
+
+class ControlServer:
+    """Owned by one thread, which calls all methods. Binding happens in the constructor; :meth:`close` frees all."""
+
+    def __init__(self, listen: str, keys: KeyPair, authorised: AuthorisedKeys) -> None:
+        """``listen``: tcp://ADDRESS:PORT; port 0 takes a free one. Raises :class:`ConfigInvalid` if it is taken."""
+        self._context = zmq.Context(io_threads=1)
+        self._zap = ZapHandler(self._context, authorised)
+        self._router = self._context.socket(zmq.ROUTER)
+        self._poller = zmq.Poller()
+        try:
+            self._set_up_router(keys, listen)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigInvalid(file=listen, key="control.listen", reason=f"cannot listen: {error.strerror}") from error
+        self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        for source in (self._router, self._zap.socket):
+            self._poller.register(source, zmq.POLLIN)
+
+    def watch(self, fd: int, *, readable: bool = True, writable: bool = False) -> None:
+        """Let :meth:`poll` report this descriptor too; a second call changes what is waited for."""
+        self._poller.register(fd, (zmq.POLLIN if readable else 0) | (zmq.POLLOUT if writable else 0))
+
+    def unwatch(self, fd: int) -> None:
+        """To be called before the descriptor is closed."""
+        self._poller.unregister(fd)
+
+    def poll(self, timeout_s: float) -> tuple[list[Incoming], list[int]]:
+        """Wait at most ``timeout_s``; returns messages in order of arrival, and watched descriptors that are ready.
+
+        Questions of the authentication protocol are answered on the way.
+        """
+        ready = dict(self._poller.poll(int(timeout_s * 1000)))
+        if self._zap.socket in ready:
+            refused = self._zap.answer()
+            if refused is not None:
+                _log.warning("refused the key %s", refused)
+        messages = self._receive() if self._router in ready else []
+        return messages, [source for source in ready if isinstance(source, int)]
+
+    def send(self, connection: Connection, correlation: int, message: Message) -> bool:
+        """Send a reply, or a push with correlation 0; False if the manager is gone or reads nothing any more."""
+        return self.send_frame(connection, correlation, codec.encode(message))
+
+    def send_frame(self, connection: Connection, correlation: int, frame: bytes) -> bool:
+        """The same with a message that is encoded already."""
+        try:
+            self._router.send_multipart(
+                [connection.routing_id, codec.pack_correlation(correlation), frame], zmq.NOBLOCK
+            )
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close the sockets, then the context; last replies get ``linger_s`` to leave. Idempotent."""
+        self._zap.close()
+        self._router.close(linger=int(linger_s * 1000))
+        self._context.term()
+
+    def _set_up_router(self, keys: KeyPair, listen: str) -> None:
+        router = self._router
+        router.curve_server = True
+        router.curve_secretkey = keys.secret
+        router.zap_domain = ZapHandler.DOMAIN.encode()
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        router.router_mandatory = True  # sending to a connection that is gone fails instead of vanishing
+        router.maxmsgsize = codec.ORDER_LIMIT_BYTES
+        router.sndhwm = _QUEUED_MESSAGES
+        router.rcvhwm = _INBOUND_MESSAGES
+        router.handshake_ivl = _HANDSHAKE_MS
+        router.heartbeat_ivl = _PING_MS
+        router.heartbeat_timeout = _PING_TIMEOUT_MS
+        router.ipv6 = "[" in listen
+        router.bind(listen)
+
+    def _receive(self) -> list[Incoming]:
+        messages: list[Incoming] = []
+        while len(messages) < _READ_AT_ONCE:
+            try:
+                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            incoming = self._unwrap(frames)
+            if incoming is not None:
+                messages.append(incoming)
+        return messages
+
+    def _unwrap(self, frames: list[zmq.Frame]) -> Incoming | None:
+        key = frames[-1].get("User-Id")
+        if not isinstance(key, str) or not key:
+            _log.error("dropped a message without an authenticated key")  # CURVE and ZAP make this impossible
+            return None
+        connection = Connection(frames[0].bytes, key)
+        try:
+            if len(frames) != 3:
+                raise MalformedMessage(peer=key, reason=f"{len(frames) - 1} frames, not 2")
+            correlation = codec.unpack_correlation(frames[1].bytes, key)
+        except MalformedMessage as error:
+            _log.warning("%s", error)  # there is no correlation under which to answer
+            return None
+        return Incoming(connection, correlation, frames[2].bytes)

@@ -1,0 +1,160 @@
+"""The agent's settings as frozen values; the comments of the TOML template say what each means to people."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import msgspec
+
+_LISTEN = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+|\*):(?P<port>[0-9]{1,5})")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_MAX_SLOTS = 256
+_MAX_WORKERS = 32
+_ANY_ADDRESS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - compared with, not bound
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class _Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Base: a ``ValueError`` of ``__post_init__`` becomes :class:`ConfigInvalid` with the table's name."""
+
+    def _require(self, key: str, good: bool, rule: str) -> None:
+        if not good:
+            raise ValueError(f"{key} must be {rule}")
+
+    def _require_directories(self, paths: tuple[str, ...]) -> None:
+        self._require("paths", bool(paths), "a list of at least one directory: a role without any can do nothing")
+        for path in paths:
+            self._require("paths", Path(path).is_absolute(), f"absolute directories; {path!r} is not")
+
+
+class ControlSettings(_Settings, frozen=True, kw_only=True):
+    """Where managers reach the Transport Service. Port 0 takes a free one (for tests)."""
+
+    listen: str = "tcp://0.0.0.0:8430"
+
+    def __post_init__(self) -> None:
+        match = _LISTEN.fullmatch(self.listen)
+        good = match is not None and int(match["port"]) <= 65535
+        self._require("listen", good, f"tcp://ADDRESS:PORT with a port of 0 to 65535; {self.listen!r} is not")
+
+
+class DataSettings(_Settings, frozen=True, kw_only=True):
+    """Where movers listen for movers. ``port_range`` is inclusive; [0, 0] takes any free port."""
+
+    listen_address: str = "0.0.0.0"  # noqa: S104 - movers admit nobody without their task's secret
+    advertised_address: str = ""
+    port_range: tuple[int, int] = (8440, 8499)
+
+    def __post_init__(self) -> None:
+        first, last = self.port_range
+        good = (first, last) == (0, 0) or 1 <= first <= last <= 65535
+        self._require("port_range", good, "[first, last] with 1 <= first <= last <= 65535, or [0, 0] for any")
+
+    @property
+    def told_address(self) -> str:
+        """The address that peers are told: as configured, else where it listens, else this host's name."""
+        if self.advertised_address:
+            return self.advertised_address
+        return socket.getfqdn() if self.listen_address in _ANY_ADDRESS else self.listen_address
+
+
+class ProxySettings(_Settings, frozen=True, kw_only=True):
+    """The role proxy. ``slots`` 0: one task per core. ``workers``: threads of a mover, 0: one per core, at most 4."""
+
+    paths: tuple[str, ...]
+    slots: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        self._require_directories(self.paths)
+        self._require("slots", 0 <= self.slots <= _MAX_SLOTS, f"0 (one per core) to {_MAX_SLOTS}")
+        self._require("workers", 0 <= self.workers <= _MAX_WORKERS, f"0 (one per core, at most 4) to {_MAX_WORKERS}")
+
+    @property
+    def slot_count(self) -> int:
+        return self.slots or _cores()
+
+    @property
+    def worker_count(self) -> int:
+        return self.workers or min(4, _cores())
+
+
+class RepositorySettings(_Settings, frozen=True, kw_only=True):
+    """The role repository. ``slots`` 0: two tasks per core, for a target mover only checks and appends."""
+
+    paths: tuple[str, ...]
+    slots: int = 0
+
+    def __post_init__(self) -> None:
+        self._require_directories(self.paths)
+        self._require("slots", 0 <= self.slots <= _MAX_SLOTS, f"0 (two per core) to {_MAX_SLOTS}")
+
+    @property
+    def slot_count(self) -> int:
+        return self.slots or 2 * _cores()
+
+
+class AgentSettings(_Settings, frozen=True, kw_only=True):
+    """All of an agent's configuration. A role is there if its table is."""
+
+    name: str = ""
+    state_dir: str = "/var/lib/holdfast-agent"
+    authorised_keys: str = ""
+    log_level: str = "info"
+    control: ControlSettings = ControlSettings()
+    data: DataSettings = DataSettings()
+    proxy: ProxySettings | None = None
+    repository: RepositorySettings | None = None
+
+    def __post_init__(self) -> None:
+        self._require("state_dir", Path(self.state_dir).is_absolute(), "an absolute path")
+        good = not self.authorised_keys or Path(self.authorised_keys).is_absolute()
+        self._require("authorised_keys", good, "an absolute path, or empty for the file in state_dir")
+        self._require("log_level", self.log_level in _LOG_LEVELS, f"one of {', '.join(_LOG_LEVELS)}")
+        self._require("name", len(self.name) <= 64 and self.name.isprintable(), "at most 64 printable characters")
+
+    @property
+    def agent_name(self) -> str:
+        """The name shown to managers: as configured, else the host's."""
+        return self.name or socket.gethostname()
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(role for role in ("proxy", "repository") if getattr(self, role) is not None)
+
+    @property
+    def disk_paths(self) -> tuple[str, ...]:
+        return self.proxy.paths if self.proxy else ()
+
+    @property
+    def repository_paths(self) -> tuple[str, ...]:
+        return self.repository.paths if self.repository else ()
+
+    @property
+    def secret_key_file(self) -> Path:
+        return Path(self.state_dir) / "agent.key"
+
+    @property
+    def authorised_keys_file(self) -> Path:
+        return Path(self.authorised_keys or Path(self.state_dir) / "authorised_keys")
+
+    @property
+    def endpoint_file(self) -> Path:
+        """Where the running agent writes the endpoint that it really listens on."""
+        return Path(self.state_dir) / "endpoint"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Host-local caches of repositories; may be deleted at any time while the agent is stopped."""
+        return Path(self.state_dir) / "cache"
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Private sockets of movers; emptied at every start."""
+        return Path(self.state_dir) / "run"

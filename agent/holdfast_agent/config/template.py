@@ -1,0 +1,97 @@
+"""The commented configuration file that ``holdfast-agent init`` writes; every key stands in it."""
+
+from __future__ import annotations
+
+import json
+
+from .settings import AgentSettings, ProxySettings, RepositorySettings
+
+_HEAD = """\
+# Configuration of a Holdfast agent. Every key is shown; a line that begins with "#" and a key shows its default.
+# An unknown key is an error, so that a slip of the pen never passes silently. After a change: restart the agent.
+# Sizes are bytes, durations seconds.
+
+# Name shown to managers and in session logs. Default: the host's name.
+{name}
+
+# Keys, authorised managers, caches and the lock of the running agent. Must be on a local file system.
+{state_dir}
+
+# Managers that may connect, one "KEY name" per line, kept by `holdfast-agent authorize`; a change takes effect at
+# once, without a restart. Default: authorised_keys in state_dir.
+{authorised_keys}
+
+# debug, info, warning or error; the log goes to standard error.
+{log_level}
+
+[control]
+# Where managers connect (tcp://ADDRESS:PORT, IPv6 in brackets). Nothing is answered to a key that is not authorised.
+{listen}
+
+[data]
+# Address on which a Data Mover listens for the mover at the other end. Only the two movers of a task, which share
+# its secret, can talk there.
+{listen_address}
+
+# Address that the other mover is told. Default: listen_address, or this host's name if that is 0.0.0.0; set it where
+# movers reach this host by another address (several networks, NAT).
+{advertised_address}
+
+# First and last port for movers, to be opened in the firewall: at least one port for each task slot.
+# [0, 0] takes any free port.
+{port_range}
+"""
+
+_PROXY = """
+# Role proxy: reads and writes disks for managers. Remove the table to take the role away.
+[proxy]
+# Directories below which disks may be opened. Symbolic links are resolved first; everything else is refused.
+{paths}
+
+# Tasks at a time, one per virtual disk. 0: one per core (a core compresses some 600 MiB/s).
+{slots}
+
+# Threads of each mover for hashing, compression and sealing. 0: one per core, at most 4.
+{workers}
+"""
+
+_REPOSITORY = """
+# Role repository: keeps restore points. Remove the table to take the role away.
+[repository]
+# Directories below which managers may create and use repositories.
+{paths}
+
+# Tasks at a time. 0: two per core (a target mover only checks and appends).
+{slots}
+"""
+
+
+def render(settings: AgentSettings) -> str:
+    """The file that gives ``settings``. Keys at their defaults are written as comments."""
+    plain = AgentSettings()
+    data, control = settings.data, settings.control
+    text = _HEAD.format(
+        name=_line("name", settings.name, plain.name),
+        state_dir=_line("state_dir", settings.state_dir, plain.state_dir),
+        authorised_keys=_line("authorised_keys", settings.authorised_keys, plain.authorised_keys),
+        log_level=_line("log_level", settings.log_level, plain.log_level),
+        listen=_line("listen", control.listen, plain.control.listen),
+        listen_address=_line("listen_address", data.listen_address, plain.data.listen_address),
+        advertised_address=_line("advertised_address", data.advertised_address, plain.data.advertised_address),
+        port_range=_line("port_range", data.port_range, plain.data.port_range),
+    )
+    return text + _role(_PROXY, settings.proxy) + _role(_REPOSITORY, settings.repository)
+
+
+def _role(template: str, role: ProxySettings | RepositorySettings | None) -> str:
+    if role is None:
+        return ""
+    lines = {"paths": _line("paths", role.paths, None), "slots": _line("slots", role.slots, 0)}
+    if isinstance(role, ProxySettings):
+        lines["workers"] = _line("workers", role.workers, 0)
+    return template.format(**lines)
+
+
+def _line(key: str, value: object, default: object) -> str:
+    # A JSON string, number or list of them is also a TOML one, save for DEL, which a name or path here never holds.
+    return f"{'# ' if value == default else ''}{key} = {json.dumps(value, ensure_ascii=False)}"
