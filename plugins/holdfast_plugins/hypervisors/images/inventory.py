@@ -1,0 +1,89 @@
+"""The VMs in a directory of images.
+
+A VM's id is its name, and its name is that of its folder or file: nothing else in a plain directory is stable. A
+renamed VM is therefore a new VM; its first backup reads the disks anew, but stores nothing that is stored already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from holdfast_agent.errors import VmNotFound
+from holdfast_plugins.api import DiskInfo, VmInfo, VmRef
+
+from .formats import Image, ImageFormat, open_image, recognise
+from .locks import written_by_others
+
+CONFIG_VERSION = 1
+
+
+class FileConfig(msgspec.Struct, frozen=True):
+    """One image of a VM as it was backed up."""
+
+    name: str
+    format: ImageFormat
+    size_bytes: int
+
+
+class VmConfig(msgspec.Struct, frozen=True):
+    """What ``VmInfo.config`` holds, as JSON. ``single`` tells a lone file from a folder with images."""
+
+    kind: str
+    version: int
+    name: str
+    single: bool
+    files: tuple[FileConfig, ...]
+
+
+class Inventory:
+    """Looks into ``directory`` afresh on every call. ``hidden`` is a directory to pass over (the snapshots)."""
+
+    def __init__(self, directory: Path, hidden: Path) -> None:
+        self._directory = directory
+        self._hidden = hidden
+
+    def vms(self) -> Iterator[VmRef]:
+        """Every folder with an image in it and every lone image."""
+        for entry in sorted(self._directory.iterdir()):
+            if any(True for _ in self._files(entry)):
+                yield VmRef(entry.name, entry.name)
+
+    def images(self, vm: VmRef) -> list[Image]:
+        """The images of ``vm`` by name. Raises :class:`VmNotFound` or ``DiskUnsupported``."""
+        entry = self.entry(vm.vm_id)
+        try:
+            images = [open_image(path, image_format) for path, image_format in self._files(entry)]
+        except FileNotFoundError:
+            images = []  # renamed or removed while we looked
+        if not images:
+            raise VmNotFound(vm=vm.name, server=str(self._directory))
+        return images
+
+    def info(self, vm: VmRef) -> VmInfo:
+        """The facts of ``vm`` now."""
+        images = self.images(vm)
+        files = tuple(FileConfig(image.name, image.format, image.size_bytes) for image in images)
+        config = VmConfig("images", CONFIG_VERSION, vm.name, self.entry(vm.vm_id).is_file(), files)
+        return VmInfo(
+            ref=VmRef(vm.vm_id, vm.vm_id),
+            disks=tuple(DiskInfo(image.name, image.name, image.size_bytes) for image in images),
+            running=any(written_by_others(image.path) for image in images),
+            config=msgspec.json.encode(config),
+        )
+
+    def entry(self, name: str) -> Path:
+        """The folder or file called ``name``. Raises :class:`VmNotFound` for what cannot be a name in the directory."""
+        if name != Path(name).name or name.startswith(".") or "\0" in name:
+            raise VmNotFound(vm=name, server=str(self._directory))
+        return self._directory / name
+
+    def _files(self, entry: Path) -> Iterator[tuple[Path, ImageFormat]]:
+        if entry.name.startswith(".") or entry.is_symlink() or entry == self._hidden:
+            return
+        for path in sorted(entry.iterdir()) if entry.is_dir() else [entry]:
+            image_format = recognise(path)
+            if image_format is not None:
+                yield path, image_format
