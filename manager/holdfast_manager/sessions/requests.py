@@ -1,0 +1,42 @@
+"""What a restore or a verification was asked for; kept in the session's row so that its process can read it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from holdfast_agent.model.ids import Sid
+
+
+class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Restore the point ``sid`` of ``repository``.
+
+    To files: ``directory`` on the host of the agent ``proxy`` gets one raw image per disk, named by ``files`` (disk id
+    to file name) or after the disk. To a hypervisor: ``server`` gets a VM called ``name``. Exactly one of the two.
+    ``disks``: ids of the disks to restore, empty for all. ``overwrite``: what is in the way is replaced at the end.
+    """
+
+    repository: str
+    sid: Sid
+    disks: tuple[str, ...] = ()
+    proxy: str = ""
+    directory: str = ""
+    files: dict[str, str] = {}
+    server: str = ""
+    name: str = ""
+    overwrite: bool = False
+
+
+class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Check ``points`` of ``repository`` (empty: all of them, and every pack).
+
+    Level 0: every point resolves, every pack is there with its size. Level 1: every byte of the packs by checksum;
+    neither needs a key. Level 2: every block of the points is decoded on the agent ``proxy`` (empty: any) and compared
+    with its id.
+    """
+
+    repository: str
+    level: Annotated[int, msgspec.Meta(ge=0, le=2)] = 1
+    points: tuple[Sid, ...] = ()
+    proxy: str = ""
