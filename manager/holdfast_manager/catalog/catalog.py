@@ -1,0 +1,114 @@
+"""The catalogue as a whole: opened once per process, one small object per table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from holdfast_agent.errors import AlreadyExists
+
+from ..settings import ManagerSettings
+from .agents import Agents
+from .database import Database
+from .errors import CatalogMissing, CatalogUnavailable
+from .events import Events
+from .jobs import Jobs
+from .obligations import Obligations
+from .points import Points
+from .repositories import Repositories
+from .schema import migrate, require_current
+from .sealing import Sealer, make_key_file
+from .servers import Servers
+from .sessions import Sessions
+from .tasks import Tasks
+
+
+class Catalog:
+    """The configuration database. Thread-safe; many processes may have the same one open.
+
+    Every method of the tables is a transaction of its own, and durable when it returns. Methods raise ``Locked``
+    (retryable) when the database stays busy for 30 s and ``CatalogUnavailable`` when it cannot be used. A context
+    manager: leaving closes it. ``clock`` gives Unix seconds.
+    """
+
+    def __init__(self, database: Database, sealer: Sealer, clock: Callable[[], float] = time.time) -> None:
+        self.database = database
+        self.servers = Servers(database, sealer)
+        self.agents = Agents(database)
+        self.repositories = Repositories(database, sealer)
+        self.jobs = Jobs(database)
+        self.sessions = Sessions(database, clock)
+        self.tasks = Tasks(database)
+        self.events = Events(database)
+        self.points = Points(database)
+        self.obligations = Obligations(database, clock)
+
+    @classmethod
+    def create(cls, settings: ManagerSettings, clock: Callable[[], float] = time.time) -> Catalog:
+        """Make data directory (0700), sealing key (0600) and database (0600), as `holdfast init` does.
+
+        May be repeated after a crash half-way. Raises ``AlreadyExists`` when there is a catalogue already.
+        """
+        database = Database(settings.database_url)
+        try:
+            with _as_unavailable(settings.home):
+                settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_key_file(settings.sealing_key_file)
+            if database.is_sqlite:
+                _make_file(Path(database.place))
+            migrate(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, Sealer(settings.sealing_key_file), clock)
+
+    @classmethod
+    def open(cls, settings: ManagerSettings, clock: Callable[[], float] = time.time) -> Catalog:
+        """Open what `holdfast init` made. An older SQLite schema is migrated on the way.
+
+        Raises ``CatalogMissing``, ``CatalogNewer``, ``CatalogOlder`` (PostgreSQL) or ``CatalogUnavailable``.
+        """
+        database = Database(settings.database_url)
+        try:
+            if not database.is_sqlite:
+                require_current(database)
+            elif Path(database.place).exists():
+                migrate(database)
+            else:
+                raise CatalogMissing(place=database.place)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, Sealer(settings.sealing_key_file), clock)
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        self.database.close()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make_file(path: Path) -> None:
+    """An empty file is an empty database; made here because SQLite would let others read it."""
+    with _as_unavailable(path):
+        if path.exists() and path.stat().st_size > 0:
+            raise AlreadyExists(kind="configuration database", name=str(path))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+@contextlib.contextmanager
+def _as_unavailable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CatalogUnavailable(place=str(path), reason=error.strerror or str(error)) from error

@@ -1,0 +1,99 @@
+"""Connections and transactions. The only place that knows how SQLite must be treated when many processes use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, make_url
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+
+from holdfast_agent.errors import ConfigInvalid, Locked
+
+from .errors import CatalogUnavailable
+
+_BUSY_S = 30.0  # writers hold the file for milliseconds; only a stopped process or a dying disk takes this long
+
+
+class Database:
+    """A pool of connections to the catalogue. Thread-safe; not to be used across ``fork``.
+
+    SQLite runs with its rollback journal: the WAL of the versions that distributions ship (3.40 here) can corrupt a
+    file that several connections write and checkpoint. ``synchronous=EXTRA`` syncs the directory
+    too after a commit, because an obligation must not be lost by a power cut right after it was written. Writers
+    begin with BEGIN IMMEDIATE: a transaction that reads first and writes later could otherwise fail in the middle.
+    """
+
+    def __init__(self, url: str, foreign_keys: bool = True) -> None:
+        self.url = _parsed(url)
+        self.place = self.url.database or "" if self.is_sqlite else self.url.render_as_string(hide_password=True)
+        options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}} if self.is_sqlite else {"pool_pre_ping": True}
+        self._engine = create_engine(self.url, hide_parameters=True, **options)
+        self._writer = self._engine.execution_options(holdfast_writes=True)
+        if self.is_sqlite:
+            _treat_as_sqlite(self._engine, foreign_keys)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded database of one host."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A read transaction: sees one state of the database. Keep it short, it holds off writers' commits."""
+        with self._transaction(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A write transaction: waits for its turn, commits when the block ends, rolls back when it raises.
+
+        Durable when this returns. Not to be nested. Raises :class:`Locked` (retryable) when its turn does not come
+        within 30 s, and :class:`CatalogUnavailable`.
+        """
+        with self._transaction(self._writer) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        try:
+            with engine.begin() as connection:
+                yield connection
+        except IntegrityError as error:
+            # checks inside the transaction name the cause; this is left for two hosts racing on a shared server
+            raise Locked(
+                what="an entry of the configuration database", holder=f"another process: {error.orig}"
+            ) from error
+        except DBAPIError as error:
+            if "locked" in str(error.orig):
+                raise Locked(what="the configuration database", holder="another process") from error
+            raise CatalogUnavailable(place=self.place, reason=str(error.orig)) from error
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        self._engine.dispose()
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError) as error:
+        reason = "not a database URL; write for example sqlite:////var/lib/holdfast/catalog.db"
+        raise ConfigInvalid(file="manager configuration", key="database.url", reason=reason) from error
+    return parsed
+
+
+def _treat_as_sqlite(engine: Engine, foreign_keys: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # pysqlite must not begin transactions on its own: `begin` below does
+        for pragma in ("journal_mode=DELETE", "synchronous=EXTRA", f"foreign_keys={'ON' if foreign_keys else 'OFF'}"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("holdfast_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

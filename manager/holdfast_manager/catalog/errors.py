@@ -1,0 +1,64 @@
+"""Errors of the catalogue itself."""
+
+from __future__ import annotations
+
+from holdfast_agent.errors import HoldfastError
+
+
+class CatalogError(HoldfastError):
+    """Family: the configuration database cannot do what was asked."""
+
+
+class CatalogMissing(CatalogError):
+    code = "catalog_missing"
+    message = "there is no configuration database at {place}"
+    action = "Make one by `holdfast init`, or name the right configuration by --config"
+    exit_code = 10
+
+
+class CatalogUnavailable(CatalogError):
+    """It cannot be opened, read or written: permissions, a full disk, a damaged file, a server that is away."""
+
+    code = "catalog_unavailable"
+    message = "the configuration database at {place} cannot be used: {reason}"
+    action = "Check the path, its permissions and free space"
+    retryable = True
+
+
+class CatalogNewer(CatalogError):
+    code = "catalog_newer"
+    message = "the configuration database at {place} was made by a newer Holdfast (schema {found})"
+    action = "Upgrade Holdfast on this host; an older version would not understand all of it"
+
+
+class CatalogOlder(CatalogError):
+    """Only of databases shared by several hosts: they are migrated when the administrator says so."""
+
+    code = "catalog_older"
+    message = "the configuration database at {place} has the older schema {found}"
+    action = "Stop all sessions and run `holdfast db migrate`"
+
+
+class InUse(CatalogError):
+    """Something cannot be removed or changed because others refer to it."""
+
+    code = "in_use"
+    message = "the {kind} {name!r} is used by {users}"
+    action = "Change or remove those first"
+    exit_code = 11
+
+
+class SealingKeyUnusable(CatalogError):
+    code = "sealing_key_unusable"
+    message = "the key file {file} cannot be used: {reason}"
+    action = "{advice}"
+    exit_code = 12
+
+
+class SecretUnreadable(CatalogError):
+    """A sealed secret was altered, moved to another row, or sealed under another key."""
+
+    code = "secret_unreadable"
+    message = "the {what} of {kind} {name!r} cannot be unsealed: altered, or sealed under another key"
+    action = "Restore the key file that belongs to this database, or give the secret again"
+    exit_code = 12

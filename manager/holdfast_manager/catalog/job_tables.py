@@ -1,0 +1,30 @@
+"""Jobs as tables of TOML or JSON: what `holdfast apply` reads and `holdfast job create` makes of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from holdfast_agent.model import strict
+
+from ..quantities import DURATION, SIZE, Parser, with_numbers
+from .values import JobSpec
+
+_QUANTITIES: dict[str, Parser] = {"block_size": SIZE, "bandwidth": SIZE, "retry_pause": DURATION}
+
+
+def job_from_table(table: Mapping[str, Any], source: str) -> JobSpec:
+    """The job that ``table`` describes; ``source`` (a file, "the options") begins every error.
+
+    Sizes, rates and durations may be text: ``block_size = "1 MiB"``, ``bandwidth = "50 MiB"`` (per second),
+    ``retry_pause = "30 s"``. Raises ``UnknownConfigKey`` or ``ConfigInvalid``.
+    """
+    return strict.convert(with_numbers(table, _QUANTITIES, source), JobSpec, source)
+
+
+def job_to_table(spec: JobSpec) -> dict[str, Any]:
+    """The inverse of ``job_from_table``, defaults included; what has no value is left out, as TOML asks."""
+    table: dict[str, Any] = msgspec.to_builtins(spec)
+    return {key: value for key, value in table.items() if value is not None}

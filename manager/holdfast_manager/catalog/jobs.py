@@ -1,0 +1,73 @@
+"""Jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from holdfast_agent.errors import AlreadyExists, Locked
+
+from .database import Database
+from .rows import checked, require
+from .tables import agents, jobs, repositories, servers, sessions
+from .values import JobSpec
+
+_KIND = "job"
+
+
+class Jobs:
+    """The table of jobs. Thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, spec: JobSpec) -> None:
+        """Raises ``AlreadyExists``, ``NotFound`` (server, repository or a proxy that it names) or ``ConfigInvalid``."""
+        with self._database.writing() as connection:
+            row = _row(connection, spec)
+            if connection.execute(select(jobs.c.name).where(jobs.c.name == spec.name)).first() is not None:
+                raise AlreadyExists(kind=_KIND, name=spec.name)
+            connection.execute(jobs.insert().values(row))
+
+    def get(self, name: str) -> JobSpec:
+        """Raises ``NotFound`` with the nearest name."""
+        with self._database.reading() as connection:
+            require(connection, jobs, _KIND, name)
+            return _spec(connection.execute(select(jobs.c.spec).where(jobs.c.name == name)).scalar_one())
+
+    def list(self) -> tuple[JobSpec, ...]:
+        """All jobs, by name."""
+        with self._database.reading() as connection:
+            return tuple(_spec(table) for table in connection.scalars(select(jobs.c.spec).order_by(jobs.c.name)))
+
+    def update(self, spec: JobSpec) -> None:
+        """Replace everything but the name; a running session keeps what it started with. Raises as ``add`` does."""
+        with self._database.writing() as connection:
+            require(connection, jobs, _KIND, spec.name)
+            row = _row(connection, spec)
+            connection.execute(jobs.update().where(jobs.c.name == spec.name).values(row))
+
+    def remove(self, name: str) -> None:
+        """Remove a job; its sessions and points stay. Raises ``NotFound``, or ``Locked`` while it runs."""
+        with self._database.writing() as connection:
+            require(connection, jobs, _KIND, name)
+            running = connection.scalar(select(sessions.c.id).where(sessions.c.holds == name))
+            if running is not None:
+                raise Locked(what=f"job {name!r}", holder=f"session {running}")
+            connection.execute(jobs.delete().where(jobs.c.name == name))
+
+
+def _row(connection: Connection, spec: JobSpec) -> dict[str, Any]:
+    checked(spec, f"job {spec.name!r}")
+    require(connection, servers, "server", spec.server)
+    require(connection, repositories, "repository", spec.repository)
+    for proxy in spec.proxies:
+        require(connection, agents, "agent", proxy)
+    table = msgspec.to_builtins(spec)
+    return {"name": spec.name, "server": spec.server, "repository": spec.repository, "spec": table}
+
+
+def _spec(table: dict[str, Any]) -> JobSpec:
+    return msgspec.convert(table, JobSpec)

@@ -1,0 +1,97 @@
+"""What the catalogue remembers of restore points, so that lists need no agent. The repositories have the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from holdfast_agent.errors import NotFound, UsageError
+from holdfast_agent.model.ids import Sid
+
+from .database import Database
+from .rows import columns_of, from_row, require, to_row
+from .tables import points, repositories
+from .values import PointEntryRow, PointState
+
+_COLUMNS = columns_of(points, PointEntryRow)
+
+
+class Points:
+    """The table of restore points. Thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, entry: PointEntryRow) -> None:
+        """Remember a committed point. Idempotent: what is remembered of the same sid is replaced."""
+        with self._database.writing() as connection:
+            require(connection, repositories, "repository", entry.repository)
+            _put(connection, entry)
+
+    def get(self, sid: str) -> PointEntryRow:
+        """The point whose id begins with ``sid`` (at least 4 digits). Raises ``NotFound`` or ``UsageError``."""
+        if len(sid) < 4 or not sid.isalnum():
+            raise UsageError(reason=f"{sid!r} is not a restore point id; give at least its first 4 digits")
+        query = select(*_COLUMNS).where(points.c.sid >= sid, points.c.sid < sid + "g").order_by(points.c.sid).limit(2)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        if not rows:
+            raise NotFound(kind="restore point", name=sid, advice="`holdfast point list` shows them")
+        if len(rows) > 1:
+            raise UsageError(reason=f"several restore points begin with {sid!r}; give more digits")
+        return from_row(rows[0], PointEntryRow)
+
+    def list(
+        self,
+        repository: str | None = None,
+        job: str | None = None,
+        vm_name: str | None = None,
+        before: float | None = None,
+        limit: int = 100,
+    ) -> tuple[PointEntryRow, ...]:
+        """The newest points first, at most ``limit``; the next page begins ``before`` the last creation time."""
+        query = select(*_COLUMNS).order_by(points.c.created.desc(), points.c.sid).limit(limit)
+        wanted = {"repository": repository, "job": job, "vm_name": vm_name}
+        for column, value in wanted.items():
+            query = query if value is None else query.where(points.c[column] == value)
+        if before is not None:
+            query = query.where(points.c.created < before)
+        with self._database.reading() as connection:
+            return tuple(from_row(row, PointEntryRow) for row in connection.execute(query))
+
+    def latest(self, repository: str, server: str, vm_id: str) -> PointEntryRow | None:
+        """The newest point of a VM in a repository that is not suspect: the base of its next backup."""
+        query = (
+            select(*_COLUMNS)
+            .where(points.c.repository == repository, points.c.server == server, points.c.vm_id == vm_id)
+            .where(points.c.state == PointState.OK.value)
+            .order_by(points.c.created.desc())
+            .limit(1)
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else from_row(row, PointEntryRow)
+
+    def set_state(self, sid: Sid, state: PointState) -> None:
+        """Mark a point. No effect on one that is not remembered."""
+        with self._database.writing() as connection:
+            connection.execute(points.update().where(points.c.sid == sid).values(state=state.value))
+
+    def remove(self, sid: Sid) -> None:
+        """Forget a point. Idempotent."""
+        with self._database.writing() as connection:
+            connection.execute(points.delete().where(points.c.sid == sid))
+
+    def replace_all(self, repository: str, entries: Sequence[PointEntryRow]) -> None:
+        """After a rescan: ``entries`` are all points of ``repository``; others of it are forgotten."""
+        with self._database.writing() as connection:
+            require(connection, repositories, "repository", repository)
+            connection.execute(points.delete().where(points.c.repository == repository))
+            for entry in entries:
+                _put(connection, entry)
+
+
+def _put(connection: Connection, entry: PointEntryRow) -> None:
+    connection.execute(points.delete().where(points.c.sid == entry.sid))
+    connection.execute(points.insert().values(to_row(entry)))

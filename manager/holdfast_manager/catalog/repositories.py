@@ -1,0 +1,80 @@
+"""Repositories: where each is, and its sealed master key."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from .database import Database
+from .errors import InUse
+from .rows import NamedRows, require
+from .sealing import Sealer
+from .tables import agents, jobs, repositories
+from .values import RepositoryEntry
+
+_KIND = "repository"
+_WHAT = "master key"
+
+
+class Repositories:
+    """The table of repositories. Thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._rows = NamedRows(repositories, RepositoryEntry, _KIND)
+
+    def add(self, entry: RepositoryEntry, master_key: bytes | None = None) -> None:
+        """Add a repository, with the key of an encrypted one.
+
+        Raises ``AlreadyExists``, ``NotFound`` (the agent) or ``ConfigInvalid``.
+        """
+        sealed = self._sealed(entry.name, master_key)
+        with self._database.writing() as connection:
+            require(connection, agents, "agent", entry.agent)
+            self._rows.add(connection, entry, master_key=sealed)
+
+    def get(self, name: str) -> RepositoryEntry:
+        """Raises ``NotFound`` with the nearest name."""
+        with self._database.reading() as connection:
+            return self._rows.get(connection, name)
+
+    def list(self) -> tuple[RepositoryEntry, ...]:
+        """All repositories, by name."""
+        with self._database.reading() as connection:
+            return self._rows.list(connection)
+
+    def update(self, entry: RepositoryEntry) -> None:
+        """Replace everything but the name and the key. Raises ``NotFound`` (also of the agent) or ``ConfigInvalid``."""
+        with self._database.writing() as connection:
+            require(connection, agents, "agent", entry.agent)
+            self._rows.update(connection, entry)
+
+    def master_key(self, name: str) -> bytes | None:
+        """The key, or None when none is kept. Raises ``NotFound``, ``SecretUnreadable``, ``SealingKeyUnusable``."""
+        with self._database.reading() as connection:
+            require(connection, repositories, _KIND, name)
+            query = select(repositories.c.master_key).where(repositories.c.name == name)
+            sealed = connection.execute(query).scalar_one()
+        return None if sealed is None else self._sealer.unseal(sealed, _KIND, name, _WHAT)
+
+    def set_master_key(self, name: str, master_key: bytes | None) -> None:
+        """Keep another key, or forget it (None). Raises ``NotFound``."""
+        sealed = self._sealed(name, master_key)
+        with self._database.writing() as connection:
+            require(connection, repositories, _KIND, name)
+            connection.execute(repositories.update().where(repositories.c.name == name).values(master_key=sealed))
+
+    def remove(self, name: str) -> None:
+        """Forget a repository, its key and the catalogue's rows of its points; the repository itself is untouched.
+
+        Raises ``NotFound``, or ``InUse`` with the jobs that write to it.
+        """
+        with self._database.writing() as connection:
+            require(connection, repositories, _KIND, name)
+            users = connection.scalars(select(jobs.c.name).where(jobs.c.repository == name)).all()
+            if users:
+                raise InUse(kind=_KIND, name=name, users=", ".join(f"job {job}" for job in users))
+            self._rows.remove(connection, name)
+
+    def _sealed(self, name: str, master_key: bytes | None) -> bytes | None:
+        return None if master_key is None else self._sealer.seal(master_key, _KIND, name, _WHAT)

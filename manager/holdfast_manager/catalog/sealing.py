@@ -1,0 +1,103 @@
+"""Secrets at rest: sealed with AES-256-GCM under a key file that lies beside the database, not in it.
+
+Each value is bound to its row (kind, name, column) as associated data, so that a sealed secret copied to another
+row does not open. What is stored: a version byte, 12 random bytes of nonce, the ciphertext with its tag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from .errors import SealingKeyUnusable, SecretUnreadable
+
+_VERSION = b"\x01"
+_NONCE_BYTES = 12
+_KEY_BYTES = 32
+_LABEL = b"holdfast catalogue"
+
+
+class Sealer:
+    """Seals and unseals secrets of the catalogue. The key file is read at the first use. Thread-safe."""
+
+    def __init__(self, key_file: Path) -> None:
+        self._key_file = key_file
+        self._cipher: AESGCM | None = None
+
+    def seal(self, plain: bytes, kind: str, name: str, what: str) -> bytes:
+        """``plain`` sealed for the column ``what`` of the row ``name``. Raises :class:`SealingKeyUnusable`."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return _VERSION + nonce + self._key().encrypt(nonce, plain, _identity(kind, name, what))
+
+    def unseal(self, sealed: bytes, kind: str, name: str, what: str) -> bytes:
+        """The inverse of ``seal``. Raises :class:`SecretUnreadable` or :class:`SealingKeyUnusable`."""
+        nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        try:
+            if sealed[:1] != _VERSION or len(nonce) != _NONCE_BYTES:
+                raise InvalidTag
+            return self._key().decrypt(nonce, body, _identity(kind, name, what))
+        except InvalidTag as error:
+            raise SecretUnreadable(what=what, kind=kind, name=name) from error
+
+    def _key(self) -> AESGCM:
+        if self._cipher is None:
+            self._cipher = AESGCM(read_key_file(self._key_file))
+        return self._cipher
+
+
+def make_key_file(path: Path) -> None:
+    """Make a fresh key file (0600), whole and durable when this returns. One that exists is kept and checked."""
+    if path.exists():
+        read_key_file(path)
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was quicker: its key holds
+            os.link(draft, path)
+    except OSError as error:
+        advice = "Check the permissions and free space of its directory"
+        raise SealingKeyUnusable(file=str(path), reason=error.strerror or "not writable", advice=advice) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def read_key_file(path: Path) -> bytes:
+    """The key. Raises :class:`SealingKeyUnusable` when it is missing, cut, or readable by others."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(_KEY_BYTES + 1)
+    except OSError as error:
+        advice = "Restore it from your backup of the data directory; without it, give each secret again"
+        raise SealingKeyUnusable(file=str(path), reason=error.strerror or "unreadable", advice=advice) from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise SealingKeyUnusable(file=str(path), reason="others may read it", advice=f"Run: chmod 600 {path}")
+    if len(key) != _KEY_BYTES:
+        advice = "Restore it from your backup of the data directory"
+        raise SealingKeyUnusable(file=str(path), reason=f"it is not {_KEY_BYTES} bytes long", advice=advice)
+    return key
+
+
+def _identity(kind: str, name: str, what: str) -> bytes:
+    return b"\0".join((_LABEL, kind.encode(), name.encode(), what.encode()))
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

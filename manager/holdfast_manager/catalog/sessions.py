@@ -1,0 +1,214 @@
+"""Sessions: who runs what, and the truth about those whose process died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Select, select
+
+from holdfast_agent.errors import ErrorRecord, HoldfastError, Locked, NotFound
+
+from .database import Database
+from .errors import InUse
+from .processes import ProcessIdentity
+from .rows import columns_of, from_row, insert, require
+from .tables import jobs, obligations, sessions, slot_requests
+from .values import SessionEntry, SessionKind, SessionResult, SessionState
+
+_COLUMNS = columns_of(sessions, SessionEntry)
+
+
+class SessionDied(HoldfastError):
+    """Written into a session whose process is gone without having ended it."""
+
+    code = "session_died"
+    message = "the session process died ({process})"
+    action = "Run the job again: it clears what was left, and finds the blocks that were stored already"
+    retryable = True
+
+
+class Sessions:
+    """The table of sessions. Thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+
+    def begin_job(self, job: str, spec: dict[str, Any] | None = None) -> SessionEntry:
+        """Write down a backup session of ``job``, to be adopted by its process; until then the caller answers for it.
+
+        One session per job at a time: raises :class:`Locked` with the holder while one lives. One whose process is
+        dead is marked failed on the way. Raises ``NotFound`` when there is no such job.
+        """
+        with self._database.writing() as connection:
+            require(connection, jobs, "job", job)
+            holder = connection.execute(select(*_COLUMNS).where(sessions.c.holds == job)).first()
+            if holder is not None:
+                other = from_row(holder, SessionEntry)
+                if not other.process.is_dead():
+                    raise Locked(what=f"job {job!r}", holder=f"session {other.id} ({other.process})")
+                self._bury(connection, other)
+            return self._begin(connection, SessionKind.BACKUP, job, spec or {}, holds=job)
+
+    def begin(self, kind: SessionKind, spec: dict[str, Any]) -> SessionEntry:
+        """Write down a restore or verify session; any number may run at once. ``spec`` is what was asked, JSON-able."""
+        with self._database.writing() as connection:
+            return self._begin(connection, kind, "", spec, holds=None)
+
+    def adopt(self, number: int) -> SessionEntry:
+        """Called once by the session's own process: from now on it answers for the session, which is running.
+
+        Raises ``NotFound``, or :class:`Locked` when the session has another living process or has ended.
+        """
+        me = ProcessIdentity.current()
+        with self._database.writing() as connection:
+            entry = _get(connection, number)
+            if entry.state is SessionState.ENDED:
+                raise Locked(what=f"session {number}", holder="nobody: it has ended")
+            if entry.state is not SessionState.STARTING and entry.process != me and not entry.process.is_dead():
+                raise Locked(what=f"session {number}", holder=str(entry.process))
+            state = SessionState.STOPPING if entry.stop_requested else SessionState.RUNNING
+            started = self._clock() if entry.started is None else entry.started
+            _set(connection, number, process=msgspec.to_builtins(me), state=state.value, started=started)
+            return _get(connection, number)
+
+    def get(self, number: int) -> SessionEntry:
+        """Raises ``NotFound``."""
+        with self._database.reading() as connection:
+            return _get(connection, number)
+
+    def list(
+        self,
+        job: str | None = None,
+        kind: SessionKind | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> tuple[SessionEntry, ...]:
+        """The newest sessions first; the next page begins ``before`` the last number of this one."""
+        with self._database.reading() as connection:
+            rows = connection.execute(listing(job, kind, before, limit))
+            return tuple(from_row(row, SessionEntry) for row in rows)
+
+    def living(self) -> tuple[SessionEntry, ...]:
+        """All sessions that have not ended, oldest first (call ``reap_dead`` before for the truth)."""
+        with self._database.reading() as connection:
+            return _living(connection)
+
+    def request_stop(self, number: int) -> None:
+        """Ask a session to stop; its process sees that at its next look. No effect on one that has ended."""
+        with self._database.writing() as connection:
+            entry = _get(connection, number)
+            if entry.state is SessionState.ENDED:
+                return
+            state = SessionState.STARTING if entry.state is SessionState.STARTING else SessionState.STOPPING
+            _set(connection, number, stop_requested=True, state=state.value)
+
+    def stop_requested(self, number: int) -> bool:
+        """Whether somebody asked; cheap, for polling. Raises ``NotFound``."""
+        query = select(sessions.c.stop_requested).where(sessions.c.id == number)
+        with self._database.reading() as connection:
+            asked: bool | None = connection.scalar(query)
+        if asked is None:
+            raise _unknown(number)
+        return asked
+
+    def end(self, number: int, result: SessionResult, error: ErrorRecord | None = None) -> SessionEntry:
+        """The session is over: frees its job and its slots. Ending it again changes nothing; returns what is stored."""
+        with self._database.writing() as connection:
+            if _get(connection, number).state is not SessionState.ENDED:
+                self._end(connection, number, result, error)
+            return _get(connection, number)
+
+    def reap_dead(self) -> tuple[SessionEntry, ...]:
+        """Mark sessions of this host whose process is gone as failed; returns them as they are now.
+
+        Called before sessions are listed or begun. Their obligations stay open for whoever fulfils them.
+        """
+        with self._database.reading() as connection:
+            suspects = [entry.id for entry in _living(connection) if entry.process.is_dead()]
+        if not suspects:
+            return ()
+        with self._database.writing() as connection:
+            dead = [entry for entry in _living(connection) if entry.id in suspects and entry.process.is_dead()]
+            for entry in dead:
+                self._bury(connection, entry)
+            return tuple(_get(connection, entry.id) for entry in dead)
+
+    def remove(self, number: int) -> None:
+        """Forget a session with its tasks and events; its points stay.
+
+        Raises ``NotFound``, ``Locked`` while it has not ended, ``InUse`` while obligations of it are open.
+        """
+        with self._database.writing() as connection:
+            entry = _get(connection, number)
+            if entry.state is not SessionState.ENDED:
+                raise Locked(what=f"session {number}", holder=str(entry.process))
+            owed = connection.scalars(select(obligations.c.id).where(obligations.c.session == number)).all()
+            if owed:
+                raise InUse(kind="session", name=str(number), users=f"{len(owed)} open obligations")
+            connection.execute(sessions.delete().where(sessions.c.id == number))
+
+    def _begin(
+        self, connection: Connection, kind: SessionKind, job: str, spec: dict[str, Any], holds: str | None
+    ) -> SessionEntry:
+        row = {
+            "kind": kind.value,
+            "job": job,
+            "state": SessionState.STARTING.value,
+            "result": SessionResult.NONE.value,
+            "created": self._clock(),
+            "process": msgspec.to_builtins(ProcessIdentity.current()),
+            "stop_requested": False,
+            "spec": msgspec.to_builtins(spec),
+            "holds": holds,
+        }
+        return _get(connection, insert(connection, sessions, row))
+
+    def _bury(self, connection: Connection, entry: SessionEntry) -> None:
+        error = SessionDied(process=str(entry.process)).to_record()
+        self._end(connection, entry.id, SessionResult.FAILED, error)
+
+    def _end(self, connection: Connection, number: int, result: SessionResult, error: ErrorRecord | None) -> None:
+        _set(
+            connection,
+            number,
+            state=SessionState.ENDED.value,
+            result=result.value,
+            ended=self._clock(),
+            error=msgspec.to_builtins(error),
+            holds=None,
+        )
+        connection.execute(slot_requests.delete().where(slot_requests.c.session == number))
+
+
+def listing(job: str | None, kind: SessionKind | None, before: int | None, limit: int) -> Select[Any]:
+    """The query of ``Sessions.list``; each form of it is served by an index."""
+    query = select(*_COLUMNS).order_by(sessions.c.id.desc()).limit(limit)
+    if job is not None:
+        query = query.where(sessions.c.job == job)
+    if kind is not None:
+        query = query.where(sessions.c.kind == kind.value)
+    return query if before is None else query.where(sessions.c.id < before)
+
+
+def _living(connection: Connection) -> tuple[SessionEntry, ...]:
+    states = [state.value for state in SessionState if state is not SessionState.ENDED]
+    rows = connection.execute(select(*_COLUMNS).where(sessions.c.state.in_(states)).order_by(sessions.c.id))
+    return tuple(from_row(row, SessionEntry) for row in rows)
+
+
+def _get(connection: Connection, number: int) -> SessionEntry:
+    row = connection.execute(select(*_COLUMNS).where(sessions.c.id == number)).first()
+    if row is None:
+        raise _unknown(number)
+    return from_row(row, SessionEntry)
+
+
+def _set(connection: Connection, number: int, **values: Any) -> None:
+    connection.execute(sessions.update().where(sessions.c.id == number).values(**values))
+
+
+def _unknown(number: int) -> NotFound:
+    return NotFound(kind="session", name=str(number), advice="`holdfast session list` shows them")

@@ -1,0 +1,200 @@
+"""The tables of the catalogue, in SQL that SQLite and PostgreSQL both understand.
+
+A column that holds a field of a value in ``values`` has the field's name, so that rows and values convert without
+being spelled out. Times are Unix seconds. The tables change by a migration in ``migrations/versions`` only; a test
+compares both.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only when the key's type is exactly INTEGER (64 bits there)
+_Number = BigInteger().with_variant(Integer, "sqlite")
+_Json = JSON(none_as_null=True)
+
+
+def _number() -> Column[int]:
+    return Column("id", _Number, primary_key=True, autoincrement=True)
+
+
+def _of_session(on_delete: str) -> Column[int]:
+    return Column("session", _Number, ForeignKey("sessions.id", ondelete=on_delete), nullable=False)
+
+
+servers = Table(
+    "servers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("plugin", Text, nullable=False),
+    Column("options", _Json, nullable=False),
+    Column("secret", LargeBinary),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("endpoint", Text, nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("roles", _Json, nullable=False),
+    Column("proxy_slots", Integer, nullable=False),
+    Column("repository_slots", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+)
+
+repositories = Table(
+    "repositories",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("agent", Text, ForeignKey("agents.name"), nullable=False, index=True),
+    Column("path", Text, nullable=False),
+    Column("repository_id", Text, nullable=False),
+    Column("encrypted", Boolean, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("master_key", LargeBinary),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("server", Text, ForeignKey("servers.name"), nullable=False, index=True),
+    Column("repository", Text, ForeignKey("repositories.name"), nullable=False, index=True),
+    Column("spec", _Json, nullable=False),
+)
+
+# ``holds`` is unique while a session runs and NULL afterwards: one running session per job, whatever the database
+sessions = Table(
+    "sessions",
+    metadata,
+    _number(),
+    Column("kind", Text, nullable=False),
+    Column("job", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("started", Double),
+    Column("ended", Double),
+    Column("process", _Json, nullable=False),
+    Column("stop_requested", Boolean, nullable=False),
+    Column("error", _Json),
+    Column("spec", _Json, nullable=False),
+    Column("holds", Text, unique=True),
+    Index(None, "job", "id"),
+    Index(None, "kind", "id"),
+    Index(None, "state", "id"),
+    sqlite_autoincrement=True,  # a session's number is never used again, even when old sessions are pruned
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    _number(),
+    _of_session("CASCADE"),
+    Column("vm_id", Text, nullable=False),
+    Column("vm_name", Text, nullable=False),
+    Column("disk_id", Text, nullable=False),
+    Column("disk_name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("sid", Text),
+    Column("attempt", Integer, nullable=False),
+    Column("mode", Text),
+    Column("reason", Text, nullable=False),
+    Column("counters", _Json, nullable=False),
+    Column("queue_wait_s", Double, nullable=False),
+    Column("proxy", Text, nullable=False),
+    Column("repository", Text, nullable=False),
+    Column("error", _Json),
+    Index(None, "session", "id"),
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    _number(),
+    _of_session("CASCADE"),
+    Column("task", _Number),
+    Column("time", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("step", Text),
+    Column("data", _Json, nullable=False),
+    Index(None, "session", "id"),
+    sqlite_autoincrement=True,  # followers remember the last number that they saw
+)
+
+points = Table(
+    "points",
+    metadata,
+    Column("sid", Text, primary_key=True),
+    Column("repository", Text, ForeignKey("repositories.name", ondelete="CASCADE"), nullable=False),
+    Column("server", Text, nullable=False),
+    Column("job", Text, nullable=False),
+    Column("vm_id", Text, nullable=False),
+    Column("vm_name", Text, nullable=False),
+    Column("created", Double, nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("session", _Number, ForeignKey("sessions.id", ondelete="SET NULL"), index=True),
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("consistency", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Index(None, "repository", "server", "vm_id", "created"),
+    Index(None, "job", "created"),
+    Index(None, "vm_name", "created"),
+)
+
+obligations = Table(
+    "obligations",
+    metadata,
+    _number(),
+    _of_session("RESTRICT"),  # history is not pruned before what it left behind is gone
+    Column("server", Text, ForeignKey("servers.name"), nullable=False, index=True),
+    Column("plugin", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("data", _Json, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Index(None, "session", "id"),
+    sqlite_autoincrement=True,
+)
+
+# The scheduler's ledger: who waits for which resources, and who holds them until when
+slot_requests = Table(
+    "slot_requests",
+    metadata,
+    _number(),  # also the place in the queue
+    _of_session("CASCADE"),
+    Column("task", _Number, nullable=False),
+    Column("needs", _Json, nullable=False),
+    Column("awaited", _Json, nullable=False),
+    Column("granted", _Json),
+    Column("reason", Text, nullable=False),
+    Column("requested", Double, nullable=False),
+    Column("expires", Double, nullable=False, index=True),
+    Index("uq_slot_requests_session_task", "session", "task", unique=True),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,258 @@
+"""What the catalogue hands out and takes: frozen values, never rows or database objects."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+
+from holdfast_agent.errors import ErrorRecord
+from holdfast_agent.model.change import ChangeMode
+from holdfast_agent.model.geometry import DEFAULT_BLOCK_LOG2, MAX_BLOCK_LOG2, MIN_BLOCK_LOG2
+from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.rules import Compression
+from holdfast_agent.model.stats import TransferCounters
+
+from .processes import ProcessIdentity
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Names of servers, agents, repositories and jobs: 1 to 64 letters, digits, dots, dashes and underscores."""
+Slots = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+
+
+class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A hypervisor. ``options`` belong to ``plugin``. Credentials are apart: ``servers.secret(name)``."""
+
+    name: Name
+    plugin: str
+    options: dict[str, Any] = {}
+    has_secret: bool = False
+
+
+class AgentRole(StrEnum):
+    """What an agent may be used for; its own configuration has the last word."""
+
+    PROXY = "proxy"
+    REPOSITORY = "repository"
+
+
+class AgentEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent. ``endpoint`` is "host:port"; ``public_key`` its pinned CURVE key, Z85 (40 characters).
+
+    ``proxy_slots`` and ``repository_slots`` are the tasks that run at once on the host in each role, over all its
+    repositories and all sessions (2: one per core of a small machine). ``enabled`` False: no new task starts there.
+    """
+
+    name: Name
+    endpoint: str
+    public_key: str
+    roles: tuple[AgentRole, ...]
+    proxy_slots: Slots = 2
+    repository_slots: Slots = 2
+    enabled: bool = True
+
+
+class RepositoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository at ``path`` on the host of ``agent``. ``slots``: tasks at once in it. The key is apart."""
+
+    name: Name
+    agent: Name
+    path: str
+    repository_id: str
+    encrypted: bool
+    slots: Slots = 4
+
+
+class GuestPolicy(StrEnum):
+    """``REQUIRE``: without quiescing the VM's backup fails. ``TRY``: it goes on with a warning. ``SKIP``: not tried."""
+
+    REQUIRE = "require"
+    TRY = "try"
+    SKIP = "skip"
+
+
+class GuestSettings(msgspec.Struct, frozen=True):
+    """How guests of a job are quiesced: by which ``processor`` (a plugin's name) with which ``options``."""
+
+    processor: str
+    policy: GuestPolicy = GuestPolicy.REQUIRE
+    options: dict[str, Any] = {}
+
+
+class OnCbtLoss(StrEnum):
+    """What a disk falls to when its change tracking is lost: compare by digest, read all, or fail the task."""
+
+    DIGEST = "digest"
+    FULL = "full"
+    FAIL = "fail"
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup job. From and to tables by ``catalog.job_tables``; there the keys stand as in ``rename`` below.
+
+    ``include`` and ``exclude`` hold VM names or glob patterns. ``proxies`` is a list of preference, not a restriction:
+    other enabled proxies are used when these have no free slot. ``bandwidth_bytes_per_s`` limits the whole job
+    (None: no limit). ``streams``: connections per task (1; 5 pay on long lines). ``retries`` and ``retry_pause_s``:
+    failed tasks only (3 times after 30 s outlast a restart of an agent). ``snapshot`` are options of the server's
+    plugin.
+    """
+
+    name: Name
+    server: Name
+    include: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    repository: Name
+    exclude: tuple[str, ...] = ()
+    proxies: tuple[Name, ...] = ()
+    compression: Compression = Compression.LZ4
+    block_bytes: int = msgspec.field(default=1 << DEFAULT_BLOCK_LOG2, name="block_size")
+    bandwidth_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] | None = msgspec.field(default=None, name="bandwidth")
+    streams: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    retries: Annotated[int, msgspec.Meta(ge=0, le=20)] = 3
+    retry_pause_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = msgspec.field(default=30.0, name="retry_pause")
+    guest: GuestSettings | None = None
+    on_cbt_loss: OnCbtLoss = OnCbtLoss.DIGEST
+    snapshot: dict[str, Any] = {}
+    enabled: bool = True
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.block_bytes not in {1 << log2 for log2 in range(MIN_BLOCK_LOG2, MAX_BLOCK_LOG2 + 1)}:
+            raise ValueError("block_size must be a power of two from 64 KiB to 4 MiB")
+
+    @property
+    def block_log2(self) -> int:
+        """Binary logarithm of the block size, as ``Geometry`` takes it."""
+        return self.block_bytes.bit_length() - 1
+
+
+class SessionKind(StrEnum):
+    """What a session does."""
+
+    BACKUP = "backup"
+    RESTORE = "restore"
+    VERIFY = "verify"
+
+
+class SessionState(StrEnum):
+    """``STARTING``: written down, its process not there yet. The inner states of a session are its events."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class SessionResult(StrEnum):
+    """How a session ended; ``NONE`` while it has not."""
+
+    NONE = "none"
+    SUCCESS = "success"
+    WARNING = "warning"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A session. Times are Unix seconds. ``process`` is who runs it; ``spec`` what a restore or verify was asked.
+
+    ``job`` is empty for sessions without one; it stays when the job is removed.
+    """
+
+    id: int
+    kind: SessionKind
+    job: str
+    state: SessionState
+    result: SessionResult
+    created: float
+    process: ProcessIdentity
+    started: float | None = None
+    ended: float | None = None
+    stop_requested: bool = False
+    error: ErrorRecord | None = None
+    spec: dict[str, Any] = {}
+
+
+class TaskEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One virtual disk in one session. ``id`` 0: not stored yet. ``state`` is the task machine's word for it.
+
+    ``sid`` is the restore point that the VM's disks go into. ``attempt`` counts from 1. ``queue_wait_s``: seconds
+    spent waiting for slots, all attempts together.
+    """
+
+    id: int = 0
+    session: int
+    vm_id: str
+    vm_name: str
+    disk_id: str
+    disk_name: str
+    state: str
+    sid: Sid | None = None
+    attempt: int = 1
+    mode: ChangeMode | None = None
+    reason: str = ""
+    counters: TransferCounters = TransferCounters()
+    queue_wait_s: float = 0.0
+    proxy: str = ""
+    repository: str = ""
+    error: ErrorRecord | None = None
+
+
+class EventEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a session, in the order of ``id`` (0: not stored yet). ``task`` None: of the session itself.
+
+    ``step`` is one of the ten named steps, or None. ``data`` is JSON-able: its shape belongs to ``kind``.
+    """
+
+    id: int = 0
+    session: int
+    task: int | None = None
+    time: float
+    kind: str
+    step: str | None = None
+    data: dict[str, Any] = {}
+
+
+class PointState(StrEnum):
+    """``SUSPECT``: an audit or verification found a mismatch; the next backup does not build on it."""
+
+    OK = "ok"
+    SUSPECT = "suspect"
+
+
+class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What the catalogue remembers of a restore point, so that lists need no agent. The repository has the truth.
+
+    ``session`` None: found by a rescan. ``stored_bytes``: what the repository appended for it.
+    """
+
+    sid: Sid
+    repository: str
+    server: str
+    job: str
+    vm_id: str
+    vm_name: str
+    created: float
+    size_bytes: int
+    session: int | None = None
+    stored_bytes: int = 0
+    consistency: str = "crash"
+    state: PointState = PointState.OK
+
+
+class Obligation(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was (or was about to be) made on a server and must be removed again.
+
+    ``kind`` and ``data`` are the plugin's, handed to ``HypervisorDriver.fulfil``. ``last_error`` is text for people.
+    """
+
+    id: int
+    session: int
+    server: str
+    plugin: str
+    kind: str
+    data: dict[str, str]
+    created: float
+    attempts: int = 0
+    last_error: str = ""

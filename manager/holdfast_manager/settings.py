@@ -1,0 +1,165 @@
+"""The manager's own configuration: where it keeps its things and how often it looks after them."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from holdfast_agent.errors import ConfigInvalid
+from holdfast_agent.model import strict
+
+from .quantities import DURATION, with_numbers
+
+SYSTEM_CONFIG = Path("/etc/holdfast/manager.toml")
+SYSTEM_DATA = Path("/var/lib/holdfast")
+HIDDEN = "***"
+_SECRET_PARAMETERS = {"password", "passwd", "sslpassword", "passfile"}
+
+
+class LogLevel(StrEnum):
+    """How much goes to stderr and the journal; the events of sessions are kept in full whatever this says."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class DatabaseSettings(msgspec.Struct, frozen=True):
+    """``url``: SQLAlchemy's form; empty: SQLite in the data directory. May hold a password, so it is never shown."""
+
+    url: str = ""
+
+    def __repr__(self) -> str:
+        return f"DatabaseSettings(url={without_secret(self.url)!r})"
+
+
+class PluginSettings(msgspec.Struct, frozen=True):
+    """``load``: entry points of ``holdfast.plugins`` to load besides the built-ins. ``disabled``: any to leave out."""
+
+    load: tuple[str, ...] = ()
+    disabled: tuple[str, ...] = ()
+
+
+class TimingSettings(msgspec.Struct, frozen=True):
+    """Times of a running session, in seconds.
+
+    ``lease_ttl``: how long slots and movers stay with a session that has stopped renewing them (the agents' grace
+    time; 60 s survives a restart of a switch, and frees a dead session's slots within a minute). ``heartbeat``:
+    between renewals; at most a third of the TTL, so that two may be lost. ``poll``: between looks at the catalogue
+    for free slots and stop requests (a look costs under a millisecond; people see no delay under a second).
+    """
+
+    lease_ttl: Annotated[float, msgspec.Meta(ge=5, le=3600)] = 60.0
+    heartbeat: Annotated[float, msgspec.Meta(ge=0.1, le=1200)] = 10.0
+    poll: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 1.0
+
+
+class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The manager's configuration, read once at start. ``data_dir`` empty: the default place (``home``)."""
+
+    data_dir: str = ""
+    log_level: LogLevel = LogLevel.INFO
+    database: DatabaseSettings = DatabaseSettings()
+    plugins: PluginSettings = PluginSettings()
+    timing: TimingSettings = TimingSettings()
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> ManagerSettings:
+        """Read the configuration: ``path`` (the option --config), else $HOLDFAST_CONFIG, else the usual places.
+
+        Without any file all defaults hold. Raises :class:`ConfigNotFound` when a file that was named is missing,
+        and any other ``ConfigError`` for what stands in it.
+        """
+        named = path or _from_environment("HOLDFAST_CONFIG")
+        found = named or next((place for place in _usual_places() if place.exists()), None)
+        if found is None:
+            return cls()
+        table = strict.read_toml(found, "Give another file by --config or $HOLDFAST_CONFIG")
+        return cls.from_table(table, str(found))
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any], source: str) -> ManagerSettings:
+        """Convert a TOML table; durations may be text. ``source`` names the file in errors (``ConfigError``)."""
+        if isinstance(table.get("timing"), dict):
+            durations = dict.fromkeys(("lease_ttl", "heartbeat", "poll"), DURATION)
+            table = {**table, "timing": with_numbers(table["timing"], durations, source, "timing")}
+        settings = strict.convert(table, cls, source)
+        settings._check(source)
+        return settings
+
+    def _check(self, source: str) -> None:
+        if self.data_dir and not Path(self.data_dir).expanduser().is_absolute():
+            raise ConfigInvalid(file=source, key="data_dir", reason="write an absolute path, or one that begins with ~")
+        if self.timing.heartbeat * 3 > self.timing.lease_ttl:
+            reason = "must be at most a third of timing.lease_ttl, so that a lost heartbeat loses no lease"
+            raise ConfigInvalid(file=source, key="timing.heartbeat", reason=reason)
+
+    @property
+    def home(self) -> Path:
+        """The data directory: as configured, else $HOLDFAST_HOME, else the user's or the system's usual place."""
+        if self.data_dir:
+            return Path(self.data_dir).expanduser()
+        return _from_environment("HOLDFAST_HOME") or (
+            SYSTEM_DATA if os.geteuid() == 0 else Path("~/.local/share/holdfast").expanduser()
+        )
+
+    @property
+    def database_url(self) -> str:
+        """Where the catalogue is. May hold a password: show ``shown()`` instead."""
+        return self.database.url or f"sqlite:///{quote(str(self.home / 'catalog.db'))}"
+
+    @property
+    def sealing_key_file(self) -> Path:
+        """The key that seals secrets in the catalogue (0600). Without it they must be given again."""
+        return self.home / "catalog.key"
+
+    @property
+    def identity_file(self) -> Path:
+        """The manager's CURVE key pair (0600), by which agents know it."""
+        return self.home / "manager.key"
+
+    @property
+    def log_dir(self) -> Path:
+        """Where session processes write their stderr: one file per session."""
+        return self.home / "logs"
+
+    def shown(self) -> dict[str, Any]:
+        """The effective configuration as a table for `holdfast config show`: defaults filled in, secrets left out."""
+        table: dict[str, Any] = msgspec.to_builtins(self)
+        table["data_dir"] = str(self.home)
+        table["database"] = {"url": without_secret(self.database_url)}
+        return table
+
+
+def without_secret(url: str) -> str:
+    """``url`` with every password in it replaced by stars: in the user part and in the query."""
+    parts = urlsplit(url)
+    place = parts.netloc
+    if "@" in place:
+        user, _, host = place.rpartition("@")
+        name, colon, _password = user.partition(":")
+        place = f"{name}{colon}{HIDDEN if colon else ''}@{host}"
+    query = parts.query
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if any(key.lower() in _SECRET_PARAMETERS for key, _ in pairs):
+        shown = [(key, HIDDEN if key.lower() in _SECRET_PARAMETERS else value) for key, value in pairs]
+        query = urlencode(shown, safe="*/")
+    if place == parts.netloc and query == parts.query:
+        return url
+    return urlunsplit(parts._replace(netloc=place, query=query))
+
+
+def _from_environment(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value).expanduser() if value else None
+
+
+def _usual_places() -> tuple[Path, ...]:
+    own = Path("~/.config/holdfast/manager.toml").expanduser()
+    return (SYSTEM_CONFIG,) if os.geteuid() == 0 else (own, SYSTEM_CONFIG)
