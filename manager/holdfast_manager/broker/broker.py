@@ -1,0 +1,84 @@
+"""The inventory of one server, asked for once and then answered from memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from holdfast_agent.errors import VmNotFound
+from holdfast_plugins.api import HypervisorDriver, VmInfo, VmRef
+
+from .patterns import match
+
+MAX_AGE_S = 60.0
+"""A job's VMs are resolved and described within seconds; what is older than a minute may well have changed."""
+
+
+class Broker:
+    """A cache before the connected ``driver`` of the server called ``server``. Thread-safe.
+
+    ``clock`` gives seconds that never go back. The driver is asked by one thread at a time for each answer; a second
+    thread that wants the same waits for it.
+    """
+
+    def __init__(
+        self,
+        driver: HypervisorDriver,
+        server: str,
+        max_age_s: float = MAX_AGE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._driver = driver
+        self._server = server
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._vms: tuple[float, tuple[VmRef, ...]] | None = None
+        self._infos: dict[str, tuple[float, VmInfo]] = {}
+
+    def vms(self) -> tuple[VmRef, ...]:
+        """All VMs, by name and id; at most ``max_age_s`` old. Raises what the driver raises."""
+        with self._lock:
+            if self._vms is None or self._expired(self._vms[0]):
+                asked = self._clock()
+                found = sorted(self._driver.list_vms(), key=lambda vm: (vm.name, vm.vm_id))
+                self._vms = (asked, tuple(found))
+            return self._vms[1]
+
+    def info(self, vm: VmRef) -> VmInfo:
+        """The facts of ``vm``; at most ``max_age_s`` old. Raises ``VmNotFound``, or what the driver raises."""
+        with self._lock:
+            known = self._infos.get(vm.vm_id)
+            if known is None or self._expired(known[0]):
+                asked = self._clock()
+                known = self._infos[vm.vm_id] = (asked, self._driver.vm_info(vm))
+            return known[1]
+
+    def forget(self) -> None:
+        """The next answers come from the hypervisor; called after something was changed there."""
+        with self._lock:
+            self._vms = None
+            self._infos.clear()
+
+    def resolve(self, include: Sequence[str], exclude: Sequence[str] = ()) -> list[VmRef]:
+        """The VMs that a job means: those that match ``include`` and not ``exclude``; by name, each once.
+
+        An entry is a name, an id, or a pattern with ``*``, ``?`` or ``[…]``, in which case matters. Called by a job
+        session at its start. Raises ``VmNotFound`` when a name in ``include`` is not there, with the nearest one, or
+        when nothing is left to back up: a job that quietly backs up nothing is the worst of all jobs.
+        """
+        vms = self.vms()
+        chosen: set[str] = set()
+        for entry in include:
+            matching = match(entry, vms, self._server)
+            chosen.update(vm.vm_id for vm in matching)
+        for entry in exclude:
+            chosen.difference_update(vm.vm_id for vm in match(entry, vms))
+        if not chosen:
+            asked = ", ".join(include) + (f" without {', '.join(exclude)}" if exclude else "")
+            raise VmNotFound(vm=asked, server=self._server)
+        return [vm for vm in vms if vm.vm_id in chosen]
+
+    def _expired(self, asked: float) -> bool:
+        return self._clock() - asked > self._max_age_s

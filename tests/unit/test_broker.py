@@ -1,0 +1,98 @@
+"""The broker over a driver that counts how often it is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast_agent.errors import VmNotFound
+from holdfast_manager.broker import Broker
+from holdfast_plugins.api import VmInfo, VmRef
+
+
+class CountingDriver:
+    """The two inventory methods of a driver, over names that a test may change."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+        self.lists = 0
+        self.infos = 0
+
+    def list_vms(self) -> list[VmRef]:
+        self.lists += 1
+        return [VmRef(f"id-{name}", name) for name in self.names]
+
+    def vm_info(self, vm: VmRef) -> VmInfo:
+        self.infos += 1
+        return VmInfo(vm, ())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def driver() -> CountingDriver:
+    return CountingDriver("web1", "db", "web2", "web[1]")
+
+
+def names(vms: list[VmRef]) -> list[str]:
+    return [vm.name for vm in vms]
+
+
+def test_answers_come_from_the_cache_until_they_are_old(driver: CountingDriver) -> None:
+    clock = Clock()
+    broker = Broker(driver, "lab", max_age_s=10, clock=clock)
+    first = broker.vms()
+    driver.names.append("new")
+    clock.now = 10
+    assert broker.vms() == first
+    clock.now = 10.5
+    assert len(broker.vms()) == 5
+    assert driver.lists == 2
+    vm = first[0]
+    assert broker.info(vm) == broker.info(vm)
+    assert driver.infos == 1
+
+
+def test_forget_asks_anew(driver: CountingDriver) -> None:
+    broker = Broker(driver, "lab")
+    vm = broker.vms()[0]
+    broker.info(vm)
+    broker.forget()
+    broker.vms()
+    broker.info(vm)
+    assert (driver.lists, driver.infos) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        (["*"], [], ["db", "web1", "web2", "web[1]"]),
+        (["web?", "web1"], [], ["web1", "web2"]),
+        (["*"], ["web*"], ["db"]),
+        (["id-db"], [], ["db"]),
+        (["web[1]"], [], ["web[1]"]),
+        (["web[2-9]"], [], ["web2"]),
+        (["*"], ["gone"], ["db", "web1", "web2", "web[1]"]),
+        (["db", "none*"], [], ["db"]),
+    ],
+)
+def test_lists_of_a_job_choose_vms(
+    driver: CountingDriver, include: list[str], exclude: list[str], expected: list[str]
+) -> None:
+    assert names(Broker(driver, "lab").resolve(include, exclude)) == expected
+
+
+def test_a_name_that_is_not_there_is_an_error_with_the_nearest(driver: CountingDriver) -> None:
+    with pytest.raises(VmNotFound, match=r"no VM 'wep1' on lab.*did you mean 'web1'") as caught:
+        Broker(driver, "lab").resolve(["*", "wep1"])
+    assert caught.value.exit_code == 10
+
+
+@pytest.mark.parametrize(("include", "exclude"), [([], []), (["x*"], []), (["web*"], ["*"])])
+def test_nothing_to_back_up_is_an_error(driver: CountingDriver, include: list[str], exclude: list[str]) -> None:
+    with pytest.raises(VmNotFound):
+        Broker(driver, "lab").resolve(include, exclude)
