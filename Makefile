@@ -1,0 +1,59 @@
+# Every target makes the environment that it needs first; nothing outside this directory is written.
+#
+#   make demo [DISK=image]   back up a real disk, change it, back it up again, restore both, compare (under two minutes)
+#   make test [ARGS=…]       all tests but the long ones      make soak    the long ones (crash loops)
+#   make lint                style, types and layers          make bench   figures beside restic and borg
+#   make env                 the environment alone            make clean   remove what these targets made
+
+SHELL := /bin/sh
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Empty: the newest that packaging/find-python finds.
+PYTHON ?=
+# The quick tests first, so that what is broken is known soon.
+TESTS := $(wildcard $(addprefix tests/,unit protocol conformance integration system fault))
+ARGS ?=
+BENCH_SIZE_MIB ?= 4096
+
+.PHONY: help env test soak lint demo bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@python="$(PYTHON)"; python="$${python:-$$(packaging/find-python)}" && \
+	    echo "Making the environment in $(VENV) with $$python …" && "$$python" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q -m "not soak" $(ARGS) $(TESTS)
+
+soak: $(STAMP)
+	@$(BIN)/python -m pytest -v -m soak --timeout 7200 $(ARGS) $(TESTS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@report=$$($(BIN)/lint-imports 2>&1) || { echo "$$report"; exit 1; }
+
+demo: $(STAMP)
+	@$(BIN)/python packaging/demo.py
+
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/mover_start.py
+	@$(BIN)/python benchmarks/mover_memory.py
+	@$(BIN)/python benchmarks/compare_peers.py --size-mib $(BENCH_SIZE_MIB)
+
+clean:
+	@rm -rf demo-work bench-work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	@rm -rf $(VENV)
+	@find agent manager plugins tests benchmarks packaging -name __pycache__ -type d -prune -exec rm -rf {} +
