@@ -1,0 +1,216 @@
+"""A data connection between two movers after the handshake: messages in order, sealed, with credit by bytes.
+
+Each side grants the other a window of bytes. Every message costs its size on the wire and is paid back once its
+receiver has *consumed* it (:meth:`DataConnection.release`), not merely read it; so the window bounds what a slow disk
+or repository makes either side hold, whatever the network does. The channel's own records cost nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import cycle
+
+import msgspec
+
+from holdfast_agent.errors import ConnectionLost, RecordRejected
+
+from .data_records import (
+    MAX_FRAME_BYTES,
+    MAX_PLAIN_BYTES,
+    OVERHEAD_BYTES,
+    RecordKind,
+    RecordOpener,
+    RecordSealer,
+)
+from .data_wires import Wire, looks_like_record
+
+DEFAULT_WINDOW_BYTES = 32 << 20
+"""Large enough for 300 MiB/s over 100 ms of delay; both movers hold at most this much for each other."""
+
+MAX_HEARTBEAT_S = 5.0
+_LINGER_S = 5.0
+_BODY_LENGTH = struct.Struct("<I")
+_CREDIT = struct.Struct("<Q")
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """A received message. ``cost_bytes`` is what :meth:`DataConnection.release` must be given once it is consumed."""
+
+    body: memoryview
+    payload: memoryview
+    cost_bytes: int
+
+
+class Stream(msgspec.Struct):
+    """State of one stream: its records in both directions and when each last moved."""
+
+    sealer: RecordSealer
+    opener: RecordOpener
+    last_sent: float
+    last_received: float
+
+
+class DataConnection:
+    """Made by a listener or a connector once both sides have proved themselves. One thread owns it.
+
+    ``send_window_bytes`` is what the peer granted, ``receive_window_bytes`` what we granted. A peer of which nothing
+    (not even a heartbeat) comes on some stream for ``stall_timeout_s`` counts as lost.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        streams: list[Stream],
+        *,
+        peer: str,
+        send_window_bytes: int,
+        receive_window_bytes: int,
+        stall_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.peer = peer
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._wire = wire
+        self._streams = streams
+        self._spread = cycle(range(len(streams)))
+        self._may_send = send_window_bytes
+        self._may_receive = receive_window_bytes
+        self._window = receive_window_bytes
+        self._owed = 0
+        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._stall_timeout_s = stall_timeout_s
+        self._heartbeat_s = min(MAX_HEARTBEAT_S, stall_timeout_s / 4)
+        self._clock = clock
+        self._ended = False
+
+    @property
+    def writable(self) -> bool:
+        """Whether a message sent now leaves at once. Whoever sends in bulk asks first; that bounds the memory."""
+        return self._may_send > 0 and not self._unsent
+
+    def send(self, body: Buffer, payload: Iterable[Buffer] = (), *, spread: bool = False) -> int:
+        """Send one message: a short ``body`` and any bulk that belongs to it; never blocks.
+
+        ``spread``: over any stream, so that its order among other messages is open; otherwise it stays in order with
+        all others that were sent without ``spread``. Returns the bytes that it takes on the wire.
+        Without credit the message waits inside the connection. Raises :class:`ConnectionLost` (retryable).
+        """
+        plain = b"".join((_BODY_LENGTH.pack(len(body)), body, *payload))
+        if len(plain) > MAX_PLAIN_BYTES:
+            raise ValueError(f"a message of {len(plain)} bytes is above the limit of {MAX_PLAIN_BYTES}")
+        self._unsent.append((next(self._spread) if spread else 0, plain))
+        self._push()
+        return len(plain) + OVERHEAD_BYTES
+
+    def receive(self) -> Incoming | None:
+        """The next message, or None if none has arrived.
+
+        Raises :class:`ConnectionLost` once all that arrived before the end has been handed out, and
+        :class:`RecordRejected`; both retryable on a new connection.
+        """
+        while (arrival := self._wire.receive()) is not None:
+            if not looks_like_record(arrival.frames):
+                self._fail(RecordRejected(reason="its frames are not those of a record"))
+            header, sealed = arrival.frames
+            stream = self._streams[arrival.stream]
+            try:
+                kind, plain = stream.opener.open(bytes(header), sealed)
+            except RecordRejected as error:
+                self._fail(error)
+            stream.last_received = self._clock()
+            incoming = self._take(kind, plain)
+            if incoming is not None:
+                return incoming
+        if self._wire.gone:
+            self._fail(ConnectionLost(peer=self.peer, reason="the connection was closed"))
+        return None
+
+    def release(self, cost_bytes: int) -> None:
+        """Say that messages worth ``cost_bytes`` are consumed, so that the peer may send as much again."""
+        self._owed += cost_bytes
+        if self._owed >= self._window // 4:
+            self._may_receive += self._owed
+            self._send_record(0, RecordKind.CREDIT, _CREDIT.pack(self._owed))
+            self._owed = 0
+
+    def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> set[int]:
+        """Wait until there may be something to receive, one of ``fds`` is readable, or the time is over.
+
+        Returns those of ``fds`` that are readable. Also sends heartbeats, so it must be called at least every few
+        seconds. Raises :class:`ConnectionLost` for a silent peer.
+        """
+        for number, stream in enumerate(self._streams):
+            if self._clock() - stream.last_sent >= self._heartbeat_s:
+                self._send_record(number, RecordKind.HEARTBEAT, b"")
+        ready = self._wire.wait(min(timeout_s, self._heartbeat_s), fds)
+        return ready
+
+    def check_alive(self) -> None:
+        """Raise :class:`ConnectionLost` if a stream has been silent for too long.
+
+        Called when nothing more can be received, so that messages which merely wait for us do not count as silence.
+        """
+        oldest = min(stream.last_received for stream in self._streams)
+        if self._clock() - oldest > self._stall_timeout_s:
+            reason = f"nothing was heard for {self._stall_timeout_s:g} s"
+            self._fail(ConnectionLost(peer=self.peer, reason=reason))
+
+    def close(self) -> None:
+        """End in good order: what was sent still leaves (within a few seconds), and the peer is told. Idempotent."""
+        if not self._ended and not self._wire.gone:
+            self._send_record(0, RecordKind.BYE, b"")
+        self._ended = True
+        self._wire.close(_LINGER_S)
+
+    def abort(self) -> None:
+        """End at once, dropping what has not left. Idempotent."""
+        self._ended = True
+        self._wire.close(0)
+
+    def _take(self, kind: RecordKind, plain: bytes) -> Incoming | None:
+        if kind is RecordKind.CREDIT and len(plain) == _CREDIT.size:
+            self._may_send += _CREDIT.unpack(plain)[0]
+            self._push()
+        elif kind is RecordKind.BYE:
+            self._fail(ConnectionLost(peer=self.peer, reason="the other mover ended"))
+        elif kind is RecordKind.MESSAGE:
+            return self._take_message(plain)
+        elif kind is not RecordKind.HEARTBEAT:
+            self._fail(RecordRejected(reason=f"a record of kind {kind.name} has no place here"))
+        return None
+
+    def _take_message(self, plain: bytes) -> Incoming:
+        cost = len(plain) + OVERHEAD_BYTES
+        self._may_receive -= cost
+        if self._may_receive < -MAX_FRAME_BYTES - OVERHEAD_BYTES:  # the last message may begin with one byte of credit
+            self._fail(RecordRejected(reason="the peer sent more than its credit"))
+        view = memoryview(plain)
+        length = _BODY_LENGTH.unpack_from(plain)[0] if len(plain) >= _BODY_LENGTH.size else len(plain) + 1
+        if _BODY_LENGTH.size + length > len(plain):
+            self._fail(RecordRejected(reason="the message inside is cut"))
+        self.received_bytes += cost
+        start = _BODY_LENGTH.size
+        return Incoming(view[start : start + length], view[start + length :], cost)
+
+    def _push(self) -> None:
+        while self._unsent and self._may_send > 0:
+            stream, plain = self._unsent.popleft()
+            self._may_send -= len(plain) + OVERHEAD_BYTES
+            self.sent_bytes += len(plain) + OVERHEAD_BYTES
+            self._send_record(stream, RecordKind.MESSAGE, plain)
+
+    def _send_record(self, stream: int, kind: RecordKind, plain: bytes) -> None:
+        header, sealed = self._streams[stream].sealer.seal(kind, plain)
+        self._streams[stream].last_sent = self._clock()
+        # A stream that is gone is noticed by receive(), after what arrived before has been handed out.
+        self._wire.send(stream, header, sealed)
+
+    def _fail(self, error: ConnectionLost | RecordRejected) -> None:
+        self.abort()
+        raise error
