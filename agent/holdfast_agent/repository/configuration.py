@@ -1,0 +1,114 @@
+"""Making a repository, and its configuration: what it is and which features it asks of those who use it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from holdfast_agent.errors import (
+    AlreadyExists,
+    FormatUnsupported,
+    ObjectDamaged,
+    ObjectMissing,
+    RepositoryDenied,
+    RepositoryExists,
+    RepositoryNotFound,
+    UsageError,
+)
+from holdfast_agent.sealing.keys import repository_id_bytes
+from holdfast_agent.sealing.slots import MOST_SLOT_BYTES
+
+from . import layout
+from .documents import DocumentType, encode_document, read_document
+from .store import ObjectExists, ObjectStore
+
+_FORMAT = "holdfast 1"
+_FOLDERS = (
+    layout.CONFIG, layout.KEYS, layout.PACKS, layout.INDEX, layout.SESSIONS, layout.POINTS, layout.TOMBSTONES,
+    layout.GC, layout.QUARANTINE, layout.TMP,
+)  # fmt: skip
+
+
+class Config(msgspec.Struct, frozen=True):
+    """Body of config/<number>. Features that this version does not know bar it from reading, writing or collecting."""
+
+    repository_id: str
+    created: float
+    format: str = _FORMAT
+    read_features: tuple[str, ...] = ()
+    write_features: tuple[str, ...] = ()
+    gc_features: tuple[str, ...] = ()
+
+
+def make_folders(path: Path) -> None:
+    """All folders of a repository, durable. Raises as ``create_repository``."""
+    _make_root(path)
+    folders = [path / name for name in _FOLDERS]
+    folders += [path / layout.PACKS / pack_class for pack_class in layout.PACK_CLASSES]
+    folders += [path / layout.PACKS / pack_class / fan for pack_class in layout.PACK_CLASSES for fan in layout.FAN_OUT]
+    try:
+        for folder in folders:
+            folder.mkdir(mode=0o700)
+        parents = (path.parent, path, *(path / layout.PACKS / name for name in ("", *layout.PACK_CLASSES)))
+        for parent in parents:
+            _sync_folder(parent)
+    except OSError as error:
+        raise RepositoryDenied(path=str(path), reason=error.strerror or str(error)) from error
+
+
+def _make_root(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        try:
+            if any(path.iterdir()):
+                raise RepositoryExists(path=str(path)) from None
+            path.chmod(0o700)
+        except OSError as error:
+            raise RepositoryDenied(path=str(path), reason=error.strerror or str(error)) from error
+    except FileNotFoundError:
+        raise RepositoryNotFound(path=str(path.parent)) from None
+    except OSError as error:
+        raise RepositoryDenied(path=str(path), reason=error.strerror or str(error)) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def store_slot(store: ObjectStore, name: str, slot: bytes) -> None:
+    """Store a key slot. Raises :class:`UsageError` for its name, :class:`AlreadyExists`."""
+    if not layout.is_slot_name(name) or len(slot) > MOST_SLOT_BYTES:
+        raise UsageError(reason=f"{name!r} is not a name for a key slot, or the slot is too long")
+    path = f"{layout.KEYS}/{name}"
+    try:
+        store.create(path, [encode_document(path, DocumentType.KEY_SLOT, slot)])
+    except ObjectExists:
+        raise AlreadyExists(kind="key slot", name=name) from None
+
+
+def store_config(store: ObjectStore, config: Config) -> None:
+    """Store the first configuration; from then on the directory is a repository. Raises :class:`ObjectExists`."""
+    name = f"{layout.CONFIG}/000001"
+    store.create(name, [encode_document(name, DocumentType.CONFIG, msgspec.json.encode(config, order="sorted"))])
+
+
+def read_config(store: ObjectStore) -> Config:
+    """The configuration with the highest number. Raises :class:`ObjectMissing` if there is none."""
+    names = sorted(store.names(layout.CONFIG))
+    if not names:
+        raise ObjectMissing(name=layout.CONFIG)
+    try:
+        config = msgspec.json.decode(read_document(store, names[-1], DocumentType.CONFIG), type=Config)
+    except msgspec.DecodeError as error:
+        raise ObjectDamaged(name=names[-1], offset_bytes=0, reason=str(error)) from error
+    if config.format != _FORMAT or config.read_features:
+        raise FormatUnsupported(name="the repository", feature=f"{config.format} {', '.join(config.read_features)}")
+    repository_id_bytes(config.repository_id)
+    return config

@@ -1,0 +1,199 @@
+"""The local index: in which pack and where each record stands. A cache of the published segments and never more.
+
+Rows exist only for records of published packs. The index never leads the store: whatever about it is stale, cut,
+damaged or foreign is thrown away and read again from segments, from tables of contents, or from record headers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, RepositoryIoError
+from holdfast_agent.model.ids import BlockId
+from holdfast_agent.sealing.keys import repository_id_bytes
+
+from . import database
+from .layout import INDEX, PACKS
+from .packs import PackContents, read_contents, scan_contents
+from .segments import MOST_SEGMENT_BYTES, decode_segment
+from .store import ObjectStore
+
+T = TypeVar("T")
+_BATCH = 500  # ids per query; SQLite takes 999 variables at least
+
+
+class Location(msgspec.Struct, frozen=True, array_like=True):
+    """One home of a record: pack, offset of its header, and length of header and payload in bytes."""
+
+    pack: str
+    offset: int
+    length: int
+    kind: int
+
+
+class LocalIndex:
+    """Look-ups in one repository from one host. Thread-safe; several processes may share the same folder."""
+
+    def __init__(self, folder: Path, repository_id: str, store: ObjectStore) -> None:
+        self._folder = folder
+        self._repository_id = repository_id
+        self._store = store
+        self._lock = threading.RLock()
+        self._path, self._database = database.open_current(folder, repository_id)
+        self._pack_names: dict[int, str] = {}
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+    def update(self) -> None:
+        """Read segments that were published since; start anew if one that was read is no longer there.
+
+        A segment that is damaged is replaced by the tables of contents of its writer's packs.
+        """
+        self._healing(self._update)
+
+    def rebuild(self) -> int:
+        """Throw everything away and read it again, packs that no segment names included. Returns the records found."""
+
+        def rebuild() -> int:
+            self._renew()
+            self._update()
+            self._add_unnamed_packs(lambda name: True)
+            return int(self._database.execute("SELECT count(*) FROM records").fetchone()[0])
+
+        return self._healing(rebuild)
+
+    def add(self, segment: str | None, packs: Sequence[PackContents]) -> None:
+        """Insert rows for packs that are published; ``segment`` names the published segment that says so."""
+        self._healing(lambda: self._add(segment, packs))
+
+    def find(self, ids: Iterable[BlockId]) -> dict[BlockId, list[Location]]:
+        """All known homes of each id; ids without any are left out."""
+        wanted = list(dict.fromkeys(ids))
+        return self._healing(lambda: self._find(wanted))
+
+    def packs(self) -> list[tuple[str, int, bytes]]:
+        """(name, size in bytes, BLAKE3 of all before the footer) of all packs that have rows."""
+        return self._healing(lambda: self._database.execute("SELECT name, size, digest FROM packs").fetchall())
+
+    def known_packs(self, names: Iterable[str]) -> set[str]:
+        """Those of ``names`` that have rows."""
+        return self._healing(lambda: set(self._compare(names, "packs.name IN (SELECT name FROM temp.listed)")))
+
+    def absent_packs(self, listed: Iterable[str]) -> set[str]:
+        """Packs that have rows and are not among ``listed``, the names of all that the store holds."""
+        return self._healing(lambda: set(self._compare(listed, "packs.name NOT IN (SELECT name FROM temp.listed)")))
+
+    def _compare(self, names: Iterable[str], condition: str) -> Iterator[str]:
+        """Compared in SQLite, not in a Python set: a large repository has millions of packs."""
+        self._database.execute("CREATE TEMP TABLE IF NOT EXISTS listed (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        try:
+            self._database.executemany("INSERT OR IGNORE INTO temp.listed VALUES (?)", ((name,) for name in names))
+            query = f"SELECT name FROM packs WHERE {condition}"  # noqa: S608 -- one of two constants
+            yield from (name for (name,) in self._database.execute(query).fetchall())
+        finally:
+            self._database.execute("ROLLBACK")
+
+    def _healing(self, action: Callable[[], T]) -> T:
+        """Run ``action``; if the database turns out to be odd, begin a new one and run it once more."""
+        with self._lock:
+            try:
+                with database.guarded():
+                    return action()
+            except database.IndexOdd:
+                self._renew()
+            try:
+                with database.guarded():
+                    self._update()
+                    return action()
+            except database.IndexOdd as error:
+                raise RepositoryIoError(operation="renewing", name="the local index", reason=str(error)) from error
+
+    def _renew(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
+        self._pack_names.clear()
+        self._path, self._database = database.replace(self._folder, self._repository_id, self._path)
+
+    def _update(self) -> None:
+        published = set(self._store.names(INDEX))
+        loaded = {name for (name,) in self._database.execute("SELECT name FROM segments")}
+        if loaded - published:
+            self._renew()
+            loaded = set()
+        for name in sorted(published - loaded):
+            self._load(name)
+
+    def _load(self, name: str) -> None:
+        repository_id = repository_id_bytes(self._repository_id)
+        try:
+            segment = decode_segment(name, self._store.read(name, MOST_SEGMENT_BYTES), repository_id)
+        except (ObjectDamaged, FormatUnsupported):
+            writer = name.removeprefix(f"{INDEX}/").rpartition("-")[0]  # <sid>-<mover>
+            self._add_unnamed_packs(lambda pack: pack.startswith(f"{writer}-"))
+            self._add(name, ())
+        else:
+            self._add(name, segment.packs)
+
+    def _add_unnamed_packs(self, wanted: Callable[[str], bool]) -> None:
+        """Rows for published packs that no readable segment names, from their own tables or headers."""
+        known = {name for (name,) in self._database.execute("SELECT name FROM packs")}
+        repository_id = repository_id_bytes(self._repository_id)
+        for path in self._store.names(PACKS):
+            name = path.rpartition("/")[2]
+            if name in known or not wanted(name):
+                continue
+            try:
+                contents = read_contents(self._store, name, repository_id)
+            except (ObjectDamaged, FormatUnsupported):
+                contents = scan_contents(self._store, name)
+            self._add(None, [contents])
+
+    def _add(self, segment: str | None, packs: Sequence[PackContents]) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            for pack in packs:
+                self._insert(pack)
+            if segment is not None:
+                self._database.execute("INSERT OR IGNORE INTO segments VALUES (?)", (segment,))
+            self._database.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise
+
+    def _insert(self, pack: PackContents) -> None:
+        row = (pack.name, pack.size_bytes, pack.digest)
+        self._database.execute("INSERT OR IGNORE INTO packs (name, size, digest) VALUES (?, ?, ?)", row)
+        number = self._database.execute("SELECT number FROM packs WHERE name = ?", (pack.name,)).fetchone()[0]
+        rows = sorted((entry.id, number, entry.offset, entry.length, entry.kind) for entry in pack.entries)
+        self._database.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?)", rows)
+
+    def _find(self, wanted: list[BlockId]) -> dict[BlockId, list[Location]]:
+        found: dict[BlockId, list[Location]] = {}
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            marks = ",".join("?" * len(batch))
+            query = f"SELECT id, pack, offset, length, kind FROM records WHERE id IN ({marks})"  # noqa: S608 -- marks only
+            for identity, pack, offset, length, kind in self._database.execute(query, batch).fetchall():
+                place = Location(self._pack_name(pack), offset, length, kind)
+                found.setdefault(BlockId(identity), []).append(place)
+        return found
+
+    def _pack_name(self, number: int) -> str:
+        name = self._pack_names.get(number)
+        if name is None:
+            row = self._database.execute("SELECT name FROM packs WHERE number = ?", (number,)).fetchone()
+            if row is None:
+                raise database.IndexOdd("a row names a pack that the index does not know")
+            name = self._pack_names[number] = str(row[0])
+        return name

@@ -1,0 +1,112 @@
+"""Reading records back: from whichever home is whole, in the order of the disk below."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, ObjectMissing, RepositoryError, RepositoryIoError
+from holdfast_agent.model.ids import BlockId
+from holdfast_agent.sealing.records import check_record, parse_header
+
+from .index import LocalIndex, Location
+from .layout import QUARANTINE, pack_object
+from .store import ObjectStore
+
+_BATCH = 1024
+
+
+class NotHere(ObjectDamaged):
+    """Where the index says that a record stands, there is none or another: the index is stale, or a header damaged."""
+
+
+class BlockReader:
+    """Hands out sealed records exactly as they are stored, checked for damage. Thread-safe; holds nothing open."""
+
+    def __init__(self, store: ObjectStore, index: LocalIndex) -> None:
+        self._store = store
+        self._index = index
+        index.update()
+        self._quarantined = quarantined_packs(store)
+        self._refreshing = threading.Lock()
+        self._refreshed = False
+
+    def locate(self, ids: Iterable[BlockId]) -> list[Location | None]:
+        """The best known home of each id, in the order of ``ids``; None where none is known."""
+        wanted = list(ids)
+        homes = self._homes(wanted)
+        return [homes[wanted_id][0] if homes.get(wanted_id) else None for wanted_id in wanted]
+
+    def read_record(self, record_id: BlockId) -> bytes:
+        """Header and payload of one record, CRCs checked, from the first home that is whole.
+
+        Raises :class:`ObjectMissing` if no home is known, else the error of the last home tried. The first time that
+        nothing is found the index is read anew: it may be stale, and is never trusted more than the store.
+        """
+        return self._read_any(record_id, self._homes([record_id]).get(record_id, []))
+
+    def read_many(self, ids: Iterable[BlockId]) -> Iterator[tuple[BlockId, bytes]]:
+        """(id, record) of each distinct id, in the order of packs and offsets within windows of about a thousand.
+
+        For restores: sequential reading, no more than one record in memory at a time. Raises as :meth:`read_record`.
+        """
+        remaining = iter(ids)
+        while window := list(dict.fromkeys(islice(remaining, _BATCH))):
+            homes = self._homes(window)
+            order = sorted(window, key=lambda wanted: _place(homes.get(wanted)))
+            for record_id in order:
+                yield record_id, self._read_any(record_id, homes.get(record_id, []))
+
+    def _homes(self, ids: list[BlockId]) -> dict[BlockId, list[Location]]:
+        found = self._index.find(ids)
+        for homes in found.values():
+            homes.sort(key=lambda home: (home.pack in self._quarantined, home.pack, home.offset))
+        return found
+
+    def _read_any(self, record_id: BlockId, homes: list[Location]) -> bytes:
+        try:
+            return self._read_first(record_id, homes)
+        except (ObjectMissing, NotHere):
+            if not self._refresh():
+                raise
+        return self._read_first(record_id, self._homes([record_id]).get(record_id, []))
+
+    def _refresh(self) -> bool:
+        with self._refreshing:
+            if self._refreshed:
+                return False
+            self._refreshed = True
+            self._index.rebuild()
+            return True
+
+    def _read_first(self, record_id: BlockId, homes: list[Location]) -> bytes:
+        problem: RepositoryError = ObjectMissing(name=f"record {record_id.hex()[:16]}")
+        for home in homes:
+            try:
+                return read_home(self._store, record_id, home)
+            except (ObjectMissing, ObjectDamaged, FormatUnsupported, RepositoryIoError) as error:
+                problem = error
+        raise problem
+
+
+def read_home(store: ObjectStore, record_id: BlockId, home: Location) -> bytes:
+    """The record ``record_id`` from one home, CRCs checked. Raises :class:`NotHere`, :class:`ObjectDamaged`."""
+    record = store.read_range(pack_object(home.pack), home.offset, home.length)
+    try:
+        header = parse_header(record, home.pack, home.offset)
+    except ObjectDamaged as error:
+        raise NotHere(**error.fields) from error
+    if header.id != record_id or header.record_length != home.length:
+        raise NotHere(name=home.pack, offset_bytes=home.offset, reason="another record stands where one was expected")
+    check_record(record, home.pack, home.offset)
+    return record
+
+
+def quarantined_packs(store: ObjectStore) -> frozenset[str]:
+    """Names of packs with records known to be bad: read from only if nothing else has the record, never referred to."""
+    return frozenset(name.rpartition("/")[2] for name in store.names(QUARANTINE))
+
+
+def _place(homes: list[Location] | None) -> tuple[str, int]:
+    return (homes[0].pack, homes[0].offset) if homes else ("", 0)

@@ -1,0 +1,318 @@
+"""A repository opened: its facts, its points, its sessions. The write protocol's first and last steps stand here."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from holdfast_agent.errors import (
+    AlreadyExists,
+    FormatUnsupported,
+    Locked,
+    ObjectDamaged,
+    ObjectMissing,
+    PointNotFound,
+    RepositoryExists,
+    RepositoryNotFound,
+    SessionFenced,
+    SessionUnknown,
+    UsageError,
+)
+from holdfast_agent.model.ids import HOLE, BlockId, Sid, parse_sid
+from holdfast_agent.model.points import Point, PointEntry
+from holdfast_agent.sealing.keys import repository_id_bytes
+from holdfast_agent.sealing.roots import pack_set_digest, read_point, root_id
+from holdfast_agent.wire.specs import PackRef
+
+from . import layout
+from .configuration import Config, make_folders, read_config, store_config, store_slot
+from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encode_document, read_document
+from .index import LocalIndex
+from .readers import BlockReader
+from .store import FileStore, Lock, ObjectExists, ObjectStore, System
+
+
+class Outcome(enum.Enum):
+    """What became of a session: written once, for ever."""
+
+    COMMITTED = "committed"
+    FENCED = "fenced"
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """What :meth:`Repository.recover` cleared."""
+
+    fenced: tuple[Sid, ...]
+    leftovers: int
+
+
+class SessionLock:
+    """The lock of a write session; the session counts as alive while any process has ``fd`` open."""
+
+    def __init__(self, sid: Sid, lock: Lock) -> None:
+        self.sid = sid
+        self._lock = lock
+
+    @property
+    def fd(self) -> int:
+        """To be inherited by the session's target movers (``pass_fds``)."""
+        return self._lock.fd
+
+    def close(self) -> None:
+        """Close this process's copy. Idempotent; commit or abort first, or the session ends up FENCED."""
+        self._lock.close()
+
+
+def create_repository(path: Path, repository_id: str, key_slots: Mapping[str, bytes], system: System = os) -> None:
+    """Make a repository in ``path``, which must be absent or an empty directory; its parent must exist.
+
+    The configuration is written last: a directory in which this was cut off is no repository. Raises
+    :class:`RepositoryExists`, :class:`RepositoryDenied`, :class:`RepositoryNotFound` (no parent), and storage errors.
+    """
+    repository_id_bytes(repository_id)
+    make_folders(path)
+    store = FileStore(path, system)
+    for name, slot in key_slots.items():
+        store_slot(store, name, slot)
+    try:
+        store_config(store, Config(repository_id, time.time()))
+    except ObjectExists:
+        raise RepositoryExists(path=str(path)) from None
+
+
+class Repository:
+    """One opened repository. Thread-safe. Close it to close its local index."""
+
+    def __init__(self, store: ObjectStore, config: Config, index: LocalIndex) -> None:
+        self.store = store
+        self.index = index
+        self._config = config
+
+    @classmethod
+    def open(cls, path: Path, cache_dir: Path, system: System = os) -> Repository:
+        """Open the repository at ``path``; its local index lives below ``cache_dir``.
+
+        Raises :class:`RepositoryNotFound` (also for an unmounted or empty directory), :class:`FormatUnsupported`,
+        :class:`ObjectDamaged`.
+        """
+        store = FileStore(path, system)
+        try:
+            config = read_config(store)
+        except ObjectMissing:
+            raise RepositoryNotFound(path=str(path)) from None
+        return cls(store, config, LocalIndex(cache_dir / config.repository_id, config.repository_id, store))
+
+    def close(self) -> None:
+        self.index.close()
+
+    @property
+    def repository_id(self) -> str:
+        return self._config.repository_id
+
+    def space(self) -> tuple[int, int]:
+        """(total, free) bytes of the storage."""
+        return self.store.space()
+
+    def reader(self) -> BlockReader:
+        """A reader of records; one per restore or task, since it reads the index anew at most once."""
+        return BlockReader(self.store, self.index)
+
+    def key_slots(self) -> dict[str, bytes]:
+        """All key slots by name; damaged ones are left out, and verify names them."""
+        slots: dict[str, bytes] = {}
+        for name in self.store.names(layout.KEYS):
+            with contextlib.suppress(ObjectDamaged):
+                slots[name.rpartition("/")[2]] = read_document(self.store, name, DocumentType.KEY_SLOT)
+        return slots
+
+    def add_key_slot(self, name: str, slot: bytes) -> None:
+        """Add a wrapped master key. Raises :class:`AlreadyExists`: a slot's name is never used again."""
+        store_slot(self.store, name, slot)
+
+    # --- points ---------------------------------------------------------------------------------------------------
+
+    def points(self) -> list[PointEntry]:
+        """Committed points without a tombstone, ascending by sid. Damaged ones are left out; verify names them."""
+        entries: list[PointEntry] = []
+        for sid in self.point_sids():
+            with contextlib.suppress(ObjectDamaged, FormatUnsupported, PointNotFound):
+                entries.append(self.point(sid))
+        return entries
+
+    def point_sids(self) -> list[Sid]:
+        """Sids of all outcomes (FENCED ones too) without a tombstone, ascending; nothing is opened."""
+        hidden = {name.rpartition("/")[2] for name in self.store.names(layout.TOMBSTONES)}
+        found = {name.rpartition("/")[2] for name in self.store.names(layout.POINTS)}
+        return [Sid(sid) for sid in sorted(found - hidden)]
+
+    def point(self, sid: Sid) -> PointEntry:
+        """One committed point. Its MAC is not checked here: that takes the key.
+
+        Raises :class:`PointNotFound` (also if fenced or tombstoned), :class:`ObjectDamaged`.
+        """
+        sid = parse_sid(sid)
+        entry = None if self._exists(f"{layout.TOMBSTONES}/{sid}") else self.committed(sid)
+        if entry is None:
+            raise PointNotFound(point=sid)
+        return entry
+
+    def committed(self, sid: Sid) -> PointEntry | None:
+        """What was committed under ``sid``, tombstoned or not; None if nothing was. Raises :class:`ObjectDamaged`."""
+        outcome = self._outcome(sid)
+        return None if outcome is None or outcome[0] is Outcome.FENCED else outcome[1]
+
+    # --- sessions -------------------------------------------------------------------------------------------------
+
+    def begin_session(self, sid: Sid) -> SessionLock:
+        """Step 1 of writing: the session's record, durable and locked. Choose the base point only after this.
+
+        Raises :class:`Locked` if the session is open already, :class:`SessionFenced` or :class:`AlreadyExists` if it
+        has an outcome, :class:`FormatUnsupported` if this version may not write here.
+        """
+        sid = parse_sid(sid)
+        if self._config.write_features:
+            raise FormatUnsupported(name="the repository", feature=", ".join(self._config.write_features))
+        self._refuse_outcome(sid)
+        name = layout.session_object(sid)
+        body = msgspec.json.encode(
+            {"sid": sid, "host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        )
+        try:
+            lock = self.store.create_locked(name, [encode_document(name, DocumentType.SESSION, body)])
+        except ObjectExists:
+            raise Locked(what=f"the backup session {sid}", holder="another writer") from None
+        try:
+            self._refuse_outcome(sid)
+        except BaseException:
+            self.store.remove(name)
+            lock.close()
+            raise
+        return SessionLock(sid, lock)
+
+    def commit(self, entry: PointEntry, packs: Sequence[PackRef]) -> None:
+        """Steps 7 to 9 of writing: every pack is there with its size, then the point, then the session is closed.
+
+        Idempotent for the same bytes. Raises :class:`SessionFenced`, :class:`SessionUnknown` (never begun, or aborted
+        long ago), :class:`ObjectMissing` or :class:`ObjectDamaged` if something that the point needs is not stored,
+        :class:`AlreadyExists` if another point was committed under this sid.
+        """
+        name = layout.point_object(parse_sid(entry.sid))
+        if self._settled(entry):
+            return
+        if not self._exists(layout.session_object(entry.sid)):
+            raise SessionUnknown(sid=entry.sid)
+        self._check_stored(read_point(entry), packs)
+        try:
+            self.store.create(name, [encode_document(name, DocumentType.POINT, entry.body, entry.mac)])
+        except ObjectExists:
+            if not self._settled(entry):
+                raise ObjectDamaged(name=name, offset_bytes=0, reason="it appeared and vanished") from None
+        self.store.remove(layout.session_object(entry.sid))
+
+    def abort(self, sid: Sid) -> Outcome:
+        """Give a session up: FENCED first, then its record is removed. Idempotent.
+
+        Returns what holds from now on: ``Outcome.COMMITTED`` if the point was committed before; it stays.
+        """
+        sid = parse_sid(sid)
+        outcome = self._fence(sid)
+        self.store.remove(layout.session_object(sid))
+        return outcome
+
+    def recover(self) -> Recovery:
+        """Clear what dead writers left: their uploads and session records, and give them the outcome FENCED.
+
+        Never touches a living session or upload. Called when the repository is opened by an agent; idempotent.
+        """
+        fenced: list[Sid] = []
+        for name in list(self.store.names(layout.SESSIONS)):
+            try:
+                lock = self.store.try_lock(name)
+            except ObjectMissing:
+                continue  # it ended meanwhile
+            if lock is None:
+                continue  # it lives
+            with contextlib.closing(lock):
+                sid = parse_sid(name.rpartition("/")[2])
+                if self._fence(sid) is Outcome.FENCED:
+                    fenced.append(sid)
+                self.store.remove(name)
+        return Recovery(tuple(fenced), self.store.remove_leftovers())
+
+    def _fence(self, sid: Sid) -> Outcome:
+        name = layout.point_object(sid)
+        body = msgspec.json.encode({"sid": sid, "fenced": time.time()})
+        try:
+            self.store.create(name, [encode_document(name, DocumentType.FENCED, body)])
+        except ObjectExists:
+            outcome = self._outcome(sid)
+            return outcome[0] if outcome else Outcome.FENCED
+        return Outcome.FENCED
+
+    def _settled(self, entry: PointEntry) -> bool:
+        """Whether exactly this point is committed; closes the session's record then. Raises if something else is."""
+        outcome = self._outcome(entry.sid)
+        if outcome is None:
+            return False
+        if outcome[0] is Outcome.FENCED:
+            raise SessionFenced(sid=entry.sid)
+        if outcome[1] != entry:
+            raise AlreadyExists(kind="restore point", name=entry.sid)
+        self.store.remove(layout.session_object(entry.sid))
+        return True
+
+    def _refuse_outcome(self, sid: Sid) -> None:
+        outcome = self._outcome(sid)
+        if outcome is not None:
+            if outcome[0] is Outcome.FENCED:
+                raise SessionFenced(sid=sid)
+            raise AlreadyExists(kind="restore point", name=sid)
+
+    def _outcome(self, sid: Sid) -> tuple[Outcome, PointEntry] | None:
+        name = layout.point_object(sid)
+        try:
+            data = self.store.read(name, MOST_DOCUMENT_BYTES)
+        except ObjectMissing:
+            return None
+        document_type, body, mac = decode_document(name, data)
+        if document_type is DocumentType.FENCED:
+            return Outcome.FENCED, PointEntry(sid, b"", b"")
+        if document_type is not DocumentType.POINT:
+            raise ObjectDamaged(name=name, offset_bytes=5, reason=f"it is a {document_type.name}, not an outcome")
+        return Outcome.COMMITTED, PointEntry(sid, body, mac)
+
+    def _check_stored(self, point: Point, packs: Sequence[PackRef]) -> None:
+        if point.repository_id != self.repository_id:
+            raise UsageError(reason=f"the point {point.sid} belongs to the repository {point.repository_id}")
+        if pack_set_digest(pack.name for pack in packs) != point.packs:
+            raise UsageError(reason=f"the packs given are not the pack set of the point {point.sid}")
+        for pack in packs:
+            if self.store.size(layout.pack_object(pack.name)) != pack.size_bytes:
+                raise ObjectDamaged(
+                    name=pack.name, offset_bytes=pack.size_bytes, reason="its size is not what was written"
+                )
+        self.index.update()
+        roots = {root_id(disk.root) for disk in point.disks} - {HOLE}
+        if point.config is not None:
+            roots.add(root_id(point.config))
+        found = self.index.find(roots)
+        for missing in roots - found.keys():
+            raise ObjectMissing(name=f"record {missing.hex()[:16]} of the point {point.sid}")
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self.store.size(name)
+        except ObjectMissing:
+            return False
+        return True
+
+    def read_blob(self, blob_id: BlockId) -> bytes:
+        """The record of a VM configuration, sealed as it is stored. Raises as :meth:`BlockReader.read_record`."""
+        return self.reader().read_record(blob_id)

@@ -1,0 +1,91 @@
+"""Index segments: what the packs of one mover hold, sorted by id, published after the packs themselves."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import msgspec
+from blake3 import blake3
+
+from holdfast_agent.errors import FormatUnsupported, ObjectDamaged
+from holdfast_agent.model.ids import Sid
+
+from .layout import PackName, parse_pack_name
+from .packs import DIGEST_BYTES, ENTRY_BYTES, Entry, PackContents, unpack_entries
+
+MOST_SEGMENT_BYTES = 1 << 30
+_MAGIC = b"HFIX"
+_VERSION = 1
+_HEADER = struct.Struct("<4sB3s16sIII")
+_PACK = struct.Struct("<16sIIc7sQ32s")
+_PLACE = struct.Struct("<I")
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A decoded segment."""
+
+    name: str
+    packs: tuple[PackContents, ...]
+
+
+def encode_segment(name: str, repository_id: bytes, packs: tuple[PackContents, ...]) -> bytes:
+    """The bytes of the segment ``name``: header, pack table, entries by ascending id, digest."""
+    rows = sorted((entry.pack(), place) for place, pack in enumerate(packs) for entry in pack.entries)
+    front = _HEADER.pack(_MAGIC, _VERSION, b"", repository_id, len(packs), len(rows), 0)[:-4]
+    parts = [front + zlib.crc32(front).to_bytes(4, "little")]
+    for pack in packs:
+        place = parse_pack_name(pack.name)
+        parts.append(
+            _PACK.pack(
+                bytes.fromhex(place.sid), place.mover, place.seq, place.pack_class.encode(), b"",
+                pack.size_bytes, pack.digest,
+            )
+        )  # fmt: skip
+    parts.extend(entry for entry, _ in rows)
+    parts.extend(_PLACE.pack(place) for _, place in rows)
+    data = b"".join(parts)
+    return data + _digest(name, data)
+
+
+def decode_segment(name: str, data: bytes, repository_id: bytes) -> Segment:
+    """Check and decode the segment ``name``. Raises :class:`ObjectDamaged` or :class:`FormatUnsupported`."""
+    if len(data) < _HEADER.size + DIGEST_BYTES:
+        raise ObjectDamaged(name=name, offset_bytes=len(data), reason="it is cut off")
+    magic, version, _, repository, pack_count, row_count, crc = _HEADER.unpack_from(data)
+    if magic != _MAGIC or zlib.crc32(data[: _HEADER.size - 4]) != crc:
+        raise ObjectDamaged(name=name, offset_bytes=0, reason="its header is damaged")
+    if version != _VERSION:
+        raise FormatUnsupported(name=name, feature=f"index segments of version {version}")
+    expected = _HEADER.size + pack_count * _PACK.size + row_count * (ENTRY_BYTES + _PLACE.size) + DIGEST_BYTES
+    if len(data) != expected or _digest(name, data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
+        raise ObjectDamaged(name=name, offset_bytes=0, reason="its digest does not match its name and content")
+    if repository != repository_id:
+        raise ObjectDamaged(name=name, offset_bytes=8, reason="it belongs to another repository")
+    view = memoryview(data)
+    table_end = _HEADER.size + pack_count * _PACK.size
+    rows_end = table_end + row_count * ENTRY_BYTES
+    entries = unpack_entries(view[table_end:rows_end], name)
+    places = [place for (place,) in _PLACE.iter_unpack(view[rows_end:-DIGEST_BYTES])]
+    return Segment(name, _packs_of(name, view[_HEADER.size : table_end], list(zip(places, entries, strict=True))))
+
+
+def _packs_of(name: str, table: memoryview, rows: list[tuple[int, Entry]]) -> tuple[PackContents, ...]:
+    found: list[tuple[str, int, bytes]] = []
+    for sid, mover, seq, pack_class, _, size, digest in _PACK.iter_unpack(table):
+        pack_name = str(PackName(Sid(sid.hex()), mover, pack_class.decode("latin-1"), seq))
+        parse_pack_name(pack_name)
+        found.append((pack_name, size, digest))
+    entries: list[list[Entry]] = [[] for _ in found]
+    for place, entry in rows:
+        if place >= len(found):
+            raise ObjectDamaged(name=name, offset_bytes=0, reason="an entry names a pack that is not in its table")
+        entries[place].append(entry)
+    return tuple(
+        PackContents(pack_name, size, digest, tuple(mine))
+        for (pack_name, size, digest), mine in zip(found, entries, strict=True)
+    )
+
+
+def _digest(name: str, data: bytes) -> bytes:
+    return blake3(name.encode() + b"\0").update(data).digest()

@@ -1,0 +1,286 @@
+"""Objects with names: the small interface under a repository, and its implementation on a file system.
+
+Invariants that everything above relies on: an object appears under its name whole and durable, or not at all; it
+never changes; a name is given once. An object store with conditional puts can implement the same interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from holdfast_agent.errors import (
+    ObjectMissing,
+    RepositoryDenied,
+    RepositoryError,
+    RepositoryFull,
+    RepositoryIoError,
+    RepositoryReadOnly,
+)
+
+from .layout import TMP
+
+Buffer = bytes | bytearray | memoryview
+_MOST_BUFFERS = 512  # IOV_MAX is 1024 on Linux
+_MOST_WRITE_BYTES = 8 << 20
+_ATTEMPTS = 5
+
+
+class ObjectExists(Exception):
+    """The name is taken. Internal to the repository: every caller decides what that means."""
+
+
+class Lock(Protocol):
+    """A held lock on an object; free again when every process that inherited ``fd`` is gone or closed it."""
+
+    @property
+    def fd(self) -> int: ...
+
+    def close(self) -> None:
+        """Give the lock up in this process. Idempotent."""
+
+
+class ObjectStore(Protocol):
+    """Write-once objects. Thread-safe; every method may raise :class:`RepositoryIoError`."""
+
+    def create(self, name: str, data: Sequence[Buffer]) -> None:
+        """Store the pieces of ``data`` under ``name``; when this returns they are durable.
+
+        Raises :class:`ObjectExists` if the name is taken, :class:`RepositoryFull`, :class:`RepositoryReadOnly`. After
+        an error the object is absent, or (only if making the name durable failed) whole but perhaps not durable.
+        """
+
+    def create_locked(self, name: str, data: Sequence[Buffer]) -> Lock:
+        """As :meth:`create`, with the object locked from the moment at which it can be seen."""
+
+    def try_lock(self, name: str) -> Lock | None:
+        """The lock on an object, or None if somebody else holds it. Raises :class:`ObjectMissing`."""
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        """The whole object. Raises :class:`ObjectMissing`, :class:`RepositoryIoError` for one above the limit."""
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """``[offset, offset + length)`` of an object, shorter only at its end. Raises :class:`ObjectMissing`."""
+
+    def size(self, name: str) -> int:
+        """Size in bytes. Raises :class:`ObjectMissing`."""
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Names of all objects below the folder ``prefix``, in no order.
+
+        A folder that cannot be read raises; it never looks empty.
+        """
+
+    def remove(self, name: str) -> None:
+        """Remove an object; one that is not there is fine. Only session records are ever removed by writers."""
+
+    def remove_leftovers(self) -> int:
+        """Remove uploads that a dead writer began; how many. Never touches those of a living one."""
+
+    def space(self) -> tuple[int, int]:
+        """(total, free) bytes; free is what this process may use."""
+
+
+class System(Protocol):
+    """The calls of :mod:`os` that change a repository, so that tests can make each of them fail or be the last."""
+
+    def open(self, path: str, flags: int, mode: int = 0o777) -> int: ...
+    def close(self, fd: int) -> None: ...
+    def writev(self, fd: int, buffers: Sequence[Buffer], /) -> int: ...
+    def fsync(self, fd: int) -> None: ...
+    def link(self, src: str, dst: str) -> None: ...
+    def unlink(self, path: str) -> None: ...
+
+
+class FileLock:
+    """An flock; inherited by child processes with its descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    @property
+    def fd(self) -> int:
+        if self._fd is None:
+            raise ValueError("the lock was given up")
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class FileStore:
+    """Objects as files below ``root``. Files are 0600, directories 0700; folders are made at creation, never later.
+
+    An object is written to tmp/ under an flock, synced, linked to its name (which fails if the name exists), and
+    the folder is synced. A failed write or fsync drops the file: it is never synced or used again.
+    """
+
+    def __init__(self, root: Path, system: System = os) -> None:
+        self._root = root
+        self._system = system
+
+    def create(self, name: str, data: Sequence[Buffer]) -> None:
+        self.create_locked(name, data).close()
+
+    def create_locked(self, name: str, data: Sequence[Buffer]) -> Lock:
+        with self._translated("writing", name):
+            temporary, fd = self._open_temporary()
+            try:
+                self._write_all(fd, data)
+                self._system.fsync(fd)
+                try:
+                    self._system.link(temporary, self._path(name))
+                except FileExistsError:
+                    raise ObjectExists(name) from None
+                self._sync_folder(name)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._system.unlink(temporary)
+                self._system.close(fd)
+                raise
+            with contextlib.suppress(OSError):  # the object is stored: what stays in tmp/ is cleared by recovery
+                self._system.unlink(temporary)
+            return FileLock(fd)
+
+    def try_lock(self, name: str) -> Lock | None:
+        with self._translated("locking", name):
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+            if _flock(fd):
+                return FileLock(fd)
+            os.close(fd)
+            return None
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        data = self.read_range(name, 0, limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise RepositoryIoError(operation="reading", name=name, reason=f"it is larger than {limit_bytes} bytes")
+        return data
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        with self._translated("reading", name):
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # pread allocates what it is asked for, and a length may come from a damaged object.
+                length = max(0, min(length, os.fstat(fd).st_size - offset))
+                data = os.pread(fd, length, offset)
+                while len(data) < length:
+                    more = os.pread(fd, length - len(data), offset + len(data))
+                    if not more:
+                        break
+                    data += more
+                return data
+            finally:
+                os.close(fd)
+
+    def size(self, name: str) -> int:
+        with self._translated("reading", name):
+            return Path(self._path(name)).stat().st_size
+
+    def names(self, prefix: str) -> Iterator[str]:
+        with self._translated("listing", prefix), os.scandir(self._path(prefix)) as found:
+            entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+        for name, folder in entries:
+            if folder:
+                yield from self.names(f"{prefix}/{name}")
+            else:
+                yield f"{prefix}/{name}"
+
+    def remove(self, name: str) -> None:
+        with self._translated("removing", name):
+            with contextlib.suppress(FileNotFoundError):
+                self._system.unlink(self._path(name))
+            self._sync_folder(name)
+
+    def remove_leftovers(self) -> int:
+        removed = 0
+        for name in self.names(TMP):
+            with contextlib.suppress(ObjectMissing):
+                lock = self.try_lock(name)
+                if lock is None:
+                    continue  # a living writer
+                with contextlib.closing(lock), self._translated("removing", name):
+                    self._system.unlink(self._path(name))
+                    removed += 1
+        return removed
+
+    def space(self) -> tuple[int, int]:
+        with self._translated("asking for the space of", "the repository"):
+            facts = os.statvfs(self._root)
+        return facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize
+
+    def _open_temporary(self) -> tuple[str, int]:
+        """A new locked file in tmp/. Recovery may take one between its creation and its lock: then another is made."""
+        for _ in range(_ATTEMPTS):
+            path = self._path(f"{TMP}/{secrets.token_hex(16)}")
+            fd = self._system.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            if _flock(fd) and os.fstat(fd).st_nlink:
+                return path, fd
+            self._system.close(fd)
+        raise OSError(errno.EBUSY, "new temporary files are taken away at once")
+
+    def _write_all(self, fd: int, data: Sequence[Buffer]) -> None:
+        """A few large writes; nothing is joined or copied."""
+        batch: list[Buffer] = []
+        batch_bytes = 0
+        for piece in data:
+            if batch and (len(batch) == _MOST_BUFFERS or batch_bytes + len(piece) > _MOST_WRITE_BYTES):
+                self._write_batch(fd, batch)
+                batch, batch_bytes = [], 0
+            batch.append(piece)
+            batch_bytes += len(piece)
+        self._write_batch(fd, batch)
+
+    def _write_batch(self, fd: int, batch: list[Buffer]) -> None:
+        left = [memoryview(piece) for piece in batch if len(piece)]
+        while left:
+            written = self._system.writev(fd, left)
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]
+
+    def _sync_folder(self, name: str) -> None:
+        fd = self._system.open(str(Path(self._path(name)).parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._system.fsync(fd)
+        finally:
+            self._system.close(fd)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _translated(self, operation: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._error(operation, name, error) from error
+
+    def _error(self, operation: str, name: str, error: OSError) -> RepositoryError:
+        reason = error.strerror or str(error)
+        reads = operation in ("reading", "listing", "locking")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return RepositoryFull(path=str(self._root))
+        if error.errno == errno.ENOENT and reads:
+            return ObjectMissing(name=name)
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if reads:
+                return RepositoryDenied(path=str(self._root), reason=f"{operation} {name}: {reason}")
+            return RepositoryReadOnly(path=str(self._root), reason=reason)
+        return RepositoryIoError(operation=operation, name=name, reason=reason)
+
+
+def _flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

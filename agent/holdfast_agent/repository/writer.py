@@ -1,0 +1,238 @@
+"""Writing records of one session: steps 2 to 6 of the write protocol, for one target mover.
+
+Records gather in memory; a full pack is hashed, written, synced and linked by one background thread while the next
+one fills, so that the disk's sync never holds the network back. At most two packs' records are in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from holdfast_agent.errors import FormatUnsupported, HoldfastError, ObjectMissing, RepositoryIoError, SessionUnknown
+from holdfast_agent.model.ids import HOLE, BlockId, Sid, parse_sid
+from holdfast_agent.sealing.keys import repository_id_bytes
+from holdfast_agent.sealing.records import (
+    HEADER_BYTES,
+    RecordKind,
+    check_payload,
+    open_plain_record,
+    parse_header,
+    plain_record,
+)
+from holdfast_agent.wire.specs import PackRef
+
+from .collector_log import packs_to_avoid
+from .layout import DATA_CLASS, META_CLASS, PACKS, PackName, segment_object, session_object
+from .packs import DATA_PACK_BYTES, META_PACK_BYTES, PackContents, PendingPack
+from .readers import quarantined_packs
+from .repository import Repository
+from .segments import encode_segment
+from .store import Buffer, ObjectExists
+
+_PACKS_A_SEGMENT = 16  # about 1 GiB: what a killed mover has stored beyond its last segment is sent again
+
+
+class SessionWriter:
+    """Stores sealed records, tells which are missing, and publishes. One owner thread; close it on every path."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        sid: Sid,
+        mover: int,
+        *,
+        data_pack_bytes: int = DATA_PACK_BYTES,
+        meta_pack_bytes: int = META_PACK_BYTES,
+    ) -> None:
+        """Begin after ``Repository.begin_session(sid)``.
+
+        ``mover`` numbers the writers of one session, retries counted anew. Raises :class:`SessionUnknown` if the
+        session is not open, and storage errors: a collector's log that cannot be read whole stops a writer.
+        """
+        self._store = repository.store
+        self._index = repository.index
+        self._repository_id = repository_id_bytes(repository.repository_id)
+        self._sid = parse_sid(sid)
+        self._mover = mover
+        self._limits = {DATA_CLASS: data_pack_bytes, META_CLASS: meta_pack_bytes}
+        try:
+            self._store.size(session_object(sid))
+        except ObjectMissing:
+            raise SessionUnknown(sid=sid) from None
+        self._shunned = self._find_shunned()
+        self._open = {pack_class: PendingPack(pack_class) for pack_class in self._limits}
+        self._own: set[BlockId] = set()
+        self._unpublished: list[PackContents] = []
+        self._published: list[PackRef] = []
+        self._seq = itertools.count(1)
+        self._segment_number = itertools.count(1)
+        self._closer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pack-closer")
+        self._closing: Future[PackContents] | None = None
+        self._failure: HoldfastError | None = None
+
+    def __enter__(self) -> SessionWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def shuns(self) -> bool:
+        """Whether any pack that the index knows must not be referred to, so that inherited ids need a look-up each."""
+        return bool(self._shunned)
+
+    def missing(self, ids: Sequence[BlockId]) -> list[bool]:
+        """For each id whether it must be stored anew; False for holes and for what this writer holds already.
+
+        Homes in packs that a collector condemned, in quarantine or lost do not count.
+        """
+        unknown = [wanted for wanted in ids if wanted not in self._own and wanted != HOLE]
+        found = self._index.find(unknown)
+        stored = {wanted for wanted, homes in found.items() if any(home.pack not in self._shunned for home in homes)}
+        return [wanted not in stored and wanted not in self._own and wanted != HOLE for wanted in ids]
+
+    def append(self, *pieces: Buffer) -> bool:
+        """Store one sealed record: whole, or as header and payload. Checks its CRCs; False if this writer has it.
+
+        The pieces are kept, not copied, until their pack is durable: the caller must not reuse them. Raises
+        :class:`ObjectDamaged`, :class:`FormatUnsupported`, and the error of a pack that could not be written twice,
+        after which every call raises it.
+        """
+        if len(pieces) == 1:
+            whole = memoryview(pieces[0])
+            pieces = (whole[:HEADER_BYTES], whole[HEADER_BYTES:])
+        header = parse_header(pieces[0])
+        check_payload(header, pieces[1])
+        if header.kind == RecordKind.NODE:
+            open_plain_record(b"".join(pieces), header.id)
+        elif header.kind not in (RecordKind.DATA, RecordKind.BLOB):
+            raise FormatUnsupported(name=f"record {header.id.hex()[:16]}", feature=f"the record kind {header.kind}")
+        if header.id in self._own:
+            return False
+        pack_class = DATA_CLASS if header.kind == RecordKind.DATA else META_CLASS
+        pending = self._open[pack_class]
+        if len(pending) and pending.size_bytes + header.record_length > self._limits[pack_class]:
+            self._roll(pack_class)
+            pending = self._open[pack_class]
+        pending.add(header, pieces)
+        self._own.add(header.id)
+        return True
+
+    def append_node(self, node_id: BlockId, data: bytes) -> bool:
+        """Store a tree node unless it is stored already; whether it was stored. Used by ``TreeBuilder``."""
+        if not self.missing([node_id])[0]:
+            return False
+        return self.append(*plain_record(RecordKind.NODE, data, node_id))
+
+    def publish(self) -> list[PackRef]:
+        """Make everything appended durable and known; all packs of this writer so far. May be called again.
+
+        The packs are synced and linked, then a segment is, and only then rows appear in the local index.
+        """
+        for pack_class in self._open:
+            self._roll(pack_class)
+        self._wait_for_closer()
+        self._publish_segment()
+        return list(self._published)
+
+    def close(self) -> None:
+        """Drop what was not published; waits for a pack that is being written. Idempotent."""
+        self._open.clear()
+        if self._closing is not None:
+            with contextlib.suppress(HoldfastError):
+                self._closing.result()
+            self._closing = None
+        self._closer.shutdown()
+
+    abort = close
+
+    def _find_shunned(self) -> frozenset[str]:
+        avoided = packs_to_avoid(self._store) | quarantined_packs(self._store)
+        self._index.update()
+        present = (name.rpartition("/")[2] for name in self._store.names(PACKS))
+        return frozenset(self._index.known_packs(avoided) | self._index.absent_packs(present))
+
+    def _roll(self, pack_class: str) -> None:
+        """Hand the open pack to the closer and begin a new one."""
+        self._wait_for_closer()
+        pending = self._open[pack_class]
+        if len(pending):
+            self._open[pack_class] = PendingPack(pack_class)
+            self._closing = self._closer.submit(self._write_pack, pending)
+
+    def _wait_for_closer(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closing is None:
+            return
+        try:
+            contents = self._closing.result()
+        except HoldfastError as error:
+            self._failure = error
+            raise
+        finally:
+            self._closing = None
+        self._unpublished.append(contents)
+        if len(self._unpublished) >= _PACKS_A_SEGMENT:
+            self._publish_segment()
+
+    def _write_pack(self, pending: PendingPack) -> PackContents:
+        """Runs in the closer thread. After an error of the storage once more, to a new file under a new name."""
+        failed = False
+        while True:
+            name = PackName(self._sid, self._mover, pending.pack_class, next(self._seq))
+            try:
+                return pending.write(self._store, name, self._repository_id, int(time.time()))
+            except ObjectExists:
+                continue  # a writer with this number was here before; names never recur
+            except RepositoryIoError:
+                if failed:
+                    raise
+                failed = True
+
+    def _publish_segment(self) -> None:
+        packs = tuple(self._unpublished)
+        if not packs:
+            return
+        name = self._create_segment(packs)
+        self._index.add(name, packs)
+        self._published += [PackRef(pack.name, pack.size_bytes) for pack in packs]
+        self._unpublished.clear()
+        for pack in packs:
+            self._own.difference_update(entry.id for entry in pack.entries)
+
+    def _create_segment(self, packs: tuple[PackContents, ...]) -> str:
+        failed = False
+        while True:
+            name = segment_object(self._sid, self._mover, next(self._segment_number))
+            try:
+                self._store.create(name, [encode_segment(name, self._repository_id, packs)])
+            except ObjectExists:
+                continue
+            except RepositoryIoError:
+                if failed:
+                    raise
+                failed = True
+            else:
+                return name
+
+
+def store_blob(repository: Repository, sid: Sid, mover: int, record: bytes) -> list[PackRef]:
+    """Store one sealed blob in a session and publish it; the packs it took, none if the blob was stored before.
+
+    ``mover``: a number of its own within the session. Raises as :class:`SessionWriter`.
+    """
+    header = parse_header(record)
+    if header.kind != RecordKind.BLOB:
+        raise FormatUnsupported(name="a blob", feature=f"the record kind {header.kind}")
+    with SessionWriter(repository, sid, mover) as writer:
+        if writer.missing([header.id])[0]:
+            writer.append(record)
+        return writer.publish()
