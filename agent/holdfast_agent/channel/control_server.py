@@ -59,12 +59,12 @@ class ControlServer:
             self._poller.register(source, zmq.POLLIN)
 
     def watch(self, fd: int, *, readable: bool = True, writable: bool = False) -> None:
-        """Let :meth:`poll` report this descriptor too; a second call changes what is waited for."""
+        """Let :meth:`poll` report this descriptor too; a second call changes what is waited for (nothing: no more)."""
         self._poller.register(fd, (zmq.POLLIN if readable else 0) | (zmq.POLLOUT if writable else 0))
 
     def unwatch(self, fd: int) -> None:
-        """To be called before the descriptor is closed."""
-        self._poller.unregister(fd)
+        """To be called before the descriptor is closed; harmless for one that is not watched."""
+        self._poller.register(fd, 0)
 
     def poll(self, timeout_s: float) -> tuple[list[Incoming], list[int]]:
         """Wait at most ``timeout_s``; returns messages in order of arrival, and watched descriptors that are ready.

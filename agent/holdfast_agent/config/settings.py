@@ -150,6 +150,11 @@ class AgentSettings(_Settings, frozen=True, kw_only=True):
         return Path(self.state_dir) / "endpoint"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by the running agent, so that there is one for each state directory."""
+        return Path(self.state_dir) / "lock"
+
+    @property
     def cache_dir(self) -> Path:
         """Host-local caches of repositories; may be deleted at any time while the agent is stopped."""
         return Path(self.state_dir) / "cache"

@@ -1,0 +1,114 @@
+"""What all handlers share: the settings, the channel, the leases and the threads for blocking work."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from holdfast_agent.channel.authentication import AuthorisedKeys
+from holdfast_agent.channel.control_server import ControlServer
+from holdfast_agent.config.settings import AgentSettings
+from holdfast_agent.errors import ConfigInvalid
+from holdfast_agent.model.disk_url import DiskScheme
+from holdfast_agent.wire.codec import PUSH_CORRELATION
+from holdfast_agent.wire.messages import Push
+from holdfast_agent.wire.movers import MoverHost
+
+from .leases import Lease, LeaseTable
+from .mover_process import MOVER_COMMAND, MoverProcess
+from .workers import BlockingWorkers
+
+_REPOSITORY_THREADS = 4
+_REPOSITORY_WAITING = 64
+_VERIFY_THREADS = 1  # it reads at the speed of the disks; two would only disturb each other
+_VERIFY_WAITING = 8
+
+
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """Owned by the loop's thread. ``mover_command`` is replaced in tests only, by another real program."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        server: ControlServer,
+        authorised: AuthorisedKeys,
+        mover_command: Sequence[str] = MOVER_COMMAND,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.server = server
+        self.clock = clock
+        self.host = _mover_host(settings)
+        self.leases = LeaseTable(clock)
+        self.mover_command = mover_command
+        self.repository_work = BlockingWorkers("repository work", _REPOSITORY_THREADS, _REPOSITORY_WAITING)
+        self.verify_work = BlockingWorkers("verification", _VERIFY_THREADS, _VERIFY_WAITING)
+        self.movers_by_fd: dict[int, MoverProcess] = {}
+        self.closing_leases = 0
+        self._authorised = authorised
+        self._admitted: Mapping[str, str] = MappingProxyType({})
+        self._qemu_nbd = shutil.which("qemu-nbd") is not None
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Optional programs found on this host at start."""
+        return ("qemu-nbd",) if self._qemu_nbd else ()
+
+    @property
+    def disk_schemes(self) -> tuple[DiskScheme, ...]:
+        """Kinds of disks that this host can open, none without the role proxy."""
+        if self.settings.proxy is None:
+            return ()
+        return tuple(scheme for scheme in DiskScheme if scheme is not DiskScheme.IMAGE or self._qemu_nbd)
+
+    def admits(self, key: str) -> bool:
+        """Is the manager's key authorised now? A list that became unreadable leaves the last good one in force here;
+        new connections are refused meanwhile."""
+        try:
+            self._admitted = self._authorised.current()
+        except (ConfigInvalid, OSError) as error:
+            _log.error("the list of authorised keys cannot be read: %s", error)
+        return key in self._admitted
+
+    def push(self, lease: Lease, message: Push) -> None:
+        """Tell the manager of a lease, if it is connected; otherwise it asks by ``ListMovers`` when it is back."""
+        if not lease.closed:
+            self.server.send(lease.connection, PUSH_CORRELATION, message)
+
+    def adopt(self, mover: MoverProcess) -> None:
+        """Have the loop tell the mover when its descriptors are ready, until it is gone."""
+        fds = mover.fds
+        self.movers_by_fd.update(dict.fromkeys(fds, mover))
+
+        def forget() -> None:
+            for fd in fds:
+                del self.movers_by_fd[fd]
+
+        mover.when_gone(forget)
+
+    def close(self) -> None:
+        """Wait for the threads; the server is closed by whoever made it."""
+        self.repository_work.close()
+        self.verify_work.close()
+
+
+def _mover_host(settings: AgentSettings) -> MoverHost:
+    """What the configuration says to movers; made once, for asking for the host's name may block."""
+    data = settings.data
+    return MoverHost(
+        agent=settings.agent_name,
+        disk_paths=settings.disk_paths,
+        repository_paths=settings.repository_paths,
+        listen_address=data.listen_address,
+        advertised_address=data.told_address,
+        port_range=data.port_range,
+        cache_dir=str(settings.cache_dir),
+        runtime_dir=str(settings.runtime_dir),
+        workers=settings.proxy.worker_count if settings.proxy else 1,
+    )

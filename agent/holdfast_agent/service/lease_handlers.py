@@ -1,0 +1,180 @@
+"""Handlers of lease and mover messages, and what happens when a lease ends."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from holdfast_agent.errors import Locked, MoverDied, NotFound, RoleMissing, from_record
+from holdfast_agent.wire import movers as pipe
+from holdfast_agent.wire.messages import (
+    BeginTransfer,
+    ChangeRules,
+    CloseLease,
+    Done,
+    ListMovers,
+    MoverChanged,
+    MoverList,
+    MoverStarted,
+    MoverState,
+    RenewLease,
+    StartMover,
+    StopMover,
+)
+from holdfast_agent.wire.specs import ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+
+from .agent import Agent
+from .calls import Call
+from .leases import Lease, check_name
+from .mover_process import MoverProcess
+from .repositories import abandon_session, allowed_repository
+from .sessions import session_of
+
+_MOVERS_PER_SLOT = 4  # a bound against a manager gone wild; fair use of the slots is the managers' scheduling
+_MOVERS_PER_LEASE = 4096
+
+_log = logging.getLogger(__name__)
+
+
+def renew_lease(agent: Agent, call: Call[RenewLease]) -> None:
+    agent.leases.renew(call.connection, call.request.lease, call.request.ttl_s)
+    call.reply(Done())
+
+
+def close_lease(agent: Agent, call: Call[CloseLease]) -> None:
+    lease = agent.leases.take(call.key, call.request.lease)
+    if lease is None:
+        call.reply(Done())
+    else:
+        end_lease(agent, lease, "its manager closed the lease", lambda: call.reply(Done()))
+
+
+def list_movers(agent: Agent, call: Call[ListMovers]) -> None:
+    call.reply(MoverList(movers=agent.leases.get(call.key, call.request.lease).states()))
+
+
+def start_mover(agent: Agent, call: Call[StartMover]) -> None:
+    request = call.request
+    lease = agent.leases.get(call.key, request.lease)
+    mover = lease.movers.get(request.mover)
+    if mover is None:
+        mover = _start(agent, lease, request)
+    mover.when_settled(lambda: _answer_start(call, mover))
+
+
+def begin_transfer(agent: Agent, call: Call[BeginTransfer]) -> None:
+    _mover(agent, call).begin(call.request.order)
+    call.reply(Done())
+
+
+def change_rules(agent: Agent, call: Call[ChangeRules]) -> None:
+    _mover(agent, call).change_rules(call.request.rules)
+    call.reply(Done())
+
+
+def stop_mover(agent: Agent, call: Call[StopMover]) -> None:
+    mover = agent.leases.get(call.key, call.request.lease).movers.get(call.request.mover)
+    if mover is None:
+        call.reply(Done())
+        return
+    mover.stop(call.request.reason[:200])
+    mover.when_gone(lambda: call.reply(Done()))
+
+
+def end_lease(agent: Agent, lease: Lease, reason: str, done: Callable[[], None] = lambda: None) -> None:
+    """Stop all that belongs to a lease which was taken from the table; then abort its sessions; then call ``done``.
+
+    The order matters: a session is fenced off only when no mover can write to it any more.
+    """
+    _log.info("lease %s ends: %s", lease.name, reason)
+    agent.closing_leases += 1
+    for event in lease.verifications.values():
+        event.set()
+
+    def ended() -> None:
+        agent.closing_leases -= 1
+        done()
+
+    def movers_gone() -> None:
+        sessions = list(lease.sessions.values())
+        lease.sessions.clear()
+        _after_all([functools.partial(abandon_session, agent, session) for session in sessions], ended)
+
+    for mover in lease.movers.values():
+        mover.stop(reason)
+    _after_all([mover.when_gone for mover in lease.movers.values()], movers_gone)
+
+
+def _after_all(waits: Iterable[Callable[[Callable[[], None]], None]], then: Callable[[], None]) -> None:
+    """Call ``then`` once each of ``waits`` has called what it was given; at once if there is none."""
+    left = 1
+
+    def one_less() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            then()
+
+    for wait in waits:
+        left += 1
+        wait(one_less)
+    one_less()
+
+
+def _mover(agent: Agent, call: Call[BeginTransfer] | Call[ChangeRules]) -> MoverProcess:
+    mover = agent.leases.get(call.key, call.request.lease).movers.get(call.request.mover)
+    if mover is None:
+        raise NotFound(kind="mover", name=call.request.mover[:128], advice="The task is started anew")
+    return mover
+
+
+def _start(agent: Agent, lease: Lease, request: StartMover) -> MoverProcess:
+    check_name("mover", request.mover)
+    check_name("task", request.spec.task_id)
+    _check_room(agent, lease)
+    setup = pipe.MoverSetup(host=_host(agent, lease, request.spec), spec=request.spec)
+
+    def changed(state: MoverState) -> None:
+        agent.push(lease, MoverChanged(lease=lease.name, state=state))
+
+    try:
+        mover = MoverProcess(request.mover, setup, agent.server, changed, agent.mover_command)
+    except OSError as error:
+        raise MoverDied(role="new", task=request.spec.task_id, reason=f"cannot start it: {error.strerror}") from error
+    lease.movers[request.mover] = mover
+    agent.adopt(mover)
+    _log.info("%s mover %s of task %s runs as pid %d", mover.role, mover.name, request.spec.task_id, mover.pid)
+    return mover
+
+
+def _check_room(agent: Agent, lease: Lease) -> None:
+    proxy, repository = agent.settings.proxy, agent.settings.repository
+    slots = (proxy.slot_count if proxy else 0) + (repository.slot_count if repository else 0)
+    if agent.leases.live_movers() >= slots * _MOVERS_PER_SLOT:
+        raise Locked(what=f"the agent {agent.settings.agent_name}", holder=f"{slots * _MOVERS_PER_SLOT} movers")
+    if len(lease.movers) >= _MOVERS_PER_LEASE:
+        raise Locked(what=f"lease {lease.name}", holder=f"{_MOVERS_PER_LEASE} movers")
+
+
+def _host(agent: Agent, lease: Lease, spec: SourceSpec | TargetSpec | ReaderSpec | WriterSpec) -> pipe.MoverHost:
+    settings = agent.settings
+    role = "proxy" if isinstance(spec, (SourceSpec, WriterSpec)) else "repository"
+    if role not in settings.roles:
+        raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
+    session_fd = None
+    if isinstance(spec, (TargetSpec, ReaderSpec)):
+        allowed_repository(settings, spec.repository)
+    if isinstance(spec, TargetSpec):
+        session_fd = session_of(lease, spec.repository, spec.sid).lock.fd
+    return msgspec.structs.replace(agent.host, session_fd=session_fd)
+
+
+def _answer_start(call: Call[StartMover], mover: MoverProcess) -> None:
+    error = mover.state.error
+    if error is not None and not mover.endpoints:
+        call.fail(from_record(error))
+    else:
+        call.reply(MoverStarted(pid=mover.pid, endpoints=mover.endpoints))

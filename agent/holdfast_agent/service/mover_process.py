@@ -1,0 +1,268 @@
+"""One Data Mover process as its agent sees it: start, orders, reports, stop, and the end in every case."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from holdfast_agent.errors import ErrorRecord, HoldfastError, MalformedMessage, MoverDied, UsageError
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.wire import movers as pipe
+from holdfast_agent.wire.messages import MoverState
+from holdfast_agent.wire.specs import BackupOrder, ReaderSpec, RestoreOrder, SourceSpec, TargetSpec, WriterSpec
+
+from .frame_pipe import FrameReader, FrameWriter
+
+MOVER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.mover")
+"""-P: the working directory is no place to import from."""
+
+TERMINATE_AFTER_S: Final = 5.0
+KILL_AFTER_S: Final = 10.0
+"""A mover told to stop cleans up within milliseconds; one that hangs is sent SIGTERM, then its group is killed."""
+
+_REPORT_LIMIT_BYTES = 4 << 20  # the largest is a result with its pack list: 16,000 packs a TiB, 60 bytes each
+_KEEP_BUFFERS = {  # glibc gives 1 MiB buffers back to the kernel after each use; keeping them saves 20 to 35 %
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_TOP_PAD_": str(16 << 20),
+}
+_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})
+
+_reports = msgspec.msgpack.Decoder(
+    pipe.Listening | pipe.Connected | pipe.Progressed | pipe.Finished | pipe.Failed,
+)
+_encoder = msgspec.msgpack.Encoder()
+_log = logging.getLogger(__name__)
+
+_ROLE_NAMES = {SourceSpec: "source", TargetSpec: "target", ReaderSpec: "reader", WriterSpec: "writer"}
+
+
+class Watcher(Protocol):
+    """What a mover needs of the loop's poller."""
+
+    def watch(self, fd: int, *, readable: bool = True, writable: bool = False) -> None: ...
+
+    def unwatch(self, fd: int) -> None: ...
+
+
+def mover_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The agent's environment without what is for the daemon alone, and with malloc told to keep large buffers."""
+    return {name: value for name, value in environment.items() if name not in _NOT_INHERITED} | _KEEP_BUFFERS
+
+
+class MoverProcess:
+    """Used by the loop's thread only. ``on_change`` is called after each change of :attr:`state`.
+
+    The process leads a group of its own, so that its helpers (qemu-nbd) end with it. Whatever happens, :attr:`state`
+    ends at phase "done" or "failed", and the callbacks of :meth:`when_gone` run once the process is reaped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        setup: pipe.MoverSetup,
+        watcher: Watcher,
+        on_change: Callable[[MoverState], None],
+        command: Sequence[str] = MOVER_COMMAND,
+    ) -> None:
+        """Start the process; :class:`OSError` if that fails. The specification goes over the pipe, not into argv."""
+        self.name = name
+        self.role = _ROLE_NAMES[type(setup.spec)]
+        self.state = MoverState(mover=name, task_id=setup.spec.task_id, phase="starting")
+        self.endpoints: tuple[str, ...] = ()
+        self._watcher = watcher
+        self._on_change = on_change
+        self._when_settled: list[Callable[[], None]] = []
+        self._when_gone: list[Callable[[], None]] = []
+        self._deadlines: list[tuple[float, signal.Signals]] = []
+        self._ordered = False
+        self._broken: HoldfastError | None = None
+        session_fd = setup.host.session_fd
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            cwd="/",
+            env=mover_environment(os.environ),
+            pass_fds=() if session_fd is None else (session_fd,),
+            process_group=0,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - PIPE was asked for
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._exit_fd = os.pidfd_open(self._process.pid)
+        self._writer = FrameWriter(self._stdin.fileno())
+        self._reader = FrameReader(self._stdout.fileno(), f"mover {name}", _REPORT_LIMIT_BYTES)
+        self._fds = {self._stdin.fileno(), self._stdout.fileno(), self._exit_fd}
+        watcher.watch(self._stdout.fileno())
+        watcher.watch(self._exit_fd)
+        self._put(setup)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def fds(self) -> frozenset[int]:
+        """Descriptors whose readiness is to be told to :meth:`ready`; empty once the mover is gone."""
+        return frozenset(self._fds)
+
+    @property
+    def gone(self) -> bool:
+        """The process has ended and is reaped."""
+        return not self._fds
+
+    @property
+    def settled(self) -> bool:
+        """Known to listen (a mover that only connects: to run), or ended."""
+        return self.role in ("source", "writer") or self.state.phase != "starting"
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """Call once :attr:`settled`, at once if it is already."""
+        self._call_or_keep(self.settled, self._when_settled, callback)
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call once :attr:`gone`, at once if it is already."""
+        self._call_or_keep(self.gone, self._when_gone, callback)
+
+    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+        """Send the order. Raises :class:`UsageError` for a second one; an ended mover has told its result already."""
+        if self._ordered:
+            raise UsageError(reason=f"mover {self.name} has its order already")
+        self._ordered = True
+        if self.state.phase not in ("done", "failed"):
+            self._put(pipe.Begin(order=order))
+
+    def change_rules(self, rules: TransferRules) -> None:
+        """Send new rules; a mover that has ended needs none."""
+        self._put(pipe.NewRules(rules=rules))
+
+    def stop(self, reason: str) -> None:
+        """Ask the mover to end; :meth:`tick` insists if it does not. Idempotent."""
+        if not self.gone and not self._deadlines:
+            self._put(pipe.Stop(reason=reason))
+            self._expect_end()
+
+    def tick(self, now: float) -> None:
+        """Send the signals that are due; called about once a second."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, which = self._deadlines.pop(0)
+            _log.warning("mover %s (pid %d) does not end: %s", self.name, self.pid, which.name)
+            self._signal_group(which)
+
+    def ready(self, fd: int) -> None:
+        """One of :attr:`fds` is readable or writable."""
+        if self.gone:
+            return
+        if fd == self._stdin.fileno():
+            self._flush()
+        else:
+            self._read_reports()
+        if fd == self._exit_fd:
+            self._reap()
+
+    def _put(self, frame: pipe.ToMover) -> None:
+        if not self.gone:
+            self._writer.put(_encoder.encode(frame))
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        if self._writer.waiting:
+            self._watcher.watch(self._stdin.fileno(), readable=False, writable=True)
+        else:
+            self._watcher.watch(self._stdin.fileno(), readable=False)
+
+    def _read_reports(self) -> None:
+        if self._broken is not None:
+            return
+        try:
+            for frame in self._reader.frames():
+                self._take(_reports.decode(frame))
+            if self._reader.ended:
+                self._watcher.watch(self._stdout.fileno(), readable=False)
+        except (msgspec.DecodeError, HoldfastError) as error:
+            self._broken = (
+                error
+                if isinstance(error, HoldfastError)
+                else MalformedMessage(peer=f"mover {self.name}", reason=str(error))
+            )
+            self._watcher.watch(self._stdout.fileno(), readable=False)
+            self._signal_group(signal.SIGKILL)
+
+    def _take(self, report: pipe.FromMover) -> None:
+        match report:
+            case pipe.Listening(endpoints=endpoints):
+                self.endpoints = endpoints
+                self._change("listening")
+            case pipe.Connected():
+                self._change("connected")
+            case pipe.Progressed(counters=counters):
+                self._change("transferring", counters=counters)
+            case pipe.Finished(result=result, counters=counters):
+                self._change("done", result=result, counters=counters)
+                self._expect_end()
+            case pipe.Failed(error=error, counters=counters):
+                self._change("failed", error=error, counters=counters)
+                self._expect_end()
+
+    def _change(self, phase: str, **changes: object) -> None:
+        if self.state.phase in ("done", "failed"):
+            return  # the first end counts
+        self.state = msgspec.structs.replace(self.state, phase=phase, **changes)
+        self._on_change(self.state)
+        if self.settled:
+            self._call_all(self._when_settled)
+
+    def _expect_end(self) -> None:
+        if not self._deadlines:
+            now = time.monotonic()
+            self._deadlines = [(now + TERMINATE_AFTER_S, signal.SIGTERM), (now + KILL_AFTER_S, signal.SIGKILL)]
+
+    def _signal_group(self, which: signal.Signals) -> None:
+        try:
+            os.killpg(self._process.pid, which)
+        except ProcessLookupError:
+            return  # the group is empty: all have ended
+
+    def _reap(self) -> None:
+        # First the group, then the wait: the leader as a zombie keeps its number from being given to anyone else.
+        self._signal_group(signal.SIGKILL)
+        status = self._process.wait()
+        for fd in (self._stdout.fileno(), self._exit_fd, self._stdin.fileno()):
+            self._watcher.unwatch(fd)
+        self._fds.clear()
+        self._deadlines.clear()
+        self._stdin.close()
+        self._stdout.close()
+        os.close(self._exit_fd)
+        if self.state.phase not in ("done", "failed"):
+            self._change("failed", error=self._death(status))
+        self._call_all(self._when_gone)
+
+    def _death(self, status: int) -> ErrorRecord:
+        if self._broken is not None:
+            return self._broken.to_record()
+        reason = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+        return MoverDied(role=self.role, task=self.state.task_id, reason=reason).to_record()
+
+    @staticmethod
+    def _call_or_keep(now: bool, keep: list[Callable[[], None]], callback: Callable[[], None]) -> None:
+        if now:
+            callback()
+        else:
+            keep.append(callback)
+
+    @staticmethod
+    def _call_all(callbacks: list[Callable[[], None]]) -> None:
+        waiting, callbacks[:] = list(callbacks), []
+        for callback in waiting:
+            callback()

@@ -1,0 +1,43 @@
+"""Write sessions: each belongs to a lease and ends with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast_agent.errors import Locked, SessionUnknown
+from holdfast_agent.model.ids import Sid
+
+from .leases import Lease
+
+
+class HeldLock(Protocol):
+    """The lock of a session record; free when all processes that have the descriptor are gone."""
+
+    @property
+    def fd(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(eq=False)
+class WriteSession:
+    """An open session of a repository. ``lock`` is held by this process and by every target mover that inherited it.
+
+    ``ending``: a commit or an abort is under way, so that nothing else may begin.
+    """
+
+    repository: str
+    sid: Sid
+    lock: HeldLock
+    ending: bool = False
+
+
+def session_of(lease: Lease, repository: str, sid: Sid) -> WriteSession:
+    """The lease's open session. Raises :class:`SessionUnknown`, or :class:`Locked` while it is ending."""
+    session = lease.sessions.get((repository, sid))
+    if session is None:
+        raise SessionUnknown(sid=str(sid)[:64])
+    if session.ending:
+        raise Locked(what=f"session {sid}", holder="a commit or an abort that is under way")
+    return session

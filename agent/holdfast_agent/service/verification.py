@@ -1,0 +1,56 @@
+"""The handler of ``VerifyRepository``: a long check in its own thread, told by pushes, ended with its lease."""
+
+from __future__ import annotations
+
+import threading
+
+from holdfast_agent.errors import Cancelled, HoldfastError, UsageError
+from holdfast_agent.wire.messages import Done, VerifyEnded, VerifyProgress, VerifyRepository
+
+from .agent import Agent
+from .calls import Call
+from .leases import check_name
+from .repositories import allowed_repository, opened
+
+_MOST_FINDINGS = 10_000  # more than anybody reads, and they still fit one message
+
+
+def verify_repository(agent: Agent, call: Call[VerifyRepository]) -> None:
+    request = call.request
+    lease = agent.leases.get(call.key, request.lease)
+    check_name("verification", request.ticket)
+    allowed_repository(agent.settings, request.repository)
+    if request.level not in (0, 1):
+        raise UsageError(reason="an agent verifies at level 0 or 1; level 2 needs the key and runs on a proxy")
+    if request.ticket in lease.verifications:
+        call.reply(Done())  # asked twice
+        return
+    stop = threading.Event()
+
+    def progressed(checked_bytes: int, total_bytes: int) -> None:
+        if stop.is_set():
+            raise Cancelled(reason="the lease of the verification has ended")
+        push = VerifyProgress(ticket=request.ticket, checked_bytes=checked_bytes, total_bytes=total_bytes)
+        agent.verify_work.post(lambda: agent.push(lease, push))
+
+    def work() -> VerifyEnded:
+        from holdfast_agent.repository.verify import verify
+
+        with opened(agent.settings, request.repository) as repository:
+            report = verify(repository, request.level, request.points, progressed)
+        return VerifyEnded(
+            ticket=request.ticket,
+            findings=report.findings[:_MOST_FINDINGS],
+            objects_checked=report.objects_checked,
+            checked_bytes=report.checked_bytes,
+        )
+
+    def ended(outcome: VerifyEnded | HoldfastError) -> None:
+        lease.verifications.pop(request.ticket, None)
+        if isinstance(outcome, HoldfastError):
+            outcome = VerifyEnded(ticket=request.ticket, error=outcome.to_record())
+        agent.push(lease, outcome)
+
+    agent.verify_work.run(work, ended)
+    lease.verifications[request.ticket] = stop
+    call.reply(Done())
