@@ -192,7 +192,6 @@ slot_requests = Table(
     Column("needs", _Json, nullable=False),
     Column("awaited", _Json, nullable=False),
     Column("granted", _Json),
-    Column("reason", Text, nullable=False),
     Column("requested", Double, nullable=False),
     Column("expires", Double, nullable=False, index=True),
     Index("uq_slot_requests_session_task", "session", "task", unique=True),

@@ -193,7 +193,6 @@ def _points_and_ledgers() -> None:
         sa.Column("needs", _JSON, nullable=False),
         sa.Column("awaited", _JSON, nullable=False),
         sa.Column("granted", _JSON, nullable=True),
-        sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("requested", sa.Double(), nullable=False),
         sa.Column("expires", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(
