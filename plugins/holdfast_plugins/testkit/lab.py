@@ -1,0 +1,56 @@
+"""What a conformance suite must know about a hypervisor, from outside the driver under test."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from typing import Any
+
+from holdfast_plugins.api import HypervisorDriver, RestoreDisk, VmRef
+
+
+class HypervisorLab(ABC):
+    """One real hypervisor with one VM of at least two disks, made anew for each test. None of it may use the driver.
+
+    The class attributes are tolerances: what a hypervisor cannot do is said here, and those tests are skipped.
+    """
+
+    freezes = True
+    """A snapshot holds against writes that come after it."""
+    takes_several_snapshots = True
+    """A VM may have two snapshots at a time."""
+    restores = True
+    """VMs can be restored to this hypervisor."""
+
+    @property
+    @abstractmethod
+    def vm(self) -> VmRef:
+        """The VM."""
+
+    @abstractmethod
+    def driver(self) -> HypervisorDriver:
+        """A new driver for this hypervisor, not connected. The suite connects and closes it."""
+
+    def snapshot_options(self) -> Any:
+        """What ``SnapshotRequest.options`` holds."""
+        return None
+
+    @abstractmethod
+    def write(self, disk_id: str, offset: int, data: bytes) -> None:
+        """Write to a disk of the VM as its guest would; on return a later snapshot must contain it."""
+
+    @abstractmethod
+    def read(self, url: str) -> bytes:
+        """All bytes of the disk at a disk URL, as an agent reads them. The suite's disks are small."""
+
+    def write_restored(self, disk: RestoreDisk, data: bytes) -> None:
+        """Write a restored disk as an agent would, ``disk.create`` told."""
+        raise NotImplementedError("a lab that restores says how")
+
+    @abstractmethod
+    def traces(self) -> Hashable:
+        """All that exists on the hypervisor, in a form that compares equal when nothing was made or lost.
+
+        Snapshots, files, exports, half-restored VMs; also things that are not Holdfast's. Leave out what a driver
+        makes once and keeps for good, such as an empty directory for snapshots.
+        """

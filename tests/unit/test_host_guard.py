@@ -1,0 +1,125 @@
+"""What a session sees of a plugin that misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from holdfast_agent.errors import ChangeTrackingLost, PluginDefect, SnapshotFailed
+from holdfast_agent.model.geometry import Extent
+from holdfast_manager.host.guard import GuardedDriver, GuardedGuestProcessor, GuardedTracker
+from holdfast_plugins.api import DiskInfo, Snapshot, SnapshotDisk, SnapshotRequest, VmInfo, VmRef
+from holdfast_plugins.testkit import MemoryJournal
+
+VM = VmRef("1", "web")
+REQUEST = SnapshotRequest(VM, "tag", ("a", "b"))
+
+
+def snapshot(**disks: str) -> Snapshot:
+    urls = {name: ((url,) if url else ()) for name, url in disks.items()}
+    return Snapshot("s", VM, tuple(SnapshotDisk(name, name, 512, url) for name, url in urls.items()))
+
+
+class Odd:
+    """A plugin's object, any method of which does what the test says."""
+
+    def __init__(self, **answers: Any) -> None:
+        self._answers = answers
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def method(*_: Any, **__: Any) -> Any:
+            self.calls.append(name)
+            answer = self._answers.get(name)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        return method
+
+
+def test_an_unexpected_exception_becomes_a_defect_of_the_plugin() -> None:
+    driver = GuardedDriver("odd", Odd(list_vms=KeyError("name")))
+    with pytest.raises(PluginDefect, match=r"'odd' broke its contract in list_vms: KeyError: 'name'") as caught:
+        driver.list_vms()
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_error_on_purpose_passes_unchanged() -> None:
+    error = SnapshotFailed(vm="web", reason="busy")
+    with pytest.raises(SnapshotFailed) as caught:
+        GuardedDriver("odd", Odd(create_snapshot=error)).create_snapshot(REQUEST, MemoryJournal())
+    assert caught.value is error
+
+
+def test_close_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+    GuardedDriver("odd", Odd(close=RuntimeError("no"))).close()
+    GuardedGuestProcessor("odd", Odd(close=RuntimeError("no"))).close()
+    assert caplog.text.count("close of plugin odd raised") == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (snapshot(a="file:/a"), "other disks than asked for"),
+        (snapshot(a="file:/a", b=""), "disk b has no URL"),
+        (snapshot(a="file:/a", b="smb://b"), "not a disk URL"),
+        (snapshot(a="file:/a", b="file:b"), "must be absolute"),
+        (None, "AttributeError"),
+    ],
+)
+def test_a_wrong_snapshot_is_refused_and_removed(answer: Snapshot | None, reason: str) -> None:
+    plugin = Odd(create_snapshot=answer)
+    with pytest.raises(PluginDefect, match=reason):
+        GuardedDriver("odd", plugin).create_snapshot(REQUEST, MemoryJournal())
+    assert plugin.calls == ["create_snapshot", "remove_snapshot"]
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        (VmInfo(VM, (DiskInfo("a", "a", 1), DiskInfo("a", "b", 1))), "not unique"),
+        (VmInfo(VM, (DiskInfo("a", "a", -1),)), "negative"),
+        (VmInfo(VM, (), config=bytes(5 << 20)), "exceeds"),
+    ],
+)
+def test_wrong_facts_are_refused(info: VmInfo, reason: str) -> None:
+    with pytest.raises(PluginDefect, match=reason):
+        GuardedDriver("odd", Odd(vm_info=info)).vm_info(VM)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (RuntimeError("boom"), "RuntimeError: boom"),
+        (ChangeTrackingLost(reason="the bitmap is gone"), "the bitmap is gone"),
+        ([Extent(4096, 512), Extent(0, 512)], "do not ascend"),
+        ([Extent(0, -1)], "do not ascend"),
+    ],
+)
+def test_whatever_a_tracker_does_wrong_is_a_lost_change_id(answer: object, reason: str) -> None:
+    tracker = GuardedTracker("odd", Odd(changed=answer, allocated=answer))
+    with pytest.raises(ChangeTrackingLost, match=reason):
+        tracker.changed(snapshot(), "a", "1")
+    with pytest.raises(ChangeTrackingLost, match=reason):
+        tracker.allocated(snapshot(), "a")
+
+
+def test_a_tracker_may_say_that_it_cannot_tell() -> None:
+    assert GuardedTracker("odd", Odd()).allocated(snapshot(), "a") is None
+
+
+def test_a_handle_without_a_known_consistency_is_a_defect() -> None:
+    class Handle:
+        consistency = "perfect"
+
+        def thaw(self) -> None:
+            raise OSError("gone")
+
+    handle = GuardedGuestProcessor("odd", Odd(freeze=Handle())).freeze(VmInfo(VM, ()), 10)
+    with pytest.raises(PluginDefect, match="consistency"):
+        _ = handle.consistency
+    with pytest.raises(PluginDefect, match="in thaw: OSError"):
+        handle.thaw()
