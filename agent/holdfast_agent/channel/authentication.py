@@ -89,8 +89,8 @@ class KeyPair:
 class AuthorisedKeys:
     """The managers that an agent admits: a file with one line "KEY name" each, read anew whenever it changes.
 
-    Lines that begin with "# " are comments (a key may begin with "#", but holds no space). Reading is for one
-    thread; :meth:`add` and :meth:`remove` replace the file at once, so that a reader sees the old or the new one.
+    Lines that begin with "#" are comments; no key does, since its first five characters would exceed 32 bits. Reading
+    is for one thread; :meth:`add` and :meth:`remove` replace the file at once, so that a reader sees the old or the new one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,7 +138,7 @@ class AuthorisedKeys:
         with self._path.open(encoding="utf-8") as file:
             for number, line in enumerate(file.read(_MAX_FILE_BYTES).splitlines(), start=1):
                 text = line.strip()
-                if not text or text == "#" or text.startswith("# "):
+                if not text or text.startswith("#"):
                     continue
                 key, _, name = text.partition(" ")
                 try:

@@ -81,6 +81,7 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.CreateRepository: Route("repository", repositories.create_repository),
     m.OpenRepository: Route("repository", repositories.open_repository),
     m.ListPoints: Route("repository", repositories.list_points),
+    m.ReadPoint: Route("repository", repositories.read_point),
     m.BeginSession: Route("repository", repositories.begin_session),
     m.StoreBlob: Route("repository", repositories.store_blob),
     m.ReadBlob: Route("repository", repositories.read_blob),

@@ -31,7 +31,7 @@ from .calls import Call
 from .leases import Lease, check_name
 from .mover_process import MoverProcess
 from .repositories import abandon_session, allowed_repository
-from .sessions import session_of
+from .sessions import check_mover_number, session_of
 
 _MOVERS_PER_SLOT = 4  # a bound against a manager gone wild; fair use of the slots is the managers' scheduling
 _MOVERS_PER_LEASE = 4096
@@ -166,9 +166,10 @@ def _host(agent: Agent, lease: Lease, spec: SourceSpec | TargetSpec | ReaderSpec
         raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
     session_fd = None
     if isinstance(spec, (TargetSpec, ReaderSpec)):
-        allowed_repository(settings, spec.repository)
+        real = allowed_repository(settings, spec.repository)
     if isinstance(spec, TargetSpec):
-        session_fd = session_of(lease, spec.repository, spec.sid).lock.fd
+        check_mover_number(spec.mover)
+        session_fd = session_of(lease, str(real), spec.sid).lock.fd
     return msgspec.structs.replace(agent.host, session_fd=session_fd)
 
 

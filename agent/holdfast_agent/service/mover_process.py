@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -40,6 +41,7 @@ _reports = msgspec.msgpack.Decoder(
     pipe.Listening | pipe.Connected | pipe.Progressed | pipe.Finished | pipe.Failed,
 )
 _encoder = msgspec.msgpack.Encoder()
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger(__name__)
 
 _ROLE_NAMES = {SourceSpec: "source", TargetSpec: "target", ReaderSpec: "reader", WriterSpec: "writer"}
@@ -56,6 +58,18 @@ class Watcher(Protocol):
 def mover_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The agent's environment without what is for the daemon alone, and with malloc told to keep large buffers."""
     return {name: value for name, value in environment.items() if name not in _NOT_INHERITED} | _KEEP_BUFFERS
+
+
+def _end_with_parent(parent: int) -> Callable[[], None]:
+    """For the new process: be sent SIGTERM when the agent dies, even if the mover hangs and never sees its pipe end."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def before_exec() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before_exec
 
 
 class MoverProcess:
@@ -95,6 +109,7 @@ class MoverProcess:
             env=mover_environment(os.environ),
             pass_fds=() if session_fd is None else (session_fd,),
             process_group=0,
+            preexec_fn=_end_with_parent(os.getpid()),
         )
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - PIPE was asked for
         self._stdin, self._stdout = self._process.stdin, self._process.stdout

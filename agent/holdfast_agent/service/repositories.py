@@ -38,6 +38,7 @@ from holdfast_agent.wire.messages import (
     OpenRepository,
     PointList,
     ReadBlob,
+    ReadPoint,
     RebuildIndex,
     RepositoryFacts,
     StoreBlob,
@@ -45,7 +46,7 @@ from holdfast_agent.wire.messages import (
 
 from .agent import Agent
 from .calls import Call
-from .sessions import HeldLock, WriteSession, session_of
+from .sessions import HeldLock, WriteSession, check_mover_number, session_of
 
 if TYPE_CHECKING:
     from holdfast_agent.repository.repository import Repository
@@ -106,6 +107,14 @@ def list_points(agent: Agent, call: Call[ListPoints]) -> None:
     agent.repository_work.run(work, call.settle)
 
 
+def read_point(agent: Agent, call: Call[ReadPoint]) -> None:
+    def work() -> PointList:
+        with opened(agent.settings, call.request.repository) as repository:
+            return PointList(points=(repository.point(call.request.sid),), more=False)
+
+    agent.repository_work.run(work, call.settle)
+
+
 def read_blob(agent: Agent, call: Call[ReadBlob]) -> None:
     def work() -> BlobRecord:
         try:
@@ -157,11 +166,14 @@ def store_blob(agent: Agent, call: Call[StoreBlob]) -> None:
     request = call.request
     if len(request.record) > _BLOB_BYTES:
         raise UsageError(reason=f"a blob has at most {_BLOB_BYTES} bytes")
+    check_mover_number(request.mover)
     _session(agent, call, request.repository, request.sid)
 
     def work() -> BlobStored:
+        from holdfast_agent.repository.writer import store_blob
+
         with opened(agent.settings, request.repository) as repository:
-            return BlobStored(packs=repository.store_blob(request.sid, request.mover, request.record))
+            return BlobStored(packs=tuple(store_blob(repository, request.sid, request.mover, request.record)))
 
     agent.repository_work.run(work, call.settle)
 

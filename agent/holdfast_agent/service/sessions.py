@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from holdfast_agent.errors import Locked, SessionUnknown
+from holdfast_agent.errors import Locked, SessionUnknown, UsageError
 from holdfast_agent.model.ids import Sid
 
 from .leases import Lease
+
+MOST_WRITERS = 1_000_000
 
 
 class HeldLock(Protocol):
@@ -31,6 +33,12 @@ class WriteSession:
     sid: Sid
     lock: HeldLock
     ending: bool = False
+
+
+def check_mover_number(number: int) -> None:
+    """Numbers of a session's writers become part of pack names. Raises :class:`UsageError`."""
+    if not 0 <= number < MOST_WRITERS:
+        raise UsageError(reason=f"the number of a writer is 0 to {MOST_WRITERS - 1}, not {number}")
 
 
 def session_of(lease: Lease, repository: str, sid: Sid) -> WriteSession:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 
-from holdfast_agent.errors import Cancelled, HoldfastError, UsageError
+from holdfast_agent.errors import HoldfastError, UsageError
 from holdfast_agent.wire.messages import Done, VerifyEnded, VerifyProgress, VerifyRepository
 
 from .agent import Agent
@@ -12,6 +13,7 @@ from .calls import Call
 from .leases import check_name
 from .repositories import allowed_repository, opened
 
+_PROGRESS_EVERY_S = 0.5
 _MOST_FINDINGS = 10_000  # more than anybody reads, and they still fit one message
 
 
@@ -27,9 +29,13 @@ def verify_repository(agent: Agent, call: Call[VerifyRepository]) -> None:
         return
     stop = threading.Event()
 
+    told_at = 0.0
+
     def progressed(checked_bytes: int, total_bytes: int) -> None:
-        if stop.is_set():
-            raise Cancelled(reason="the lease of the verification has ended")
+        nonlocal told_at
+        if time.monotonic() - told_at < _PROGRESS_EVERY_S:
+            return
+        told_at = time.monotonic()
         push = VerifyProgress(ticket=request.ticket, checked_bytes=checked_bytes, total_bytes=total_bytes)
         agent.verify_work.post(lambda: agent.push(lease, push))
 
@@ -37,7 +43,8 @@ def verify_repository(agent: Agent, call: Call[VerifyRepository]) -> None:
         from holdfast_agent.repository.verify import verify
 
         with opened(agent.settings, request.repository) as repository:
-            report = verify(repository, request.level, request.points, progressed)
+            points = [repository.point(sid) for sid in request.points] or None
+            report = verify(repository, request.level, points, on_progress=progressed, cancel=stop.is_set)
         return VerifyEnded(
             ticket=request.ticket,
             findings=report.findings[:_MOST_FINDINGS],

@@ -227,6 +227,13 @@ class ListPoints(Request, frozen=True, tag=True, kw_only=True):
     limit: int = 500
 
 
+class ReadPoint(Request, frozen=True, tag=True, kw_only=True):
+    """One committed point, as a :class:`PointList` of one; ``PointNotFound`` when it is not there (any more)."""
+
+    repository: str
+    sid: Sid
+
+
 class PointList(Reply, frozen=True, tag=True, kw_only=True):
     """``more``: ask again after the last id of this page."""
 
