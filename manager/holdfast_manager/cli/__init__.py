@@ -1,0 +1,1 @@
+"""The command `holdfast`: one file per group of commands; read :mod:`main` for how errors become exit codes."""

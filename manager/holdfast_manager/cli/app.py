@@ -1,0 +1,96 @@
+"""What all commands share: the options given to `holdfast` itself, and what is opened because of them, once."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import ExitStack
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from holdfast_manager.settings import ManagerSettings
+
+from .output import JsonOutput, Output, TextOutput
+
+if TYPE_CHECKING:
+    from holdfast_agent.channel.authentication import KeyPair
+    from holdfast_manager.catalog import Catalog
+    from holdfast_manager.host import PluginHost
+
+
+class OutputForm(StrEnum):
+    """``TEXT`` is for people and may change; ``JSON`` is for programs: fields are added, never renamed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class App:
+    """One per process. What costs time to load (database, plugins, keys) is loaded when a command first asks."""
+
+    def __init__(self) -> None:
+        self.config: Path | None = None
+        self.output = OutputForm.TEXT
+        self.quiet = False
+        self.verbosity = 0
+        self._exits = ExitStack()
+        self._log: logging.Handler | None = None
+
+    @property
+    def out(self) -> Output:
+        """Where results go."""
+        return JsonOutput(self.quiet) if self.output is OutputForm.JSON else TextOutput(self.quiet)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody sits there who can answer a question."""
+        return sys.stdin.isatty() and sys.stderr.isatty() and self.output is OutputForm.TEXT
+
+    @cached_property
+    def settings(self) -> ManagerSettings:
+        """Raises ``ConfigError``."""
+        return ManagerSettings.load(self.config)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Raises ``CatalogMissing`` before `holdfast init`, and the other errors of ``Catalog.open``."""
+        from holdfast_manager.catalog import Catalog
+
+        return self._exits.enter_context(Catalog.open(self.settings))
+
+    @cached_property
+    def host(self) -> PluginHost:
+        from holdfast_manager.host import PluginHost
+
+        plugins = self.settings.plugins
+        return PluginHost.load(plugins.disabled, plugins.load)
+
+    @cached_property
+    def keys(self) -> KeyPair:
+        """The manager's key pair. Raises ``ConfigError`` when `holdfast init` has not made it."""
+        from holdfast_agent.channel.authentication import KeyPair
+
+        return KeyPair.load(self.settings.identity_file)
+
+    def start_logging(self) -> None:
+        """Send logs to stderr at the level asked for; called again when a sub-command's options change it."""
+        levels = {0: logging.WARNING, 1: logging.INFO}
+        level = logging.ERROR if self.quiet else levels.get(self.verbosity, logging.DEBUG)
+        if self._log is None:
+            self._log = logging.StreamHandler(sys.stderr)
+            self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            logging.getLogger().addHandler(self._log)
+        logging.getLogger().setLevel(level)
+
+    def close(self) -> None:
+        """Called once, last."""
+        if self._log is not None:
+            logging.getLogger().removeHandler(self._log)
+        self._exits.close()
+
+
+pass_app = click.make_pass_decorator(App)

@@ -1,0 +1,148 @@
+"""Commands and groups as `holdfast` has them: common options everywhere, examples in each --help, lazy loading."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from holdfast_agent.errors import UsageError
+
+from .app import App, OutputForm
+
+
+def _app(context: click.Context) -> App:
+    app = context.find_object(App)
+    if app is None:
+        raise RuntimeError("commands run by cli.main.run, which gives them their App")
+    return app
+
+
+def _set_output(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        _app(context).output = OutputForm(value)
+
+
+def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        _app(context).quiet = True
+        _app(context).start_logging()
+
+
+def _set_verbose(context: click.Context, parameter: click.Parameter, value: int) -> None:
+    if value:
+        _app(context).verbosity += value
+        _app(context).start_logging()
+
+
+def _set_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        _app(context).config = value
+
+
+def common_options() -> list[click.Option]:
+    """Options that may stand before and after the sub-command. Fresh objects: click binds each to its command."""
+    forms = click.Choice([form.value for form in OutputForm])
+    return [
+        click.Option(
+            ["--output"], type=forms, callback=_set_output, expose_value=False, is_eager=True,
+            help="Text for people (the default), or one JSON document on stdout.",
+        ),
+        click.Option(
+            ["-q", "--quiet"], is_flag=True, callback=_set_quiet, expose_value=False, help="Results and errors only.",
+        ),
+        click.Option(
+            ["-v", "--verbose"], count=True, callback=_set_verbose, expose_value=False,
+            help="More on stderr; twice for the most.",
+        ),
+        click.Option(
+            ["--config"], type=click.Path(path_type=Path), callback=_set_config, expose_value=False, metavar="FILE",
+            help="The manager's configuration file.",
+        ),
+    ]  # fmt: skip
+
+
+class Command(click.Command):
+    """A command with ``examples`` (full command lines) at the end of its help."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.examples = tuple(examples)
+        self.params.extend(common_options())
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_examples(self.examples, formatter)
+
+
+class Group(click.Group):
+    """A group whose commands are :class:`Command`; a slip in a command's name gets the nearest one."""
+
+    command_class = Command
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.examples = tuple(examples)
+        self.params.extend(common_options())
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = arguments[0]
+        if self.get_command(context, name) is None and not name.startswith("-"):
+            known = self.list_commands(context)
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            raise click.UsageError(f"no command {name!r}; {hint}", context)
+        return super().resolve_command(context, arguments)
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_examples(self.examples, formatter)
+
+
+class LazyGroup(Group):
+    """The root: imports the file of a command when it is called, so that `holdfast --help` is there at once.
+
+    ``places`` maps each command to ("module:attribute", one line of help).
+    """
+
+    def __init__(self, *arguments: Any, places: dict[str, tuple[str, str]], **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._places = places
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self._places)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self._places:
+            return None
+        module, _, attribute = self._places[name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self._places.items()])
+
+
+def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """KEY=VALUE arguments as a mapping. Raises :class:`UsageError`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(reason=f"{option} takes KEY=VALUE, not {text!r}")
+        if key in found:
+            raise UsageError(reason=f"{option} gives {key!r} twice")
+        found[key] = value
+    return found
+
+
+def _write_examples(examples: Sequence[str], formatter: click.HelpFormatter) -> None:
+    if examples:
+        with formatter.section("Examples"):
+            for line in examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")

@@ -1,0 +1,75 @@
+"""How results leave: text for people or one JSON document on stdout; notes and errors on stderr."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from holdfast_agent.errors import ErrorRecord
+
+
+class Output(ABC):
+    """One command's results. ``quiet`` drops notes; results and errors are always told."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    @abstractmethod
+    def result(self, document: Any, text: Callable[[], str] | str) -> None:
+        """The command's one result: ``document`` is what JSON shows, ``text`` (or what makes it) what people read."""
+
+    @abstractmethod
+    def error(self, record: ErrorRecord) -> int:
+        """An error that ended the command; returns the exit code that it asks for."""
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Something that people may like to know, and that is no result."""
+
+    @abstractmethod
+    def warning(self, text: str) -> None:
+        """Something that people ought to know."""
+
+
+class TextOutput(Output):
+    def result(self, document: Any, text: Callable[[], str] | str) -> None:
+        click.echo(text if isinstance(text, str) else text())
+
+    def error(self, record: ErrorRecord) -> int:
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {record.message}", err=True)
+        if record.action:
+            click.echo(f"  {record.action}", err=True)
+        return record.exit_code
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warning(self, text: str) -> None:
+        click.echo(f"{click.style('Warning:', fg='yellow', bold=True)} {text}", err=True)
+
+
+class JsonOutput(Output):
+    def result(self, document: Any, text: Callable[[], str] | str) -> None:
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+    def error(self, record: ErrorRecord) -> int:
+        told = {
+            "code": record.code,
+            "message": record.message,
+            "action": record.action,
+            "retryable": record.retryable,
+            "exit_code": record.exit_code,
+        }
+        click.echo(msgspec.json.format(msgspec.json.encode({"error": told}), indent=2))
+        return record.exit_code
+
+    def note(self, text: str) -> None:
+        """Programs read results; notes would only be in the way."""
+
+    def warning(self, text: str) -> None:
+        click.echo(f"Warning: {text}", err=True)

@@ -1,0 +1,49 @@
+"""`holdfast` itself: its global options and where each command lives."""
+
+from __future__ import annotations
+
+import click
+
+import holdfast_agent
+
+from .app import App, pass_app
+from .commands import LazyGroup
+
+_HERE = "holdfast_manager.cli"
+_PLACES = {
+    "init": (f"{_HERE}.init:init", "Make the data directory, the configuration database and the manager's keys."),
+    "agent": (f"{_HERE}.agent:agent", "Agents: the hosts that move and keep data."),
+    "server": (f"{_HERE}.server:server", "Servers: the hypervisors whose VMs are backed up."),
+    "repository": (f"{_HERE}.repository:repository", "Repositories: where restore points are kept."),
+    "job": (f"{_HERE}.job:job", "Backup jobs: what is backed up, and where to."),
+    "session": (f"{_HERE}.session:session", "Sessions: what ran, what runs, and how it went."),
+    "point": (f"{_HERE}.point:point", "Restore points."),
+    "restore": (f"{_HERE}.restore:restore", "Restore a disk to a file, or a VM to a server."),
+    "plugin": (f"{_HERE}.plugin:plugin", "Plugins: what is loaded and what it provides."),
+    "config": (f"{_HERE}.config:config", "The manager's own configuration."),
+    "apply": (f"{_HERE}.apply:apply", "Bring the configuration to what a TOML file says."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    places=_PLACES,
+    examples=(
+        "holdfast init",
+        "holdfast agent add local backup1:8430 KEY",
+        "holdfast server add lab --plugin images --option path=/srv/images",
+        "holdfast repository add main --agent local --path /srv/backup/main --create",
+        "holdfast job create nightly --server lab --include '*' --repository main",
+        "holdfast job run nightly",
+        "holdfast restore vm --vm web --point latest --server lab --name web-restored",
+    ),
+)
+@click.version_option(holdfast_agent.__version__, prog_name="holdfast", message="%(prog)s %(version)s")
+@pass_app
+def root(app: App) -> None:
+    """Image-level backup of virtual machines.
+
+    Exit codes: 0 success, 1 failed, 2 wrong usage or configuration, 3 some VMs failed, 4 warnings (with --strict),
+    10 not found, 11 in use, 12 wrong key or passphrase, 13 denied, 14 verification found damage, 130 cancelled.
+    """
+    app.start_logging()

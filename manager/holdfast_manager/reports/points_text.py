@@ -1,0 +1,59 @@
+"""Restore points as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast_agent.model.points import Point
+from holdfast_agent.model.units import format_size
+from holdfast_manager.catalog.values import PointEntryRow
+
+from .table import facts, indented, table
+from .times import moment
+
+_SID_DIGITS = 12  # 48 bits: unique among any number of points that somebody could look through
+
+
+def points_text(rows: Sequence[PointEntryRow]) -> str:
+    """The table of `point list`, newest first."""
+    if not rows:
+        return "No restore points"
+    heads = ("point", "VM", "created", "size", "stored", "consistency", "state", "job", "repository")
+    cells = [
+        (
+            row.sid[:_SID_DIGITS],
+            row.vm_name,
+            moment(row.created),
+            format_size(row.size_bytes),
+            format_size(row.stored_bytes),
+            row.consistency,
+            row.state.value,
+            row.job or "-",
+            row.repository,
+        )
+        for row in rows
+    ]
+    return table(heads, cells, right=("size", "stored"))
+
+
+def point_text(row: PointEntryRow, point: Point | None) -> str:
+    """All about one point; ``point`` None: its repository could not be asked for the disks."""
+    pairs = [
+        ("VM", f"{row.vm_name} of server {row.server}" + (f" (id {row.vm_id})" if row.vm_id != row.vm_name else "")),
+        ("Created", moment(row.created)),
+        ("Job", (row.job or "-") + (f", session {row.session}" if row.session is not None else "")),
+        ("Repository", row.repository),
+        ("Size", f"{format_size(row.size_bytes)}, of which {format_size(row.stored_bytes)} were new and stored"),
+        ("Consistency", row.consistency),
+        ("State", row.state.value),
+    ]
+    text = f"Restore point {row.sid}\n{indented(facts(pairs))}"
+    if point is None:
+        return text
+    disks = [
+        (disk.name, disk.disk_id, format_size(disk.size_bytes), format_size(1 << disk.block_log2), disk.mode.value,
+         disk.reason)
+        for disk in point.disks
+    ]  # fmt: skip
+    heads = ("disk", "id", "size", "blocks", "mode", "reason")
+    return f"{text}\n\nDisks\n{indented(table(heads, disks, right=('size', 'blocks')))}"

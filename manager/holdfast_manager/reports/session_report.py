@@ -1,0 +1,171 @@
+"""One session as values: what `session show` prints and, as they stand, its JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from holdfast_agent.errors import ErrorRecord
+from holdfast_agent.model.stats import StageTimes, TransferCounters, bottleneck, load_line
+from holdfast_manager.catalog.values import (
+    EventEntry,
+    SessionEntry,
+    SessionKind,
+    SessionResult,
+    SessionState,
+    TaskEntry,
+)
+from holdfast_manager.sessions.steps import Step
+
+from .names import Names
+from .problems import Problem, problems
+from .steps import StepLine, step_lines
+
+
+class DiskLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One task. ``mode`` is None before the transfer began, and for restores and verifications."""
+
+    vm: str
+    disk: str
+    state: str
+    mode: str | None
+    reason: str
+    attempt: int
+    proxy: str
+    repository: str
+    queue_wait_s: float
+    counters: TransferCounters
+    error: ErrorRecord | None = None
+
+
+class PointLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A restore point that the session made."""
+
+    sid: str
+    vm: str
+    consistency: str
+
+
+class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """``rate_bytes_per_s``: bytes read in the time in which something was transferred. ``load`` is empty before.
+
+    ``what`` says in a few words what the session is for. ``process`` names who runs or ran it.
+    """
+
+    id: int
+    kind: SessionKind
+    job: str
+    what: str
+    state: SessionState
+    result: SessionResult
+    created: float
+    started: float | None
+    ended: float | None
+    process: str
+    stop_requested: bool
+    steps: list[StepLine]
+    disks: list[DiskLine]
+    points: list[PointLine]
+    total: TransferCounters
+    rate_bytes_per_s: float
+    load: str
+    bottleneck: str
+    problems: list[Problem]
+    error: ErrorRecord | None
+
+
+def session_report(session: SessionEntry, tasks: Sequence[TaskEntry], events: Sequence[EventEntry]) -> SessionReport:
+    """All that the catalogue knows of a session, running or ended. ``events``: its whole history, oldest first."""
+    names = Names()
+    for event in events:
+        names.learn_event(event)
+    names.learn_tasks(tasks)
+    steps = step_lines(events, tasks, names)
+    total = summed([task.counters for task in tasks])
+    transfer = next(line for line in steps if line.step is Step.TRANSFER)
+    measured_s = transfer.took_s or max((task.counters.elapsed_s for task in tasks), default=0.0)
+    busy = total.elapsed_s > 0
+    return SessionReport(
+        id=session.id,
+        kind=session.kind,
+        job=session.job,
+        what=what_for(session),
+        state=session.state,
+        result=session.result,
+        created=session.created,
+        started=session.started,
+        ended=session.ended,
+        process=str(session.process),
+        stop_requested=session.stop_requested,
+        steps=steps,
+        disks=[_disk(task) for task in tasks],
+        points=_points(events, names),
+        total=total,
+        rate_bytes_per_s=total.read_bytes / measured_s if measured_s > 0 else 0.0,
+        load=load_line(total.stages, total.elapsed_s) if busy else "",
+        bottleneck=bottleneck(total.stages) if busy else "",
+        problems=problems(session, tasks, events, names),
+        error=session.error,
+    )
+
+
+def what_for(session: SessionEntry) -> str:
+    """ "backup by job nightly", "restore of 3f2a1b0c to server lab as web2", "verification of main, level 1"."""
+    spec: dict[str, Any] = session.spec
+    match session.kind:
+        case SessionKind.BACKUP:
+            return f"backup by job {session.job}"
+        case SessionKind.VERIFY:
+            return f"verification of {spec.get('repository', '?')}, level {spec.get('level', '?')}"
+        case SessionKind.RESTORE:
+            point = str(spec.get("sid", "?"))[:8]
+            place = f"server {spec['server']} as {spec.get('name')}" if spec.get("server") else _files(spec)
+            return f"restore of {point} to {place}"
+
+
+def summed(counters: Sequence[TransferCounters]) -> TransferCounters:
+    """Field by field the sum; ``elapsed_s`` too, so that shares of it stay shares when tasks ran side by side."""
+    stages = StageTimes()
+    for each in counters:
+        stages = stages.merged(each.stages)
+    numbers = [field.name for field in msgspec.structs.fields(TransferCounters) if field.name != "stages"]
+    return TransferCounters(**{name: sum(getattr(each, name) for each in counters) for name in numbers}, stages=stages)
+
+
+def _files(spec: dict[str, Any]) -> str:
+    directory, files = str(spec.get("directory", "")), list(dict(spec.get("files") or {}).values())
+    return (
+        f"{directory}/{files[0]} on {spec.get('proxy')}" if len(files) == 1 else f"{directory} on {spec.get('proxy')}"
+    )
+
+
+def _disk(task: TaskEntry) -> DiskLine:
+    return DiskLine(
+        vm=task.vm_name,
+        disk=task.disk_name,
+        state=task.state,
+        mode=task.mode.value if task.mode else None,
+        reason=task.reason,
+        attempt=task.attempt,
+        proxy=task.proxy,
+        repository=task.repository,
+        queue_wait_s=task.queue_wait_s,
+        counters=task.counters,
+        error=task.error,
+    )
+
+
+def _points(events: Sequence[EventEntry], names: Names) -> list[PointLine]:
+    consistency: dict[str, str] = {}
+    points = []
+    for event in events:
+        vm = str(event.data.get("vm", ""))
+        if event.kind == "GuestQuiesced":
+            consistency[vm] = str(event.data.get("consistency", "crash"))
+        elif event.kind == "PointCommitted":
+            points.append(
+                PointLine(sid=str(event.data.get("sid")), vm=names.vm(vm), consistency=consistency.get(vm, "crash"))
+            )
+    return points

@@ -1,0 +1,121 @@
+"""The ten steps of one session: when each began, how long something was under way in it, and what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.model.units import format_size
+from holdfast_manager.catalog.values import EventEntry, TaskEntry
+from holdfast_manager.sessions.steps import Step
+
+from .names import Names
+from .sentences import counted, sentence
+
+Span = tuple[float, float]
+
+
+class StepLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One step. ``began``: Unix time, None for a step that the session did not reach (or does not have).
+
+    ``took_s``: the time in which at least one task or VM was in this step; steps of several tasks overlap, so these
+    times may add up to more than the session's. ``bytes``: what it moved over the wire. ``details``: for people.
+    """
+
+    number: int
+    step: Step
+    began: float | None = None
+    took_s: float = 0.0
+    bytes: int | None = None
+    details: tuple[str, ...] = ()
+
+
+def step_lines(events: Sequence[EventEntry], tasks: Iterable[TaskEntry], names: Names) -> list[StepLine]:
+    """All ten steps, in their order."""
+    spans: dict[Step, list[Span]] = {step: [] for step in Step}
+    details: dict[Step, list[tuple[str, str]]] = {step: [] for step in Step}
+    last: dict[str, float] = {}
+    counters = {(task.vm_id, task.disk_id): task.counters for task in tasks}
+    for event in events:
+        step = _step_of(event)
+        if step is None:
+            continue
+        subject = names.subject(event)
+        spans[step].append(_span(event, last.get(subject)))
+        last[subject] = event.time
+        details[step] += [(subject, text) for text in _texts(event, counters)]
+        rules = event.data.get("rules")
+        if event.kind == "MoversStarted" and rules:
+            spans[Step.RULES].append((event.time, event.time))
+            details[Step.RULES].append((subject, str(rules)))
+    moved = sum(each.transferred_bytes for each in counters.values())
+    return [
+        StepLine(
+            number=number,
+            step=step,
+            began=min((start for start, _ in spans[step]), default=None),
+            took_s=covered(spans[step]),
+            bytes=moved if step is Step.TRANSFER and spans[step] else None,
+            details=tuple(_together(details[step])),
+        )
+        for number, step in enumerate(Step, start=1)
+    ]
+
+
+def covered(spans: Iterable[Span]) -> float:
+    """Seconds in which at least one of ``spans`` holds."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def _span(event: EventEntry, previous: float | None) -> Span:
+    """From when the event's step was under way: its own measure, but not before what the same subject did last."""
+    took = event.data.get("took_s")
+    start = event.time - float(took) if isinstance(took, (int, float)) else event.time
+    return (start if previous is None else max(start, min(previous, event.time)), event.time)
+
+
+def _step_of(event: EventEntry) -> Step | None:
+    try:
+        return Step(event.data.get("at") or event.step or "")
+    except ValueError:
+        return None
+
+
+def _texts(event: EventEntry, counters: dict[tuple[str, str], TransferCounters]) -> list[str]:
+    text = sentence(event)
+    task: Any = event.data.get("task")
+    if event.kind == "TransferFinished" and isinstance(task, dict):
+        moved = counters.get((str(task.get("vm")), str(task.get("disk"))))
+        text = moved_text(moved) if moved is not None else text
+    return [text] if text else []
+
+
+def moved_text(counters: TransferCounters) -> str:
+    """ "read 512 MiB, transferred 12 MiB (x 2.1), stored 11.9 MiB"."""
+    ratio = counters.sent_bytes / counters.transferred_bytes if counters.transferred_bytes else 0.0
+    packed = f" (x {ratio:.1f})" if ratio else ""
+    return (
+        f"read {format_size(counters.read_bytes)}, transferred {format_size(counters.transferred_bytes)}{packed}, "
+        f"stored {format_size(counters.stored_bytes)}"
+    )
+
+
+def _together(details: list[tuple[str, str]]) -> list[str]:
+    """One line per text; many subjects of which the same is told share one."""
+    subjects: dict[str, list[str]] = {}
+    for subject, text in details:
+        subjects.setdefault(text, []).append(subject)
+    return [_line(text, list(dict.fromkeys(who for who in named if who))) for text, named in subjects.items()]
+
+
+def _line(text: str, who: list[str]) -> str:
+    if not who:
+        return text
+    return f"{', '.join(who) if len(who) <= 3 else counted(len(who), 'disk')}: {text}"
