@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -18,7 +18,8 @@ from .quantities import DURATION, with_numbers
 SYSTEM_CONFIG = Path("/etc/holdfast/manager.toml")
 SYSTEM_DATA = Path("/var/lib/holdfast")
 HIDDEN = "***"
-_SECRET_PARAMETERS = {"password", "passwd", "sslpassword", "passfile"}
+_USER_SECRET = re.compile(r"(://[^:/@?]*:).*@")
+_QUERY_SECRET = re.compile(r"([?&](?:password|passwd|sslpassword|passfile)=)[^&]*", re.IGNORECASE)
 
 
 class LogLevel(StrEnum):
@@ -110,9 +111,9 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def database_url(self) -> str:
-        """Where the catalogue is. May hold a password: show ``shown()`` instead."""
-        return self.database.url or f"sqlite:///{quote(str(self.home / 'catalog.db'))}"
+    def catalog_file(self) -> Path:
+        """The catalogue on SQLite; where it is kept unless ``database.url`` says otherwise."""
+        return self.home / "catalog.db"
 
     @property
     def sealing_key_file(self) -> Path:
@@ -133,26 +134,16 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
         """The effective configuration as a table for `holdfast config show`: defaults filled in, secrets left out."""
         table: dict[str, Any] = msgspec.to_builtins(self)
         table["data_dir"] = str(self.home)
-        table["database"] = {"url": without_secret(self.database_url)}
+        table["database"] = {"url": without_secret(self.database.url or f"sqlite:///{self.catalog_file}")}
         return table
 
 
 def without_secret(url: str) -> str:
-    """``url`` with every password in it replaced by stars: in the user part and in the query."""
-    parts = urlsplit(url)
-    place = parts.netloc
-    if "@" in place:
-        user, _, host = place.rpartition("@")
-        name, colon, _password = user.partition(":")
-        place = f"{name}{colon}{HIDDEN if colon else ''}@{host}"
-    query = parts.query
-    pairs = parse_qsl(query, keep_blank_values=True)
-    if any(key.lower() in _SECRET_PARAMETERS for key, _ in pairs):
-        shown = [(key, HIDDEN if key.lower() in _SECRET_PARAMETERS else value) for key, value in pairs]
-        query = urlencode(shown, safe="*/")
-    if place == parts.netloc and query == parts.query:
-        return url
-    return urlunsplit(parts._replace(netloc=place, query=query))
+    """``url`` with every password in it replaced by stars: in the user part and in the query.
+
+    Hides too much rather than too little: a password that was not percent-encoded may hold any character.
+    """
+    return _QUERY_SECRET.sub(rf"\1{HIDDEN}", _USER_SECRET.sub(rf"\1{HIDDEN}@", url))
 
 
 def _from_environment(name: str) -> Path | None:

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import URL, inspect, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
@@ -43,7 +43,7 @@ def test_migrating_again_changes_nothing(catalog: Catalog) -> None:
 
 
 def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'catalog.db'}")
+    database = Database(URL.create("sqlite", database=str(tmp_path / "catalog.db")))
     whole = schema._upgrade
 
     def cut(connection) -> None:
@@ -67,6 +67,12 @@ def test_open_brings_an_empty_file_up_to_date(manager_settings: ManagerSettings)
         assert catalog.jobs.list() == ()
 
 
+def test_any_path_will_do(tmp_path: Path) -> None:
+    settings = ManagerSettings(data_dir=str(tmp_path / "a b%20ü#@c:d?e&f"))
+    Catalog.create(settings).close()
+    assert {path.name for path in settings.home.iterdir()} == {"catalog.db", "catalog.key"}
+
+
 def test_open_without_init_says_what_to_do(manager_settings: ManagerSettings) -> None:
     with pytest.raises(CatalogMissing, match="holdfast init"):
         Catalog.open(manager_settings)
@@ -87,7 +93,7 @@ def test_a_newer_catalogue_is_refused(catalog: Catalog, manager_settings: Manage
 
 
 def test_a_shared_database_is_not_migrated_by_chance(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'catalog.db'}")
+    database = Database(URL.create("sqlite", database=str(tmp_path / "catalog.db")))
     with pytest.raises(CatalogOlder, match="db migrate"):
         schema.require_current(database)
     schema.migrate(database)

@@ -13,7 +13,7 @@ from holdfast_agent.errors import AlreadyExists
 
 from ..settings import ManagerSettings
 from .agents import Agents
-from .database import Database
+from .database import Database, url_of
 from .errors import CatalogMissing, CatalogUnavailable
 from .events import Events
 from .jobs import Jobs
@@ -53,7 +53,7 @@ class Catalog:
 
         May be repeated after a crash half-way. Raises ``AlreadyExists`` when there is a catalogue already.
         """
-        database = Database(settings.database_url)
+        database = Database(url_of(settings))
         try:
             with _as_unavailable(settings.home):
                 settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ class Catalog:
 
         Raises ``CatalogMissing``, ``CatalogNewer``, ``CatalogOlder`` (PostgreSQL) or ``CatalogUnavailable``.
         """
-        database = Database(settings.database_url)
+        database = Database(url_of(settings))
         try:
             if not database.is_sqlite:
                 require_current(database)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from holdfast_agent.errors import ConfigInvalid, Locked
 
+from ..settings import ManagerSettings
 from .errors import CatalogUnavailable
 
 _BUSY_S = 30.0  # writers hold the file for milliseconds; only a stopped process or a dying disk takes this long
@@ -26,8 +27,8 @@ class Database:
     begin with BEGIN IMMEDIATE: a transaction that reads first and writes later could otherwise fail in the middle.
     """
 
-    def __init__(self, url: str, foreign_keys: bool = True) -> None:
-        self.url = _parsed(url)
+    def __init__(self, url: URL, foreign_keys: bool = True) -> None:
+        self.url = url
         self.place = self.url.database or "" if self.is_sqlite else self.url.render_as_string(hide_password=True)
         options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}} if self.is_sqlite else {"pool_pre_ping": True}
         self._engine = create_engine(self.url, hide_parameters=True, **options)
@@ -76,7 +77,11 @@ class Database:
         self._engine.dispose()
 
 
-def _parsed(url: str) -> URL:
+def url_of(settings: ManagerSettings) -> URL:
+    """Where the settings say that the catalogue is. Raises :class:`ConfigInvalid`."""
+    url = settings.database.url
+    if not url:
+        return URL.create("sqlite", database=str(settings.catalog_file))
     try:
         parsed = make_url(url)
         parsed.get_dialect()

@@ -62,3 +62,12 @@ class SecretUnreadable(CatalogError):
     message = "the {what} of {kind} {name!r} cannot be unsealed: altered, or sealed under another key"
     action = "Restore the key file that belongs to this database, or give the secret again"
     exit_code = 12
+
+
+class SessionDied(CatalogError):
+    """Written into a session whose process is gone without having ended it."""
+
+    code = "session_died"
+    message = "the session process died ({process})"
+    action = "Run the job again: it clears what was left, and finds the blocks that were stored already"
+    retryable = True

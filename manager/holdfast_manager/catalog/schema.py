@@ -32,7 +32,7 @@ def migrate(database: Database) -> None:
         if _found(connection, database) == REVISION:
             return
     # Alembic rebuilds tables of SQLite by copy and drop, which must not cascade: no foreign keys on this connection
-    plain = Database(database.url.render_as_string(hide_password=False), foreign_keys=False)
+    plain = Database(database.url, foreign_keys=False)
     try:
         with plain.writing() as connection:
             if _found(connection, plain) != REVISION:

@@ -8,25 +8,16 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, select
 
-from holdfast_agent.errors import ErrorRecord, HoldfastError, Locked, NotFound
+from holdfast_agent.errors import ErrorRecord, Locked, NotFound
 
 from .database import Database
-from .errors import InUse
+from .errors import InUse, SessionDied
 from .processes import ProcessIdentity
 from .rows import columns_of, from_row, insert, require
 from .tables import jobs, obligations, sessions, slot_requests
 from .values import SessionEntry, SessionKind, SessionResult, SessionState
 
 _COLUMNS = columns_of(sessions, SessionEntry)
-
-
-class SessionDied(HoldfastError):
-    """Written into a session whose process is gone without having ended it."""
-
-    code = "session_died"
-    message = "the session process died ({process})"
-    action = "Run the job again: it clears what was left, and finds the blocks that were stored already"
-    retryable = True
 
 
 class Sessions:

@@ -1,0 +1,117 @@
+"""The ledger of slots in one process; several processes are in the integration tests."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from holdfast_agent.errors import NotFound, UsageError
+from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.values import SessionKind, SessionResult
+from holdfast_manager.scheduler.slots import SlotGrant, SlotLedger, SlotWait
+
+
+@pytest.fixture
+def ledger(stocked: Catalog, clock) -> SlotLedger:
+    """Of a catalogue where "a" and "b" take one proxy task each and "main" takes four."""
+    for name in ("a", "b"):
+        stocked.agents.update(msgspec.structs.replace(stocked.agents.get(name), proxy_slots=1, repository_slots=9))
+    return SlotLedger(stocked, clock)
+
+
+@pytest.fixture
+def one(stocked: Catalog) -> int:
+    return stocked.sessions.begin(SessionKind.RESTORE, {}).id
+
+
+@pytest.fixture
+def two(stocked: Catalog) -> int:
+    return stocked.sessions.begin(SessionKind.RESTORE, {}).id
+
+
+def test_tasks_get_slots_in_order_and_the_rest_learn_why_they_wait(
+    ledger: SlotLedger, one: int, two: int, clock
+) -> None:
+    for task in (1, 2, 3):
+        ledger.request(one, task, ("b", "a"), "main")
+    ledger.request(two, 1, ("a", "b"), "main")
+    state = ledger.poll(one)
+    assert state.grants == (SlotGrant(1, "b", "main"), SlotGrant(2, "a", "main"))
+    reason = "waiting for a slot on proxy b or proxy a, next in line"
+    assert state.waits == (SlotWait(3, reason, 0, clock.now),)
+    assert ledger.poll(one) == state  # idempotent
+    assert ledger.poll(two).waits[0].reason == "waiting for a slot on proxy a or proxy b, 1 ahead"
+    ledger.release(one, 1)
+    assert ledger.poll(two).grants == ()  # the slot went to the one who waited longer, though `two` asked first
+    assert SlotGrant(3, "b", "main") in ledger.poll(one).grants
+    ledger.release_all(one)
+    assert ledger.poll(two).grants == (SlotGrant(1, "a", "main"),)
+    assert ledger.poll(one) == msgspec.structs.replace(state, grants=(), waits=())
+
+
+def test_repository_and_host_limits_hold_too(ledger: SlotLedger, stocked: Catalog, one: int) -> None:
+    stocked.agents.update(msgspec.structs.replace(stocked.agents.get("b"), proxy_slots=9))
+    stocked.repositories.update(msgspec.structs.replace(stocked.repositories.get("main"), slots=1))
+    for task in (1, 2):
+        ledger.request(one, task, ("b",), "main")
+    assert [wait.reason for wait in ledger.poll(one).waits] == ["waiting for a slot on repository main, next in line"]
+    stocked.repositories.update(msgspec.structs.replace(stocked.repositories.get("main"), slots=5))
+    stocked.agents.update(msgspec.structs.replace(stocked.agents.get("a"), repository_slots=1))
+    assert [wait.reason for wait in ledger.poll(one).waits] == ["waiting for a slot on repository host a, next in line"]
+
+
+def test_a_disabled_proxy_takes_nothing_new_but_keeps_what_runs(ledger: SlotLedger, stocked: Catalog, one: int) -> None:
+    ledger.request(one, 1, ("b",), "main")
+    held = ledger.poll(one).grants
+    stocked.agents.update(msgspec.structs.replace(stocked.agents.get("b"), enabled=False))
+    ledger.request(one, 2, ("b",), "main")
+    state = ledger.poll(one)
+    assert state.grants == held
+    assert state.waits[0].reason == "no slot on proxy b: disabled or removed"
+
+
+def test_what_is_polled_or_renewed_does_not_lapse(ledger: SlotLedger, one: int, two: int, clock) -> None:
+    ledger.request(one, 1, ("b",), "main")
+    ledger.request(two, 1, ("b",), "main")
+    ledger.poll(one)
+    for _ in range(5):
+        clock.pass_time(40)
+        assert ledger.poll(two).grants == ()
+        assert ledger.renew(one) == (1,)
+    clock.pass_time(61)
+    assert ledger.poll(two).grants == (SlotGrant(1, "b", "main"),)
+    assert ledger.renew(one) == ()  # it learns that its slot is gone
+    assert ledger.poll(one) == msgspec.structs.replace(ledger.poll(one), grants=(), waits=())
+
+
+def test_a_longer_time_to_live_may_be_asked_for(ledger: SlotLedger, one: int, two: int, clock) -> None:
+    ledger.request(one, 1, ("b",), "main")
+    ledger.poll(one)
+    ledger.renew(one, 500.0)
+    clock.pass_time(499)
+    ledger.request(two, 1, ("b",), "main")
+    assert ledger.poll(two).grants == ()
+
+
+def test_a_second_request_of_a_task_replaces_the_first(ledger: SlotLedger, one: int) -> None:
+    ledger.request(one, 1, ("b",), "main")
+    ledger.poll(one)
+    ledger.request(one, 1, ("a",), "main")
+    assert ledger.poll(one).grants == (SlotGrant(1, "a", "main"),)
+
+
+def test_ending_a_session_frees_its_slots(ledger: SlotLedger, stocked: Catalog, one: int, two: int) -> None:
+    ledger.request(one, 1, ("b",), "main")
+    ledger.request(two, 1, ("b",), "main")
+    ledger.poll(one)
+    stocked.sessions.end(one, SessionResult.SUCCESS)
+    assert ledger.poll(two).grants == (SlotGrant(1, "b", "main"),)
+
+
+def test_a_request_that_can_never_be_served_is_refused(ledger: SlotLedger, one: int) -> None:
+    with pytest.raises(NotFound, match="repository"):
+        ledger.request(one, 1, ("a",), "mian")
+    with pytest.raises(UsageError, match="role proxy"):
+        ledger.request(one, 1, (), "main")
+    ledger.release(one, 1)
+    assert ledger.renew(one) == ()
