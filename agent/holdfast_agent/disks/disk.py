@@ -1,0 +1,56 @@
+"""What a disk is to a mover. Every backend passes ``tests/conformance/disk_suite.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+
+class DiskExtent(NamedTuple):
+    """``[start, start + length)`` in bytes; ``data`` is False only where the disk is known to read as zeros."""
+
+    start: int
+    length: int
+    data: bool
+
+
+class ReadableDisk(Protocol):
+    """An open disk. Closed exactly once by whoever opened it, after all reads have returned."""
+
+    url: str
+    size_bytes: int
+
+    def extents(self) -> Iterator[DiskExtent]:
+        """The allocation of the whole disk: contiguous, ascending, from 0 to ``size_bytes``, neighbours may be alike.
+
+        A backend that cannot tell says one extent of data. Called by one thread, beside reads in others. Costs by the
+        number of extents, not by the size. Raises :class:`DiskUnreadable`.
+        """
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``offset`` on. Thread-safe; blocks.
+
+        Asked only for ranges inside ``[0, size_bytes)``. Raises :class:`DiskShrunk` if the disk ends before the
+        range does, :class:`DiskUnreadable` (retryable) with the place if the storage reports an error.
+        """
+
+    def close(self) -> None:
+        """Release everything, processes included. Idempotent, never raises."""
+
+
+class WritableDisk(Protocol):
+    """A disk being restored. ``finish`` or ``abort`` is called exactly once; until ``finish`` no new disk is visible."""
+
+    url: str
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of ``data`` at ``offset``. Thread-safe; blocks. Raises :class:`DiskUnwritable`."""
+
+    def write_zeros(self, offset: int, length: int) -> None:
+        """Make this range read as zeros, as a hole where the storage can. Thread-safe. Raises :class:`DiskUnwritable`."""
+
+    def finish(self) -> None:
+        """Make everything durable and, for a new file, give it its name. Raises :class:`DiskUnwritable`, :class:`DiskExists`."""
+
+    def abort(self) -> None:
+        """Give up; a new file vanishes, an existing disk stays as far as it was written. Idempotent, never raises."""

@@ -1,0 +1,76 @@
+"""Raw image files and block devices, read in place."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+from holdfast_agent.errors import DiskShrunk, DiskUnreadable
+from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
+from holdfast_agent.wire.movers import MoverHost
+
+from .disk import DiskExtent
+from .places import check_kind, open_allowed
+
+
+class RawDisk:
+    """``file:`` and ``block:``. Reads with pread, so any number of threads read at once."""
+
+    def __init__(self, url: DiskUrl, host: MoverHost) -> None:
+        self.url = str(url)
+        self._fd = open_allowed(url.path, os.O_RDONLY, self.url, host)
+        try:
+            check_kind(self._fd, self.url, host, device=url.scheme is DiskScheme.BLOCK)
+            self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
+            os.set_blocking(self._fd, True)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def extents(self) -> Iterator[DiskExtent]:
+        """SEEK_DATA and SEEK_HOLE; one extent of data where the file system does not know them, or for a device."""
+        position = 0
+        while position < self.size_bytes:
+            data = self._seek(position, os.SEEK_DATA)
+            if data > position:
+                yield DiskExtent(position, data - position, data=False)
+            position = max(self._seek(data, os.SEEK_HOLE), data + 1) if data < self.size_bytes else data
+            if position > data:
+                yield DiskExtent(data, position - data, data=True)
+        self._check_size()  # else what was cut off meanwhile would have passed for a hole
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise DiskUnreadable(
+                    url=self.url, offset_bytes=offset, length_bytes=len(buffer), reason=os.strerror(error.errno or 0)
+                ) from error
+            if count == 0:
+                raise DiskShrunk(url=self.url, found_bytes=offset + done, expected_bytes=self.size_bytes)
+            done += count
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _check_size(self) -> None:
+        found = os.lseek(self._fd, 0, os.SEEK_END)
+        if found < self.size_bytes:
+            raise DiskShrunk(url=self.url, found_bytes=found, expected_bytes=self.size_bytes)
+
+    def _seek(self, position: int, whence: int) -> int:
+        try:
+            return min(os.lseek(self._fd, position, whence), self.size_bytes)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no more data; a disk that shrank is found by the reads
+                return self.size_bytes
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # not known here: all is data, no hole follows
+                return position if whence == os.SEEK_DATA else self.size_bytes
+            raise DiskUnreadable(
+                url=self.url, offset_bytes=position, length_bytes=0, reason=os.strerror(error.errno or 0)
+            ) from error
