@@ -128,3 +128,21 @@ class BlockNotVerified(RepositoryError):
     message = "a block compressed with {codec} does not decode to what it was"
     action = "The block was not stored and is tried again; if it keeps happening, test the memory of the proxy"
     retryable = True
+
+
+class TreesDiffer(RepositoryError):
+    """Source and target computed different roots for the same disk: the target did not store what was sent."""
+
+    code = "trees_differ"
+    message = "the repository's tree of {disk} differs from what the source read"
+    action = "The task is retried; if it happens again, check the memory and storage of the repository host"
+    retryable = True
+
+
+class VerificationFailed(RepositoryError):
+    """The outcome of a verification that found something wrong; each finding stands in its session's log."""
+
+    code = "verification_failed"
+    message = "the verification of {repository} found {findings} thing(s) wrong"
+    action = "`holdfast session show` names each, and the restore points that it touches"
+    exit_code = 14

@@ -18,6 +18,7 @@ class BackupMachine:
         self._policy = policy
         self._cancelled = False
         self._planned = False
+        self._unplanned = 0
         self._story = Story()
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -50,6 +51,7 @@ class BackupMachine:
 
     def _plan(self, event: VmsPlanned) -> list[Instruction]:
         self._planned = True
+        self._unplanned = len(event.unplanned)
         self.vms = {planned.vm: VmMachine(planned, self._policy) for planned in event.vms}
         begin = VmMachine.cancel if self._cancelled else VmMachine.start
         return [instruction for vm in self.vms.values() for instruction in begin(vm)]
@@ -67,6 +69,6 @@ class BackupMachine:
         done = [vm for vm in self.vms.values() if vm.state is VmState.DONE]
         if self._cancelled and len(done) < len(self.vms):
             return "cancelled"
-        if len(done) < len(self.vms):
+        if len(done) < len(self.vms) + self._unplanned:
             return "partial" if done else "failed"
         return "warning" if any(vm.warnings for vm in done) else "success"

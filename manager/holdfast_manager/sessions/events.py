@@ -59,9 +59,10 @@ class SessionStarted(Event, frozen=True, tag=True, kw_only=True):
 
 
 class VmsPlanned(Event, frozen=True, tag=True, kw_only=True):
-    """The job's VMs and their disks are known."""
+    """The job's VMs and their disks are known. ``unplanned``: names of those that cannot be backed up at all."""
 
     vms: tuple[PlannedVm, ...]
+    unplanned: tuple[str, ...] = ()
 
 
 class SessionFailed(Event, frozen=True, tag=True, kw_only=True):

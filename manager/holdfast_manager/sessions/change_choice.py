@@ -1,0 +1,88 @@
+"""Which change mode a disk gets, and why. Pure: the words are shown to people as they are made here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from holdfast_agent.errors import ChangeTrackingLost
+from holdfast_agent.model.change import ChangeDecision, ChangeMode
+from holdfast_agent.model.geometry import Geometry
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_manager.catalog.values import OnCbtLoss
+from holdfast_plugins.api import SnapshotDisk
+
+
+class Ground(msgspec.Struct, frozen=True):
+    """What is known when the mode of one disk is chosen.
+
+    ``tracked``: change tracking gave extents since the base point. ``lost``: it was asked and cannot tell, and why.
+    """
+
+    disk: SnapshotDisk
+    block_log2: int
+    base: Point | None
+    tracked: bool = False
+    lost: str = ""
+    policy: OnCbtLoss = OnCbtLoss.DIGEST
+
+
+def base_disk(base: Point | None, disk_id: str) -> DiskPoint | None:
+    """The same disk in the base point."""
+    return None if base is None else next((disk for disk in base.disks if disk.disk_id == disk_id), None)
+
+
+def comparable(base: Point | None, disk: SnapshotDisk, block_log2: int) -> DiskPoint | None:
+    """The base disk if its block ids can be compared with those of ``disk``: cut into blocks of the same size."""
+    before = base_disk(base, disk.disk_id)
+    return before if before is not None and before.block_log2 == block_log2 else None
+
+
+def trackable(base: Point | None, disk: SnapshotDisk, block_log2: int) -> str | None:
+    """The change id to ask a change tracker about, or None where its answer could not be used."""
+    before = comparable(base, disk, block_log2)
+    return before.change_id if before is not None and before.size_bytes == disk.size_bytes else None
+
+
+def choose_mode(ground: Ground) -> ChangeDecision:
+    """`cbt` → `allocation` (a first full) → `digest` → `full`, as the ground allows.
+
+    Raises :class:`ChangeTrackingLost` only where the job's policy is to fail.
+    """
+    before = base_disk(ground.base, ground.disk.disk_id)
+    if ground.base is None or before is None:
+        return _everything(ground, "first backup of this disk")
+    if before.block_log2 != ground.block_log2:
+        return _everything(ground, f"the block size changed from {_block(before.block_log2)}")
+    if ground.tracked:
+        return ChangeDecision(ChangeMode.CBT, f"changes tracked since the point of {_when(ground.base)}")
+    if ground.lost:
+        return _without_tracking(ground)
+    resized = f"; it had {before.size_bytes} bytes then" if before.size_bytes != ground.disk.size_bytes else ""
+    return ChangeDecision(ChangeMode.DIGEST, f"compared with the point of {_when(ground.base)}{resized}")
+
+
+def geometry_of(disk: SnapshotDisk, block_log2: int) -> Geometry:
+    return Geometry(disk.size_bytes, block_log2)
+
+
+def _without_tracking(ground: Ground) -> ChangeDecision:
+    if ground.policy is OnCbtLoss.FAIL:
+        raise ChangeTrackingLost(reason=f"change tracking of {ground.disk.name} is lost ({ground.lost})")
+    mode = ChangeMode.DIGEST if ground.policy is OnCbtLoss.DIGEST else ChangeMode.FULL
+    return ChangeDecision(mode, f"change tracking is lost ({ground.lost})")
+
+
+def _everything(ground: Ground, reason: str) -> ChangeDecision:
+    if ground.disk.allocation:
+        return ChangeDecision(ChangeMode.ALLOCATION, reason)
+    return ChangeDecision(ChangeMode.FULL, f"{reason}; its unused areas cannot be told")
+
+
+def _when(point: Point) -> str:
+    return datetime.fromtimestamp(point.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _block(log2: int) -> str:
+    return f"{(1 << log2) // 1024} KiB"

@@ -1,0 +1,147 @@
+"""The loop that makes a state machine act: takes events, asks the machine, carries out what it decides.
+
+One thread (the caller's) owns the machine. Instructions run in a bounded pool of workers; whatever happens comes back
+into one inbox. Nothing here knows what a backup is.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast_agent.errors import HoldfastError, InternalError
+
+from .events import CancelRequested, Event, RetryDue, SessionStarted, VmRetryDue
+from .instructions import EndSession, Instruction, PauseTask, PauseVm
+from .recorder import Recorder
+
+log = logging.getLogger(__name__)
+
+_WORKERS = 16
+"""Instructions at once. They wait for agents and hypervisors nearly all of their time; the data moves elsewhere."""
+
+
+class Machine(Protocol):
+    """A pure state machine of a session."""
+
+    def handle(self, event: Event) -> list[Instruction]: ...
+
+
+class Actions(Protocol):
+    """What a kind of session does for its instructions."""
+
+    def perform(self, instruction: Instruction) -> Event | None:
+        """Carry out ``instruction`` in a worker thread; the event that answers it, if any does at once."""
+        ...
+
+    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
+        """The event that tells the machine that ``instruction`` failed."""
+        ...
+
+    def tick(self) -> None:
+        """Called in the driver's thread about once a poll interval."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Told:
+    event: Event
+    took_s: float | None = None
+
+
+class Driver:
+    """Runs one session from SessionStarted to EndSession.
+
+    ``post`` and ``call_soon`` may be called from any thread, everything else belongs to the thread that calls ``run``.
+    """
+
+    def __init__(self, recorder: Recorder, stop_requested: Callable[[], str], poll_s: float) -> None:
+        self._recorder = recorder
+        self._stop_requested = stop_requested
+        self._poll_s = poll_s
+        self._inbox: queue.SimpleQueue[_Told | Callable[[], None]] = queue.SimpleQueue()
+        self._timers: list[tuple[float, int, Event]] = []
+        self._order = itertools.count()
+        self._result = ""
+        self._cancelled = False
+
+    def post(self, event: Event, took_s: float | None = None) -> None:
+        """Something happened."""
+        self._inbox.put(_Told(event, took_s))
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have ``function`` called in the driver's thread."""
+        self._inbox.put(function)
+
+    def run(self, machine: Machine, actions: Actions) -> str:
+        """Drive ``machine`` to its end. Returns the result: success, warning, partial, failed or cancelled."""
+        self.post(SessionStarted())
+        next_tick = time.monotonic()
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="step") as workers:
+            while not self._result:
+                self._take(machine, actions, workers, until=min([next_tick, *(due for due, _, _ in self._timers[:1])]))
+                now = time.monotonic()
+                while self._timers and self._timers[0][0] <= now:
+                    self.post(heapq.heappop(self._timers)[2])
+                if now >= next_tick:
+                    next_tick = now + self._poll_s
+                    self._look_around(actions)
+        return self._result
+
+    def _take(self, machine: Machine, actions: Actions, workers: ThreadPoolExecutor, until: float) -> None:
+        try:
+            item = self._inbox.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            self._recorder.flush()
+            return
+        if not isinstance(item, _Told):
+            item()
+            return
+        self._recorder.event(item.event, item.took_s)
+        for instruction in machine.handle(item.event):
+            self._carry_out(instruction, actions, workers)
+        if self._inbox.empty():
+            self._recorder.flush()
+
+    def _carry_out(self, instruction: Instruction, actions: Actions, workers: ThreadPoolExecutor) -> None:
+        match instruction:
+            case EndSession():
+                self._result = instruction.result
+            case PauseTask():
+                self._later(instruction.seconds, RetryDue(task=instruction.task))
+            case PauseVm():
+                self._later(instruction.seconds, VmRetryDue(vm=instruction.vm))
+            case _:
+                workers.submit(self._perform, instruction, actions)
+
+    def _perform(self, instruction: Instruction, actions: Actions) -> None:
+        began = time.monotonic()
+        try:
+            event = actions.perform(instruction)
+        except HoldfastError as error:
+            event = actions.failed(instruction, error)
+        except Exception as error:
+            log.exception("%s", type(instruction).__name__)
+            defect = InternalError(kind=type(error).__name__, where=type(instruction).__name__, reason=str(error))
+            event = actions.failed(instruction, defect)
+        if event is not None:
+            self.post(event, time.monotonic() - began)
+
+    def _later(self, seconds: float, event: Event) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), event))
+
+    def _look_around(self, actions: Actions) -> None:
+        actions.tick()
+        if not self._cancelled:
+            reason = self._stop_requested()
+            if reason:
+                self._cancelled = True
+                self.post(CancelRequested(reason=reason))
+        self._recorder.flush()

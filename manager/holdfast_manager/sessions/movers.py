@@ -1,0 +1,246 @@
+"""Pairs of movers: one listening on the repository, one connecting from the proxy. Backups and restores alike.
+
+The desk starts a pair, listens to what both agents tell of it, and turns that into the task's events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from holdfast_agent.errors import ConnectionLost, ErrorRecord, HoldfastError, MoverDied, TreesDiffer
+from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.wire.messages import (
+    BeginTransfer,
+    Done,
+    ListMovers,
+    MoverChanged,
+    MoverList,
+    MoverStarted,
+    MoverState,
+    StartMover,
+    StopMover,
+)
+from holdfast_agent.wire.specs import (
+    BackupOrder,
+    MoverResult,
+    ReaderSpec,
+    RestoreOrder,
+    SourceSpec,
+    TargetSpec,
+    WriterSpec,
+)
+
+from .agents import AgentPool
+from .events import Event, MoversConnected, TaskFailed, TaskKey, TransferFinished
+from .steps import Step
+
+Endpoints = tuple[str, ...]
+MakeListener = Callable[[str, bytes], TargetSpec | ReaderSpec]
+MakeConnector = Callable[[str, bytes, Endpoints], SourceSpec | WriterSpec]
+
+_CONNECTED = frozenset({"connected", "transferring", "done"})
+# When one mover fails, the other soon reports that its peer is gone. The first cause is worth a moment's wait.
+_SECONDARY = frozenset({"connection_lost", "cancelled", "unreachable", "record_rejected"})
+_CAUSE_WAIT_S = 3.0
+_STOP_TIMEOUT_S = 30.0
+_ADOPT_TRIES = 5
+_ADOPT_PAUSE_S = 2.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a finished pair achieved: the listener's and the connector's results and the merged counters."""
+
+    listener: MoverResult
+    connector: MoverResult
+    counters: TransferCounters
+
+
+@dataclass
+class _Pair:
+    task: TaskKey
+    repository: str
+    proxy: str
+    listener: str
+    connector: str
+    states: dict[str, MoverState] = field(default_factory=dict)
+    connected: bool = False
+    settled: bool = False
+    give_up_at: float | None = None
+
+    def movers(self) -> tuple[tuple[str, str], ...]:
+        return ((self.proxy, self.connector), (self.repository, self.listener))
+
+    def counters(self) -> TransferCounters:
+        """The connector counts what it reads and sends, the listener what it stores; each times its own stages."""
+        mine = self.states[self.connector].counters if self.connector in self.states else TransferCounters()
+        theirs = self.states[self.listener].counters if self.listener in self.states else TransferCounters()
+        return msgspec.structs.replace(
+            mine,
+            stored_bytes=max(mine.stored_bytes, theirs.stored_bytes),
+            stages=mine.stages.merged(theirs.stages),
+        )
+
+
+class MoverDesk:
+    """All pairs of one session. ``deliver`` and ``tick`` belong to the driver's thread; the rest to any thread."""
+
+    def __init__(
+        self,
+        pool: AgentPool,
+        post: Callable[[Event], None],
+        progress: Callable[[TaskKey, TransferCounters], None],
+    ) -> None:
+        self._pool = pool
+        self._post = post
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._pairs: dict[TaskKey, _Pair] = {}
+        self._by_mover: dict[str, _Pair] = {}
+
+    def start(
+        self, task: TaskKey, repository: str, make_listener: MakeListener, proxy: str, make_connector: MakeConnector
+    ) -> None:
+        """Start both movers of ``task``; MoversConnected follows. Raises typed errors; then ``stop`` clears up."""
+        token = secrets.token_hex(6)
+        pair = _Pair(task, repository, proxy, f"{token}-listener", f"{token}-connector")
+        with self._lock:
+            self._pairs[task] = pair
+            self._by_mover |= {pair.listener: pair, pair.connector: pair}
+        secret = secrets.token_bytes(32)
+        name = f"{task}"
+        listener = make_listener(name, secret)
+        started = self._pool.ask(
+            repository, StartMover(lease=self._pool.lease, mover=pair.listener, spec=listener), MoverStarted
+        )
+        connector = make_connector(name, secret, started.endpoints)
+        self._pool.ask(proxy, StartMover(lease=self._pool.lease, mover=pair.connector, spec=connector), MoverStarted)
+
+    def begin(self, task: TaskKey, order: BackupOrder | RestoreOrder) -> None:
+        """Give the pair's connector its order; TransferFinished or TaskFailed follows."""
+        pair = self._pair(task)
+        request = BeginTransfer(lease=self._pool.lease, mover=pair.connector, order=order)
+        self._pool.ask(pair.proxy, request, Done)
+
+    def outcome(self, task: TaskKey) -> Outcome:
+        """The results of a pair that finished."""
+        pair = self._pair(task)
+        listener, connector = pair.states[pair.listener].result, pair.states[pair.connector].result
+        if listener is None or connector is None:
+            raise MoverDied(role="source", task=str(task), reason="it ended without a result")
+        return Outcome(listener, connector, pair.counters())
+
+    def stop(self, task: TaskKey) -> None:
+        """Stop both movers and forget the pair; what they still say is not heard. Idempotent, never raises."""
+        with self._lock:
+            pair = self._pairs.pop(task, None)
+            if pair is None:
+                return
+            for _, mover in pair.movers():
+                self._by_mover.pop(mover, None)
+        for agent, mover in pair.movers():
+            # An agent that does not answer stops the mover when the lease runs out.
+            with contextlib.suppress(HoldfastError):
+                stop = StopMover(lease=self._pool.lease, mover=mover, reason="the task was stopped")
+                self._pool.ask(agent, stop, Done, _STOP_TIMEOUT_S)
+
+    def deliver(self, push: MoverChanged) -> None:
+        """An agent told something of a mover."""
+        with self._lock:
+            pair = self._by_mover.get(push.state.mover)
+        if pair is not None and not pair.settled:
+            pair.states[push.state.mover] = push.state
+            self._judge(pair)
+
+    def agent_lost(self, agent: str) -> None:
+        """The connection to an agent broke: connect again and adopt its movers, or fail their tasks. Blocks."""
+        with self._lock:
+            touched = [pair for pair in self._pairs.values() if agent in (pair.repository, pair.proxy)]
+        if not touched:
+            return
+        try:
+            listed = self._reconnect(agent)
+        except HoldfastError as error:
+            self._fail_all(touched, error)
+            return
+        known = {state.mover: state for state in listed.movers}
+        for pair in touched:
+            for where, mover in pair.movers():
+                if where == agent and mover not in known:
+                    self._fail_all([pair], MoverDied(role=mover, task=str(pair.task), reason="its agent was restarted"))
+        for state in listed.movers:
+            self.deliver(MoverChanged(lease=self._pool.lease, state=state))
+
+    def tick(self) -> None:
+        """Called about every second: decide pairs that waited for a second opinion."""
+        now = time.monotonic()
+        with self._lock:
+            overdue = [pair for pair in self._pairs.values() if pair.give_up_at is not None and now >= pair.give_up_at]
+        for pair in overdue:
+            self._settle_failed(pair)
+
+    def _judge(self, pair: _Pair) -> None:
+        states = [pair.states.get(mover) for _, mover in pair.movers()]
+        known = [state for state in states if state is not None]
+        self._progress(pair.task, pair.counters())
+        if any(state.phase == "failed" for state in known):
+            causes = [state.error for state in known if state.error is not None and state.error.code not in _SECONDARY]
+            if causes or (all(state.phase in ("failed", "done") for state in known) and len(known) == len(states)):
+                self._settle_failed(pair)
+            elif pair.give_up_at is None:
+                pair.give_up_at = time.monotonic() + _CAUSE_WAIT_S
+            return
+        if not pair.connected and len(known) == len(states) and all(state.phase in _CONNECTED for state in known):
+            pair.connected = True
+            self._post(MoversConnected(task=pair.task))
+        if len(known) == len(states) and all(state.phase == "done" for state in known):
+            self._settle_done(pair)
+
+    def _settle_done(self, pair: _Pair) -> None:
+        pair.settled = True
+        outcome = self.outcome(pair.task)
+        stored, computed = outcome.listener.root, outcome.connector.root
+        if stored is not None and computed is not None and stored != computed:
+            self._fail(pair, TreesDiffer(disk=str(pair.task)).to_record())
+        else:
+            self._post(TransferFinished(task=pair.task))
+
+    def _settle_failed(self, pair: _Pair) -> None:
+        if pair.settled:
+            return
+        pair.settled = True
+        errors = [state.error for state in pair.states.values() if state.error is not None]
+        errors.sort(key=lambda error: error.code in _SECONDARY)
+        self._fail(pair, errors[0])
+
+    def _fail(self, pair: _Pair, error: ErrorRecord) -> None:
+        self._post(TaskFailed(task=pair.task, error=error, at=Step.TRANSFER if pair.connected else Step.CONNECT))
+
+    def _fail_all(self, pairs: list[_Pair], error: HoldfastError) -> None:
+        for pair in pairs:
+            if not pair.settled:
+                pair.settled = True
+                self._fail(pair, error.to_record())
+
+    def _reconnect(self, agent: str) -> MoverList:
+        for attempt in range(_ADOPT_TRIES):
+            try:
+                return self._pool.ask(agent, ListMovers(lease=self._pool.lease), MoverList)
+            except HoldfastError as error:
+                if not error.retryable or attempt == _ADOPT_TRIES - 1:
+                    raise
+                threading.Event().wait(_ADOPT_PAUSE_S)
+        raise ConnectionLost(peer=agent, reason="it did not come back")
+
+    def _pair(self, task: TaskKey) -> _Pair:
+        with self._lock:
+            pair = self._pairs.get(task)
+        if pair is None:
+            raise ConnectionLost(peer=str(task), reason="its movers were stopped meanwhile")
+        return pair

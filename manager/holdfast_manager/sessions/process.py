@@ -1,0 +1,198 @@
+"""The process of one session: puts the parts together, runs them to the end, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import FrameType
+
+import msgspec
+
+from holdfast_agent.channel.authentication import KeyPair
+from holdfast_agent.channel.control_client import AgentLost
+from holdfast_agent.errors import ErrorRecord, HoldfastError
+from holdfast_agent.wire.messages import Push
+from holdfast_manager.broker.broker import Broker
+from holdfast_manager.catalog.catalog import Catalog
+from holdfast_manager.catalog.values import JobSpec, SessionEntry, SessionKind, SessionResult
+from holdfast_manager.host.host import PluginHost
+from holdfast_manager.scheduler.slots import SlotLedger
+from holdfast_manager.settings import ManagerSettings
+from holdfast_plugins.api import HypervisorDriver
+
+from .agents import AgentPool, LeaseKeeper
+from .backup_actions import BackupActions, Platform
+from .backup_machine import BackupMachine
+from .driver import Actions, Driver, Machine
+from .journal import CatalogJournal, fulfil_open
+from .keys import repository_keys
+from .movers import MoverDesk
+from .quiescing import Guest
+from .recorder import Recorder
+from .requests import RestoreRequest, VerifyRequest
+from .restore_actions import Destination, RestoreActions
+from .restore_machine import RestoreMachine
+from .task_machine import RetryPolicy
+from .tasks import Context
+from .verify_actions import VerifyActions
+
+log = logging.getLogger(__name__)
+Handler = Callable[[str, Push | AgentLost], None]
+
+
+class SessionProcess:
+    """One session from its row in the catalogue to its end. Used once, by ``python -m holdfast_manager.sessions``."""
+
+    def __init__(self, settings: ManagerSettings, catalog: Catalog, session: int) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._session = session
+        self._recorder = Recorder(catalog, session)
+        self._signal = ""
+        self._handlers: list[Handler] = []
+
+    def run(self) -> SessionResult:
+        """Adopt the session, run it, record its end. Typed errors end the session, they are not raised."""
+        entry = self._catalog.sessions.adopt(self._session)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        began = time.monotonic()
+        result, error = SessionResult.FAILED, None
+        try:
+            with ExitStack() as cleanup:
+                result = SessionResult(self._run_kind(entry, cleanup))
+            error = self._recorder.first_error if result not in (SessionResult.SUCCESS, SessionResult.WARNING) else None
+        except HoldfastError as failure:
+            error = failure.to_record()
+            self._recorder.note(str(failure), "error")
+        finally:
+            self._end(result, error, time.monotonic() - began)
+        return result
+
+    def _end(self, result: SessionResult, error: ErrorRecord | None, elapsed_s: float) -> None:
+        self._recorder.ended(result, elapsed_s)
+        self._recorder.flush()
+        self._catalog.sessions.end(self._session, result, error)
+
+    def _run_kind(self, entry: SessionEntry, cleanup: ExitStack) -> str:
+        match entry.kind:
+            case SessionKind.BACKUP:
+                return self._backup(self._catalog.jobs.get(entry.job), cleanup)
+            case SessionKind.RESTORE:
+                return self._restore(msgspec.convert(entry.spec, RestoreRequest), cleanup)
+            case SessionKind.VERIFY:
+                return self._verify(msgspec.convert(entry.spec, VerifyRequest), cleanup)
+
+    def _backup(self, job: JobSpec, cleanup: ExitStack) -> str:
+        source = f"job {job.name}"
+        server = self._catalog.servers.get(job.server)
+        repository = self._catalog.repositories.get(job.repository)
+        keys = repository_keys(self._catalog, repository)
+        host = self._plugins()
+        options = host.snapshot_options(server.plugin, job.snapshot, f"snapshot options of {source}")
+        guest = None
+        if job.guest is not None:
+            processor = host.guest_processor(job.guest.processor, job.guest.options, f"guest options of {source}")
+            cleanup.callback(processor.close)
+            guest = Guest(processor, job.guest.policy)
+        hypervisor = self._connect(host, job.server, cleanup)
+        platform = Platform(
+            server=job.server,
+            driver=hypervisor,
+            broker=Broker(hypervisor, job.server),
+            trackers=host.change_trackers(server.plugin, hypervisor),
+            journal=CatalogJournal(self._catalog, self._session, job.server, server.plugin),
+            guest=guest,
+            snapshot_options=options,
+        )
+        context = self._context(job.repository, cleanup)
+        actions = BackupActions(context, job, keys, platform)
+        self._handlers.append(actions.tasks.push)
+        return self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
+
+    def _restore(self, request: RestoreRequest, cleanup: ExitStack) -> str:
+        destination = None
+        if request.server:
+            server = self._catalog.servers.get(request.server)
+            hypervisor = self._connect(self._plugins(), request.server, cleanup)
+            journal = CatalogJournal(self._catalog, self._session, request.server, server.plugin)
+            destination = Destination(hypervisor, journal)
+        context = self._context(request.repository, cleanup)
+        actions = RestoreActions(context, request, repository_keys(self._catalog, context.repository), destination)
+        self._handlers.append(actions.tasks.push)
+        return self._drive(context, RestoreMachine(RetryPolicy()), actions)
+
+    def _verify(self, request: VerifyRequest, cleanup: ExitStack) -> str:
+        context = self._context(request.repository, cleanup)
+        actions = VerifyActions(context, request, repository_keys(self._catalog, context.repository))
+        self._handlers += [actions.tasks.push, actions.push]
+        return self._drive(context, RestoreMachine(RetryPolicy(retries=1), keep_going=True), actions)
+
+    def _drive(self, context: Context, machine: Machine, actions: Actions) -> str:
+        def renew_slots() -> None:
+            context.ledger.renew(self._session)
+
+        with LeaseKeeper(self._settings.timing.heartbeat, (context.pool.renew, renew_slots)):
+            return context.driver.run(machine, actions)
+
+    def _context(self, repository: str, cleanup: ExitStack) -> Context:
+        timing = self._settings.timing
+        driver = Driver(self._recorder, self._stop_reason, timing.poll)
+        pool = AgentPool(
+            self._catalog,
+            KeyPair.load(self._settings.identity_file),
+            lease=f"session-{self._session}",
+            ttl_s=timing.lease_ttl,
+            on_push=lambda agent, push: driver.call_soon(lambda: self._dispatch(agent, push)),
+        )
+        cleanup.callback(pool.close)
+        ledger = SlotLedger(self._catalog, ttl_s=timing.lease_ttl)
+        cleanup.callback(ledger.release_all, self._session)
+        return Context(
+            catalog=self._catalog,
+            session=self._session,
+            driver=driver,
+            recorder=self._recorder,
+            pool=pool,
+            desk=MoverDesk(pool, driver.post, self._recorder.progress),
+            ledger=ledger,
+            repository=self._catalog.repositories.get(repository),
+        )
+
+    def _connect(self, host: PluginHost, server: str, cleanup: ExitStack) -> HypervisorDriver:
+        """A connected driver of a server, on which everything that dead sessions left open has been fulfilled."""
+        entry = self._catalog.servers.get(server)
+        secret = self._catalog.servers.secret(server) if entry.has_secret else {}
+        driver = host.hypervisor(entry.plugin, entry.options, secret, f"options of server {server}")
+        cleanup.callback(driver.close)
+        driver.connect()
+        fulfilled, complaints = fulfil_open(self._catalog, driver, server)
+        if fulfilled:
+            self._recorder.note(f"removed {fulfilled} thing(s) on {server} that earlier sessions had left behind")
+        for complaint in complaints:
+            self._recorder.note(complaint, "warning")
+        return driver
+
+    def _plugins(self) -> PluginHost:
+        return PluginHost.load(self._settings.plugins.disabled, self._settings.plugins.load)
+
+    def _dispatch(self, agent: str, push: Push | AgentLost) -> None:
+        for handler in self._handlers:
+            handler(agent, push)
+
+    def _stop_reason(self) -> str:
+        if self._signal:
+            return self._signal
+        return "it was asked to stop" if self._catalog.sessions.stop_requested(self._session) else ""
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signal = f"signal {signal.Signals(number).name}"
+
+
+def run_session(settings: ManagerSettings, session: int) -> SessionResult:
+    """Open the catalogue and run one session in this process."""
+    with Catalog.open(settings) as catalog:
+        return SessionProcess(settings, catalog, session).run()

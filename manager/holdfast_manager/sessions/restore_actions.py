@@ -1,0 +1,246 @@
+"""What each step of a restore does. The order is the machine's business (:mod:`restore_machine`)."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import msgspec
+
+from holdfast_agent.errors import HoldfastError, NotFound, ObjectDamaged, UsageError
+from holdfast_agent.model.disk_url import file_url
+from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.sealing.keys import RepositoryKeys
+from holdfast_agent.sealing.records import open_record
+from holdfast_agent.sealing.roots import open_point, root_id
+from holdfast_agent.wire.messages import BlobRecord, PointList, ReadBlob, ReadPoint
+from holdfast_agent.wire.specs import ReaderSpec, RestoreOrder, WriterSpec
+from holdfast_plugins.api import HypervisorDriver, Journal, RestoreTarget, VmInfo
+
+from .events import (
+    Event,
+    MoversStarted,
+    SessionFailed,
+    TargetAbandoned,
+    TargetFailed,
+    TargetFinished,
+    TargetPrepared,
+    TaskFailed,
+    TaskKey,
+    TaskStopped,
+    TransferBegan,
+)
+from .instructions import (
+    AbandonTarget,
+    BeginTransfer,
+    FinishTarget,
+    Instruction,
+    PrepareTarget,
+    ReleaseTask,
+    RequestSlot,
+    StartMovers,
+    StopTask,
+    TaskInstruction,
+)
+from .requests import RestoreRequest
+from .tasks import Context, TaskWork
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """The hypervisor that a VM is restored to."""
+
+    driver: HypervisorDriver
+    journal: Journal
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """One disk and where it goes; ``url`` None: nowhere, it is only checked."""
+
+    disk: DiskPoint
+    url: str | None
+    create: bool = True
+    overwrite: bool = False
+
+
+class ReaderTasks:
+    """Tasks that read a tree from the repository to a proxy: shared by restores and verifications."""
+
+    def __init__(self, context: Context, keys: RepositoryKeys, proxy: str) -> None:
+        self._context = context
+        self._keys = keys
+        self._proxy = proxy
+        self._placed: dict[TaskKey, Placed] = {}
+        self.work = TaskWork(context)
+
+    def add(self, key: TaskKey, vm_name: str, placed: Placed) -> TaskKey:
+        """One more disk to bring over; before the machine is told of it."""
+        self._placed[key] = placed
+        self._context.recorder.add_task(key, vm_name, placed.disk.name, placed.disk.size_bytes)
+        return key
+
+    def perform(self, instruction: TaskInstruction) -> Event | None:
+        key = instruction.task
+        match instruction:
+            case RequestSlot():
+                proxies = (self._proxy,) if self._proxy else self._context.catalog.agents.proxies()
+                self.work.request(key, proxies)
+            case StartMovers():
+                return self._start(key)
+            case BeginTransfer():
+                return self._begin(key)
+            case ReleaseTask():
+                self.work.stop(key)
+            case StopTask():
+                self.work.stop(key)
+                return TaskStopped(task=key)
+        return None
+
+    def _start(self, key: TaskKey) -> Event:
+        context = self._context
+        context.desk.start(
+            key,
+            context.repository.agent,
+            lambda name, secret: ReaderSpec(task_id=name, secret=secret, repository=context.repository.path),
+            self.work.proxy_of(key),
+            lambda name, secret, endpoints: WriterSpec(
+                task_id=name, secret=secret, endpoints=endpoints, keys=self._keys.data_keys()
+            ),
+        )
+        return MoversStarted(task=key, rules="every block is checked by its id")
+
+    def _begin(self, key: TaskKey) -> Event:
+        placed = self._placed[key]
+        order = RestoreOrder(
+            geometry=placed.disk.geometry,
+            root=root_id(placed.disk.root),
+            disk=placed.url,
+            create=placed.create,
+            overwrite=placed.overwrite,
+        )
+        self._context.desk.begin(key, order)
+        return TransferBegan(task=key, mode=None, reason=f"to {placed.url}" if placed.url else "checked only")
+
+
+class RestoreActions:
+    """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a restore."""
+
+    def __init__(
+        self, context: Context, request: RestoreRequest, keys: RepositoryKeys, destination: Destination | None
+    ) -> None:
+        self._context = context
+        self._request = request
+        self._keys = keys
+        self._destination = destination
+        self._readers = ReaderTasks(context, keys, request.proxy)
+        self._target: RestoreTarget | None = None
+        self._info: VmInfo | None = None
+        self.tasks = self._readers.work
+
+    def perform(self, instruction: Instruction) -> Event | None:
+        match instruction:
+            case PrepareTarget():
+                return self._prepare()
+            case FinishTarget():
+                return self._finish()
+            case AbandonTarget():
+                return self._abandon()
+            case TaskInstruction():
+                return self._readers.perform(instruction)
+        raise AssertionError(f"a restore has no {type(instruction).__name__}")
+
+    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
+        match instruction:
+            case TaskInstruction():
+                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
+            case PrepareTarget() | FinishTarget():
+                return TargetFailed(error=error.to_record(), at=instruction.step)
+            case AbandonTarget():
+                self._context.recorder.note(f"what the restore had made could not be removed: {error}", "warning")
+                return TargetAbandoned()
+        return SessionFailed(error=error.to_record())
+
+    def tick(self) -> None:
+        self.tasks.tick()
+
+    def _prepare(self) -> Event:
+        point = read_authentic_point(self._context, self._request.sid, self._keys)
+        wanted = _wanted_disks(point, self._request.disks)
+        if self._destination is None:
+            note, placed = self._files(wanted)
+        else:
+            note, placed = self._vm(point, wanted, self._destination)
+        keys = [self._readers.add(TaskKey(point.vm_id, each.disk.disk_id), point.vm_name, each) for each in placed]
+        return TargetPrepared(note=note, tasks=tuple(keys))
+
+    def _files(self, disks: list[DiskPoint]) -> tuple[str, list[Placed]]:
+        request = self._request
+        directory = PurePosixPath(request.directory)
+        if not directory.is_absolute():
+            raise UsageError(reason=f"{request.directory!r} is not an absolute directory on the proxy")
+        names = {disk.disk_id: request.files.get(disk.disk_id) or _image_name(disk) for disk in disks}
+        if len(set(names.values())) < len(names):
+            raise UsageError(reason="two disks would be written to the same file; name the files apart")
+        placed = [
+            Placed(disk, str(file_url(str(directory / names[disk.disk_id]))), overwrite=request.overwrite)
+            for disk in disks
+        ]
+        return f"files in {directory}", placed
+
+    def _vm(self, point: Point, disks: list[DiskPoint], destination: Destination) -> tuple[str, list[Placed]]:
+        whole = self._read_config(point)
+        kept = {disk.disk_id for disk in disks}
+        info = msgspec.structs.replace(whole, disks=tuple(disk for disk in whole.disks if disk.disk_id in kept))
+        name = self._request.name or point.vm_name
+        target = destination.driver.prepare_restore(name, info, self._request.overwrite, destination.journal)
+        self._target, self._info = target, info
+        places = {each.disk_id: each for each in target.disks}
+        placed = []
+        for disk in disks:
+            place = places.get(disk.disk_id)
+            if place is None:
+                raise NotFound(kind="place for the disk", name=disk.name, advice="The hypervisor plugin made none")
+            placed.append(Placed(disk, place.url, place.create))
+        return f"VM {name} on {self._request.server}", placed
+
+    def _read_config(self, point: Point) -> VmInfo:
+        if point.config is None:
+            raise UsageError(reason="this restore point holds no VM configuration; restore its disks to files instead")
+        request = ReadBlob(repository=self._context.repository.path, blob=point.config)
+        record = self._context.pool.ask(self._context.repository.agent, request, BlobRecord).record
+        plain = open_record(record, self._keys.blob_keys(), root_id(point.config))
+        try:
+            return msgspec.json.decode(plain, type=VmInfo)
+        except msgspec.DecodeError as error:
+            name = f"the VM configuration of {point.sid}"
+            raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
+
+    def _finish(self) -> Event:
+        if self._destination is None or self._target is None or self._info is None:
+            return TargetFinished(note=f"files in {self._request.directory}")
+        vm = self._destination.driver.finish_restore(self._target, self._info, self._destination.journal)
+        return TargetFinished(note=f"VM {vm.name} on {self._request.server}")
+
+    def _abandon(self) -> Event:
+        if self._destination is not None and self._target is not None:
+            self._destination.driver.abandon_restore(self._target, self._destination.journal)
+        return TargetAbandoned()
+
+
+def read_authentic_point(context: Context, sid: Sid, keys: RepositoryKeys) -> Point:
+    """A point from the repository, its MAC checked. Raises ``PointNotFound`` or ``PointNotAuthentic``."""
+    request = ReadPoint(repository=context.repository.path, sid=sid)
+    listed = context.pool.ask(context.repository.agent, request, PointList)
+    return open_point(listed.points[0], keys)
+
+
+def _wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:
+    known = {disk.disk_id for disk in point.disks} | {disk.name for disk in point.disks}
+    for name in wanted:
+        if name not in known:
+            raise NotFound(kind="disk", name=name, advice=f"The point holds {', '.join(sorted(known))}")
+    return [disk for disk in point.disks if not wanted or disk.disk_id in wanted or disk.name in wanted]
+
+
+def _image_name(disk: DiskPoint) -> str:
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in disk.name).lstrip(".") or "disk"
+    return f"{safe}.restored.raw"

@@ -1,0 +1,120 @@
+"""What every kind of session does for its tasks: slots, a pair of movers, their end. Used by all actions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from holdfast_agent.channel.control_client import AgentLost
+from holdfast_agent.errors import LeaseUnknown
+from holdfast_agent.wire.messages import MoverChanged, Push
+from holdfast_manager.catalog.catalog import Catalog
+from holdfast_manager.catalog.values import RepositoryEntry
+from holdfast_manager.scheduler.slots import SlotLedger
+
+from .agents import AgentPool
+from .driver import Driver
+from .events import SlotGranted, TaskFailed, TaskKey
+from .movers import MoverDesk
+from .recorder import Recorder
+from .steps import Step
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What the actions of one session share."""
+
+    catalog: Catalog
+    session: int
+    driver: Driver
+    recorder: Recorder
+    pool: AgentPool
+    desk: MoverDesk
+    ledger: SlotLedger
+    repository: RepositoryEntry
+
+
+class TaskWork:
+    """Slots and movers of the session's tasks. ``tick`` and ``push`` belong to the driver's thread."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._requested: dict[TaskKey, float] = {}
+        self._granted: dict[TaskKey, str] = {}
+        self._reasons: dict[TaskKey, str] = {}
+
+    def request(self, key: TaskKey, proxies: Sequence[str]) -> None:
+        """Queue for one of ``proxies`` and the repository; SlotGranted follows from a tick."""
+        number = self._context.recorder.task(key).id
+        self._context.ledger.request(self._context.session, number, proxies, self._context.repository.name)
+        with self._lock:
+            self._requested[key] = time.monotonic()
+
+    def proxy_of(self, key: TaskKey) -> str:
+        """The proxy that was granted to a task."""
+        with self._lock:
+            return self._granted[key]
+
+    def release(self, key: TaskKey) -> None:
+        """Give back what the task holds or waits for. Idempotent."""
+        with self._lock:
+            self._requested.pop(key, None)
+            self._granted.pop(key, None)
+        self._context.ledger.release(self._context.session, self._context.recorder.task(key).id)
+
+    def stop(self, key: TaskKey) -> None:
+        """Stop the task's movers and release it."""
+        self._context.desk.stop(key)
+        self.release(key)
+
+    def tick(self) -> None:
+        """Take the slots that were granted, tell why others wait, notice those that lapsed."""
+        self._context.desk.tick()
+        with self._lock:
+            held = {self._context.recorder.task(key).id: key for key in (*self._requested, *self._granted)}
+            waiting = bool(self._requested)
+        if not waiting:
+            return  # what is granted is renewed by the lease keeper
+        state = self._context.ledger.poll(self._context.session)
+        for grant in state.grants:
+            self._grant(held.get(grant.task), grant.proxy)
+        for wait in state.waits:
+            key = held.get(wait.task)
+            if key is not None and self._reasons.get(key) != wait.reason:
+                self._reasons[key] = wait.reason
+                self._context.recorder.change_task(key, reason=wait.reason)
+        there = {grant.task for grant in state.grants} | {wait.task for wait in state.waits}
+        for number, key in held.items():
+            if number not in there:
+                self._lapsed(key)
+
+    def push(self, agent: str, push: Push | AgentLost) -> None:
+        """An agent told something, or was lost."""
+        if isinstance(push, MoverChanged):
+            self._context.desk.deliver(push)
+        elif isinstance(push, AgentLost):
+            self._context.recorder.note(f"the connection to the agent {agent} was lost: {push.error.text}", "warning")
+            name = f"adopt movers of {agent}"
+            threading.Thread(target=self._context.desk.agent_lost, args=(agent,), name=name, daemon=True).start()
+
+    def _grant(self, key: TaskKey | None, proxy: str) -> None:
+        with self._lock:
+            if key is None or key not in self._requested:
+                return
+            waited = time.monotonic() - self._requested.pop(key)
+            self._granted[key] = proxy
+        self._context.driver.post(
+            SlotGranted(task=key, proxy=proxy, repository=self._context.repository.name, waited_s=round(waited, 3))
+        )
+
+    def _lapsed(self, key: TaskKey) -> None:
+        with self._lock:
+            if key not in self._requested and key not in self._granted:
+                return
+            self._requested.pop(key, None)
+            self._granted.pop(key, None)
+        error = LeaseUnknown(lease=f"of the slots of {key}")
+        self._context.driver.post(TaskFailed(task=key, error=error.to_record(), at=Step.SCHEDULE))
