@@ -118,7 +118,7 @@ def start_agent(
         KeyPair.generate().save(settings.secret_key_file)
     for key in authorised:
         AuthorisedKeys(settings.authorised_keys_file).add(key, "test")
-    process = _launch(config, log, mover_command)
+    process = launch_agent(config, log, mover_command)
     try:
         endpoint = settings.endpoint_file.read_text(encoding="ascii").strip()
         public = KeyPair.load(settings.secret_key_file).public
@@ -143,7 +143,7 @@ def _repository(paths: Sequence[Path], slots: int) -> RepositorySettings:
     return RepositorySettings(paths=tuple(map(str, paths)), slots=slots)
 
 
-def _launch(config: Path, log: Path, mover_command: Sequence[str]) -> subprocess.Popen[bytes]:
+def launch_agent(config: Path, log: Path, mover_command: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """Start the daemon and wait until it says READY=1 by the protocol of systemd, or ends."""
     notify = f"holdfast-test-{secrets.token_hex(8)}"  # in the abstract name space, which has no length of a path
     arguments = ["run", "--config", str(config)]
