@@ -53,7 +53,12 @@ def checked(entry: T, source: str) -> T:
 def require(connection: Connection, table: Table, kind: str, name: str) -> None:
     """Raise :class:`NotFound` with the nearest name unless the row exists; ``table`` has a column ``name``."""
     if connection.execute(select(table.c.name).where(table.c.name == name)).first() is None:
-        raise not_found(kind, name, [row.name for row in connection.execute(select(table.c.name))])
+        raise missing(connection, table, kind, name)
+
+
+def missing(connection: Connection, table: Table, kind: str, name: str) -> NotFound:
+    """The error for a name that is not in ``table``."""
+    return not_found(kind, name, connection.scalars(select(table.c.name)).all())
 
 
 def not_found(kind: str, name: str, known: Sequence[str]) -> NotFound:
@@ -84,8 +89,8 @@ class NamedRows(Generic[T]):
         """Raises :class:`NotFound`."""
         row = connection.execute(self._select.where(self.table.c.name == name)).first()
         if row is None:
-            require(connection, self.table, self.kind, name)
-        return from_row(row, self._entry_type)  # type: ignore[arg-type] # `require` raised when there is no row
+            raise missing(connection, self.table, self.kind, name)
+        return from_row(row, self._entry_type)
 
     def list(self, connection: Connection) -> tuple[T, ...]:
         """All, by name."""
