@@ -11,7 +11,8 @@ import itertools
 import logging
 import queue
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +20,7 @@ from typing import Protocol
 from holdfast_agent.errors import HoldfastError, InternalError
 
 from .events import CancelRequested, Event, RetryDue, SessionStarted, VmRetryDue
-from .instructions import EndSession, Instruction, PauseTask, PauseVm
+from .instructions import EndSession, Instruction, PauseTask, PauseVm, TaskInstruction, VmInstruction
 from .recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,19 @@ class _Told:
     took_s: float | None = None
 
 
+def lane_of(instruction: Instruction) -> Hashable:
+    """Instructions of one lane are carried out one after the other, in the order in which they were given.
+
+    Each task and each VM is a lane: a stop must find what an earlier instruction started, not overtake it.
+    """
+    match instruction:
+        case TaskInstruction():
+            return instruction.task
+        case VmInstruction():
+            return instruction.vm
+    return None
+
+
 class Driver:
     """Runs one session from SessionStarted to EndSession.
 
@@ -69,6 +83,7 @@ class Driver:
         self._inbox: queue.SimpleQueue[_Told | Callable[[], None]] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, Event]] = []
         self._order = itertools.count()
+        self._lanes: dict[Hashable, deque[Instruction]] = {}
         self._result = ""
         self._cancelled = False
 
@@ -119,9 +134,23 @@ class Driver:
             case PauseVm():
                 self._later(instruction.seconds, VmRetryDue(vm=instruction.vm))
             case _:
-                workers.submit(self._perform, instruction, actions)
+                lane = lane_of(instruction)
+                waiting = self._lanes.get(lane)
+                if waiting is None:
+                    self._lanes[lane] = deque()
+                    workers.submit(self._perform, instruction, actions, workers)
+                else:
+                    waiting.append(instruction)
 
-    def _perform(self, instruction: Instruction, actions: Actions) -> None:
+    def _proceed(self, lane: Hashable, actions: Actions, workers: ThreadPoolExecutor) -> None:
+        """The lane's instruction is done and its event taken: begin the next."""
+        waiting = self._lanes[lane]
+        if waiting:
+            workers.submit(self._perform, waiting.popleft(), actions, workers)
+        else:
+            del self._lanes[lane]
+
+    def _perform(self, instruction: Instruction, actions: Actions, workers: ThreadPoolExecutor) -> None:
         began = time.monotonic()
         try:
             event = actions.perform(instruction)
@@ -133,6 +162,7 @@ class Driver:
             event = actions.failed(instruction, defect)
         if event is not None:
             self.post(event, time.monotonic() - began)
+        self.call_soon(lambda: self._proceed(lane_of(instruction), actions, workers))
 
     def _later(self, seconds: float, event: Event) -> None:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), event))

@@ -103,6 +103,7 @@ class MoverDesk:
         self._lock = threading.Lock()
         self._pairs: dict[TaskKey, _Pair] = {}
         self._by_mover: dict[str, _Pair] = {}
+        self._outcomes: dict[TaskKey, Outcome] = {}
 
     def start(
         self, task: TaskKey, repository: str, make_listener: MakeListener, proxy: str, make_connector: MakeConnector
@@ -112,6 +113,7 @@ class MoverDesk:
         pair = _Pair(task, repository, proxy, f"{token}-listener", f"{token}-connector")
         with self._lock:
             self._pairs[task] = pair
+            self._outcomes.pop(task, None)
             self._by_mover |= {pair.listener: pair, pair.connector: pair}
         secret = secrets.token_bytes(32)
         name = f"{task}"
@@ -129,12 +131,12 @@ class MoverDesk:
         self._pool.ask(pair.proxy, request, Done)
 
     def outcome(self, task: TaskKey) -> Outcome:
-        """The results of a pair that finished."""
-        pair = self._pair(task)
-        listener, connector = pair.states[pair.listener].result, pair.states[pair.connector].result
-        if listener is None or connector is None:
+        """What a finished pair achieved; known until the task is started anew. Raises ``MoverDied`` without one."""
+        with self._lock:
+            outcome = self._outcomes.get(task)
+        if outcome is None:
             raise MoverDied(role="source", task=str(task), reason="it ended without a result")
-        return Outcome(listener, connector, pair.counters())
+        return outcome
 
     def stop(self, task: TaskKey) -> None:
         """Stop both movers and forget the pair; what they still say is not heard. Idempotent, never raises."""
@@ -204,11 +206,14 @@ class MoverDesk:
 
     def _settle_done(self, pair: _Pair) -> None:
         pair.settled = True
-        outcome = self.outcome(pair.task)
-        stored, computed = outcome.listener.root, outcome.connector.root
-        if stored is not None and computed is not None and stored != computed:
+        listener, connector = (pair.states[mover].result for mover in (pair.listener, pair.connector))
+        if listener is None or connector is None:
+            self._fail(pair, MoverDied(role="source", task=str(pair.task), reason="it gave no result").to_record())
+        elif None not in (listener.root, connector.root) and listener.root != connector.root:
             self._fail(pair, TreesDiffer(disk=str(pair.task)).to_record())
         else:
+            with self._lock:
+                self._outcomes[pair.task] = Outcome(listener, connector, pair.counters())
             self._post(TransferFinished(task=pair.task))
 
     def _settle_failed(self, pair: _Pair) -> None:

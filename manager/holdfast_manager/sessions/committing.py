@@ -1,0 +1,134 @@
+"""Making a restore point of what the movers have brought: the configuration, the roots, the MAC, the commit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from holdfast_agent.errors import ConnectionLost, TreesDiffer, Unreachable
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.sealing.keys import RepositoryKeys
+from holdfast_agent.sealing.records import RecordKind, seal_record
+from holdfast_agent.sealing.roots import pack_set_digest, seal_point
+from holdfast_agent.wire.messages import BlobStored, CommitSession, Done, StoreBlob
+from holdfast_agent.wire.specs import PackRef
+from holdfast_manager.catalog.values import JobSpec, PointEntryRow
+from holdfast_plugins.api import SnapshotDisk
+
+from .events import TaskKey
+from .movers import Outcome
+from .tasks import Context
+from .vm_work import VmWork
+
+_TRIES = 5
+_PAUSE_S = 3.0
+
+
+class Committer:
+    """Commits the VMs of one backup session. Thread-safe for different VMs."""
+
+    def __init__(self, context: Context, job: JobSpec, keys: RepositoryKeys, server: str) -> None:
+        self._context = context
+        self._job = job
+        self._keys = keys
+        self._server = server
+
+    def commit(self, vm: VmWork) -> Point:
+        """Make the restore point exist, then remember it in the catalogue. All transfers of the VM have finished.
+
+        Raises what the repository raises: ``SessionFenced`` or ``ConnectionLost`` (retryable: the VM starts anew).
+        """
+        outcomes = {
+            disk.disk_id: self._context.desk.outcome(TaskKey(vm.info.ref.vm_id, disk.disk_id))
+            for disk in vm.snapshot_disks()
+        }
+        packs = [pack for outcome in outcomes.values() for pack in outcome.listener.packs]
+        config, blob_packs = self._store_config(vm)
+        packs += blob_packs
+        point = self._point(vm, outcomes, config, packs)
+        self._insist(
+            CommitSession(
+                lease=self._context.pool.lease,
+                repository=self._context.repository.path,
+                entry=seal_point(point, self._keys),
+                packs=tuple(packs),
+            )
+        )
+        self._remember(point, outcomes)
+        return point
+
+    def _store_config(self, vm: VmWork) -> tuple[str, tuple[PackRef, ...]]:
+        plain = msgspec.json.encode(vm.info)
+        keys = self._keys.blob_keys()
+        blob = keys.block_id(plain)
+        request = StoreBlob(
+            lease=self._context.pool.lease,
+            repository=self._context.repository.path,
+            sid=vm.sid,
+            mover=vm.next_mover(),
+            record=b"".join(seal_record(RecordKind.BLOB, plain, blob, keys)),
+        )
+        return blob.hex(), self._context.pool.ask(self._context.repository.agent, request, BlobStored).packs
+
+    def _point(self, vm: VmWork, outcomes: dict[str, Outcome], config: str, packs: Sequence[PackRef]) -> Point:
+        return Point(
+            sid=vm.sid,
+            repository_id=self._keys.repository_id,
+            created=time.time(),
+            job=self._job.name,
+            server=self._server,
+            vm_id=vm.info.ref.vm_id,
+            vm_name=vm.info.ref.name,
+            disks=tuple(self._disk(vm, disk, outcomes[disk.disk_id]) for disk in vm.snapshot_disks()),
+            packs=pack_set_digest(pack.name for pack in packs),
+            base=vm.base.sid if vm.base else None,
+            config=config,
+            consistency=vm.consistency,
+        )
+
+    def _disk(self, vm: VmWork, disk: SnapshotDisk, outcome: Outcome) -> DiskPoint:
+        if outcome.listener.root is None:
+            raise TreesDiffer(disk=disk.name)
+        decision = vm.decisions[disk.disk_id]
+        return DiskPoint(
+            disk_id=disk.disk_id,
+            name=disk.name,
+            size_bytes=disk.size_bytes,
+            block_log2=self._job.block_log2,
+            root=outcome.listener.root.hex(),
+            mode=decision.mode,
+            reason=decision.reason,
+            change_id=disk.change_id,
+        )
+
+    def _insist(self, request: CommitSession) -> None:
+        """Repeat the commit while its answer is lost: it is idempotent, and its outcome must be known."""
+        for attempt in range(_TRIES):
+            try:
+                self._context.pool.ask(self._context.repository.agent, request, Done)
+            except (ConnectionLost, Unreachable):
+                if attempt == _TRIES - 1:
+                    raise
+                threading.Event().wait(_PAUSE_S)
+            else:
+                return
+
+    def _remember(self, point: Point, outcomes: dict[str, Outcome]) -> None:
+        self._context.catalog.points.add(
+            PointEntryRow(
+                sid=point.sid,
+                repository=self._context.repository.name,
+                server=point.server,
+                job=point.job,
+                vm_id=point.vm_id,
+                vm_name=point.vm_name,
+                created=point.created,
+                size_bytes=sum(disk.size_bytes for disk in point.disks),
+                session=self._context.session,
+                stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
+                consistency=point.consistency,
+            )
+        )
