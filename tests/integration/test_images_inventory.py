@@ -56,9 +56,9 @@ def test_files_that_are_images(tmp_path: Path, name: str, content: bytes, seen: 
 
 
 def test_folders_links_and_the_snapshots_directory(tmp_path: Path) -> None:
-    for folder in ("vm", "empty", ".hidden", "frozen", "documents"):
+    for folder in ("vm", "empty", ".hidden", "frozen", "documents", "lost+found"):
         (tmp_path / folder).mkdir()
-    for image in ("vm/a.raw", ".hidden/a.raw", "frozen/a.raw"):
+    for image in ("vm/a.raw", ".hidden/a.raw", "frozen/a.raw", "lost+found/a.raw"):
         (tmp_path / image).write_bytes(b"x")
     (tmp_path / "documents" / "letter.txt").write_text("Dear all")
     (tmp_path / "linked.raw").symlink_to(tmp_path / "vm" / "a.raw")

@@ -6,7 +6,7 @@ called once, at load, and register factories; from then on only the objects that
 
 from .changes import ChangeTracker
 from .guest import ConsistencyLevel, FreezeHandle, GuestProcessor
-from .hypervisor import HypervisorCapabilities, HypervisorDriver
+from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
 from .registry import API_VERSION, Family, Registration, Registry
 from .values import (
     DiskInfo,
@@ -22,6 +22,7 @@ from .values import (
 
 __all__ = [
     "API_VERSION",
+    "BackupOnly",
     "ChangeTracker",
     "ConsistencyLevel",
     "DiskInfo",

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import msgspec
 
+from holdfast_agent.errors import UsageError
+
 from .values import Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
 
 
@@ -37,7 +39,7 @@ class HypervisorDriver(Protocol):
         ...
 
     def vm_info(self, vm: VmRef) -> VmInfo:
-        """The facts of one VM now. Raises ``VmNotFound``."""
+        """The facts of one VM now. Raises ``VmNotFound``, or ``DiskUnsupported`` for what can never be backed up."""
         ...
 
     def create_snapshot(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
@@ -45,7 +47,7 @@ class HypervisorDriver(Protocol):
 
         The guest is frozen (by a guest processor) while this runs: be quick. Whatever is made is promised to
         ``journal`` first and struck off when it is removed. On an error nothing may be left behind that is not
-        promised. Raises ``SnapshotFailed`` (retryable) or ``VmNotFound``.
+        promised. Raises ``SnapshotFailed`` (retryable), ``DiskUnsupported`` or ``VmNotFound``.
         """
         ...
 
@@ -59,21 +61,43 @@ class HypervisorDriver(Protocol):
     def fulfil(self, kind: str, data: dict[str, str]) -> None:
         """Carry out an obligation that a crashed session left open. Idempotent; what is gone already is success.
 
-        Raises a ``PlatformError`` when it cannot be done now; it is tried again later.
+        Called on a connected driver in another process, for the latest promise first; the act may have been done in
+        part or not at all. ``data`` may be old or damaged: delete only what is plainly this plugin's own. Raises a
+        ``PlatformError`` when it cannot be done now, also when it cannot be told whether the thing is gone (storage
+        that is not mounted); it is tried again later.
         """
         ...
 
     def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
         """Make room for a restored VM called ``name`` and say where each disk is to be written.
 
-        Raises ``AlreadyExists`` when there is a VM of that name and ``overwrite`` is not given.
+        ``info`` is what ``vm_info`` told at the backup, perhaps by another kind of hypervisor. A VM that is to be
+        replaced stays as it is until ``finish_restore``, and the new one is not listed before. Raises
+        ``AlreadyExists`` when there is a VM of that name and ``overwrite`` is not given.
         """
         ...
 
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
-        """All disks are written: make the VM known under its name. Returns it."""
+        """All disks are written: make the VM known under its name. Returns it.
+
+        Raises ``AlreadyExists`` when a VM of that name came into being meanwhile; ``abandon_restore`` is called then,
+        as after any error.
+        """
         ...
 
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
         """The restore failed: remove what ``prepare_restore`` and the writers made. Idempotent."""
         ...
+
+
+class BackupOnly:
+    """Base for drivers that are registered with ``HypervisorCapabilities(restore=False)``: refuses every restore."""
+
+    def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
+        raise UsageError(reason="this hypervisor takes no restores; restore the disks to files, or to another server")
+
+    def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
+        raise UsageError(reason="this hypervisor takes no restores")
+
+    def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
+        """Nothing was ever prepared."""

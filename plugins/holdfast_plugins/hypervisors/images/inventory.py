@@ -18,6 +18,8 @@ from .formats import Image, ImageFormat, open_image, recognise
 from .locks import written_by_others
 
 CONFIG_VERSION = 1
+_NOBODYS = frozenset({"lost+found"})
+"""Found at the top of ext file systems, and readable by root only."""
 
 
 class FileConfig(msgspec.Struct, frozen=True):
@@ -81,7 +83,7 @@ class Inventory:
         return self._directory / name
 
     def _files(self, entry: Path) -> Iterator[tuple[Path, ImageFormat]]:
-        if entry.name.startswith(".") or entry.is_symlink() or entry == self._hidden:
+        if entry.name.startswith(".") or entry.name in _NOBODYS or entry.is_symlink() or entry == self._hidden:
             return
         for path in sorted(entry.iterdir()) if entry.is_dir() else [entry]:
             image_format = recognise(path)
