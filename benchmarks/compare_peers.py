@@ -1,0 +1,167 @@
+"""Full and unchanged backup of one image by Holdfast, restic and borg, in one run, in alternating order.
+
+Writes bench-work/compare_peers.json and prints medians and ratios as Markdown, ready for docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import images
+from blake3 import blake3
+from holdfast_runs import backup, one_disk
+from peers import PEERS, Peer
+
+from lab.installation import Installation
+
+WORK = Path("bench-work")
+MIB = 1 << 20
+FASTER_THAN_PEERS, OF_HASHING = 3.0, 1.5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of the first and of the second, unchanged backup, and what the repository then holds."""
+
+    full_s: float
+    unchanged_s: float
+    stored_mib: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size-mib", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    WORK.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="peers-", dir=WORK) as name:
+        work = Path(name).resolve()
+        image = work / "disk.raw"
+        used = images.make_mixed_image(image, given.size_mib)
+        dense = work / "dense"
+        _copy_allocated(image, dense)
+        measured, hashing = _measure(work, image, dense, given.rounds)
+    medians = {name: _median(runs) for name, runs in measured.items()}
+    hash_s = statistics.median(hashing)
+    document = {
+        "image_mib": given.size_mib,
+        "used_mib": used // MIB,
+        "rounds": given.rounds,
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": {peer.name: peer.version for peer in PEERS},
+        "runs": {name: [asdict(run) for run in runs] for name, runs in measured.items()},
+        "b3sum_one_thread_s": hashing,
+    }
+    (WORK / "compare_peers.json").write_text(json.dumps(document, indent=2) + "\n")
+    print(_markdown(medians, hash_s, given.size_mib, used // MIB))
+    return 0
+
+
+def _measure(work: Path, image: Path, dense: Path, rounds: int) -> tuple[dict[str, list[Measured]], list[float]]:
+    present = [peer for peer in PEERS if peer.version is not None]
+    measured: dict[str, list[Measured]] = {"holdfast": [], **{peer.name: [] for peer in present}}
+    hashing = []
+    with one_disk(work / "home", image) as house:
+        for number in range(rounds):
+            turns: list[tuple[str, Callable[[], Measured]]] = [("holdfast", lambda: _holdfast(house))]
+            turns += [(peer.name, lambda peer=peer: _peer(peer, work / "peer", image)) for peer in present]
+            for name, measure in turns if number % 2 == 0 else reversed(turns):
+                measured[name].append(measure())
+                print(f"  round {number + 1}: {name:<24} {measured[name][-1]}", file=sys.stderr)
+            hashing.append(_timed(lambda: _hash(dense)))
+    return measured, hashing
+
+
+def _holdfast(house: Installation) -> Measured:
+    """Each time a repository of its own, so that the first run is a full."""
+    name = f"main{time.time_ns()}"
+    house.add_repository(name, encrypted=True)
+    house.add_job(name, repository=name, include="vm")
+    full, unchanged = backup(house, name), backup(house, name)
+    assert unchanged.mode == "digest", unchanged.report
+    stored = _size(house.store / name)
+    shutil.rmtree(house.store / name)
+    return Measured(full.wall_s, unchanged.wall_s, stored / MIB)
+
+
+def _peer(peer: Peer, home: Path, image: Path) -> Measured:
+    peer.make_repository(home)
+    full_s = _timed(lambda: peer.run(home, image))
+    unchanged_s = _timed(lambda: peer.run(home, image))
+    stored = _size(home / "repo")
+    shutil.rmtree(home)
+    return Measured(full_s, unchanged_s, stored / MIB)
+
+
+def _hash(dense: Path) -> None:
+    """Read and hash with one thread, by b3sum or, where it is missing, by the same library from Python."""
+    b3sum = shutil.which("b3sum")
+    if b3sum:
+        subprocess.run([b3sum, "--num-threads", "1", dense], check=True, stdout=subprocess.DEVNULL)
+        return
+    with dense.open("rb") as file:
+        hasher = blake3()
+        while piece := file.read(MIB):
+            hasher.update(piece)
+
+
+def _copy_allocated(image: Path, dense: Path) -> None:
+    """The allocated data alone, for b3sum would hash the holes too."""
+    with image.open("rb") as source, dense.open("wb") as target:
+        for start, end in images.data_extents(image):
+            source.seek(start)
+            for position in range(start, end, MIB):
+                target.write(source.read(min(MIB, end - position)))
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
+
+
+def _median(runs: list[Measured]) -> Measured:
+    columns = zip(*(asdict(run).values() for run in runs), strict=True)
+    return Measured(*(statistics.median(column) for column in columns))
+
+
+def _markdown(medians: dict[str, Measured], hash_s: float, size_mib: int, used_mib: int) -> str:
+    own = medians["holdfast"]
+    lines = [
+        f"Image of {size_mib} MiB, {used_mib} MiB used; {len(os.sched_getaffinity(0))} cores; medians.",
+        "",
+        "| | full | × Holdfast | unchanged | × Holdfast | stored |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {each.full_s:.1f} s | {each.full_s / own.full_s:.1f} | {each.unchanged_s:.1f} s "
+        f"| {each.unchanged_s / own.unchanged_s:.1f} | {each.stored_mib:,.0f} MiB |"
+        for name, each in medians.items()
+    ]
+    lines += [f"| {peer.name} | not installed | | | | |" for peer in PEERS if peer.version is None]
+    lines += [f"| b3sum, one thread, allocated data | | | {hash_s:.2f} s | {hash_s / own.unchanged_s:.1f} | |", ""]
+    ratios = [each.full_s / own.full_s for name, each in medians.items() if name != "holdfast"]
+    if ratios:
+        lines.append(f"Full: {min(ratios):.1f} times as fast as the fastest peer (wanted: {FASTER_THAN_PEERS:.0f}).")
+    ratio = own.unchanged_s / hash_s
+    lines.append(f"Unchanged: {ratio:.1f} times what reading and hashing takes (wanted: at most {OF_HASHING}).")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Memory of an idle agent and of movers that back up and restore a sparse 1 TiB image with scattered data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import images
+from holdfast_runs import backup, one_disk
+
+AGENT_LIMIT_MIB, MOVER_LIMIT_MIB = 60, 250
+WORK = Path("bench-work")
+
+
+class PeakWatch:
+    """Peak resident memory of every mover of the agent ``pid`` while the context is open, by process."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.peaks_kib: dict[int, int] = {}
+
+    def __enter__(self) -> PeakWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def highest_mib(self) -> float:
+        return max(self.peaks_kib.values(), default=0) / 1024
+
+    def _look(self) -> None:
+        while not self._over.wait(0.02):
+            for pid in children(self._pid):
+                peak = memory_kib(pid, "VmHWM")
+                if peak:
+                    self.peaks_kib[pid] = peak
+
+
+def children(pid: int) -> Iterator[int]:
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            yield from map(int, tasks.read_text().split())
+        except OSError:
+            return
+
+
+def memory_kib(pid: int, field: str) -> int:
+    """A field of /proc/PID/status; 0 for a process that is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size-gib", type=int, default=1024)
+    parser.add_argument("--data-mib", type=int, default=1024)
+    given = parser.parse_args()
+    WORK.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="memory-", dir=WORK) as name:
+        work = Path(name).resolve()
+        disk = work / "disk.raw"
+        images.make_scattered_image(disk, given.size_gib, given.data_mib)
+        with one_disk(work / "home", disk) as house:
+            assert house.agent is not None
+            house.add_repository("main", encrypted=True)
+            house.add_job("main", repository="main", include="vm")
+            idle_mib = memory_kib(house.agent.pid, "VmRSS") / 1024
+            print(f"idle agent                                 {idle_mib:6.0f} MiB  (limit {AGENT_LIMIT_MIB})")
+            for what in ("full", "second run"):
+                with PeakWatch(house.agent.pid) as watch:
+                    done = backup(house, "main")
+                text = f"{what} of {given.size_gib} GiB by {done.mode}, {given.data_mib} MiB of data"
+                print(
+                    f"{text:<42} {watch.highest_mib:6.0f} MiB  (limit {MOVER_LIMIT_MIB} a mover), {done.wall_s:.1f} s"
+                )
+            began = time.monotonic()
+            with PeakWatch(house.agent.pid) as watch:
+                house.restore_disk("vm", "latest", house.out / "restored.raw")
+            took_s = time.monotonic() - began
+            print(f"{'restore':<42} {watch.highest_mib:6.0f} MiB  (limit {MOVER_LIMIT_MIB} a mover), {took_s:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Other backup programs, run as their users run them: a repository made beforehand, then one command on the image."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PASSPHRASE = "benchmark"  # noqa: S105 - protects nothing
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program, how it makes a repository, and how it backs up an image into it.
+
+    The command must read the whole image each time: an image of a running VM is never as old as it was.
+    """
+
+    name: str
+    program: str
+    init: Sequence[str]
+    backup: Sequence[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str | None:
+        """None where it is not installed."""
+        if shutil.which(self.program) is None:
+            return None
+        flag = "version" if self.program == "restic" else "--version"
+        told = subprocess.run([self.program, flag], capture_output=True, text=True, check=True).stdout
+        return " ".join(told.split()[:2])
+
+    def make_repository(self, home: Path) -> None:
+        home.mkdir()
+        self._run(self.init, home)
+
+    def run(self, home: Path, image: Path) -> None:
+        self._run([*self.backup, str(image)], home)
+
+    def _run(self, arguments: Sequence[str], home: Path) -> None:
+        told = {name: value.format(home=home) for name, value in self.environment.items()}
+        command = [self.program, *(argument.format(home=home) for argument in arguments)]
+        done = subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{self.program} failed: {done.stderr[-2000:]}")
+
+
+_BORG = {
+    "BORG_BASE_DIR": "{home}",
+    "BORG_REPO": "{home}/repo",
+    "BORG_PASSPHRASE": _PASSPHRASE,
+    "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+}
+_BORG_CREATE = ("create", "--compression", "lz4", "--files-cache", "disabled", "::{{now:%s.%f}}")
+
+PEERS = (
+    Peer(
+        name="restic",
+        program="restic",
+        init=("init", "--quiet"),
+        backup=("backup", "--quiet", "--force"),
+        environment={
+            "RESTIC_REPOSITORY": "{home}/repo",
+            "RESTIC_CACHE_DIR": "{home}/cache",
+            "RESTIC_PASSWORD": _PASSPHRASE,
+        },
+    ),
+    Peer("borg lz4, not encrypted", "borg", ("init", "--encryption", "none"), _BORG_CREATE, _BORG),
+    Peer("borg lz4, encrypted", "borg", ("init", "--encryption", "repokey-blake2"), _BORG_CREATE, _BORG),
+)
