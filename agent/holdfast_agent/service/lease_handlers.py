@@ -134,8 +134,8 @@ def _mover(agent: Agent, call: Call[BeginTransfer] | Call[ChangeRules]) -> Mover
 def _start(agent: Agent, lease: Lease, request: StartMover) -> MoverProcess:
     check_name("mover", request.mover)
     check_name("task", request.spec.task_id)
-    _check_room(agent, lease)
     setup = pipe.MoverSetup(host=_host(agent, lease, request.spec), spec=request.spec)
+    _check_room(agent, lease)
 
     def changed(state: MoverState) -> None:
         agent.push(lease, MoverChanged(lease=lease.name, state=state))

@@ -73,8 +73,7 @@ def encode(message: Message) -> bytes:
 def decode_request(frame: bytes | memoryview, peer: str = "the manager") -> Request:
     """What a manager asks. Raises the same as :func:`decode_from_agent`. Thread-safe."""
     if len(frame) > CONTROL_LIMIT_BYTES:
-        is_order = len(frame) <= ORDER_LIMIT_BYTES and _type_of(frame, peer) == BeginTransfer.__name__
-        if not is_order:
+        if len(frame) > ORDER_LIMIT_BYTES or not _is_order(frame, peer):
             raise MessageTooLarge(peer=peer, size_bytes=len(frame), limit_bytes=CONTROL_LIMIT_BYTES)
     request: Request = _decode(_request_decoder, frame, peer, REQUESTS)
     return request
@@ -113,6 +112,13 @@ def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview, pe
         if name not in known:
             raise UnknownMessage(type=name[:_TYPE_SHOWN_CHARS]) from None
         raise MalformedMessage(peer=peer, reason=f"{name}: {error}") from error
+
+
+def _is_order(frame: bytes | memoryview, peer: str) -> bool:
+    try:
+        return _type_of(frame, peer) == BeginTransfer.__name__
+    except MalformedMessage:
+        return False
 
 
 def _type_of(frame: bytes | memoryview, peer: str) -> str:
