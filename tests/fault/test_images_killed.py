@@ -35,11 +35,11 @@ def test_a_killed_snapshot_is_cleared_by_the_next_process(tmp_path: Path) -> Non
     random = Random(11)
     (tmp_path / "vm").mkdir()
     for name in ("a.raw", "b.raw"):
-        (tmp_path / "vm" / name).write_bytes(random.randbytes(4 << 20))
+        (tmp_path / "vm" / name).write_bytes(random.randbytes(8 << 20))
     images = {path: path.read_bytes() for path in (tmp_path / "vm").iterdir()}
     left = 0
     for _ in range(ROUNDS):
-        opened = run_and_kill(tmp_path, after_lines=random.randrange(1, 8), wait_s=random.random() * 0.01)
+        opened = run_and_kill(tmp_path, after_lines=random.randrange(1, 8), wait_s=random.random() * 0.04)
         left += len(snapshots(tmp_path))
         driver = ImagesDriver(ImagesOptions(path=str(tmp_path)), {})
         for obligation in opened:

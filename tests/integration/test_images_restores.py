@@ -173,3 +173,22 @@ def test_death_in_mid_replacement_leaves_one_whole_vm(
         fulfil(tmp_path, journal)
         whole = {"vm/root.raw": left, "vm/notes.txt": b"keep me"}
         assert tree(tmp_path) == (whole if left == b"old" else whole | {"vm/data.raw": left})
+
+
+def test_an_old_vm_that_cannot_be_deleted_yet_spoils_no_restore(
+    tmp_path: Path, driver: ImagesDriver, journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_vm(tmp_path / "vm")
+    target = driver.prepare_restore("vm", INFO, overwrite=True, journal=journal)
+    write(target)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restores_module, "retire", fail)
+        driver.finish_restore(target, INFO, journal)
+    assert [vm.name for vm in driver.list_vms()] == ["vm"]
+    assert len(journal.open) == 1
+    fulfil(tmp_path, journal)
+    assert tree(tmp_path) == {"vm/root.raw": b"new", "vm/data.raw": b"new", "vm/notes.txt": b"keep me"}

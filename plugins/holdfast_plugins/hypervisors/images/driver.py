@@ -133,8 +133,16 @@ class ImagesDriver:
         try:
             restores.rename_into_place(directory, entry)
         finally:
-            self._settle(aside.name)
-            self._strike(journal, aside.name)
+            self._settle_or_leave(aside.name, journal)
+
+    def _settle_or_leave(self, name: str, journal: Journal) -> None:
+        """Settle where a failure must neither hide an error nor spoil a success: it then stays in the journal."""
+        try:
+            self._settle(name)
+        except SnapshotNotRemoved as error:
+            log.warning("%s", error)
+            return
+        self._strike(journal, name)
 
     def _settle(self, name: str) -> None:
         """Bring a hidden folder beside the VMs to its end. Idempotent."""

@@ -6,6 +6,7 @@ QEMU holds open-file-description locks on single bytes of an image: on 100 + n f
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -15,6 +16,8 @@ _FLOCK = "hhqqi4x"
 """struct flock on 64-bit Linux: type, whence, start, length, pid."""
 _QEMU_WRITES, _QEMU_RESIZES = 101, 103
 _WHOLE_FILE = (0, 0)
+_NO_LOCKS_HERE = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""A file system without locks, such as NFS mounted with ``nolock``."""
 
 
 def written_by_others(path: Path) -> bool:
@@ -33,5 +36,10 @@ def written_by_others(path: Path) -> bool:
 def _conflicts(descriptor: int, kind: int, start: int, length: int) -> bool:
     """Whether a lock of ``kind`` would meet another's. Only asks; nothing is locked even for an instant."""
     question = struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
-    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, question)
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, question)
+    except OSError as error:
+        if error.errno in _NO_LOCKS_HERE:
+            return False
+        raise
     return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
