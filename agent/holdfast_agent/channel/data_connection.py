@@ -27,8 +27,8 @@ from .data_records import (
 )
 from .data_wires import Wire, looks_like_record
 
-DEFAULT_WINDOW_BYTES = 32 << 20
-"""Large enough for 300 MiB/s over 100 ms of delay; both movers hold at most this much for each other."""
+DEFAULT_WINDOW_BYTES = 16 << 20
+"""Enough for 160 MiB/s over 100 ms of delay; both movers hold at most this much for each other."""
 
 MAX_HEARTBEAT_S = 5.0
 _LINGER_S = 5.0

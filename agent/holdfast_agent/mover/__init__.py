@@ -1,0 +1,1 @@
+"""Data Movers: one process moves one disk, in a pair over the data channel."""

@@ -1,0 +1,175 @@
+"""The life of a mover process: setup, connection, transfer, last report. Every path ends in Finished or Failed."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import sys
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from holdfast_agent.channel.data_connection import DataConnection
+from holdfast_agent.errors import HoldfastError, InternalError, Unreachable
+from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
+from holdfast_agent.wire.specs import MoverResult, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+
+from .control import Control
+from .role import Role, drive
+
+_CLOSE_S = 5.0
+_STEP_S = 0.5
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
+_log = logging.getLogger("holdfast.mover")
+
+
+def main() -> int:
+    """Entry point of ``python -m holdfast_agent.mover``; talks on descriptors 0 and 1 only."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    _keep_memory()
+    control = Control()
+    control.catch_sigterm()
+    status = _Mover(control).run()
+    sys.stderr.flush()
+    # Not sys.exit: a thread that hangs in a system call, or sockets that linger, must not hold the process.
+    os._exit(status)
+
+
+class _Mover:
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._role: Role | None = None
+
+    def run(self) -> int:
+        """Everything between start and exit; the exit status."""
+        problem: BaseException | None = None
+        try:
+            result = self._work()
+        except Exception as error:  # noqa: BLE001 - process boundary: whatever it is must reach the agent as data
+            problem = error
+        self._close(problem)
+        counters = self._role.tally.snapshot() if self._role is not None else TransferCounters()
+        if problem is not None:
+            record = _typed(problem).to_record()
+            _log.info("ended: %s", record.message, exc_info=problem if record.code == InternalError.code else None)
+            self._control.failed(record, counters)
+            return 1
+        self._control.report(Finished(result=result, counters=counters))
+        return 0
+
+    def _work(self) -> MoverResult:
+        setup = self._control.setup()
+        if isinstance(setup.spec, (TargetSpec, ReaderSpec)):
+            role, connection = self._serve(setup.spec, setup.host)
+        else:
+            role, connection = self._lead(setup.spec, setup.host)
+        try:
+            self._control.report(Connected())
+        except BaseException:
+            connection.abort()
+            raise
+        return drive(role, connection, self._control)
+
+    def _serve(self, spec: TargetSpec | ReaderSpec, host: MoverHost) -> tuple[Role, DataConnection]:
+        """Repository side: open the repository, then listen; only then does anybody learn where."""
+        from holdfast_agent.channel.data_listener import DataListener
+
+        from .reader import Reader
+        from .target import Target
+
+        role = Target(spec, host) if isinstance(spec, TargetSpec) else Reader(spec, host)
+        self._role = role
+        while not role.opened:
+            select.select([role.workers.fd, *self._control.fds], [], [], _STEP_S)
+            role.workers.take()
+            self._control.take()
+        listener = DataListener(
+            host.listen_address,
+            host.advertised_address,
+            host.port_range,
+            spec.secret,
+            stall_timeout_s=host.stall_timeout_s,
+        )
+        try:
+            self._control.report(Listening(endpoints=(listener.endpoint,)))
+            connection = self._await(listener, listener.endpoint, host.connect_timeout_s)
+        except BaseException:
+            listener.close()
+            raise
+        role.connected(connection)
+        return role, connection
+
+    def _lead(self, spec: SourceSpec | WriterSpec, host: MoverHost) -> tuple[Role, DataConnection]:
+        """Proxy side: connect to the mover that listens."""
+        from holdfast_agent.channel.data_connector import DataConnector
+
+        connector = DataConnector(
+            spec.endpoints,
+            spec.secret,
+            streams=spec.rules.streams,
+            timeout_s=host.connect_timeout_s,
+            stall_timeout_s=host.stall_timeout_s,
+        )
+        try:
+            connection = self._await(connector, ", ".join(spec.endpoints), host.connect_timeout_s)
+        except BaseException:
+            connector.close()
+            raise
+        role = self._role = _leader(spec, host, connection)
+        return role, connection
+
+    def _await(self, opening: Opening, peer: str, timeout_s: float) -> DataConnection:
+        """Wait for the other mover, awake to the agent. Raises :class:`Unreachable` (retryable), Cancelled."""
+        deadline = time.monotonic() + timeout_s
+        while (connection := opening.poll(_STEP_S, self._control.fds)) is None:
+            self._control.take()
+            if time.monotonic() > deadline:
+                raise Unreachable(peer=peer, timeout_s=timeout_s)
+        return connection
+
+    def _close(self, problem: BaseException | None) -> None:
+        if self._role is None:
+            return
+        self._role.close(problem)
+        if not self._role.workers.close(_CLOSE_S):
+            _log.warning("a thread is still at work; the process ends without it")
+
+
+class Opening(Protocol):
+    """A listener or a connector."""
+
+    def poll(self, timeout_s: float, fds: Iterable[int] = ()) -> DataConnection | None:
+        """One step; the connection when it stands."""
+
+
+def _leader(spec: SourceSpec | WriterSpec, host: MoverHost, connection: DataConnection) -> Role:
+    if isinstance(spec, SourceSpec):
+        from .source import Source
+
+        return Source(spec, host, connection)
+    from .writer import Writer
+
+    return Writer(spec, host, connection)
+
+
+def _typed(error: BaseException) -> HoldfastError:
+    if isinstance(error, HoldfastError):
+        return error
+    return InternalError(kind=type(error).__name__, where="the data mover", reason=str(error))
+
+
+def _keep_memory() -> None:
+    """Keep freed blocks instead of returning them to the kernel after each use: 20 to 35 % of a transfer's time.
+
+    glibc only; elsewhere nothing happens. At most two arenas, so that little is kept twice.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return
+    for parameter, value in (
+        (_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 64 << 20), (_M_TOP_PAD, 8 << 20), (_M_ARENA_MAX, 2),
+    ):  # fmt: skip
+        libc.mallopt(parameter, value)

@@ -1,0 +1,171 @@
+"""The reader mover: serves the ids and sealed records of one tree. Holds no keys."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from holdfast_agent.channel.data_connection import DataConnection
+from holdfast_agent.errors import MalformedMessage, UsageError
+from holdfast_agent.model.ids import ID_BYTES, BlockId
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.repository.readers import BlockReader
+from holdfast_agent.repository.repository import Repository
+from holdfast_agent.repository.tree import TreeReader
+from holdfast_agent.wire.movers import MoverHost
+from holdfast_agent.wire.specs import BackupOrder, MoverResult, ReaderSpec, RestoreOrder
+
+from .conversation import (
+    MAX_FETCH,
+    AnyMessage,
+    Done,
+    Fetch,
+    Ids,
+    Opened,
+    OpenTree,
+    Record,
+    Stored,
+    WantIds,
+    encode,
+    split_ids,
+)
+from .limiter import RateLimiter
+from .pages import PageCutter
+from .role import ignore, unexpected
+from .stages import StageClock, Tally
+from .store import open_repository
+from .workers import Workers
+
+_IDLE_S = 60.0
+_AHEAD_BYTES = 32 << 20  # records read before the network takes them; no further request is begun beyond it
+
+
+class Reader:
+    """See :class:`holdfast_agent.mover.role.Role`. One worker: the only thread that touches the repository."""
+
+    def __init__(self, spec: ReaderSpec, host: MoverHost) -> None:
+        self.workers = Workers(1, "shelf")
+        self.tally = Tally()
+        self.result: MoverResult | None = None
+        self.opened = False
+        self._connection: DataConnection | None = None
+        self._limiter = RateLimiter(spec.rules.bandwidth_bytes_per_s)
+        self._shelf = _Shelf(spec, host, self.tally.source)
+        self._requests: deque[tuple[list[BlockId], int]] = deque()
+        self._reading = False
+        self._ready: deque[bytes] = deque()
+        self._ready_bytes = 0
+        self._root: BlockId | None = None
+        self._done = False
+        self.workers.submit(self._is_open, self._shelf.open)
+
+    def _is_open(self, _nothing: None) -> None:
+        self.opened = True
+
+    def connected(self, connection: DataConnection) -> None:
+        """The writer has proved itself."""
+        self._connection = connection
+
+    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+        raise UsageError(reason="a reader mover takes its orders from the writer mover")
+
+    def change_rules(self, rules: TransferRules) -> None:
+        self._limiter.change(rules.bandwidth_bytes_per_s)
+
+    def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
+        if isinstance(message, Fetch):
+            ids = split_ids(payload, len(payload) // ID_BYTES, MAX_FETCH)
+            self._requests.append((ids, cost_bytes))
+            return
+        if isinstance(message, OpenTree) and self._root is None:
+            self._root = message.root
+            self.tally.begin(message.geometry.size_bytes)
+            self.workers.submit(self._tree_open, self._shelf.open_tree, message)
+        elif isinstance(message, WantIds) and self._root is not None:
+            self.workers.submit(self._page, self._shelf.page, message.first)
+        elif isinstance(message, Done):
+            self._done = True
+        else:
+            raise unexpected(message)
+        self._peer.release(cost_bytes)
+
+    def pump(self) -> float:
+        if self._requests and not self._reading and self._ready_bytes < _AHEAD_BYTES:
+            ids, cost_bytes = self._requests.popleft()
+            self._reading = True
+            self._peer.release(cost_bytes)
+            self.workers.submit(self._read, self._shelf.read, ids)
+        wait_s = self._send_ready()
+        if self._done and self._root is not None and not (self._requests or self._reading or self._ready):
+            self._peer.send(encode(Stored(self._root)))
+            self.tally.end()
+            self.result = MoverResult(root=self._root)
+        return wait_s
+
+    def close(self, error: BaseException | None) -> None:
+        self.workers.submit(ignore, self._shelf.close)
+
+    def _tree_open(self, _nothing: None) -> None:
+        self._peer.send(encode(Opened()))
+
+    def _page(self, page: tuple[Ids, list[BlockId]]) -> None:
+        self._peer.send(encode(page[0]), page[1])
+
+    def _read(self, records: list[bytes]) -> None:
+        self._reading = False
+        self._ready.extend(records)
+        self._ready_bytes += sum(map(len, records))
+
+    def _send_ready(self) -> float:
+        delay_s = 0.0
+        while self._ready and self._peer.writable and not (delay_s := self._limiter.delay_s()):
+            record = self._ready.popleft()
+            self._ready_bytes -= len(record)
+            size = self._peer.send(encode(Record()), [record], spread=True)
+            self._limiter.spent(size)
+        self.tally.throttled.tell(bool(self._ready) and delay_s > 0)
+        self.tally.network.tell(bool(self._ready) and not delay_s)
+        return delay_s or _IDLE_S
+
+    @property
+    def _peer(self) -> DataConnection:
+        if self._connection is None:
+            raise UsageError(reason="nobody has connected")
+        return self._connection
+
+
+class _Shelf:
+    """The repository as the reader's worker uses it."""
+
+    def __init__(self, spec: ReaderSpec, host: MoverHost, clock: StageClock) -> None:
+        self._spec = spec
+        self._host = host
+        self._clock = clock
+        self._repository: Repository | None = None
+        self._reader: BlockReader | None = None
+        self._pages: PageCutter | None = None
+
+    def open(self) -> None:
+        self._repository = open_repository(self._spec.repository, self._host)
+        self._reader = self._repository.reader()
+
+    def open_tree(self, message: OpenTree) -> None:
+        if self._reader is None:
+            raise UsageError(reason="the repository is not open")
+        tree = TreeReader(self._reader, message.root, message.geometry)
+        self._pages = PageCutter(message.geometry.blocks, tree.ids)
+
+    def page(self, first: int) -> tuple[Ids, list[BlockId]]:
+        if self._pages is None:
+            raise MalformedMessage(peer="the other mover", reason="no tree is open")
+        with self._clock:
+            return self._pages.page(first)
+
+    def read(self, ids: list[BlockId]) -> list[bytes]:
+        if self._reader is None:
+            raise UsageError(reason="the repository is not open")
+        with self._clock:
+            return [record for _id, record in self._reader.read_many(ids)]
+
+    def close(self) -> None:
+        if self._repository is not None:
+            self._repository.close()

@@ -1,0 +1,98 @@
+"""What the four movers have in common: the objects they work with, and the one loop that drives them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from holdfast_agent.channel.data_connection import DataConnection
+from holdfast_agent.errors import ChannelError, HoldfastError, MalformedMessage, from_record
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.wire.movers import Begin, NewRules
+from holdfast_agent.wire.specs import BackupOrder, MoverResult, RestoreOrder
+
+from .control import Control
+from .conversation import AnyMessage, GaveUp, decode, encode
+from .stages import Tally
+from .workers import Workers
+
+_IDLE_S = 0.5
+
+
+class Role(Protocol):
+    """One kind of mover: a state machine fed by the loop, all in the main thread. None of its methods waits."""
+
+    workers: Workers
+    tally: Tally
+    result: MoverResult | None
+
+    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+        """The order has come; only for movers that lead."""
+
+    def change_rules(self, rules: TransferRules) -> None:
+        """New transfer rules hold from now on."""
+
+    def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
+        """A message of the other mover. ``cost_bytes`` must be released once the message is consumed."""
+
+    def pump(self) -> float:
+        """Do all that can be done now; the seconds after which to be called even if nothing happens."""
+
+    def close(self, error: BaseException | None) -> None:
+        """Release what the role holds besides its workers. ``error`` is what ended the transfer, if anything did."""
+
+
+def drive(role: Role, connection: DataConnection, control: Control) -> MoverResult:
+    """Run a role on its connection to the end. Raises whatever ended it; the other mover is told."""
+    try:
+        while role.result is None:
+            _step(role, connection, control)
+        connection.close()
+    except ChannelError:
+        connection.abort()
+        raise
+    except HoldfastError as error:
+        _tell(connection, error)
+        raise
+    except BaseException:
+        connection.abort()
+        raise
+    return role.result
+
+
+def _step(role: Role, connection: DataConnection, control: Control) -> None:
+    wait_s = role.pump()
+    if role.result is not None:
+        return
+    if control.progress_due:
+        control.progress(role.tally.snapshot())
+    connection.wait(min(wait_s, _IDLE_S), (*control.fds, role.workers.fd))
+    for order in control.take():
+        if isinstance(order, Begin):
+            role.begin(order.order)
+        elif isinstance(order, NewRules):
+            role.change_rules(order.rules)
+    role.workers.take()
+    while (incoming := connection.receive()) is not None:
+        message = decode(incoming.body)
+        if isinstance(message, GaveUp):
+            raise from_record(message.error)
+        role.receive(message, incoming.payload, incoming.cost_bytes)
+    connection.check_alive()
+
+
+def _tell(connection: DataConnection, error: HoldfastError) -> None:
+    """Tell the other mover why we end; it is no loss if that fails."""
+    try:
+        connection.send(encode(GaveUp(error.to_record())))
+        connection.close()
+    except HoldfastError:
+        connection.abort()
+
+
+def unexpected(message: AnyMessage) -> MalformedMessage:
+    """The error for a message that has no place at this moment of the conversation."""
+    return MalformedMessage(peer="the other mover", reason=f"{type(message).__name__} is out of place here")
+
+
+def ignore(_result: object) -> None:
+    """For tasks whose end alone matters."""

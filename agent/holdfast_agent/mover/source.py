@@ -1,0 +1,334 @@
+"""The source mover: reads a disk and sends what the repository does not have."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+
+from holdfast_agent.channel.data_connection import DataConnection
+from holdfast_agent.disks.disk import ReadableDisk
+from holdfast_agent.disks.open import open_disk
+from holdfast_agent.errors import DiskError, DiskShrunk, ToolMissing, UsageError
+from holdfast_agent.model.change import ChangeMode
+from holdfast_agent.model.geometry import Extent
+from holdfast_agent.model.ids import HOLE, BlockId
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.sealing.tree import compute_root
+from holdfast_agent.wire.movers import MoverHost
+from holdfast_agent.wire.specs import BackupOrder, MoverResult, RestoreOrder, SourceSpec
+
+from .blocks import Block, BlockWork, Buffers
+from .conversation import (
+    PAGE_BLOCKS,
+    AnyMessage,
+    BeginBackup,
+    Done,
+    Holes,
+    Ids,
+    Offer,
+    Opened,
+    Record,
+    Stored,
+    WantIds,
+    Wanted,
+    count_blocks,
+    encode,
+    runs_of,
+)
+from .limiter import RateLimiter
+from .pages import IdMap, IdPage
+from .plan import Fate, Part, plan
+from .role import unexpected
+from .stages import Tally
+from .workers import Workers
+
+WINDOW_BYTES = 48 << 20
+"""Plain blocks between disk and network at one time; as much again at most is held sealed."""
+
+_TASK_BYTES = 4 << 20  # work handed to a thread at once: large enough that handing over costs nothing
+_PAGES_AHEAD = 2
+_IDLE_S = 60.0
+
+
+class Source:
+    """See :class:`holdfast_agent.mover.role.Role`."""
+
+    def __init__(self, spec: SourceSpec, host: MoverHost, connection: DataConnection) -> None:
+        self.workers = Workers(host.workers, "source")
+        self.tally = Tally()
+        self.result: MoverResult | None = None
+        self._spec = spec
+        self._host = host
+        self._connection = connection
+        self._rules = spec.rules
+        self._limiter = RateLimiter(spec.rules.bandwidth_bytes_per_s)
+        self._disk: ReadableDisk | None = None
+        self._transfer: _Transfer | None = None
+
+    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+        if not isinstance(order, BackupOrder) or self._disk is not None:
+            raise UsageError(reason="a source takes one backup order")
+        if order.mode in (ChangeMode.CBT, ChangeMode.DIGEST) and (order.base_root is None or not order.base_geometry):
+            raise UsageError(reason=f"the mode {order.mode} needs a base point")
+        if order.base_geometry is not None and order.base_geometry.block_log2 != order.geometry.block_log2:
+            raise UsageError(reason="the base point has another block size")
+        self._order = order
+        self._disk, self._used = _open_first(order.disks, self._host)
+        if self._disk.size_bytes < order.geometry.size_bytes:
+            raise DiskShrunk(
+                url=self._used, found_bytes=self._disk.size_bytes, expected_bytes=order.geometry.size_bytes
+            )
+        self.tally.begin(order.geometry.size_bytes)
+        based = order.mode in (ChangeMode.CBT, ChangeMode.DIGEST)
+        self._connection.send(
+            encode(
+                BeginBackup(
+                    order.geometry,
+                    order.mode,
+                    order.base_root if based else None,
+                    order.base_geometry if based else None,
+                )
+            )
+        )
+
+    def change_rules(self, rules: TransferRules) -> None:
+        self._rules = rules
+        self._limiter.change(rules.bandwidth_bytes_per_s)
+        if self._transfer is not None:
+            self._transfer.rules = rules
+
+    def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
+        self._connection.release(cost_bytes)
+        if self._transfer is None:
+            if not isinstance(message, Opened) or self._disk is None:
+                raise unexpected(message)
+            count_blocks(message.lost, self._order.base_geometry or self._order.geometry)
+            self._transfer = _Transfer(self, self._disk, self._order, message.lost)
+        elif isinstance(message, Wanted):
+            self._transfer.answer(message)
+        elif isinstance(message, Ids):
+            self._transfer.page(message, payload)
+        elif isinstance(message, Stored):
+            self._finish(self._transfer)
+        else:
+            raise unexpected(message)
+
+    def pump(self) -> float:
+        return self._transfer.pump() if self._transfer is not None else _IDLE_S
+
+    def close(self, error: BaseException | None) -> None:
+        if self._disk is not None:
+            self._disk.close()
+
+    def _finish(self, transfer: _Transfer) -> None:
+        if not transfer.done:
+            raise unexpected(Stored(HOLE))
+        self.tally.end()
+        self.result = MoverResult(root=transfer.root, used_disk=self._used)
+
+
+class _Transfer:
+    """The pipeline of one disk: plan → read and name → offer → seal → send, each step fed by the one after it."""
+
+    def __init__(self, source: Source, disk: ReadableDisk, order: BackupOrder, lost: tuple[tuple[int, int], ...]) -> None:
+        self.rules = source._rules
+        self.done = False
+        self.root: BlockId | None = None
+        self._connection = source._connection
+        self._limiter = source._limiter
+        self._workers = source.workers
+        self._tally = source.tally
+        self._geometry = order.geometry
+        self._digest = order.mode is ChangeMode.DIGEST
+        self._knows_all = order.mode is not ChangeMode.CBT
+        self._base_geometry = order.base_geometry or order.geometry
+        self._lost = frozenset(block for first, count in lost for block in range(first, first + count))
+        self._work = BlockWork(disk, order.geometry, source._spec.keys, self._tally.source, self._tally.proxy)
+        self._buffers = Buffers(order.geometry.block_bytes, WINDOW_BYTES)
+        self._task_blocks = max(1, min(_TASK_BYTES >> order.geometry.block_log2, self._buffers.total // 4))
+        self._parts: Iterator[Part] = plan(order, _data_extents(disk), lost)
+        self._part: Part | None = next(self._parts, None)
+        self._pages: dict[int, IdPage] = {}
+        self._asked_pages = 0
+        self._ids = IdMap()
+        self._reading = 0
+        self._unoffered: list[Block] = []
+        self._offers: dict[int, list[Block]] = {}
+        self._offer_number = 0
+        self._sealing = 0
+        self._ready: deque[tuple[Block, bytes]] = deque()
+        self._offered = self._holes = self._left = self._records = 0
+
+    def pump(self) -> float:
+        """One round of all steps; see :meth:`Role.pump`."""
+        if self.done:
+            return _IDLE_S
+        self._read_ahead()
+        self._offer()
+        wait_s = self._send_ready()
+        if self._part is None and not (self._reading or self._offers or self._sealing or self._ready):
+            self._end()
+        return wait_s
+
+    # --- plan and read ----------------------------------------------------------------------------------------------
+
+    def _read_ahead(self) -> None:
+        while (part := self._part) is not None:
+            if self._digest and not self._has_page(part.first):
+                return
+            if part.fate is Fate.READ:
+                count = min(part.end - part.first, self._task_blocks, self._page_end(part.first) - part.first)
+                if self._buffers.free < count:
+                    return
+                self._reading += 1
+                # The page goes with the blocks: the plan may be many pages of holes further when they come back.
+                then = partial(self._have_read, self._pages.get(part.first // PAGE_BLOCKS))
+                self._workers.submit(then, self._work.read, part.first, self._buffers.take(count))
+            else:
+                count = min(part.end, self._page_end(part.first)) - part.first
+                self._pass_over(part.first, part.first + count, part.fate)
+            rest = part._replace(first=part.first + count)
+            self._part = rest if rest.first < rest.end else next(self._parts, None)
+
+    def _pass_over(self, first: int, end: int, fate: Fate) -> None:
+        """Blocks that are not read: kept from the base, or holes by the disk's own word."""
+        start, stop = first << self._geometry.block_log2, self._geometry.extent(end - 1).end
+        self._tally.processed += stop - start
+        if fate is Fate.KEEP:
+            self._tally.unchanged += stop - start
+        else:
+            self._tally.zero += stop - start
+        told = 0
+        if self._digest:
+            told = self._send_holes(list(self._pages[first // PAGE_BLOCKS].data_blocks(first, end)))
+        self._left += end - first - told
+
+    def _have_read(self, base: IdPage | None, blocks: list[Block]) -> None:
+        self._reading -= 1
+        for block in blocks:
+            length = self._geometry.extent(block.number).length
+            self._tally.read += length
+            if block.id == HOLE:
+                self._tally.zero += length
+            else:
+                self._ids[block.number] = block.id
+            if self._same_as_base(block, base):
+                self._left += 1
+                self._tally.unchanged += length if block.id != HOLE else 0
+            elif block.id == HOLE:
+                self._send_holes([block.number])
+            else:
+                self._unoffered.append(block)
+                continue
+            self._tally.processed += length
+            self._buffers.give_back(block.buffer)
+
+    def _same_as_base(self, block: Block, base: IdPage | None) -> bool:
+        """Whether the tree has this id at this place before anything is said about it."""
+        if base is not None:
+            return base[block.number] == block.id and block.number not in self._lost
+        return self._knows_all and block.id == HOLE  # without a base every block begins as a hole
+
+    def _send_holes(self, blocks: list[int]) -> int:
+        """Tell blocks that are zeros now and were data in the base; how many."""
+        for run in runs_of(blocks):
+            self._connection.send(encode(Holes(run)))
+        self._holes += len(blocks)
+        return len(blocks)
+
+    # --- pages of the base ------------------------------------------------------------------------------------------
+
+    def _has_page(self, block: int) -> bool:
+        """Whether the base's ids around ``block`` are here; asks for them, and a little ahead, if not."""
+        page = block // PAGE_BLOCKS
+        while self._asked_pages <= page + _PAGES_AHEAD and self._asked_pages * PAGE_BLOCKS < self._geometry.blocks:
+            self._connection.send(encode(WantIds(self._asked_pages * PAGE_BLOCKS)))
+            self._asked_pages += 1
+        for old in [number for number in self._pages if number < page]:
+            del self._pages[old]
+        return page in self._pages
+
+    def _page_end(self, block: int) -> int:
+        """Where the page of ``block`` ends, if pages matter; parts are never handled across it."""
+        return (block // PAGE_BLOCKS + 1) * PAGE_BLOCKS if self._digest else self._geometry.blocks
+
+    def page(self, message: Ids, payload: memoryview) -> None:
+        """A page of the base has come."""
+        if message.first >= self._asked_pages * PAGE_BLOCKS or message.first // PAGE_BLOCKS in self._pages:
+            raise unexpected(message)
+        self._pages[message.first // PAGE_BLOCKS] = IdPage.receive(message, payload, self._base_geometry)
+
+    # --- offer, seal, send ------------------------------------------------------------------------------------------
+
+    def _offer(self) -> None:
+        if not self._unoffered:
+            return
+        blocks = sorted(self._unoffered)
+        self._unoffered = []
+        self._offer_number += 1
+        self._offers[self._offer_number] = blocks
+        self._offered += len(blocks)
+        runs = runs_of([block.number for block in blocks])
+        self._connection.send(encode(Offer(self._offer_number, runs)), [block.id for block in blocks])
+
+    def answer(self, message: Wanted) -> None:
+        """The repository has looked up what was offered."""
+        blocks = self._offers.pop(message.number, None)
+        if blocks is None or len(blocks) != len(message.wanted):
+            raise unexpected(message)
+        for block, wanted in zip(blocks, message.wanted, strict=True):
+            if wanted:
+                self._sealing += 1
+                self._workers.submit(self._sealed, self._seal, block)
+            else:
+                length = self._geometry.extent(block.number).length
+                self._tally.deduplicated += length
+                self._tally.processed += length
+                self._buffers.give_back(block.buffer)
+
+    def _seal(self, block: Block) -> tuple[Block, bytes]:
+        return block, self._work.seal(block, self.rules.compression)
+
+    def _sealed(self, sealed: tuple[Block, bytes]) -> None:
+        self._sealing -= 1
+        self._ready.append(sealed)
+
+    def _send_ready(self) -> float:
+        """Send what is sealed while there is credit and the limiter agrees; seconds until it will agree again."""
+        delay_s = 0.0
+        while self._ready and self._connection.writable and not (delay_s := self._limiter.delay_s()):
+            block, record = self._ready.popleft()
+            size = self._connection.send(encode(Record()), [record], spread=True)
+            self._limiter.spent(size)
+            self._records += 1
+            length = self._geometry.extent(block.number).length
+            self._tally.sent += length
+            self._tally.processed += length
+            self._tally.transferred += size
+            # Given back only now, so that a slow network stops the reading and sealed records cannot pile up.
+            self._buffers.give_back(block.buffer)
+        self._tally.throttled.tell(bool(self._ready) and delay_s > 0)
+        self._tally.network.tell(bool(self._ready) and not delay_s)
+        return delay_s or _IDLE_S
+
+    def _end(self) -> None:
+        self.done = True
+        self._connection.send(encode(Done(self._offered, self._holes, self._left, self._records)))
+        if self._knows_all:
+            self.root = compute_root(self._ids.ids(self._geometry.blocks), self._geometry)
+
+
+def _open_first(urls: tuple[str, ...], host: MoverHost) -> tuple[ReadableDisk, str]:
+    """The first disk that opens. Raises the error of the first one if none does."""
+    first: DiskError | ToolMissing | None = None
+    for url in urls:
+        try:
+            return open_disk(url, host), url
+        except (DiskError, ToolMissing) as error:
+            first = first or error
+    raise first or UsageError(reason="the order names no disk")
+
+
+def _data_extents(disk: ReadableDisk) -> Iterator[Extent]:
+    return (Extent(extent.start, extent.length) for extent in disk.extents() if extent.data)

@@ -1,0 +1,120 @@
+"""The target mover: stores what the source sends and builds the tree of the disk. Holds no keys, commits nothing."""
+
+from __future__ import annotations
+
+from holdfast_agent.channel.data_connection import DataConnection
+from holdfast_agent.errors import ConnectionLost, RecordRejected, UsageError
+from holdfast_agent.model.ids import BlockId
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.wire.movers import MoverHost
+from holdfast_agent.wire.specs import BackupOrder, MoverResult, PackRef, RestoreOrder, TargetSpec
+
+from .conversation import (
+    AnyMessage,
+    BeginBackup,
+    Done,
+    Holes,
+    Ids,
+    Offer,
+    Opened,
+    Record,
+    Run,
+    Stored,
+    WantIds,
+    Wanted,
+    encode,
+)
+from .role import ignore, unexpected
+from .stages import Tally
+from .store import Store
+from .workers import Workers
+
+_IDLE_S = 60.0
+
+
+class Target:
+    """See :class:`holdfast_agent.mover.role.Role`. One worker: the store's thread, fed in the order of arrival."""
+
+    def __init__(self, spec: TargetSpec, host: MoverHost) -> None:
+        self.workers = Workers(1, "store")
+        self.tally = Tally()
+        self.result: MoverResult | None = None
+        self.opened = False
+        self._connection: DataConnection | None = None
+        self._store = Store(spec, host, self.tally.target)
+        self.workers.submit(self._is_open, self._store.open)
+
+    def _is_open(self, _nothing: None) -> None:
+        self.opened = True
+
+    def connected(self, connection: DataConnection) -> None:
+        """The source has proved itself."""
+        self._connection = connection
+
+    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+        raise UsageError(reason="a target mover takes its orders from the source mover")
+
+    def change_rules(self, rules: TransferRules) -> None:
+        """Nothing to do: the source obeys them for both."""
+
+    def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
+        store = self._store
+        if isinstance(message, Record):
+            self.workers.submit(self._appended, self._append, payload, cost_bytes)
+            return
+        if isinstance(message, BeginBackup):
+            self.tally.begin(message.geometry.size_bytes)
+            self.workers.submit(self._begun, store.begin, message)
+        elif isinstance(message, WantIds):
+            self.workers.submit(self._page, store.page, message.first)
+        elif isinstance(message, Offer):
+            self.workers.submit(self._answer, self._look_up, message, payload)
+        elif isinstance(message, Holes):
+            self.workers.submit(ignore, store.holes, message.blocks)
+        elif isinstance(message, Done):
+            self.workers.submit(self._finished, store.finish, message)
+        else:
+            raise unexpected(message)
+        # Released in the store's turn, so that what waits for it counts against the source's credit.
+        self.workers.submit(self._release, int, cost_bytes)
+
+    def pump(self) -> float:
+        return _IDLE_S
+
+    def close(self, error: BaseException | None) -> None:
+        # By the store's own thread, after what it is doing now.
+        self.workers.submit(ignore, self._store.close, isinstance(error, (ConnectionLost, RecordRejected)))
+
+    def _look_up(self, message: Offer, payload: memoryview) -> Wanted:
+        return Wanted(message.number, self._store.offer(message, payload))
+
+    def _append(self, record: memoryview, cost_bytes: int) -> tuple[int, int]:
+        return self._store.record(record), cost_bytes
+
+    def _begun(self, lost: tuple[Run, ...]) -> None:
+        self._peer.send(encode(Opened(lost)))
+
+    def _page(self, page: tuple[Ids, list[BlockId]]) -> None:
+        self._peer.send(encode(page[0]), page[1])
+
+    def _answer(self, wanted: Wanted) -> None:
+        self._peer.send(encode(wanted))
+
+    def _appended(self, stored: tuple[int, int]) -> None:
+        self.tally.stored += stored[0]
+        self._release(stored[1])
+
+    def _release(self, cost_bytes: int) -> None:
+        self._peer.release(cost_bytes)
+
+    def _finished(self, stored: tuple[BlockId, list[PackRef]]) -> None:
+        root, packs = stored
+        self._peer.send(encode(Stored(root)))
+        self.tally.end()
+        self.result = MoverResult(root=root, packs=tuple(packs))
+
+    @property
+    def _peer(self) -> DataConnection:
+        if self._connection is None:
+            raise UsageError(reason="nobody has connected")
+        return self._connection
