@@ -7,11 +7,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import images
 from holdfast_runs import backup, one_disk
+
+from lab.processes import MOVER, children, memory_kib
 
 AGENT_LIMIT_MIB, MOVER_LIMIT_MIB = 60, 250
 WORK = Path("bench-work")
@@ -40,27 +41,10 @@ class PeakWatch:
 
     def _look(self) -> None:
         while not self._over.wait(0.02):
-            for pid in children(self._pid):
+            for pid in children(self._pid, MOVER):
                 peak = memory_kib(pid, "VmHWM")
                 if peak:
                     self.peaks_kib[pid] = peak
-
-
-def children(pid: int) -> Iterator[int]:
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            yield from map(int, tasks.read_text().split())
-        except OSError:
-            return
-
-
-def memory_kib(pid: int, field: str) -> int:
-    """A field of /proc/PID/status; 0 for a process that is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), 0)
 
 
 def main() -> int:

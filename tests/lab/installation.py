@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -86,9 +87,19 @@ class Installation:
                 self.agent.wait()
                 raise
 
+    def kill_agent(self) -> None:
+        """SIGKILL: nothing gets a chance to clean up."""
+        if self.agent is not None:
+            self.agent.kill()
+            self.agent.wait(STOP_TIMEOUT_S)
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        """The command line of ``holdfast``; to be run with :attr:`environment`."""
+        return [str(BIN / "holdfast"), *map(str, arguments), "--output", "json"]
+
     def holdfast(self, *arguments: str | Path, expect: int = 0) -> Any:
         """Run ``holdfast`` with ``--output json`` and return its document (None if it printed none)."""
-        command = [str(BIN / "holdfast"), *map(str, arguments), "--output", "json"]
+        command = self.command(*arguments)
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -108,15 +119,56 @@ class Installation:
         command = [BIN / "holdfast-agent", *arguments, "--config", self.agent_config]
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
 
+    # --- shorthand for what most tests do; each is one command -----------------------------------------------------
+
+    def enrol(self, snapshot: str = "auto") -> None:
+        """Make keys, admit each other, start the agent; add it as ``local`` and the images as ``lab``."""
+        self.agent_command("init")
+        agent_key = json.loads(self.agent_command("show", "--output", "json"))["public_key"]
+        self.agent_command("authorize", self.holdfast("init")["public_key"], "--name", "test")
+        self.start_agent()
+        self.holdfast("agent", "add", "local", f"127.0.0.1:{self.port}", agent_key)
+        options = ("--option", f"path={self.vms}", "--option", f"snapshot={snapshot}")
+        self.holdfast("server", "add", "lab", "--plugin", "images", *options)
+
+    def add_repository(self, name: str, *, encrypted: bool) -> None:
+        """A new repository at ``store/NAME``; its passphrase lies in the file ``NAME.pass``."""
+        place = ("--agent", "local", "--path", self.store / name, "--create")
+        if encrypted:
+            file = self.home / f"{name}.pass"
+            file.touch(0o600)
+            file.write_text(f"{secrets.token_hex(16)}\n")
+            self.holdfast("repository", "add", name, *place, "--passphrase-file", file)
+        else:
+            self.holdfast("repository", "add", name, *place, "--no-encryption")
+
+    def add_job(self, name: str, *options: str, repository: str, include: str) -> None:
+        """A job on the server ``lab``."""
+        self.holdfast(
+            "job", "create", name, "--server", "lab", "--include", include, "--repository", repository, *options
+        )
+
+    def run_job(self, name: str, expect: int = 0) -> dict[str, Any]:
+        """Run a job to its end; returns the session's report."""
+        report: dict[str, Any] = self.holdfast("job", "run", name, expect=expect)
+        return report
+
+    def points(self, vm: str) -> list[dict[str, Any]]:
+        """The restore points of a VM, the newest first."""
+        listed: list[dict[str, Any]] = self.holdfast("point", "list", "--vm", vm)["points"]
+        return listed
+
+    def restore_disk(self, vm: str, point: str, to: Path, *options: str) -> None:
+        """Restore the only disk of a VM to a file."""
+        self.holdfast("restore", "disk", "--vm", vm, "--point", point, "--to", to, *options)
+
 
 @contextlib.contextmanager
-def installed(home: Path, slots: int = 2) -> Iterator[Installation]:
-    """An installation whose agent runs and which knows it as ``local`` and its images as ``lab``."""
+def installed(home: Path, slots: int = 2, snapshot: str = "auto") -> Iterator[Installation]:
+    """An installation that is enrolled and whose agent runs; stopped at the end, its files left."""
     house = Installation(home, slots)
-    house.agent_command("init")
-    house.holdfast("init")
-    house.start_agent()
     try:
+        house.enrol(snapshot)
         yield house
     finally:
         house.stop_agent()

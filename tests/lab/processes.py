@@ -1,0 +1,49 @@
+"""Looking at other processes of this machine through /proc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+MOVER, SESSION = "holdfast_agent.mover", "holdfast_manager.sessions"
+"""Modules by which a Data Mover and the process of a session are run."""
+_START_TIME = 19  # field 22 of /proc/PID/stat, counted from after the name
+
+
+def children(pid: int, module: str = "") -> list[int]:
+    """Living children of ``pid``, the oldest first; only those that run ``module`` if it is given."""
+    found = [child for child in _children(pid) if _started(child) is not None and module in _command(child)]
+    return sorted(found, key=lambda child: (_started(child) or 0, child))
+
+
+def memory_kib(pid: int, field: str) -> int:
+    """A field of /proc/PID/status such as VmRSS; 0 for a process that is gone."""
+    for line in _read(pid, "status").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    return 0
+
+
+def _children(pid: int) -> Iterator[int]:
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            yield from map(int, tasks.read_text().split())
+        except OSError:
+            continue
+
+
+def _started(pid: int) -> int | None:
+    """Clock ticks since boot; None for a process that is gone or waits for being reaped."""
+    fields = _read(pid, "stat").rpartition(") ")[2].split()
+    return int(fields[_START_TIME]) if fields and fields[0] not in "ZX" else None
+
+
+def _command(pid: int) -> str:
+    return _read(pid, "cmdline").replace("\0", " ")
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except OSError:
+        return ""
