@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Mapping
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from holdfast_agent.model.change import ChangeMode
@@ -86,7 +87,7 @@ def backup(
             root = write_tree(repository, writer, blocks, geometry, tree)
             packs = writer.publish()
         blob_keys = KEYS.blob_keys()
-        config = b"the configuration of a VM"
+        config = f"the configuration of a VM at {sid}".encode()
         blob_id = blob_keys.block_id(config)
         record = b"".join(seal_record(RecordKind.BLOB, config, blob_id, blob_keys))
         packs += store_blob(repository, sid, 2, record)
@@ -121,3 +122,13 @@ def flip(path: Path, position: int) -> None:
     data[position] ^= 0x5A
     path.chmod(0o600)
     path.write_bytes(data)
+
+
+def write_beside_others(folder: Path, start: Barrier, writer: int) -> None:
+    """Five backups in a process of its own, beginning when all writers are there; one block is common to all."""
+    repository = open_at(folder)
+    start.wait()
+    for turn in range(5):
+        blocks = {number: block((writer, turn, number)) for number in range(7)} | {7: block("shared")}
+        backup(repository, blocks, Geometry(8 * BLOCK, LOG2))
+    repository.close()

@@ -198,7 +198,7 @@ def check_pack(store: ObjectStore, name: str, repository_id: bytes) -> PackCheck
         reason = _record_problem(raw, entry, name)
         if reason:
             bad.append((entry.id, reason))
-    if contents.digest and problem is None:
+    if contents.digest and problem is None and not bad:  # a bad record explains a wrong digest
         hasher.update(b"".join(entry.pack() for entry in contents.entries))
         if hasher.digest() != contents.digest:
             problem = "its BLAKE3 does not match its footer"
