@@ -105,9 +105,7 @@ class DataListener:
         if hello is None or hello.random in self._heard or len(self._pending) >= _MAX_PENDING:
             return
         self._heard.add(hello.random)
-        welcome = encode_welcome(
-            Welcome(PROTOCOL_VERSION, self._window_bytes, os.urandom(32)), frame, self._secret
-        )
+        welcome = encode_welcome(Welcome(PROTOCOL_VERSION, self._window_bytes, os.urandom(32)), frame, self._secret)
         self._wire.answer(route, welcome)
         if hello.version != PROTOCOL_VERSION:
             raise VersionMismatch(peer="the other mover", theirs=hello.version, ours=PROTOCOL_VERSION)

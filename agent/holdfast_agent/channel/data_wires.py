@@ -19,7 +19,9 @@ from .data_records import HEADER_BYTES, MAX_FRAME_BYTES
 COPY_BELOW_BYTES = 64 << 10
 """Frames at least this large are handed to ZeroMQ without a copy; below it the bookkeeping costs more than a copy."""
 
-_RECEIVE_QUEUE_MESSAGES = 16  # bounds what a peer can make libzmq hold before we look at it; credit bounds our own sends
+_RECEIVE_QUEUE_MESSAGES = (
+    16  # bounds what a peer can make libzmq hold before we look at it; credit bounds our own sends
+)
 _GONE = zmq.Event.DISCONNECTED | zmq.Event.CLOSED | zmq.Event.CONNECT_RETRIED
 _DEALER_EVENTS = int(_GONE)
 _ROUTER_EVENTS = int(zmq.Event.DISCONNECTED)
@@ -74,9 +76,7 @@ class ConnectingWire:
         self._poller = zmq.Poller()
         self._closed = False
         self.gone = False
-        self._sockets = [
-            make_socket(self._context, zmq.DEALER, ipv6="[" in endpoint) for _ in range(streams)
-        ]
+        self._sockets = [make_socket(self._context, zmq.DEALER, ipv6="[" in endpoint) for _ in range(streams)]
         self._monitors = [socket.get_monitor_socket(_DEALER_EVENTS) for socket in self._sockets]
         self._turn = 0
         for socket, monitor in zip(self._sockets, self._monitors, strict=True):

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess  # noqa: S404 - argument lists only
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -105,7 +105,7 @@ class ImageDisk:
             stderr=self._log,
             env=_environment(),
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call that cannot take a lock
+            preexec_fn=die_with_parent,
         )
 
     def _connect(self, address: str) -> NbdDisk:

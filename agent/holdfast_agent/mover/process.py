@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import select
@@ -22,14 +21,12 @@ from .role import Role, drive
 
 _CLOSE_S = 5.0
 _STEP_S = 0.5
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _log = logging.getLogger("holdfast.mover")
 
 
 def main() -> int:
     """Entry point of ``python -m holdfast_agent.mover``; talks on descriptors 0 and 1 only."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    _keep_memory()
     control = Control()
     control.catch_sigterm()
     status = _Mover(control).run()
@@ -159,17 +156,3 @@ def _typed(error: BaseException) -> HoldfastError:
     if isinstance(error, HoldfastError):
         return error
     return InternalError(kind=type(error).__name__, where="the data mover", reason=str(error))
-
-
-def _keep_memory() -> None:
-    """Keep freed blocks instead of returning them to the kernel after each use: 20 to 35 % of a transfer's time.
-
-    glibc only; elsewhere nothing happens. At most two arenas, so that little is kept twice.
-    """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        return
-    for parameter, value in (
-        (_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 64 << 20), (_M_TOP_PAD, 8 << 20), (_M_ARENA_MAX, 2),
-    ):  # fmt: skip
-        libc.mallopt(parameter, value)

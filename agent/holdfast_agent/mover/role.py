@@ -72,12 +72,14 @@ def _step(role: Role, connection: DataConnection, control: Control) -> None:
         elif isinstance(order, NewRules):
             role.change_rules(order.rules)
     role.workers.take()
-    while (incoming := connection.receive()) is not None:
+    # Nothing follows a result but the goodbye of the other mover, which is then no lost connection.
+    while role.result is None and (incoming := connection.receive()) is not None:
         message = decode(incoming.body)
         if isinstance(message, GaveUp):
             raise from_record(message.error)
         role.receive(message, incoming.payload, incoming.cost_bytes)
-    connection.check_alive()
+    if role.result is None:
+        connection.check_alive()
 
 
 def _tell(connection: DataConnection, error: HoldfastError) -> None:

@@ -30,8 +30,8 @@ from .conversation import (
     Opened,
     Record,
     Stored,
-    WantIds,
     Wanted,
+    WantIds,
     count_blocks,
     encode,
     runs_of,
@@ -131,7 +131,9 @@ class Source:
 class _Transfer:
     """The pipeline of one disk: plan → read and name → offer → seal → send, each step fed by the one after it."""
 
-    def __init__(self, source: Source, disk: ReadableDisk, order: BackupOrder, lost: tuple[tuple[int, int], ...]) -> None:
+    def __init__(
+        self, source: Source, disk: ReadableDisk, order: BackupOrder, lost: tuple[tuple[int, int], ...]
+    ) -> None:
         self.rules = source._rules
         self.done = False
         self.root: BlockId | None = None

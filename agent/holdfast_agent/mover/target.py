@@ -20,8 +20,8 @@ from .conversation import (
     Record,
     Run,
     Stored,
-    WantIds,
     Wanted,
+    WantIds,
     encode,
 )
 from .role import ignore, unexpected

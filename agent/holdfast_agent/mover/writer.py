@@ -82,7 +82,8 @@ class Writer:
         elif isinstance(message, Ids):
             self._transfer.page(message, payload)
         elif isinstance(message, Stored) and self._transfer.done:
-            self.workers.submit(self._finished, self._finish)
+            self.tally.end()
+            self.result = MoverResult(blocks_checked=self._transfer.checked)
         else:
             raise unexpected(message)
 
@@ -93,17 +94,7 @@ class Writer:
 
     def close(self, error: BaseException | None) -> None:
         if self._disk is not None and self.result is None:
-            self._disk.abort()
-
-    def _finish(self) -> None:
-        if self._disk is not None:
-            with self.tally.target:
-                self._disk.finish()
-
-    def _finished(self, _nothing: None) -> None:
-        checked = self._transfer.checked if self._transfer is not None else 0
-        self.tally.end()
-        self.result = MoverResult(blocks_checked=checked)
+            self._disk.abort()  # does nothing if the disk was finished already
 
 
 class _Transfer:
@@ -150,7 +141,7 @@ class _Transfer:
             self._connection.send(encode(WantIds(self._next_page)))
         elif not self._places and not self._workers.busy:
             self.done = True
-            self._connection.send(encode(Done()))
+            self._workers.submit(self._finished, self._work.finish)
 
     def page(self, message: Ids, payload: memoryview) -> None:
         """The ids of the next page have come."""
@@ -181,6 +172,9 @@ class _Transfer:
             raise MalformedMessage(peer="the other mover", reason="a record that was not asked for")
         self._tally.transferred += cost_bytes
         self._workers.submit(self._written, self._work.restore, record, block_id, places, cost_bytes)
+
+    def _finished(self, _nothing: None) -> None:
+        self._connection.send(encode(Done()))
 
     def _written(self, written: tuple[int, int, int]) -> None:
         blocks, plain_bytes, cost_bytes = written
@@ -243,6 +237,12 @@ class RestoreWork:
             with self._target:
                 self._disk.write_zeros(start, length)
         return length
+
+    def finish(self) -> None:
+        """All is written: make it durable and visible."""
+        if self._disk is not None:
+            with self._target:
+                self._disk.finish()
 
     def _wrong(self, block: int) -> RestoredBlockWrong:
         return RestoredBlockWrong(block=block, disk=self._disk.url if self._disk is not None else "the restore point")

@@ -1,0 +1,274 @@
+"""Real mover processes as the Transport Service starts them, and pairs of them over loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+
+from holdfast_agent.errors import HoldfastError, from_record
+from holdfast_agent.model.change import ChangeMode
+from holdfast_agent.model.geometry import Extent, Geometry
+from holdfast_agent.model.ids import BlockId, Sid, new_sid
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.repository.repository import SessionLock
+from holdfast_agent.service.mover_process import mover_environment
+from holdfast_agent.wire.movers import (
+    Begin,
+    Connected,
+    Failed,
+    Finished,
+    FromMover,
+    Listening,
+    MoverHost,
+    MoverSetup,
+    Progressed,
+    Stop,
+    ToMover,
+)
+from holdfast_agent.wire.specs import (
+    BackupOrder,
+    MoverResult,
+    ReaderSpec,
+    RestoreOrder,
+    SourceSpec,
+    TargetSpec,
+    WriterSpec,
+)
+from lab import repositories as lab
+
+F = TypeVar("F", bound=FromMover)
+_decoder: msgspec.msgpack.Decoder[FromMover] = msgspec.msgpack.Decoder(
+    Listening | Connected | Progressed | Finished | Failed
+)
+PATIENCE_S = 30.0
+
+
+class Mover:
+    """One mover process and both ends of its pipes."""
+
+    def __init__(self, spec: SourceSpec | TargetSpec | ReaderSpec | WriterSpec, host: MoverHost) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "holdfast_agent.mover"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=mover_environment(os.environ),
+            pass_fds=() if host.session_fd is None else (host.session_fd,),
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._orders, self._reports = self.process.stdin.fileno(), self.process.stdout.fileno()
+        self._buffer = b""
+        self.progress: list[TransferCounters] = []
+        self.most_rss_bytes = 0
+        self.send(MoverSetup(host=host, spec=spec))
+
+    def __enter__(self) -> Mover:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+    def send(self, frame: ToMover) -> None:
+        body = msgspec.msgpack.encode(frame)
+        view = memoryview(struct.pack("<I", len(body)) + body)
+        while view:
+            view = view[os.write(self._orders, view) :]
+
+    def next(self, timeout_s: float = PATIENCE_S) -> FromMover:
+        """The next frame. Raises TimeoutError, or EOFError once the process has closed its pipe."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if len(self._buffer) >= 4:
+                (length,) = struct.unpack_from("<I", self._buffer)
+                if len(self._buffer) >= 4 + length:
+                    frame = _decoder.decode(self._buffer[4 : 4 + length])
+                    self._buffer = self._buffer[4 + length :]
+                    return frame
+            if not select.select([self._reports], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError("the mover said nothing")
+            chunk = os.read(self._reports, 1 << 16)
+            if not chunk:
+                raise EOFError("the mover is gone")
+            self._buffer += chunk
+            self._note_memory()
+
+    def expect(self, kind: type[F], timeout_s: float = PATIENCE_S) -> F:
+        """The next frame of this kind, noting progress; raises the mover's error if it fails instead."""
+        while True:
+            frame = self.next(timeout_s)
+            if isinstance(frame, kind):
+                return frame
+            if isinstance(frame, Progressed):
+                self.progress.append(frame.counters)
+            elif isinstance(frame, Failed):
+                raise from_record(frame.error)
+
+    def failure(self, timeout_s: float = PATIENCE_S) -> HoldfastError:
+        """The error with which the mover ends."""
+        try:
+            frame = self.expect(Finished, timeout_s)
+        except HoldfastError as error:
+            self.process.wait(timeout_s)
+            return error
+        raise AssertionError(f"the mover succeeded: {frame}")
+
+    def _note_memory(self) -> None:
+        with contextlib.suppress(OSError, StopIteration):
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+            self.most_rss_bytes = max(self.most_rss_bytes, int(line.split()[1]) * 1024)
+
+
+class Done(msgspec.Struct):
+    """What a finished pair left: results and counters of the proxy's and the repository's mover, and their memory."""
+
+    proxy: MoverResult
+    repository: MoverResult
+    counters: TransferCounters
+    stored_bytes: int
+    rss_bytes: tuple[int, int]
+    seconds: float
+
+
+class Site:
+    """A folder with a repository, disks and everything else that movers may touch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        lab.create(folder / "repository")
+        (folder / "cache").mkdir()
+        (folder / "run").mkdir()
+        (folder / "disks").mkdir()
+        self.keys = lab.DATA_KEYS
+        self.mover_number = 0
+
+    def host(self, **changes: object) -> MoverHost:
+        host = MoverHost(
+            agent="lab",
+            disk_paths=(str(self.folder / "disks"),),
+            repository_paths=(str(self.folder),),
+            listen_address="127.0.0.1",
+            advertised_address="127.0.0.1",
+            port_range=(20000, 29999),
+            cache_dir=str(self.folder / "cache"),
+            runtime_dir=str(self.folder / "run"),
+            workers=2,
+            connect_timeout_s=20.0,
+            stall_timeout_s=20.0,
+        )
+        return msgspec.structs.replace(host, **changes)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[SessionLock]:
+        """An open write session."""
+        repository = lab.open_at(self.folder)
+        lock = repository.begin_session(new_sid())
+        try:
+            yield lock
+        finally:
+            lock.close()
+            repository.abort(lock.sid)
+            repository.close()
+
+    @contextlib.contextmanager
+    def backup_pair(
+        self, sid: Sid, rules: TransferRules = TransferRules(), **host: object
+    ) -> Iterator[tuple[Mover, Mover]]:
+        """A connected (source, target)."""
+        secret = secrets.token_bytes(32)
+        self.mover_number += 1
+        spec = TargetSpec(
+            task_id="t", secret=secret, repository=str(self.folder / "repository"), sid=sid, mover=self.mover_number
+        )
+        with Mover(spec, self.host(**host)) as target:
+            endpoints = target.expect(Listening).endpoints
+            source_spec = SourceSpec(task_id="t", secret=secret, endpoints=endpoints, keys=self.keys, rules=rules)
+            with Mover(source_spec, self.host(**host)) as source:
+                source.expect(Connected)
+                target.expect(Connected)
+                yield source, target
+
+    def backup(
+        self,
+        disk: str,
+        geometry: Geometry,
+        mode: ChangeMode = ChangeMode.ALLOCATION,
+        base: tuple[BlockId, Geometry] | None = None,
+        extents: tuple[Extent, ...] | None = None,
+        sid: Sid | None = None,
+        rules: TransferRules = TransferRules(),
+    ) -> Done:
+        """Back a disk up with a pair of movers; the packs are published, nothing is committed."""
+        with contextlib.ExitStack() as stack:
+            sid = sid or stack.enter_context(self.session()).sid
+            source, target = stack.enter_context(self.backup_pair(sid, rules))
+            began = time.monotonic()
+            order = BackupOrder(
+                geometry=geometry,
+                disks=(disk,),
+                mode=mode,
+                base_root=base[0] if base else None,
+                base_geometry=base[1] if base else None,
+                extents=extents,
+            )
+            source.send(Begin(order=order))
+            return _finish(source, target, began)
+
+    @contextlib.contextmanager
+    def restore_pair(self, rules: TransferRules = TransferRules(), **host: object) -> Iterator[tuple[Mover, Mover]]:
+        """A connected (writer, reader)."""
+        secret = secrets.token_bytes(32)
+        spec = ReaderSpec(task_id="t", secret=secret, repository=str(self.folder / "repository"), rules=rules)
+        with Mover(spec, self.host(**host)) as reader:
+            endpoints = reader.expect(Listening).endpoints
+            writer_spec = WriterSpec(task_id="t", secret=secret, endpoints=endpoints, keys=self.keys, rules=rules)
+            with Mover(writer_spec, self.host(**host)) as writer:
+                writer.expect(Connected)
+                reader.expect(Connected)
+                yield writer, reader
+
+    def restore(self, root: BlockId, geometry: Geometry, disk: str | None, **how: bool) -> Done:
+        """Restore a tree with a pair of movers, or only check it."""
+        with self.restore_pair() as (writer, reader):
+            began = time.monotonic()
+            writer.send(Begin(order=RestoreOrder(geometry=geometry, root=root, disk=disk, **how)))
+            return _finish(writer, reader, began)
+
+
+def stop(mover: Mover, reason: str = "the user asked for it") -> None:
+    mover.send(Stop(reason=reason))
+
+
+def _finish(proxy: Mover, repository: Mover, began: float) -> Done:
+    try:
+        first = proxy.expect(Finished, 300)
+    except HoldfastError:
+        repository.failure()
+        raise
+    seconds = time.monotonic() - began
+    second = repository.expect(Finished)
+    assert proxy.process.wait(PATIENCE_S) == 0
+    assert repository.process.wait(PATIENCE_S) == 0
+    stored = second.counters.stored_bytes
+    rss = (proxy.most_rss_bytes, repository.most_rss_bytes)
+    return Done(first.result, second.result, first.counters, stored, rss, seconds)
