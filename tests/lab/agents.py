@@ -158,10 +158,10 @@ def launch_agent(config: Path, log: Path, mover_command: Sequence[str] = ()) -> 
             )
         ended = os.pidfd_open(process.pid)
         try:
-            woken, _, _ = select.select([ready, ended], [], [], START_TIMEOUT_S)
+            woken, _, _ = select.select([ready.fileno(), ended], [], [], START_TIMEOUT_S)
         finally:
             os.close(ended)
-    if ready not in woken:
+    if ended in woken or not woken:
         process.kill()
         process.wait()
         raise AssertionError(f"the agent did not start:\n{log.read_text(encoding='utf-8')[-4000:]}")

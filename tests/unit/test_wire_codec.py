@@ -8,6 +8,7 @@ import pytest
 from holdfast_agent.errors import DiskNotFound, MalformedMessage, MessageTooLarge, UnknownMessage, from_record
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent, Geometry
+from holdfast_agent.model.ids import Sid
 from holdfast_agent.wire import codec
 from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.specs import BackupOrder
@@ -93,7 +94,7 @@ def test_an_unknown_type_is_named_but_briefly() -> None:
 
 def test_only_an_order_may_exceed_the_ordinary_limit() -> None:
     big = bytes(codec.CONTROL_LIMIT_BYTES)
-    blob = m.StoreBlob(lease="l", repository="/r", sid="0" * 32, mover=0, record=big)
+    blob = m.StoreBlob(lease="l", repository="/r", sid=Sid("0" * 32), mover=0, record=big)
     with pytest.raises(MessageTooLarge):
         codec.encode(blob)
     with pytest.raises(MessageTooLarge):

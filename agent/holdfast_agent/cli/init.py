@@ -126,4 +126,4 @@ def _make_keys(settings: AgentSettings) -> None:
 
 def _reachable(settings: AgentSettings) -> str:
     host, _, port = settings.control.listen.removeprefix("tcp://").rpartition(":")
-    return f"tcp://{socket.gethostname() if host in ('0.0.0.0', '*', '[::]') else host}:{port}"  # noqa: S104 - compared
+    return f"{socket.gethostname() if host in ('0.0.0.0', '*', '[::]') else host}:{port}"  # noqa: S104 - compared
