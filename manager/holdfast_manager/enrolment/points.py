@@ -6,41 +6,30 @@ from collections.abc import Iterator
 
 from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import ControlClient
-from holdfast_agent.errors import FormatUnsupported, NotFound, PointNotAuthentic, WrongKey
+from holdfast_agent.errors import FormatUnsupported, PointNotAuthentic
 from holdfast_agent.model.points import Point, PointEntry
-from holdfast_agent.sealing.keys import PUBLIC, MasterKey, RepositoryKeys
 from holdfast_agent.sealing.roots import open_point
-from holdfast_agent.wire.messages import ListPoints, PointList
+from holdfast_agent.wire.messages import ListPoints, PointList, ReadPoint
 from holdfast_manager.catalog import Catalog
-from holdfast_manager.catalog.values import PointEntryRow, RepositoryEntry
+from holdfast_manager.catalog.values import PointEntryRow
+from holdfast_manager.sessions.keys import repository_keys
 
 from .agents import connected
 from .repositories import expect
 
 
-def keys_of(catalog: Catalog, entry: RepositoryEntry) -> RepositoryKeys:
-    """All keys of a repository, from the master key in the catalogue. Raises :class:`WrongKey` where none is kept."""
-    master = catalog.repositories.master_key(entry.name)
-    if entry.encrypted and master is None:
-        raise WrongKey(name=f"the repository {entry.name!r}", reason="no key of it is kept here")
-    return RepositoryKeys.derive(PUBLIC if master is None else MasterKey(master), entry.repository_id)
-
-
 def read_point(catalog: Catalog, row: PointEntryRow, keys: KeyPair) -> Point:
     """The whole point behind a row of the catalogue, as its repository has it and authenticated.
 
-    Raises ``PointNotAuthentic``, ``NotFound`` when the repository has it no more, and what the channel raises.
+    Raises ``PointNotAuthentic``, ``PointNotFound`` when the repository has it no more, and what the channel raises.
     """
     entry = catalog.repositories.get(row.repository)
     agent = catalog.agents.get(entry.agent)
-    before = f"{max(int(row.sid, 16) - 1, 0):032x}"  # the page after it begins with the point, if it is there
     with connected(agent.endpoint, agent.public_key, keys) as client:
-        reply = client.call(ListPoints(repository=entry.path, after=before, limit=1))
-    found = [point for point in expect(reply, PointList).points if point.sid == row.sid]
-    if not found:
-        advice = f"The repository {entry.name!r} does not have it; `holdfast repository rescan {entry.name}` tidies up"
-        raise NotFound(kind="restore point", name=row.sid, advice=advice)
-    return open_point(found[0], keys_of(catalog, entry))
+        listed = expect(client.call(ReadPoint(repository=entry.path, sid=row.sid)), PointList).points
+    if len(listed) != 1 or listed[0].sid != row.sid:
+        raise PointNotAuthentic(point=row.sid)
+    return open_point(listed[0], repository_keys(catalog, entry))
 
 
 def rescan(catalog: Catalog, name: str, keys: KeyPair) -> tuple[int, tuple[str, ...]]:
@@ -51,13 +40,13 @@ def rescan(catalog: Catalog, name: str, keys: KeyPair) -> tuple[int, tuple[str, 
     """
     entry = catalog.repositories.get(name)
     agent = catalog.agents.get(entry.agent)
-    repository_keys = keys_of(catalog, entry)
+    secrets = repository_keys(catalog, entry)
     known = {row.sid: row for row in catalog.points.list(repository=name, limit=1 << 30)}
     rows, refused = [], []
     with connected(agent.endpoint, agent.public_key, keys) as client:
         for stored in _pages(client, entry.path):
             try:
-                point = open_point(stored, repository_keys)
+                point = open_point(stored, secrets)
             except (PointNotAuthentic, FormatUnsupported):
                 refused.append(str(stored.sid))
                 continue

@@ -21,7 +21,7 @@ from holdfast_agent.wire.messages import (
     Reply,
     RepositoryFacts,
 )
-from holdfast_manager.catalog.values import AgentEntry, AgentRole
+from holdfast_manager.catalog.values import AgentEntry, AgentRole, RepositoryEntry
 
 from .agents import connected
 
@@ -88,6 +88,13 @@ def unlock(facts: RepositoryFacts, name: str, passphrase: str | None) -> MasterK
     except WrongPassphrase as error:
         raise WrongPassphrase(name=name) from error
     return None if master.public else master
+
+
+def require_same(entry: RepositoryEntry, facts: RepositoryFacts) -> None:
+    """Raise :class:`WrongKey` when another repository is found where ``entry`` was: a wrong mount, or an exchange."""
+    if facts.repository_id != entry.repository_id:
+        reason = f"there is another repository at {entry.path} now ({facts.repository_id})"
+        raise WrongKey(name=f"the repository {entry.name!r}", reason=reason)
 
 
 def rebuild_index(agent: AgentEntry, path: str, keys: KeyPair) -> int:

@@ -84,7 +84,10 @@ def _softened(found: list[Problem], session: SessionEntry) -> list[Problem]:
 def _once(found: list[Problem]) -> list[Problem]:
     """Equal problems together: an error is told of a disk, of its VM and of the session, by event and by row."""
     merged: dict[tuple[str, str], list[Problem]] = {}
+    whole = {f"{problem.message}. {problem.action}" for problem in found if problem.action}
     for problem in found:
+        if problem.message in whole:
+            continue  # a note that repeats an error with its advice
         merged.setdefault((problem.level, problem.message), []).append(problem)
     ordered = [_merged(same) for same in merged.values()]
     return sorted(ordered, key=lambda problem: problem.level == "error")

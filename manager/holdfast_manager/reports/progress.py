@@ -11,7 +11,7 @@ from holdfast_agent.model.units import format_duration, format_rate, format_size
 from holdfast_manager.catalog.values import TaskEntry
 
 _WINDOW_S = 10.0  # long enough to smooth a disk's hiccups, short enough to show that the line got slower
-_AT_REST = frozenset({"new", "finished", "ended", "failed", "done", "cancelled"})
+_AT_REST = frozenset({"finished", "stopped", "failed"})
 
 
 class TaskProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +24,7 @@ class TaskProgress(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     rate_bytes_per_s: float | None
     left_s: float | None
+    reason: str = ""
 
     @property
     def share(self) -> float:
@@ -35,14 +36,18 @@ class TaskProgress(msgspec.Struct, frozen=True, kw_only=True):
         return self.state not in _AT_REST
 
     def text(self) -> str:
-        """ "web/root.img  34 %  1.20 GiB of 4.00 GiB  312 MiB/s  8.1 s left"."""
-        parts = [self.label, self.state]
-        if self.size_bytes:
-            parts[1:] = [
-                f"{self.share:.0%}",
-                f"{format_size(self.processed_bytes)} of {format_size(self.size_bytes)}",
-                format_rate(self.rate_bytes_per_s) if self.rate_bytes_per_s is not None else self.state,
-            ]
+        """ "web/root.img  34%  1.20 GiB of 4.00 GiB  312 MiB/s  8.1 s left"."""
+        return f"{self.label}  {self.figures()}"
+
+    def figures(self) -> str:
+        """The text without the label. What does not move says what it waits for instead."""
+        if self.rate_bytes_per_s is None:
+            return f"{self.state}: {self.reason}" if self.reason and self.state == "queued" else self.state
+        parts = [
+            f"{self.share:.0%}",
+            f"{format_size(self.processed_bytes)} of {format_size(self.size_bytes)}",
+            format_rate(self.rate_bytes_per_s),
+        ]
         if self.left_s is not None:
             parts.append(f"{format_duration(self.left_s)} left")
         return "  ".join(parts)
@@ -70,6 +75,7 @@ class RateMeter:
             size_bytes=size,
             rate_bytes_per_s=rate,
             left_s=left,
+            reason=task.reason,
         )
 
     def _rate(self, task: int, done: int, now: float) -> float | None:

@@ -16,6 +16,9 @@ from .names import Names
 from .sentences import counted, sentence
 
 Span = tuple[float, float]
+SILENT_ON_SUCCESS = frozenset({"MoversStarted", "MoversConnected", "TaskStopped", "InventoryRead"})
+"""Kinds that the step table counts, but that nobody who watches a session needs a line for."""
+_UNMEASURED = frozenset({"MoversConnected", "TransferFinished"})
 
 
 class StepLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,9 +78,16 @@ def covered(spans: Iterable[Span]) -> float:
 
 
 def _span(event: EventEntry, previous: float | None) -> Span:
-    """From when the event's step was under way: its own measure, but not before what the same subject did last."""
-    took = event.data.get("took_s")
-    start = event.time - float(took) if isinstance(took, (int, float)) else event.time
+    """From when the event's step was under way: its own measure, but not before what the same subject did last.
+
+    What nobody measured (movers that connect, a transfer that finishes: they report by themselves) began with the
+    subject's last event.
+    """
+    took = event.data.get("took_s", event.data.get("waited_s"))
+    if isinstance(took, (int, float)):
+        start = event.time - took
+    else:
+        start = previous if previous is not None and event.kind in _UNMEASURED else event.time
     return (start if previous is None else max(start, min(previous, event.time)), event.time)
 
 

@@ -1,0 +1,141 @@
+"""`holdfast agent …`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from holdfast_agent.errors import HoldfastError
+from holdfast_manager.catalog.values import AgentEntry
+from holdfast_manager.reports.table import facts, table
+
+from .app import App, pass_app
+from .commands import Group
+
+_SLOTS = click.IntRange(1, 1024)
+
+
+@click.group(cls=Group)
+def agent() -> None:
+    """Agents: the hosts that move and keep data."""
+
+
+@agent.command(
+    examples=(
+        "holdfast agent add local 127.0.0.1:8430 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7'",
+        "holdfast agent add proxy2 proxy2.example.org KEY --proxy-slots 4",
+    )
+)
+@click.argument("name")
+@click.argument("endpoint", metavar="HOST[:PORT]")
+@click.argument("key")
+@click.option("--proxy-slots", type=_SLOTS, help="Tasks at once as a proxy. Default: what the agent says.")
+@click.option("--repository-slots", type=_SLOTS, help="Tasks at once as a repository. Default: what the agent says.")
+@pass_app
+def add(app: App, name: str, endpoint: str, key: str, proxy_slots: int | None, repository_slots: int | None) -> None:
+    """Connect to an agent and add it.
+
+    KEY is the agent's public key, as `holdfast-agent show` prints it on its host. The agent must have admitted this
+    manager's key before (`holdfast-agent authorize`).
+    """
+    from holdfast_manager.enrolment.agents import AgentWish, hello_table, probe
+
+    _refuse_taken(app, name)
+    wish = AgentWish(
+        name=name, endpoint=endpoint, public_key=key, proxy_slots=proxy_slots, repository_slots=repository_slots
+    )
+    entry, hello = probe(wish, app.keys)
+    app.catalog.agents.add(entry)
+    document = {"agent": entry, "found": hello_table(hello)}
+    slots = _slots(entry)
+    tools = f"; tools: {', '.join(hello.tools)}" if hello.tools else ""
+    app.out.result(document, f"Added agent {name}: {hello.agent}, Holdfast {hello.software}, {slots}{tools}")
+
+
+@agent.command("list", examples=("holdfast agent list", "holdfast agent list --check"))
+@click.option("--check", is_flag=True, help="Connect to each; exits with 1 when one does not answer.")
+@pass_app
+def list_(app: App, check: bool) -> int:
+    """All agents."""
+    entries = app.catalog.agents.list()
+    states = [_state(app, entry) if check else {} for entry in entries]
+    document = [msgspec.to_builtins(entry) | state for entry, state in zip(entries, states, strict=True)]
+    app.out.result({"agents": document}, lambda: _table(entries, states, check))
+    return 1 if any(state.get("reachable") is False for state in states) else 0
+
+
+@agent.command(examples=("holdfast agent show local",))
+@click.argument("name")
+@pass_app
+def show(app: App, name: str) -> None:
+    """One agent, and what it says of itself now."""
+    entry = app.catalog.agents.get(name)
+    state = _state(app, entry)
+    document = {"agent": entry, **state}
+    app.out.result(document, lambda: _shown(entry, state))
+
+
+@agent.command(examples=("holdfast agent remove old-proxy",))
+@click.argument("name")
+@pass_app
+def remove(app: App, name: str) -> None:
+    """Forget an agent. Its own configuration is untouched; take this manager's key away there, too."""
+    app.catalog.agents.remove(name)
+    app.out.result({"removed": name}, f"Removed agent {name}")
+
+
+def _refuse_taken(app: App, name: str) -> None:
+    """Before anybody waits for a connection."""
+    from holdfast_agent.errors import AlreadyExists
+
+    if any(entry.name == name for entry in app.catalog.agents.list()):
+        raise AlreadyExists(kind="agent", name=name)
+
+
+def _state(app: App, entry: AgentEntry) -> dict[str, Any]:
+    from holdfast_manager.enrolment.agents import connected, hello_table
+
+    try:
+        with connected(entry.endpoint, entry.public_key, app.keys) as client:
+            return {"reachable": True, "found": hello_table(client.hello)}
+    except HoldfastError as error:
+        return {"reachable": False, "error": error.to_record()}
+
+
+def _slots(entry: AgentEntry) -> str:
+    slots = {"proxy": entry.proxy_slots, "repository": entry.repository_slots}
+    return ", ".join(f"{role} ({slots[role]} tasks at once)" for role in entry.roles)
+
+
+def _table(entries: tuple[AgentEntry, ...], states: list[dict[str, Any]], check: bool) -> str:
+    if not entries:
+        return "No agents yet; `holdfast agent add` adds one"
+    rows = []
+    for entry, state in zip(entries, states, strict=True):
+        answer = ("answers" if state["reachable"] else state["error"].message) if check else ""
+        state_text = "enabled" if entry.enabled else "disabled"
+        rows.append((entry.name, entry.endpoint, _slots(entry), state_text, *([answer] if check else [])))
+    return table(("agent", "endpoint", "roles", "state", *(["check"] if check else [])), rows)
+
+
+def _shown(entry: AgentEntry, state: dict[str, Any]) -> str:
+    pairs = [
+        ("Agent", entry.name),
+        ("Endpoint", entry.endpoint),
+        ("Key", entry.public_key),
+        ("Roles", _slots(entry)),
+        ("State", "enabled" if entry.enabled else "disabled"),
+    ]
+    if state["reachable"]:
+        found = state["found"]
+        pairs += [
+            ("Answers as", f"{found['agent']}, Holdfast {found['software']}, protocol {found['protocol']}"),
+            ("Opens disks", ", ".join(found["disk_schemes"]) or "-"),
+            ("Tools", ", ".join(found["tools"]) or "-"),
+        ]
+    else:
+        error = state["error"]
+        pairs.append(("Answers", f"no: {error.message}\n{error.action}"))
+    return facts(pairs)

@@ -1,0 +1,58 @@
+"""`holdfast apply`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .app import App, pass_app
+from .commands import Command
+
+if TYPE_CHECKING:
+    from holdfast_manager.declarative.changes import Change
+
+
+@click.command(
+    cls=Command,
+    examples=("holdfast apply site.toml --dry-run", "holdfast apply site.toml", "holdfast apply site.toml --prune"),
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Check everything and show what would be done; change nothing.")
+@click.option("--prune", is_flag=True, help="Remove what the file's sections do not name. Data is never deleted.")
+@pass_app
+def apply(app: App, file: Path, dry_run: bool, prune: bool) -> None:
+    """Bring agents, servers, repositories and jobs to what a TOML file says.
+
+    The whole file is checked before the first change. Applying a file twice changes nothing the second time. Marks:
+    + made, ~ changed, = as it is, - removed. configs/jobs.toml explains every key.
+    """
+    from holdfast_manager.declarative.document import read_document
+    from holdfast_manager.declarative.planning import Planner, apply_changes
+
+    changes = Planner(read_document(file), app.catalog, app.host, app.keys).plan(prune)
+    if not dry_run:
+        apply_changes(changes)
+    document = {"dry_run": dry_run, "changes": [change.shown() for change in changes]}
+    app.out.result(document, lambda: _text(changes, dry_run))
+
+
+def _text(changes: Sequence[Change], dry_run: bool) -> str:
+    lines = []
+    for change in changes:
+        note = f" ({change.note})" if change.note else ""
+        lines.append(f"{change.action.value} {change.kind} {change.name}{note}")
+        lines += [f"    {each.key}: {_value(each.old)} -> {_value(each.new)}" for each in change.differences]
+    counts = Counter(change.action.name for change in changes)
+    words = {"CREATE": "made", "CHANGE": "changed", "REMOVE": "removed", "UNCHANGED": "as it was"}
+    told = ", ".join(f"{counts[name]} {word}" for name, word in words.items() if counts[name]) or "nothing to do"
+    lines.append(f"Dry run, nothing was changed; it would be: {told}" if dry_run else f"Applied: {told}")
+    return "\n".join(lines)
+
+
+def _value(value: object) -> str:
+    return "(none)" if value is None else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,217 @@
+"""`holdfast job …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from holdfast_agent.errors import NotFound, UsageError
+from holdfast_agent.model import strict
+from holdfast_agent.model.units import format_rate, format_size
+from holdfast_manager.catalog.job_tables import job_from_table, job_to_table
+from holdfast_manager.catalog.values import JobSpec, SessionEntry, SessionState
+from holdfast_manager.reports.table import facts, table
+from holdfast_manager.reports.times import moment
+
+from .app import App, pass_app
+from .commands import Group
+from .job_options import check_plugin_options, given_table, job_options, merged, without
+from .running import detach_option, run_session, strict_option
+
+
+@click.group(cls=Group)
+def job() -> None:
+    """Backup jobs: what is backed up, and where to."""
+
+
+@job.command(
+    examples=(
+        "holdfast job create nightly --server lab --include '*' --exclude 'test-*' --repository main",
+        "holdfast job create web --server lab --include web --repository main --guest-processor scripts \\",
+        "    --guest-option 'freeze=[\"/etc/holdfast/freeze\"]' --guest-policy try",
+        "holdfast job create nightly --from nightly.toml",
+    )
+)
+@click.argument("name")
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path), metavar="FILE",
+    help="A TOML file with the keys of one job (configs/jobs.toml explains them); options given besides win.",
+)  # fmt: skip
+@click.option("--disabled", is_flag=True, help="Create it, but do not run it on schedule.")
+@job_options
+@pass_app
+def create(app: App, /, name: str, source: Path | None, disabled: bool, **given: Any) -> None:
+    """Create a job."""
+    table = strict.read_toml(source) if source is not None else {}
+    table = merged(table, given_table(given))
+    if disabled:
+        table["enabled"] = False
+    _require(table, source)
+    spec = job_from_table({**table, "name": name}, str(source) if source else "options")
+    check_plugin_options(app.host, app.catalog.servers.get(spec.server), spec)
+    app.catalog.jobs.add(spec)
+    app.out.result({"job": job_to_table(spec)}, f"Created job {name}; `holdfast job run {name}` runs it now")
+
+
+@job.command("list", examples=("holdfast job list",))
+@pass_app
+def list_(app: App) -> None:
+    """All jobs, with how each ended last."""
+    app.catalog.sessions.reap_dead()
+    specs = app.catalog.jobs.list()
+    last = {spec.name: next(iter(app.catalog.sessions.list(job=spec.name, limit=1)), None) for spec in specs}
+    document = [{"job": job_to_table(spec), "last_session": last[spec.name]} for spec in specs]
+    app.out.result({"jobs": document}, lambda: _table(specs, last))
+
+
+@job.command(examples=("holdfast job show nightly",))
+@click.argument("name")
+@pass_app
+def show(app: App, name: str) -> None:
+    """One job with all its settings."""
+    spec = app.catalog.jobs.get(name)
+    app.out.result({"job": job_to_table(spec)}, lambda: facts(_settings(spec)))
+
+
+@job.command(
+    examples=(
+        "holdfast job edit nightly --exclude 'test-*' --bandwidth '50 MiB'",
+        "holdfast job edit nightly --reset bandwidth",
+    )
+)
+@click.argument("name")
+@click.option("--reset", multiple=True, metavar="KEY", help="Put a setting back to its default (repeatable).")
+@job_options
+@pass_app
+def edit(app: App, /, name: str, reset: tuple[str, ...], **given: Any) -> None:
+    """Change a job; what is not named stays. A list that is given replaces the whole list."""
+    change = given_table(given)
+    if not change and not reset:
+        raise UsageError(reason="nothing to change; see `holdfast job edit --help`")
+    table = merged(without(job_to_table(app.catalog.jobs.get(name)), reset), change)
+    spec = job_from_table(table, "options")
+    check_plugin_options(app.host, app.catalog.servers.get(spec.server), spec)
+    app.catalog.jobs.update(spec)
+    app.out.result({"job": job_to_table(spec)}, f"Changed job {name}")
+
+
+@job.command(examples=("holdfast job remove nightly",))
+@click.argument("name")
+@pass_app
+def remove(app: App, name: str) -> None:
+    """Remove a job. Its restore points and its sessions' logs stay."""
+    app.catalog.sessions.reap_dead()
+    app.catalog.jobs.remove(name)
+    app.out.result({"removed": name}, f"Removed job {name}; its restore points stay")
+
+
+@job.command(examples=("holdfast job enable nightly",))
+@click.argument("name")
+@pass_app
+def enable(app: App, name: str) -> None:
+    """Have a job run on schedule again."""
+    _set_enabled(app, name, True)
+
+
+@job.command(examples=("holdfast job disable nightly",))
+@click.argument("name")
+@pass_app
+def disable(app: App, name: str) -> None:
+    """Have a job not run on schedule; `job run` still runs it."""
+    _set_enabled(app, name, False)
+
+
+@job.command(
+    examples=("holdfast job run nightly", "holdfast job run nightly --detach", "holdfast job run nightly --output json")
+)
+@click.argument("name")
+@detach_option
+@strict_option
+@pass_app
+def run(app: App, name: str, detach: bool, strict: bool) -> int:
+    """Run a job now and follow it to its end.
+
+    Ctrl-C asks the session to stop, and waits until it has cleaned up; a second Ctrl-C leaves it to itself.
+    """
+    app.catalog.sessions.reap_dead()
+    return run_session(app, app.catalog.sessions.begin_job(name), detach, strict)
+
+
+@job.command(examples=("holdfast job stop nightly",))
+@click.argument("name")
+@pass_app
+def stop(app: App, name: str) -> None:
+    """Ask a job's running session to stop. What is under way is cleaned up; committed points stay."""
+    app.catalog.sessions.reap_dead()
+    app.catalog.jobs.get(name)
+    running = [session for session in app.catalog.sessions.living() if session.job == name]
+    if not running:
+        raise NotFound(kind="running session of the job", name=name, advice=f"`holdfast session list --job {name}`")
+    for session in running:
+        app.catalog.sessions.request_stop(session.id)
+    numbers = [session.id for session in running]
+    text = f"Asked session {numbers[0]} to stop; `holdfast session follow {numbers[0]}` shows how it does"
+    app.out.result({"stopping": numbers}, text)
+
+
+def _require(table: dict[str, Any], source: Path | None) -> None:
+    for key in ("server", "include", "repository"):
+        if key not in table:
+            place = f"{source} has no {key!r}" if source is not None else f"a job needs --{key}"
+            raise UsageError(reason=f"{place}; see `holdfast job create --help`")
+
+
+def _set_enabled(app: App, name: str, enabled: bool) -> None:
+    spec = msgspec.structs.replace(app.catalog.jobs.get(name), enabled=enabled)
+    app.catalog.jobs.update(spec)
+    app.out.result({"job": job_to_table(spec)}, f"{'Enabled' if enabled else 'Disabled'} job {name}")
+
+
+def _table(specs: tuple[JobSpec, ...], last: dict[str, SessionEntry | None]) -> str:
+    if not specs:
+        return "No jobs yet; `holdfast job create` makes one"
+    rows = [
+        (
+            spec.name,
+            spec.server,
+            ", ".join(spec.include) + (f" but not {', '.join(spec.exclude)}" if spec.exclude else ""),
+            spec.repository,
+            "enabled" if spec.enabled else "disabled",
+            _ended(last[spec.name]),
+        )
+        for spec in specs
+    ]
+    return table(("job", "server", "VMs", "repository", "state", "last session"), rows)
+
+
+def _ended(session: SessionEntry | None) -> str:
+    if session is None:
+        return "never ran"
+    state = session.result.value if session.state is SessionState.ENDED else session.state.value
+    return f"{session.id}: {state}, {moment(session.ended or session.started or session.created)}"
+
+
+def _settings(spec: JobSpec) -> list[tuple[str, str]]:
+    guest = "none"
+    if spec.guest is not None:
+        options = "".join(f"\n{key} = {value}" for key, value in sorted(spec.guest.options.items()))
+        guest = f"{spec.guest.processor}, {spec.guest.policy.value}{options}"
+    limit = "no limit" if spec.bandwidth_bytes_per_s is None else format_rate(spec.bandwidth_bytes_per_s)
+    return [
+        ("Job", spec.name + ("" if spec.enabled else " (disabled)")),
+        *([("Description", spec.description)] if spec.description else []),
+        ("Server", spec.server),
+        ("VMs", ", ".join(spec.include)),
+        ("But not", ", ".join(spec.exclude) or "-"),
+        ("Repository", spec.repository),
+        ("Proxies", ", ".join(spec.proxies) + ", then any other" if spec.proxies else "any"),
+        ("Transfer", f"{spec.compression.value}, blocks of {format_size(spec.block_bytes)}, {spec.streams} stream(s)"),
+        ("Bandwidth", limit),
+        ("Retries", f"{spec.retries}, after {spec.retry_pause_s:g} s each"),
+        ("Guest", guest),
+        ("Without CBT", spec.on_cbt_loss.value),
+        ("Snapshot", "\n".join(f"{key} = {value}" for key, value in sorted(spec.snapshot.items())) or "as the server"),
+    ]

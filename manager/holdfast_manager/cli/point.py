@@ -1,0 +1,50 @@
+"""`holdfast point …`."""
+
+from __future__ import annotations
+
+import click
+
+from holdfast_agent.errors import HoldfastError
+from holdfast_manager.reports.points_text import point_text, points_text
+
+from .app import App, pass_app
+from .commands import Group
+from .naming import LATEST, chosen_point
+
+
+@click.group(cls=Group)
+def point() -> None:
+    """Restore points: a VM at one instant, each whole in itself."""
+
+
+@point.command("list", examples=("holdfast point list", "holdfast point list --vm web --limit 5"))
+@click.option("--vm", help="Of the VM with this name only.")
+@click.option("--repository", help="In this repository only.")
+@click.option("--job", help="Made by this job only.")
+@click.option("--limit", type=click.IntRange(1, 100000), default=50, show_default=True, help="At most so many.")
+@pass_app
+def list_(app: App, vm: str | None, repository: str | None, job: str | None, limit: int) -> None:
+    """Restore points, newest first."""
+    if repository is not None:
+        app.catalog.repositories.get(repository)
+    rows = app.catalog.points.list(repository, job, vm, limit=limit)
+    app.out.result({"points": rows}, lambda: points_text(rows))
+
+
+@point.command(examples=("holdfast point show 3f2a1b0c", "holdfast point show latest --vm web"))
+@click.argument("point", metavar="POINT")
+@click.option("--vm", help=f'With "{LATEST}": of which VM.')
+@pass_app
+def show(app: App, point: str, vm: str | None) -> None:
+    """One restore point and its disks. POINT is an id, the beginning of one, or "latest" with --vm."""
+    from holdfast_manager.enrolment.points import read_point
+
+    row = chosen_point(app.catalog, point, vm)
+    try:
+        whole = read_point(app.catalog, row, app.keys)
+    except HoldfastError as error:
+        if not error.retryable:
+            raise
+        whole = None  # the repository's host is away: what the catalogue knows is better than nothing
+        app.out.warning(f"its disks cannot be shown now: {error.text}")
+    app.out.result({"point": row, "disks": None if whole is None else whole.disks}, lambda: point_text(row, whole))

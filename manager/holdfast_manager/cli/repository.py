@@ -1,0 +1,243 @@
+"""`holdfast repository …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from holdfast_agent.errors import AlreadyExists, UsageError
+from holdfast_agent.model.units import format_size
+from holdfast_manager.catalog.rows import checked
+from holdfast_manager.catalog.values import RepositoryEntry, SessionKind
+from holdfast_manager.reports.sentences import counted
+from holdfast_manager.reports.table import facts, table
+
+from .app import App, pass_app
+from .asking import existing_passphrase, new_passphrase
+from .commands import Group
+from .running import detach_option, run_session
+
+_passphrase_file = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Its first line is the passphrase (mode 0600). Default: a prompt, or a line of standard input.",
+)
+
+
+@click.group(cls=Group)
+def repository() -> None:
+    """Repositories: where restore points are kept."""
+
+
+@repository.command(
+    examples=(
+        "holdfast repository add main --agent local --path /srv/backup/main --create",
+        "holdfast repository add main --agent local --path /srv/backup/main --create --passphrase-file ./main.pass",
+        "holdfast repository add old --agent local --path /srv/backup/old",
+    )
+)
+@click.argument("name")
+@click.option("--agent", required=True, help="The agent on the repository's host.")
+@click.option("--path", required=True, help="The directory on that host, absolute.")
+@click.option("--create", is_flag=True, help="Make a new repository; without it the path must hold one.")
+@click.option("--no-encryption", is_flag=True, help="With --create: store blocks unencrypted.")
+@click.option("--slots", type=click.IntRange(1, 1024), default=4, show_default=True, help="Tasks at once in it.")
+@_passphrase_file
+@pass_app
+def add(
+    app: App,
+    name: str,
+    agent: str,
+    path: str,
+    create: bool,
+    no_encryption: bool,
+    slots: int,
+    passphrase_file: Path | None,
+) -> None:
+    """Add a repository: a new one, or one that exists.
+
+    Blocks are encrypted before they leave the proxy; the repository's host never sees a key. The passphrase opens the
+    repository if this manager is lost: nobody can restore without one of the two.
+    """
+    from holdfast_manager.enrolment import repositories
+
+    if any(entry.name == name for entry in app.catalog.repositories.list()):
+        raise AlreadyExists(kind="repository", name=name)
+    # a name that the catalogue would refuse must not be found out after the repository has been made
+    checked(
+        RepositoryEntry(name=name, agent=agent, path=path, repository_id="", encrypted=True, slots=slots), "options"
+    )
+    if no_encryption and not create:
+        raise UsageError(reason="--no-encryption goes with --create; an existing repository stays as it is")
+    host = app.catalog.agents.get(agent)
+    if create:
+        passphrase = None if no_encryption else new_passphrase(app, passphrase_file)
+        opened = repositories.create(host, path, passphrase, app.keys)
+    else:
+        facts_found = repositories.facts_of(host, path, app.keys)
+        encrypted = repositories.is_encrypted(facts_found)
+        passphrase = existing_passphrase(app, passphrase_file, name) if encrypted else None
+        opened = repositories.Opened(facts_found, repositories.unlock(facts_found, name, passphrase))
+    entry = RepositoryEntry(
+        name=name,
+        agent=agent,
+        path=path,
+        repository_id=opened.facts.repository_id,
+        encrypted=opened.master is not None,
+        slots=slots,
+    )
+    app.catalog.repositories.add(entry, None if opened.master is None else opened.master.reveal())
+    found = 0 if create else _rescan(app, name)
+    sealed = "encrypted" if entry.encrypted else "not encrypted"
+    free = format_size(opened.facts.free_bytes)
+    held = "" if create else f", {counted(found, 'restore point')}"
+    document = {"repository": entry, "created": create, "free_bytes": opened.facts.free_bytes, "points": found}
+    app.out.result(document, f"{'Created' if create else 'Added'} repository {name}: {sealed}, {free} free{held}")
+
+
+@repository.command("list", examples=("holdfast repository list",))
+@pass_app
+def list_(app: App) -> None:
+    """All repositories."""
+    entries = app.catalog.repositories.list()
+    app.out.result({"repositories": entries}, lambda: _table(entries))
+
+
+@repository.command(examples=("holdfast repository show main",))
+@click.argument("name")
+@pass_app
+def show(app: App, name: str) -> None:
+    """One repository, and what its agent says of it now."""
+    from holdfast_manager.enrolment import repositories
+
+    entry = app.catalog.repositories.get(name)
+    found = repositories.facts_of(app.catalog.agents.get(entry.agent), entry.path, app.keys)
+    kept = app.catalog.repositories.master_key(name) is not None
+    slots = [slot.name for slot in found.slots]
+    document = {
+        "repository": entry,
+        "total_bytes": found.total_bytes,
+        "free_bytes": found.free_bytes,
+        "key_kept": kept,
+        "key_slots": slots,
+    }
+    key = "none: not encrypted" if not entry.encrypted else "kept sealed here" if kept else "not kept: unlock it"
+    pairs = [
+        ("Repository", name),
+        ("Place", f"{entry.path} on agent {entry.agent}"),
+        (
+            "Id",
+            entry.repository_id + ("" if found.repository_id == entry.repository_id else " (another is there now!)"),
+        ),
+        ("Space", f"{format_size(found.free_bytes)} free of {format_size(found.total_bytes)}"),
+        ("Slots", f"{entry.slots} tasks at once"),
+        ("Key", key),
+        ("Passphrases", ", ".join(slots) if entry.encrypted else "-"),
+    ]
+    app.out.result(document, facts(pairs))
+
+
+@repository.command(
+    examples=(
+        "holdfast repository verify main",
+        "holdfast repository verify main --level 2",
+        "holdfast repository verify main --level 2 --point 3f2a1b0c",
+    )
+)
+@click.argument("name")
+@click.option(
+    "--level", type=click.IntRange(0, 2), default=1, show_default=True,
+    help="0: all is there. 1: every stored byte by its checksum. 2: every block decrypted and compared with its id.",
+)  # fmt: skip
+@click.option("--point", "points", multiple=True, metavar="POINT", help="Only this restore point (repeatable).")
+@click.option("--proxy", default="", help="The agent that decodes at level 2. Default: any with the role.")
+@detach_option
+@pass_app
+def verify(app: App, name: str, level: int, points: tuple[str, ...], proxy: str, detach: bool) -> int:
+    """Verify a repository. Exits with 14 when something is damaged; the report names what is touched."""
+    from holdfast_manager.sessions.requests import VerifyRequest
+
+    from .naming import in_repository
+
+    app.catalog.repositories.get(name)
+    if proxy:
+        app.catalog.agents.get(proxy)
+    sids = tuple(in_repository(app.catalog, name, point).sid for point in points)
+    request = VerifyRequest(repository=name, level=level, points=sids, proxy=proxy)
+    entry = app.catalog.sessions.begin(SessionKind.VERIFY, msgspec.to_builtins(request))
+    return run_session(app, entry, detach, strict=False)
+
+
+@repository.command(examples=("holdfast repository rescan main",))
+@click.argument("name")
+@pass_app
+def rescan(app: App, name: str) -> None:
+    """Read the list of restore points from the repository anew."""
+    found = _rescan(app, name)
+    app.out.result({"repository": name, "points": found}, f"{counted(found, 'restore point')} in {name}")
+
+
+@repository.command("rebuild-index", examples=("holdfast repository rebuild-index main",))
+@click.argument("name")
+@pass_app
+def rebuild_index(app: App, name: str) -> None:
+    """Have the agent throw its local index of a repository away and rebuild it from the repository itself."""
+    from holdfast_manager.enrolment import repositories
+
+    entry = app.catalog.repositories.get(name)
+    records = repositories.rebuild_index(app.catalog.agents.get(entry.agent), entry.path, app.keys)
+    app.out.result(
+        {"repository": name, "records": records}, f"Rebuilt the index of {name}: {counted(records, 'record')}"
+    )
+
+
+@repository.command(examples=("holdfast repository unlock main",))
+@click.argument("name")
+@_passphrase_file
+@pass_app
+def unlock(app: App, name: str, passphrase_file: Path | None) -> None:
+    """Open a repository by its passphrase and keep its key (sealed): after a restored or rebuilt manager."""
+    from holdfast_manager.enrolment import repositories
+
+    entry = app.catalog.repositories.get(name)
+    found = repositories.facts_of(app.catalog.agents.get(entry.agent), entry.path, app.keys)
+    repositories.require_same(entry, found)
+    if not entry.encrypted:
+        raise UsageError(reason=f"the repository {name!r} is not encrypted: there is nothing to unlock")
+    master = repositories.unlock(found, name, existing_passphrase(app, passphrase_file, name))
+    app.catalog.repositories.set_master_key(name, None if master is None else master.reveal())
+    app.out.result({"unlocked": name}, f"Unlocked {name}; its key is kept sealed")
+
+
+@repository.command(examples=("holdfast repository remove old",))
+@click.argument("name")
+@pass_app
+def remove(app: App, name: str) -> None:
+    """Forget a repository and its key. Its data stays where it is; `add` with the passphrase brings it back."""
+    entry = app.catalog.repositories.get(name)
+    app.catalog.repositories.remove(name)
+    text = f"Forgot repository {name}. Its data stays at {entry.path} on {entry.agent}"
+    again = "; its passphrase opens it again" if entry.encrypted else ""
+    app.out.result({"removed": name, "path": entry.path, "agent": entry.agent}, text + again)
+
+
+def _rescan(app: App, name: str) -> int:
+    from holdfast_manager.enrolment.points import rescan as read_points
+
+    found, refused = read_points(app.catalog, name, app.keys)
+    for sid in refused:
+        app.out.warning(f"restore point {sid} is not authentic or too new for this version; it is left out")
+    return found
+
+
+def _table(entries: tuple[RepositoryEntry, ...]) -> str:
+    if not entries:
+        return "No repositories yet; `holdfast repository add` adds one"
+    rows = [
+        (entry.name, entry.agent, entry.path, "encrypted" if entry.encrypted else "plain", str(entry.slots))
+        for entry in entries
+    ]
+    return table(("repository", "agent", "path", "sealed", "slots"), rows, right=("slots",))

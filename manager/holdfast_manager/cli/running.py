@@ -1,0 +1,119 @@
+"""What all commands that start a session share: launch its process, follow it, tell the result, give the exit code."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from holdfast_agent.errors import HoldfastError
+from holdfast_manager.catalog.processes import ProcessIdentity
+from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionResult, SessionState
+from holdfast_manager.reports.session_report import SessionReport
+from holdfast_manager.reports.session_text import summary_text
+
+from .app import App
+from .displays import display_for
+from .following import POLL_S, Interrupt, follow, interrupts, whole_report
+
+EXIT_FAILED = 1
+EXIT_PARTIAL = 3
+EXIT_WARNINGS = 4
+EXIT_VERIFICATION = 14
+EXIT_CANCELLED = 130
+
+detach_option = click.option("--detach", is_flag=True, help="Start the session and return; `session follow` shows it.")
+strict_option = click.option("--strict", is_flag=True, help="Exit with 4, not 0, when it ends with warnings.")
+
+
+class SessionNotStarted(HoldfastError):
+    """The session's process ended before it took the session over."""
+
+    code = "session_not_started"
+    message = "the process of session {session} ended before it began"
+    action = "Its log says why: {log}"
+
+
+def run_session(app: App, entry: SessionEntry, detach: bool, strict: bool) -> int:
+    """Run a session that was just written down; returns the exit code. Ctrl-C stops it, a second one leaves it."""
+    from holdfast_manager.sessions.launch import launch_session
+
+    launched = _Launched(app, entry)
+    with interrupts() as interrupt:
+        launched.begin(launch_session(app.settings, entry.id, app.config))
+        if detach:
+            launched.wait_until_adopted(interrupt)
+            document = {"session": entry.id}
+            app.out.result(document, f"Session {entry.id} runs; `holdfast session follow {entry.id}` shows it")
+            return 0
+        ended = follow(app.catalog, entry.id, display_for(app), interrupt, launched.interrupted, launched.check)
+    if not ended:
+        app.out.note(f"Session {entry.id} stops by itself; `holdfast session show {entry.id}` tells how it ended")
+        return EXIT_CANCELLED
+    return tell(app, entry.id, strict)
+
+
+def tell(app: App, number: int, strict: bool) -> int:
+    """Print the report of a session that has ended; returns its exit code."""
+    report = whole_report(app.catalog, number)
+    app.out.result(report, lambda: summary_text(report))
+    return exit_code(report, strict)
+
+
+def exit_code(report: SessionReport, strict: bool = False) -> int:
+    """What a session's end means for scripts."""
+    if report.kind is SessionKind.VERIFY and any(each.code == "verification_failed" for each in report.problems):
+        return EXIT_VERIFICATION
+    match report.result:
+        case SessionResult.SUCCESS:
+            return 0
+        case SessionResult.WARNING:
+            return EXIT_WARNINGS if strict else 0
+        case SessionResult.PARTIAL:
+            return EXIT_PARTIAL
+        case SessionResult.CANCELLED:
+            return EXIT_CANCELLED
+        case SessionResult.FAILED | SessionResult.NONE:
+            return report.error.exit_code if report.error is not None else EXIT_FAILED
+
+
+class _Launched:
+    """A session process of ours, as long as we follow it."""
+
+    def __init__(self, app: App, entry: SessionEntry) -> None:
+        self._app = app
+        self._entry = entry
+        self._process: ProcessIdentity | None = None
+
+    def begin(self, pid: int) -> None:
+        try:
+            self._process = ProcessIdentity.of(pid)
+        except ProcessLookupError:
+            self._process = None  # gone already
+
+    def check(self) -> None:
+        """End a session whose process died before it took the session over: until then we answer for it."""
+        if self._process is not None and not self._process.is_dead():
+            return
+        catalog = self._app.catalog
+        if catalog.sessions.get(self._entry.id).state is SessionState.STARTING:
+            log = self._app.settings.log_dir / f"session-{self._entry.id}.log"
+            error = SessionNotStarted(session=self._entry.id, log=str(log))
+            catalog.sessions.end(self._entry.id, SessionResult.FAILED, error.to_record())
+
+    def interrupted(self, count: int) -> bool:
+        """The first Ctrl-C asks the session to stop, and we see it through; at the second we leave."""
+        if count == 1:
+            self._app.catalog.sessions.request_stop(self._entry.id)
+            self._app.out.warning(f"stopping session {self._entry.id}, which cleans up first; Ctrl-C again to leave it")
+        return count == 1
+
+    def wait_until_adopted(self, interrupt: Interrupt) -> None:
+        """Return once the session's process answers for it. Raises :class:`SessionNotStarted`."""
+        while self._app.catalog.sessions.get(self._entry.id).state is SessionState.STARTING and not interrupt.count:
+            self.check()
+            time.sleep(POLL_S / 3)
+        ended = self._app.catalog.sessions.get(self._entry.id)
+        if ended.error is not None and ended.error.code == SessionNotStarted.code:
+            log = self._app.settings.log_dir / f"session-{self._entry.id}.log"
+            raise SessionNotStarted(session=self._entry.id, log=str(log))

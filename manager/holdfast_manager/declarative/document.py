@@ -1,0 +1,100 @@
+"""A declarative file as values: servers, agents, repositories and jobs by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from holdfast_agent.errors import ConfigInvalid
+from holdfast_agent.model import strict
+from holdfast_manager.catalog.job_tables import job_from_table
+from holdfast_manager.catalog.values import JobSpec, Name
+
+Slots = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+
+
+class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[servers.NAME]``. ``secret_file``: lines KEY=VALUE, relative to the declarative file; empty: no credentials."""
+
+    plugin: str
+    options: dict[str, Any] = {}
+    secret_file: str = ""
+
+
+class AgentTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[agents.NAME]``. Slots that are left out are what the agent says (and stay what they are later)."""
+
+    endpoint: str
+    public_key: str
+    proxy_slots: Slots | None = None
+    repository_slots: Slots | None = None
+    enabled: bool = True
+
+
+class RepositoryTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[repositories.NAME]``. ``create``: make it where there is none yet. ``passphrase_file``: its first line."""
+
+    agent: Name
+    path: str
+    encryption: bool = True
+    passphrase_file: str = ""
+    create: bool = True
+    slots: Slots = 4
+
+
+class _Tables(msgspec.Struct, frozen=True):
+    """The file as it stands. None: the file says nothing of this kind, so that pruning leaves it alone."""
+
+    servers: dict[str, ServerTable] | None = None
+    agents: dict[str, AgentTable] | None = None
+    repositories: dict[str, RepositoryTable] | None = None
+    jobs: dict[str, dict[str, Any]] | None = None
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was read. ``sections`` are the kinds that it speaks of."""
+
+    file: Path
+    sections: frozenset[str]
+    servers: dict[str, ServerTable]
+    agents: dict[str, AgentTable]
+    repositories: dict[str, RepositoryTable]
+    jobs: dict[str, JobSpec]
+
+    def beside(self, name: str) -> Path:
+        """The file ``name``, relative to the directory of this one."""
+        return self.file.parent / Path(name).expanduser()
+
+
+def read_document(file: Path) -> Document:
+    """Read and check the file by itself. Raises ``ConfigError`` with file, key and the nearest known key."""
+    table = strict.read_toml(file)
+    tables = strict.convert(table, _Tables, str(file))
+    for kind in ("servers", "agents", "repositories", "jobs"):
+        for name in getattr(tables, kind) or {}:
+            _check_name(file, kind, name)
+    return Document(
+        file=file,
+        sections=frozenset(table),
+        servers=tables.servers or {},
+        agents=tables.agents or {},
+        repositories=tables.repositories or {},
+        jobs={name: _job(file, name, job) for name, job in (tables.jobs or {}).items()},
+    )
+
+
+def _job(file: Path, name: str, table: dict[str, Any]) -> JobSpec:
+    source = f"{file}: jobs.{name}"
+    if "name" in table:
+        raise ConfigInvalid(file=source, key="name", reason="a job's name stands in its heading, [jobs.NAME]")
+    return job_from_table({**table, "name": name}, source)
+
+
+def _check_name(file: Path, kind: str, name: str) -> None:
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError as error:
+        reason = "a name is 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter or digit"
+        raise ConfigInvalid(file=str(file), key=f"{kind}.{name}", reason=reason) from error

@@ -1,0 +1,175 @@
+"""From a document and the catalogue to a plan. Everything that can be checked is checked here, before any change.
+
+A plan talks to new agents and to the agents of new repositories: what is unreachable, refused or wrong there fails
+the plan, not its execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from holdfast_agent.channel.authentication import KeyPair
+from holdfast_agent.errors import ConfigInvalid, Locked
+from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.errors import InUse
+from holdfast_manager.catalog.job_tables import job_to_table
+from holdfast_manager.catalog.rows import not_found
+from holdfast_manager.catalog.values import JobSpec, ServerEntry
+from holdfast_manager.enrolment.secret_files import read_env_file
+from holdfast_manager.host import PluginHost
+from holdfast_plugins.api.registry import Family
+
+from .agent_plan import AgentPlan
+from .changes import Action, Change, Difference, differences, flat
+from .document import Document, ServerTable
+from .repository_plan import RepositoryPlan
+
+_KINDS = {"agents": "agent", "servers": "server", "repositories": "repository", "jobs": "job"}
+
+
+class Planner:
+    """Makes one plan. Used once."""
+
+    def __init__(self, document: Document, catalog: Catalog, host: PluginHost, keys: KeyPair) -> None:
+        self._document = document
+        self._catalog = catalog
+        self._host = host
+        self._keys = keys
+        self._present = {
+            "agents": {entry.name for entry in catalog.agents.list()},
+            "servers": {entry.name for entry in catalog.servers.list()},
+            "repositories": {entry.name for entry in catalog.repositories.list()},
+            "jobs": {spec.name for spec in catalog.jobs.list()},
+        }
+        self._wished = {kind: set(getattr(document, kind)) for kind in _KINDS}
+
+    def plan(self, prune: bool) -> list[Change]:
+        """All changes in the order in which they can be carried out: what others refer to comes first.
+
+        Raises ``ConfigError`` with file and key for what stands wrong in the file, and what agents answer.
+        """
+        gone = {kind: self._gone(kind) if prune else set() for kind in _KINDS}
+        left = {kind: (self._present[kind] - gone[kind]) | self._wished[kind] for kind in _KINDS}
+        self._check_references(left)
+        agents = AgentPlan(self._document, self._catalog, self._keys)
+        changes = [agents.change(name) for name in sorted(self._document.agents)]
+        changes += [self._server(name, table) for name, table in sorted(self._document.servers.items())]
+        repositories = RepositoryPlan(self._document, self._catalog, self._keys, agents.entries)
+        changes += [repositories.change(name) for name in sorted(self._document.repositories)]
+        changes += [self._job(name, spec) for name, spec in sorted(self._document.jobs.items())]
+        return changes + self._removals(gone)
+
+    def _gone(self, kind: str) -> set[str]:
+        """A kind of which the file says nothing is not the file's business."""
+        return self._present[kind] - self._wished[kind] if kind in self._document.sections else set()
+
+    def _check_references(self, left: Mapping[str, set[str]]) -> None:
+        """Everything that will be there refers only to what will be there."""
+        for name, table in self._document.repositories.items():
+            self._require(f"repositories.{name}.agent", "agent", table.agent, left["agents"])
+        for name, spec in self._document.jobs.items():
+            self._require(f"jobs.{name}.server", "server", spec.server, left["servers"])
+            self._require(f"jobs.{name}.repository", "repository", spec.repository, left["repositories"])
+            for proxy in spec.proxies:
+                self._require(f"jobs.{name}.proxies", "agent", proxy, left["agents"])
+        for entry in self._catalog.repositories.list():
+            if entry.name in left["repositories"] - self._wished["repositories"]:
+                self._still_used("agent", entry.agent, left["agents"], f"repository {entry.name}")
+        for spec in self._catalog.jobs.list():
+            if spec.name in left["jobs"] - self._wished["jobs"]:
+                self._still_used("server", spec.server, left["servers"], f"job {spec.name}")
+                self._still_used("repository", spec.repository, left["repositories"], f"job {spec.name}")
+                for proxy in spec.proxies:
+                    self._still_used("agent", proxy, left["agents"], f"job {spec.name}")
+
+    def _require(self, key: str, kind: str, name: str, known: Iterable[str]) -> None:
+        if name not in known:
+            reason = str(not_found(kind, name, sorted(known)))
+            raise ConfigInvalid(file=str(self._document.file), key=key, reason=reason)
+
+    @staticmethod
+    def _still_used(kind: str, name: str, known: set[str], user: str) -> None:
+        if name not in known:
+            raise InUse(kind=kind, name=name, users=f"{user}, which the file does not remove")
+
+    def _server(self, name: str, table: ServerTable) -> Change:
+        source = f"{self._document.file}: servers.{name}.options"
+        self._host.check_options(Family.HYPERVISOR, table.plugin, table.options, source)
+        secret = read_env_file(self._document.beside(table.secret_file)) if table.secret_file else {}
+        entry = ServerEntry(name=name, plugin=table.plugin, options=table.options)
+        servers = self._catalog.servers
+        if name not in self._present["servers"]:
+            return Change("server", name, Action.CREATE, carry_out=lambda: servers.add(entry, secret or None))
+        old = servers.get(name)
+        found = differences(_server_table(old), _server_table(entry))
+        # without a secret_file the file does not speak of credentials: those that are kept stay
+        if table.secret_file and secret != servers.secret(name):
+            found += (Difference("secret", "(secret)", "(another secret)"),)
+
+        def carry_out() -> None:
+            servers.update(entry)
+            if table.secret_file:
+                servers.set_secret(name, secret or None)
+
+        return _changed("server", name, found, carry_out)
+
+    def _job(self, name: str, spec: JobSpec) -> Change:
+        source = f"{self._document.file}: jobs.{name}"
+        plugin = self._plugin_of(spec.server)
+        self._host.snapshot_options(plugin, spec.snapshot, f"{source}.snapshot")
+        if spec.guest is not None:
+            where = f"{source}.guest.options"
+            self._host.check_options(Family.GUEST_PROCESSOR, spec.guest.processor, spec.guest.options, where)
+        jobs = self._catalog.jobs
+        if name not in self._present["jobs"]:
+            return Change("job", name, Action.CREATE, carry_out=lambda: jobs.add(spec))
+        found = differences(flat(job_to_table(jobs.get(name))), flat(job_to_table(spec)))
+        return _changed("job", name, found, lambda: jobs.update(spec))
+
+    def _plugin_of(self, server: str) -> str:
+        table = self._document.servers.get(server)
+        return table.plugin if table is not None else self._catalog.servers.get(server).plugin
+
+    def _removals(self, gone: Mapping[str, set[str]]) -> list[Change]:
+        """Users before what they use."""
+        catalog = self._catalog
+        catalog.sessions.reap_dead()
+        for session in catalog.sessions.living():
+            if session.job in gone["jobs"]:
+                raise Locked(what=f"job {session.job!r}", holder=f"session {session.id}")
+        removers = {
+            "jobs": catalog.jobs.remove,
+            "repositories": catalog.repositories.remove,
+            "servers": catalog.servers.remove,
+            "agents": catalog.agents.remove,
+        }
+        return [
+            Change(_KINDS[kind], name, Action.REMOVE, carry_out=_call(remove, name), note=_NOTES.get(kind, ""))
+            for kind, remove in removers.items()
+            for name in sorted(gone[kind])
+        ]
+
+
+_NOTES = {"repositories": "its data stays", "jobs": "its restore points stay"}
+
+
+def apply_changes(changes: Iterable[Change]) -> None:
+    """Carry a plan out, in its order. Should it break off, applying the same file again does the rest."""
+    for change in changes:
+        if change.action is not Action.UNCHANGED:
+            change.carry_out()
+
+
+def _call(function: Any, name: str) -> Any:
+    return lambda: function(name)
+
+
+def _changed(kind: str, name: str, found: tuple[Difference, ...], carry_out: Any) -> Change:
+    return Change(kind, name, Action.CHANGE if found else Action.UNCHANGED, found, carry_out=carry_out)
+
+
+def _server_table(entry: ServerEntry) -> dict[str, Any]:
+    return flat(msgspec.to_builtins(msgspec.structs.replace(entry, has_secret=False)))
