@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from holdfast_agent.repository.store import Buffer
+from holdfast_agent.repository.file_writing import Buffer
 
 
 class FaultySystem:

@@ -12,8 +12,8 @@ from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, BlockId, Sid, new_sid
 from holdfast_agent.model.points import DiskPoint, Point, PointEntry
+from holdfast_agent.repository.file_writing import System
 from holdfast_agent.repository.repository import Repository, create_repository
-from holdfast_agent.repository.store import System
 from holdfast_agent.repository.tree import TreeBuilder, TreeReader
 from holdfast_agent.repository.writer import SessionWriter, store_blob
 from holdfast_agent.sealing.keys import MasterKey, RepositoryKeys

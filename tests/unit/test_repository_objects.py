@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import random
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,6 +17,7 @@ from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, ObjectMissin
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.repository import layout
 from holdfast_agent.repository.documents import DocumentType, decode_document, encode_document
+from holdfast_agent.repository.file_writing import System
 from holdfast_agent.repository.packs import (
     PACK_HEADER_BYTES,
     PackContents,
@@ -256,6 +261,39 @@ def test_pieces_of_all_sizes_are_written_in_order(store: FileStore) -> None:
     pieces = [bytes([number % 251]) * (number * 37 % 5000) for number in range(2000)]
     store.create("points/a", [memoryview(piece) for piece in pieces])
     assert store.read("points/a", 1 << 30) == b"".join(pieces)
+
+
+class Awkward:
+    """A system on which O_DIRECT stops working: with EINVAL, or with a short write, at the second large write."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+        self.large = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def writev(self, fd: int, buffers: list[memoryview]) -> int:
+        if len(buffers[0]) >= 2 << 20:
+            self.large += 1
+            if self.large == 2 and self._how == "refused":
+                raise OSError(errno.EINVAL, "alignment")
+            if self.large == 2 and self._how == "short":
+                return os.writev(fd, [buffers[0][:4096]])
+        return os.writev(fd, buffers)
+
+
+@pytest.mark.parametrize("how", ["fine", "refused", "short"])
+@pytest.mark.parametrize("last", [0, 1, 4095, 4096, 70_001])
+def test_large_objects_are_written_whole_past_the_page_cache_or_not(
+    tmp_path: Path, store: FileStore, how: str, last: int
+) -> None:
+    source = random.Random(5)
+    pieces = [source.randbytes(length) for length in (64, 96, 500_001, 3 << 20, 2 << 20, 1, 777_777, last)]
+    system = Awkward(how)
+    FileStore(tmp_path / "repository", cast(System, system)).create("points/large", pieces)
+    assert store.read("points/large", 1 << 30) == b"".join(pieces)
+    assert system.large >= 2
 
 
 def test_a_lock_shows_whether_its_holder_lives(store: FileStore) -> None:

@@ -23,8 +23,9 @@ from holdfast_agent.sealing.records import (
     parse_header,
 )
 
+from .file_writing import Buffer
 from .layout import PackName, pack_object, parse_pack_name
-from .store import Buffer, ObjectStore
+from .store import ObjectStore
 
 DATA_PACK_BYTES = 64 << 20
 META_PACK_BYTES = 16 << 20

@@ -34,9 +34,10 @@ from holdfast_agent.wire.specs import PackRef
 from . import layout
 from .configuration import Config, make_folders, read_config, store_config, store_slot
 from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encode_document, read_document
+from .file_writing import System
 from .index import LocalIndex
 from .readers import BlockReader
-from .store import FileStore, Lock, ObjectExists, ObjectStore, System
+from .store import FileStore, Lock, ObjectExists, ObjectStore
 
 
 class Outcome(enum.Enum):

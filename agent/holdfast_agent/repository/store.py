@@ -24,11 +24,9 @@ from holdfast_agent.errors import (
     RepositoryReadOnly,
 )
 
+from .file_writing import Buffer, System, write_pieces
 from .layout import TMP
 
-Buffer = bytes | bytearray | memoryview
-_MOST_BUFFERS = 512  # IOV_MAX is 1024 on Linux
-_MOST_WRITE_BYTES = 8 << 20
 _ATTEMPTS = 5
 
 
@@ -87,17 +85,6 @@ class ObjectStore(Protocol):
         """(total, free) bytes; free is what this process may use."""
 
 
-class System(Protocol):
-    """The calls of :mod:`os` that change a repository, so that tests can make each of them fail or be the last."""
-
-    def open(self, path: str, flags: int, mode: int = 0o777) -> int: ...
-    def close(self, fd: int) -> None: ...
-    def writev(self, fd: int, buffers: Sequence[Buffer], /) -> int: ...
-    def fsync(self, fd: int) -> None: ...
-    def link(self, src: str, dst: str) -> None: ...
-    def unlink(self, path: str) -> None: ...
-
-
 class FileLock:
     """An flock; inherited by child processes with its descriptor."""
 
@@ -134,7 +121,7 @@ class FileStore:
         with self._translated("writing", name):
             temporary, fd = self._open_temporary()
             try:
-                self._write_all(fd, data)
+                write_pieces(self._system, fd, data)
                 self._system.fsync(fd)
                 try:
                     self._system.link(temporary, self._path(name))
@@ -225,27 +212,6 @@ class FileStore:
                 return path, fd
             self._system.close(fd)
         raise OSError(errno.EBUSY, "new temporary files are taken away at once")
-
-    def _write_all(self, fd: int, data: Sequence[Buffer]) -> None:
-        """A few large writes; nothing is joined or copied."""
-        batch: list[Buffer] = []
-        batch_bytes = 0
-        for piece in data:
-            if batch and (len(batch) == _MOST_BUFFERS or batch_bytes + len(piece) > _MOST_WRITE_BYTES):
-                self._write_batch(fd, batch)
-                batch, batch_bytes = [], 0
-            batch.append(piece)
-            batch_bytes += len(piece)
-        self._write_batch(fd, batch)
-
-    def _write_batch(self, fd: int, batch: list[Buffer]) -> None:
-        left = [memoryview(piece) for piece in batch if len(piece)]
-        while left:
-            written = self._system.writev(fd, left)
-            while left and written >= len(left[0]):
-                written -= len(left.pop(0))
-            if written:
-                left[0] = left[0][written:]
 
     def _sync_folder(self, name: str) -> None:
         fd = self._system.open(str(Path(self._path(name)).parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

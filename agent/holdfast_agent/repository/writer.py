@@ -27,12 +27,13 @@ from holdfast_agent.sealing.records import (
 from holdfast_agent.wire.specs import PackRef
 
 from .collector_log import packs_to_avoid
+from .file_writing import Buffer
 from .layout import DATA_CLASS, META_CLASS, PACKS, PackName, segment_object, session_object
 from .packs import DATA_PACK_BYTES, META_PACK_BYTES, PackContents, PendingPack
 from .readers import quarantined_packs
 from .repository import Repository
 from .segments import encode_segment
-from .store import Buffer, ObjectExists
+from .store import ObjectExists
 
 _PACKS_A_SEGMENT = 16  # about 1 GiB: what a killed mover has stored beyond its last segment is sent again
 
