@@ -41,6 +41,7 @@ class Control:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._terminated = False
         self._buffer = bytearray()
+        self._held: deque[Begin | NewRules] = deque()
         self._reported = 0.0
         os.set_blocking(orders_fd, False)
 
@@ -73,7 +74,7 @@ class Control:
     def take(self) -> deque[Begin | NewRules]:
         """All orders that have come, never waiting. Raises :class:`Cancelled`, :class:`MalformedMessage`."""
         self._fill()
-        orders: deque[Begin | NewRules] = deque()
+        orders, self._held = self._held, deque()
         while len(self._buffer) >= _LENGTH.size:
             length = _check_length(_LENGTH.unpack_from(self._buffer)[0])
             if len(self._buffer) < _LENGTH.size + length:
@@ -86,6 +87,10 @@ class Control:
                 raise MalformedMessage(peer="the agent", reason="a second setup")
             orders.append(frame)
         return orders
+
+    def check(self) -> None:
+        """As :meth:`take` while there is nothing yet to give orders to: they are kept for the next :meth:`take`."""
+        self._held = self.take()
 
     def report(self, frame: FromMover) -> None:
         """Write one frame. Raises :class:`Cancelled` if nobody reads any more."""

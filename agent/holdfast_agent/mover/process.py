@@ -82,7 +82,7 @@ class _Mover:
         while not role.opened:
             select.select([role.workers.fd, *self._control.fds], [], [], _STEP_S)
             role.workers.take()
-            self._control.take()
+            self._control.check()
         listener = DataListener(
             host.listen_address,
             host.advertised_address,
@@ -122,7 +122,7 @@ class _Mover:
         """Wait for the other mover, awake to the agent. Raises :class:`Unreachable` (retryable), Cancelled."""
         deadline = time.monotonic() + timeout_s
         while (connection := opening.poll(_STEP_S, self._control.fds)) is None:
-            self._control.take()
+            self._control.check()
             if time.monotonic() > deadline:
                 raise Unreachable(peer=peer, timeout_s=timeout_s)
         return connection
