@@ -15,7 +15,7 @@ from holdfast_manager.catalog.values import EventEntry
 from holdfast_manager.reports.names import Names
 from holdfast_manager.reports.progress import RateMeter, TaskProgress
 from holdfast_manager.reports.sentences import sentence
-from holdfast_manager.reports.steps import SILENT_ON_SUCCESS
+from holdfast_manager.reports.steps import ROUTINE
 from holdfast_manager.reports.table import printable
 from holdfast_manager.reports.times import clock
 
@@ -92,7 +92,7 @@ class Story:
 
     def _line(self, event: EventEntry) -> str:
         text = sentence(event)
-        if not text or event.kind in SILENT_ON_SUCCESS:
+        if not text or event.kind in ROUTINE:
             return ""
         subject = self._names.subject(event)
         step = event.data.get("at") or event.step or ""

@@ -21,7 +21,7 @@ _OPTIONS = (
     click.option("--include", multiple=True, metavar="VM", help="A VM's name or a pattern like 'web-*' (repeatable)."),
     click.option("--exclude", multiple=True, metavar="VM", help="VMs to leave out, in the same way."),
     click.option("--repository", metavar="NAME", help="Where restore points go."),
-    click.option("--proxy", "proxies", multiple=True, metavar="AGENT", help="A preferred proxy (repeatable, in order)."),
+    click.option("--proxy", "proxies", multiple=True, metavar="AGENT", help="A preferred proxy (repeatable)."),
     click.option("--compression", type=click.Choice([each.value for each in Compression]), help="Default: lz4."),
     click.option("--block-size", metavar="SIZE", help="64 KiB to 4 MiB, a power of two. Default: 1 MiB."),
     click.option("--bandwidth", metavar="RATE", help='Limit of the whole job per second, such as "50 MiB".'),

@@ -28,6 +28,7 @@ _PLACES = {
 @click.group(
     cls=LazyGroup,
     places=_PLACES,
+    context_settings={"max_content_width": 110},
     examples=(
         "holdfast init",
         "holdfast agent add local backup1:8430 KEY",

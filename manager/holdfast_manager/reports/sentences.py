@@ -15,21 +15,13 @@ from holdfast_manager.catalog.values import EventEntry
 Data = Mapping[str, Any]
 
 SHORT_SID = 8
-_NOTABLE_WAIT_S = 0.05  # a free slot is granted faster; such "waits" are not worth a word
+_NOTABLE_WAIT_S = 1.0  # a free slot is granted at the next look at the catalogue; that is no wait worth a word
 
 
 def sentence(event: EventEntry) -> str:
     """One line about ``event``; empty for one that says nothing to people."""
     write = _SENTENCES.get(event.kind)
     return write(event.data) if write is not None else event.kind
-
-
-def error_text(error: Any) -> str:
-    """Message and advice of an error record in builtins."""
-    if not isinstance(error, Mapping):
-        return "unknown error"
-    message, action = str(error.get("message", "unknown error")), str(error.get("action", ""))
-    return f"{message}. {action}" if action else message
 
 
 def counted(number: int, noun: str) -> str:
@@ -78,8 +70,8 @@ def _began(data: Data) -> str:
 
 
 def _failed(data: Data) -> str:
-    at = f"failed at {data['at']}" if data.get("at") else "failed"
-    return f"{at}: {error_text(data.get('error'))}"
+    error = data.get("error")
+    return f"failed: {error.get('message') if isinstance(error, Mapping) else 'unknown error'}"
 
 
 def _removed(data: Data) -> str:
@@ -96,10 +88,10 @@ def short(sid: Any) -> str:
 
 
 _SENTENCES: dict[str, Callable[[Data], str]] = {
-    "SessionStarted": lambda data: "session process runs",
+    "SessionStarted": lambda data: "",
     "VmsPlanned": _planned,
     "SessionFailed": _failed,
-    "CancelRequested": lambda data: f"asked to stop: {data.get('reason', '')}",
+    "CancelRequested": lambda data: f"stopping: {data.get('reason', '')}",
     "SlotGranted": _granted,
     "MoversStarted": lambda data: "movers run",
     "MoversConnected": lambda data: "data channel open",

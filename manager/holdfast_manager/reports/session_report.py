@@ -49,7 +49,8 @@ class PointLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """``rate_bytes_per_s``: bytes read in the time in which something was transferred. ``load`` is empty before.
+    """``rate_bytes_per_s``: bytes read from the disks (a restore or verification: sent by the repository, unpacked) in
+    the time in which something was transferred. ``load`` is empty before.
 
     ``what`` says in a few words what the session is for. ``process`` names who runs or ran it.
     """
@@ -85,8 +86,10 @@ def session_report(session: SessionEntry, tasks: Sequence[TaskEntry], events: Se
     steps = step_lines(events, tasks, names)
     total = summed([task.counters for task in tasks])
     transfer = next(line for line in steps if line.step is Step.TRANSFER)
-    measured_s = transfer.took_s or max((task.counters.elapsed_s for task in tasks), default=0.0)
+    # a transfer that still runs has no span yet, but its mover has told how long it has been at it
+    measured_s = max([transfer.took_s, *(task.counters.elapsed_s for task in tasks)])
     busy = total.elapsed_s > 0
+    covered_bytes = total.read_bytes if session.kind is SessionKind.BACKUP else total.sent_bytes
     return SessionReport(
         id=session.id,
         kind=session.kind,
@@ -103,7 +106,7 @@ def session_report(session: SessionEntry, tasks: Sequence[TaskEntry], events: Se
         disks=[_disk(task) for task in tasks],
         points=_points(events, names),
         total=total,
-        rate_bytes_per_s=total.read_bytes / measured_s if measured_s > 0 else 0.0,
+        rate_bytes_per_s=covered_bytes / measured_s if measured_s > 0 else 0.0,
         load=load_line(total.stages, total.elapsed_s) if busy else "",
         bottleneck=bottleneck(total.stages) if busy else "",
         problems=problems(session, tasks, events, names),

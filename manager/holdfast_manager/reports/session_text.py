@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 
-from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.model.units import format_duration, format_rate, format_size
 from holdfast_manager.catalog.values import SessionKind, SessionState
 
@@ -14,7 +14,7 @@ from .steps import StepLine
 from .table import facts, indented, printable, table
 from .times import clock, moment
 
-_PROBLEM_WIDTH = 100
+_PROBLEM_WIDTH = 110
 
 
 def session_text(report: SessionReport) -> str:
@@ -48,7 +48,7 @@ def summary_text(report: SessionReport) -> str:
     took = format_duration(report.ended - report.started) if report.ended and report.started else "-"
     lines = [f"Session {report.id}: {report.what}: {outcome(report)} after {took}"]
     if report.disks and report.total.processed_bytes:
-        lines.append(indented(facts([("Data", _data(report.total)), *_load(report)])))
+        lines.append(indented(facts([("Data", _data(report)), *_load(report)])))
     for point in report.points:
         lines.append(f"  Restore point {point.sid} of {printable(point.vm)} ({point.consistency}-consistent)")
     lines += [_problem(problem) for problem in report.problems]
@@ -79,12 +79,11 @@ def _steps(steps: list[StepLine]) -> str:
 
 
 def _disks(report: SessionReport) -> str:
-    heads = (
-        "VM", "disk", "state", "mode", "processed", "read", "zero", "unchanged", "dedup", "transferred", "stored",
-        "waited",
-    )  # fmt: skip
-    rows = [_disk_row(disk) for disk in report.disks]
-    text = table(heads, rows, right=heads[4:])
+    backup = report.kind is SessionKind.BACKUP
+    columns = _COLUMNS if backup else tuple(each for each in _COLUMNS if each[0] not in _BACKUP_ONLY)
+    heads = tuple(head for head, _ in columns)
+    rows = [tuple(cell(disk) for _, cell in columns) for disk in report.disks]
+    text = table(heads, rows, right=heads[3:])
     reasons = []
     for disk in report.disks:
         place = f"{disk.vm}/{disk.disk}"
@@ -92,26 +91,24 @@ def _disks(report: SessionReport) -> str:
             reasons.append((place, f"{disk.mode}: {disk.reason}"))
         if disk.attempt > 1:
             reasons.append((place, f"took {disk.attempt} attempts"))
-    # a verification has no mode, and a restore tells its reasons elsewhere
-    return f"{text}\n\n{facts(reasons)}" if reasons and report.kind is SessionKind.BACKUP else text
+    return f"{text}\n\n{facts(reasons)}" if reasons else text
 
 
-def _disk_row(disk: DiskLine) -> tuple[str, ...]:
-    counters = disk.counters
-    return (
-        disk.vm,
-        disk.disk,
-        disk.state,
-        disk.mode or "-",
-        format_size(counters.processed_bytes),
-        format_size(counters.read_bytes),
-        format_size(counters.zero_bytes),
-        format_size(counters.unchanged_bytes),
-        format_size(counters.deduplicated_bytes),
-        format_size(counters.transferred_bytes),
-        format_size(counters.stored_bytes),
-        format_duration(disk.queue_wait_s),
-    )
+_COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (
+    ("VM", lambda disk: disk.vm),
+    ("disk", lambda disk: disk.disk),
+    ("state", lambda disk: disk.state),
+    ("mode", lambda disk: disk.mode or "-"),
+    ("processed", lambda disk: format_size(disk.counters.processed_bytes)),
+    ("read", lambda disk: format_size(disk.counters.read_bytes)),
+    ("zero", lambda disk: format_size(disk.counters.zero_bytes)),
+    ("unchanged", lambda disk: format_size(disk.counters.unchanged_bytes)),
+    ("dedup", lambda disk: format_size(disk.counters.deduplicated_bytes)),
+    ("transferred", lambda disk: format_size(disk.counters.transferred_bytes)),
+    ("stored", lambda disk: format_size(disk.counters.stored_bytes)),
+    ("waited", lambda disk: format_duration(disk.queue_wait_s)),
+)
+_BACKUP_ONLY = frozenset({"mode", "read", "unchanged", "dedup", "stored"})
 
 
 def _load(report: SessionReport) -> list[tuple[str, str]]:
@@ -120,26 +117,26 @@ def _load(report: SessionReport) -> list[tuple[str, str]]:
     return [
         ("Load", report.load),
         ("Bottleneck", report.bottleneck),
-        ("Rate", f"{format_rate(report.rate_bytes_per_s)} read while transferring"),
+        ("Rate", f"{format_rate(report.rate_bytes_per_s)} {_DONE[report.kind]} while transferring"),
     ]
 
 
-def _data(total: TransferCounters) -> str:
-    skipped = [
-        f"{format_size(amount)} {cause}"
-        for amount, cause in (
-            (total.zero_bytes, "zero"),
-            (total.unchanged_bytes, "unchanged"),
-            (total.deduplicated_bytes, "stored already"),
-        )
-        if amount
-    ]
-    left_out = f"; left out: {', '.join(skipped)}" if skipped else ""
+_DONE = {SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked"}
+
+
+def _data(report: SessionReport) -> str:
+    total = report.total
+    causes = ((total.zero_bytes, "zero"), (total.unchanged_bytes, "unchanged"), (total.deduplicated_bytes, "known"))
+    skipped = [f"{format_size(amount)} {cause}" for amount, cause in causes if amount]
     ratio = f" (x {total.sent_bytes / total.transferred_bytes:.1f})" if total.transferred_bytes else ""
-    return (
-        f"{format_size(total.processed_bytes)} processed, {format_size(total.read_bytes)} read, "
-        f"{format_size(total.transferred_bytes)} transferred{ratio}, {format_size(total.stored_bytes)} stored{left_out}"
-    )
+    told = [
+        f"{format_size(total.processed_bytes)} processed",
+        f"{format_size(total.transferred_bytes)} transferred{ratio}",
+    ]
+    if report.kind is SessionKind.BACKUP:
+        told[1:1] = [f"{format_size(total.read_bytes)} read"]
+        told.append(f"{format_size(total.stored_bytes)} stored")
+    return ", ".join(told) + (f"; left out: {', '.join(skipped)}" if skipped else "")
 
 
 def _problem(problem: Problem) -> str:

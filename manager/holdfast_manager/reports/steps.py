@@ -16,9 +16,10 @@ from .names import Names
 from .sentences import counted, sentence
 
 Span = tuple[float, float]
-SILENT_ON_SUCCESS = frozenset({"MoversStarted", "MoversConnected", "TaskStopped", "InventoryRead"})
-"""Kinds that the step table counts, but that nobody who watches a session needs a line for."""
-_UNMEASURED = frozenset({"MoversConnected", "TransferFinished"})
+ROUTINE = frozenset({"MoversStarted", "MoversConnected", "TaskStopped", "InventoryRead"})
+"""Kinds that nobody who watches a session needs a line for."""
+_BETWEEN_STEPS = frozenset({"RetryDue", "VmRetryDue", "CancelRequested"})
+_UNMEASURED = frozenset({"MoversConnected", "TransferFinished", "TaskFailed", "TaskStopped"})
 
 
 class StepLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,15 +41,17 @@ def step_lines(events: Sequence[EventEntry], tasks: Iterable[TaskEntry], names: 
     """All ten steps, in their order."""
     spans: dict[Step, list[Span]] = {step: [] for step in Step}
     details: dict[Step, list[tuple[str, str]]] = {step: [] for step in Step}
-    last: dict[str, float] = {}
+    last: dict[str, tuple[float, Step | None]] = {}
     counters = {(task.vm_id, task.disk_id): task.counters for task in tasks}
     for event in events:
-        step = _step_of(event)
+        subject = names.subject(event)
+        before, step_before = last.get(subject, (None, None))
+        # a task that is stopped ends the step that it was in
+        step = step_before if event.kind == "TaskStopped" else _step_of(event)
+        last[subject] = (event.time, step)
         if step is None:
             continue
-        subject = names.subject(event)
-        spans[step].append(_span(event, last.get(subject)))
-        last[subject] = event.time
+        spans[step].append(_span(event, before))
         details[step] += [(subject, text) for text in _texts(event, counters)]
         rules = event.data.get("rules")
         if event.kind == "MoversStarted" and rules:
@@ -80,18 +83,20 @@ def covered(spans: Iterable[Span]) -> float:
 def _span(event: EventEntry, previous: float | None) -> Span:
     """From when the event's step was under way: its own measure, but not before what the same subject did last.
 
-    What nobody measured (movers that connect, a transfer that finishes: they report by themselves) began with the
-    subject's last event.
+    What movers report by themselves (that they are connected, that a transfer finished or failed) nobody measured: it
+    began with the subject's last event.
     """
     took = event.data.get("took_s", event.data.get("waited_s"))
-    if isinstance(took, (int, float)):
-        start = event.time - took
+    if previous is not None and event.kind in _UNMEASURED:
+        start = previous
     else:
-        start = previous if previous is not None and event.kind in _UNMEASURED else event.time
+        start = event.time - took if isinstance(took, (int, float)) else event.time
     return (start if previous is None else max(start, min(previous, event.time)), event.time)
 
 
 def _step_of(event: EventEntry) -> Step | None:
+    if event.kind in _BETWEEN_STEPS:
+        return None
     try:
         return Step(event.data.get("at") or event.step or "")
     except ValueError:
@@ -99,7 +104,7 @@ def _step_of(event: EventEntry) -> Step | None:
 
 
 def _texts(event: EventEntry, counters: dict[tuple[str, str], TransferCounters]) -> list[str]:
-    text = sentence(event)
+    text = "" if event.kind == "TaskStopped" else sentence(event)
     task: Any = event.data.get("task")
     if event.kind == "TransferFinished" and isinstance(task, dict):
         moved = counters.get((str(task.get("vm")), str(task.get("disk"))))
