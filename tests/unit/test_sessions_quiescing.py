@@ -6,7 +6,7 @@ import pytest
 
 from holdfast_agent.errors import GuestProcessingFailed, SnapshotFailed
 from holdfast_manager.catalog.values import GuestPolicy
-from holdfast_manager.sessions.quiescing import Guest, snapshot_quiesced
+from holdfast_manager.sessions.quiescing import Guest, Quiesced, snapshot_quiesced
 from holdfast_plugins.api import ConsistencyLevel, Snapshot, VmInfo, VmRef
 
 VM = VmInfo(VmRef("vm", "vm"), ())
@@ -46,8 +46,9 @@ class Story:
 
     def run(self, policy: GuestPolicy | None) -> tuple[ConsistencyLevel, str]:
         guest = None if policy is None else Guest(self, policy)
-        _, quiesced = snapshot_quiesced(guest, VM, self.take, self.discard)
-        return quiesced.consistency, quiesced.warning
+        announced: list[Quiesced] = []
+        taken = snapshot_quiesced(guest, VM, self.take, self.discard, announced.append)
+        return taken.consistency, announced[0].warning or taken.warning
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ from .instructions import (
     TaskInstruction,
     VmInstruction,
 )
-from .quiescing import Guest, snapshot_quiesced
+from .quiescing import Guest, Quiesced, snapshot_quiesced
 from .steps import Step
 from .tasks import Context, TaskWork
 from .vm_work import VmWork
@@ -251,18 +251,26 @@ class BackupActions:
             disk_ids=tuple(disk.disk_id for disk in vm.info.disks),
             options=platform.snapshot_options,
         )
-        snapshot, quiesced = snapshot_quiesced(
+
+        def announce(quiesced: Quiesced) -> None:
+            consistency, note, warning = quiesced.consistency, quiesced.note, quiesced.warning
+            event = GuestQuiesced(vm=ref.vm_id, consistency=consistency, note=note, warning=warning)
+            self._context.driver.post(event, quiesced.took_s)
+
+        taken = snapshot_quiesced(
             platform.guest,
             vm.info,
             lambda: platform.driver.create_snapshot(request, platform.journal),
             lambda unwanted: platform.driver.remove_snapshot(unwanted, False, platform.journal),
+            announce,
         )
-        vm.snapshot, vm.consistency = snapshot, quiesced.consistency
-        self._context.driver.post(
-            GuestQuiesced(vm=ref.vm_id, consistency=quiesced.consistency, note=quiesced.note, warning=quiesced.warning)
-        )
+        vm.snapshot, vm.consistency = taken.snapshot, taken.consistency
         return SnapshotTaken(
-            vm=ref.vm_id, snapshot=snapshot.snapshot_id, frozen_s=round(quiesced.frozen_s, 3), note=snapshot.note
+            vm=ref.vm_id,
+            snapshot=taken.snapshot.snapshot_id,
+            frozen_s=round(taken.frozen_s, 3),
+            note=taken.snapshot.note,
+            warning=taken.warning,
         )
 
     # --- transfer ---------------------------------------------------------------------------------------------

@@ -23,32 +23,42 @@ class Guest(msgspec.Struct, frozen=True):
 
 
 class Quiesced(msgspec.Struct, frozen=True):
-    """What came of it. ``warning``: what was not achieved although it was asked for."""
+    """How the guest was when the snapshot was taken. ``warning``: what was asked for and not achieved."""
 
     consistency: ConsistencyLevel
-    frozen_s: float
     note: str
+    took_s: float = 0.0
+    warning: str = ""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """The snapshot, what its data is like, and for how long the guest was held. ``warning``: as above."""
+
+    snapshot: Snapshot
+    consistency: ConsistencyLevel
+    frozen_s: float = 0.0
     warning: str = ""
 
 
 def snapshot_quiesced(
-    guest: Guest | None, vm: VmInfo, take: Callable[[], Snapshot], discard: Callable[[Snapshot], None]
-) -> tuple[Snapshot, Quiesced]:
-    """Take a snapshot with the guest held still.
+    guest: Guest | None,
+    vm: VmInfo,
+    take: Callable[[], Snapshot],
+    discard: Callable[[Snapshot], None],
+    announce: Callable[[Quiesced], None],
+) -> Taken:
+    """Take a snapshot with the guest held still. ``announce`` is told of the guest before the snapshot is taken.
 
     Raises what ``take`` raises, and ``GuestProcessingFailed`` where the policy is to require quiescing; a snapshot that
     is not good enough then is discarded before. When the thaw finds that the guest ran on too early, the snapshot is
     only crash-consistent, and is treated so.
     """
-    if guest is None or guest.policy is GuestPolicy.SKIP:
-        return take(), Quiesced(ConsistencyLevel.CRASH, 0.0, "not asked for")
-    try:
-        handle = guest.processor.freeze(vm, FREEZE_DEADLINE_S)
-    except GuestProcessingFailed as error:
-        if guest.policy is GuestPolicy.REQUIRE:
-            raise
-        return take(), Quiesced(ConsistencyLevel.CRASH, 0.0, "failed", str(error))
     began = time.monotonic()
+    handle, quiesced = _freeze(guest, vm)
+    announce(msgspec.structs.replace(quiesced, took_s=time.monotonic() - began))
+    if guest is None or handle is None:
+        return Taken(take(), quiesced.consistency)
+    frozen_at = time.monotonic()
     try:
         snapshot = take()
     except BaseException as first:
@@ -60,8 +70,20 @@ def snapshot_quiesced(
         if guest.policy is GuestPolicy.REQUIRE:
             discard(snapshot)
             raise
-        return snapshot, Quiesced(ConsistencyLevel.CRASH, time.monotonic() - began, "thaw failed", str(error))
-    return snapshot, Quiesced(handle.consistency, time.monotonic() - began, "frozen for the snapshot")
+        return Taken(snapshot, ConsistencyLevel.CRASH, time.monotonic() - frozen_at, str(error))
+    return Taken(snapshot, quiesced.consistency, time.monotonic() - frozen_at)
+
+
+def _freeze(guest: Guest | None, vm: VmInfo) -> tuple[FreezeHandle | None, Quiesced]:
+    if guest is None or guest.policy is GuestPolicy.SKIP:
+        return None, Quiesced(ConsistencyLevel.CRASH, "not asked for")
+    try:
+        handle = guest.processor.freeze(vm, FREEZE_DEADLINE_S)
+    except GuestProcessingFailed as error:
+        if guest.policy is GuestPolicy.REQUIRE:
+            raise
+        return None, Quiesced(ConsistencyLevel.CRASH, "failed", warning=str(error))
+    return handle, Quiesced(handle.consistency, "frozen for the snapshot")
 
 
 def _thaw_anyway(handle: FreezeHandle, first: BaseException) -> None:

@@ -52,6 +52,7 @@ class TaskWork:
         self._context.ledger.request(self._context.session, number, proxies, self._context.repository.name)
         with self._lock:
             self._requested[key] = time.monotonic()
+        self._context.driver.call_soon(self.tick)  # a free slot is taken at once, not at the next poll
 
     def proxy_of(self, key: TaskKey) -> str:
         """The proxy that was granted to a task."""
