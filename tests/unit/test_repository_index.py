@@ -12,8 +12,7 @@ import pytest
 
 from holdfast_agent.errors import ObjectMissing, RepositoryIoError
 from holdfast_agent.model.geometry import Geometry
-from holdfast_agent.model.ids import HOLE, BlockId, new_sid
-from holdfast_agent.repository import layout
+from holdfast_agent.model.ids import new_sid
 from holdfast_agent.repository.documents import DocumentType, encode_document
 from holdfast_agent.repository.repository import Repository, create_repository
 from holdfast_agent.repository.tree import TreeBuilder, TreeReader
@@ -253,9 +252,3 @@ def test_unknown_things_in_the_collectors_log_stop_a_writer(repository: Reposito
     with pytest.raises(Exception, match="other objects"):
         SessionWriter(repository, sid, 1)
     lock.close()
-
-
-def test_names_of_packs_lead_to_their_folders() -> None:
-    name = f"{'ab' * 16}-1-d1"
-    assert layout.pack_object(name).split("/")[:2] == ["packs", "d"]
-    assert BlockId(bytes(32)) == HOLE

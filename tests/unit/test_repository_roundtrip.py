@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -24,7 +26,7 @@ from holdfast_agent.errors import (
 )
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, Sid, new_sid
-from holdfast_agent.model.points import Point
+from holdfast_agent.model.points import Point, PointEntry
 from holdfast_agent.repository import layout
 from holdfast_agent.repository.configuration import Config
 from holdfast_agent.repository.documents import DocumentType, decode_document, encode_document
@@ -243,6 +245,32 @@ def test_recovery_fences_the_dead_and_spares_the_living(repository: Repository, 
     lock.close()
 
 
+def test_committing_and_fencing_at_once_leave_one_outcome(repository: Repository) -> None:
+    for _ in range(20):
+        sid = new_sid()
+        lock = repository.begin_session(sid)
+        entry = seal_point(lab.point_of(sid, GEOMETRY, HOLE, []), lab.KEYS)
+        start = threading.Barrier(4)
+
+        def commit(entry: PointEntry = entry, start: threading.Barrier = start) -> Outcome:
+            start.wait()
+            try:
+                repository.commit(entry, [])
+            except SessionFenced:
+                return Outcome.FENCED
+            return Outcome.COMMITTED
+
+        def abort(sid: Sid = sid, start: threading.Barrier = start) -> Outcome:
+            start.wait()
+            return repository.abort(sid)
+
+        with ThreadPoolExecutor(4) as pool:
+            told = [future.result() for future in [pool.submit(work) for work in (commit, abort, commit, abort)]]
+        assert len(set(told)) == 1
+        assert (repository.committed(sid) == entry) == (told[0] is Outcome.COMMITTED)
+        lock.close()
+
+
 def test_a_commit_checks_everything_that_the_point_names(repository: Repository, tmp_path: Path) -> None:
     sid = new_sid()
     with SessionWriterOf(repository, sid) as writer:
@@ -319,6 +347,19 @@ def test_what_was_not_published_is_gone(repository: Repository, tmp_path: Path) 
     with SessionWriterOf(repository) as writer:
         assert writer.missing([lab.block_id(lab.block("a"))]) == [True]
     assert not list((tmp_path / "repository" / "tmp").iterdir())
+
+
+def test_what_a_dead_mover_had_published_is_not_sent_again(repository: Repository) -> None:
+    sid = new_sid()
+    lock = repository.begin_session(sid)
+    blocks = [lab.block(number) for number in range(20)]
+    with SessionWriter(repository, sid, 1, data_pack_bytes=400) as writer:  # one record a pack
+        for plain in blocks:
+            writer.append(*lab.seal(plain))
+    with SessionWriter(repository, sid, 2) as writer:
+        missing = writer.missing([lab.block_id(plain) for plain in blocks])
+    assert missing == [False] * 16 + [True] * 4
+    lock.close()
 
 
 def test_damaged_records_are_not_taken(repository: Repository) -> None:

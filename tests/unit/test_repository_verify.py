@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -265,3 +266,16 @@ def test_an_index_that_hides_a_loss_does_not_deceive(stock: Stock, tmp_path: Pat
         path.unlink()
     data_pack_gone(stock)
     assert any(finding.lost for finding in verify(stock.repository, 0).findings)
+
+
+def test_nothing_is_left_in_the_cache_not_even_by_a_run_that_was_killed(stock: Stock) -> None:
+    cache = stock.folder / "cache" / lab.REPOSITORY_ID
+    before = sorted(cache.iterdir())
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    (cache / f"verify-{gone}-left").mkdir()
+    (cache / f"verify-{os.getpid()}-other").mkdir()  # of a run that lives
+    assert verify(stock.repository, 0).ok
+    assert sorted(cache.iterdir()) == sorted([*before, cache / f"verify-{os.getpid()}-other"])

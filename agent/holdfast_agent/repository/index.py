@@ -42,7 +42,7 @@ class LocalIndex:
     """Look-ups in one repository from one host. Thread-safe; several processes may share the same folder."""
 
     def __init__(self, folder: Path, repository_id: str, store: ObjectStore) -> None:
-        self._folder = folder
+        self.folder = folder
         self._repository_id = repository_id
         self._store = store
         self._lock = threading.RLock()
@@ -122,7 +122,7 @@ class LocalIndex:
         with contextlib.suppress(sqlite3.Error):
             self._database.close()
         self._pack_names.clear()
-        self._path, self._database = database.replace(self._folder, self._repository_id, self._path)
+        self._path, self._database = database.replace(self.folder, self._repository_id, self._path)
 
     def _update(self) -> None:
         published = set(self._store.names(INDEX))

@@ -6,8 +6,11 @@ with keys: every record that a point refers to is opened and its id computed ane
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -62,14 +65,24 @@ def verify(
     """
     if not 0 <= level <= 2 or (level == 2 and keys is None):
         raise ValueError("levels are 0, 1 and, with keys, 2")
-    with tempfile.TemporaryDirectory(prefix="holdfast-verify-") as folder:
+    with _scratch(repository.index.folder) as folder:
         # A private index, read from the store at this moment: the shared one is a cache and may hide what is lost.
-        index = LocalIndex(Path(folder), repository.repository_id, repository.store)
+        index = LocalIndex(folder, repository.repository_id, repository.store)
         try:
             run = _Verification(repository, index, level, keys, on_progress, cancel)
             return run.run(points)
         finally:
             index.close()
+
+
+@contextlib.contextmanager
+def _scratch(cache: Path) -> Iterator[Path]:
+    """A folder for the private index (some 60 bytes a record: too much for a tmpfs); clears those of dead processes."""
+    for left in cache.glob("verify-*-*"):
+        if not Path(f"/proc/{left.name.split('-')[1]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"verify-{os.getpid()}-", dir=cache) as folder:
+        yield Path(folder)
 
 
 class _Found:
