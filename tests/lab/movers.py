@@ -54,6 +54,7 @@ _decoder: msgspec.msgpack.Decoder[FromMover] = msgspec.msgpack.Decoder(
     Listening | Connected | Progressed | Finished | Failed
 )
 PATIENCE_S = 30.0
+_RULES = TransferRules()
 
 
 class Mover:
@@ -192,7 +193,7 @@ class Site:
 
     @contextlib.contextmanager
     def backup_pair(
-        self, sid: Sid, rules: TransferRules = TransferRules(), **host: object
+        self, sid: Sid, rules: TransferRules = _RULES, **host: object
     ) -> Iterator[tuple[Mover, Mover]]:
         """A connected (source, target)."""
         secret = secrets.token_bytes(32)
@@ -216,7 +217,7 @@ class Site:
         base: tuple[BlockId, Geometry] | None = None,
         extents: tuple[Extent, ...] | None = None,
         sid: Sid | None = None,
-        rules: TransferRules = TransferRules(),
+        rules: TransferRules = _RULES,
     ) -> Done:
         """Back a disk up with a pair of movers; the packs are published, nothing is committed."""
         with contextlib.ExitStack() as stack:
@@ -235,7 +236,7 @@ class Site:
             return _finish(source, target, began)
 
     @contextlib.contextmanager
-    def restore_pair(self, rules: TransferRules = TransferRules(), **host: object) -> Iterator[tuple[Mover, Mover]]:
+    def restore_pair(self, rules: TransferRules = _RULES, **host: object) -> Iterator[tuple[Mover, Mover]]:
         """A connected (writer, reader)."""
         secret = secrets.token_bytes(32)
         spec = ReaderSpec(task_id="t", secret=secret, repository=str(self.folder / "repository"), rules=rules)

@@ -94,18 +94,22 @@ class DataConnection:
         """Whether a message sent now leaves at once. Whoever sends in bulk asks first; that bounds the memory."""
         return self._may_send > 0 and not self._unsent
 
-    def send(self, body: Buffer, payload: Iterable[Buffer] = (), *, spread: bool = False) -> int:
+    def send(self, body: Buffer, payload: Iterable[Buffer] = (), *, spread: bool = False, urgent: bool = False) -> int:
         """Send one message: a short ``body`` and any bulk that belongs to it; never blocks.
 
         ``spread``: over any stream, so that its order among other messages is open; otherwise it stays in order with
         all others that were sent without ``spread``. Returns the bytes that it takes on the wire.
-        Without credit the message waits inside the connection. Raises :class:`ConnectionLost` (retryable).
+        Without credit the message waits inside the connection, unless it is ``urgent``: the last words of a mover.
         """
         plain = b"".join((_BODY_LENGTH.pack(len(body)), body, *payload))
         if len(plain) > MAX_PLAIN_BYTES:
             raise ValueError(f"a message of {len(plain)} bytes is above the limit of {MAX_PLAIN_BYTES}")
-        self._unsent.append((next(self._spread) if spread else 0, plain))
-        self._push()
+        stream = next(self._spread) if spread else 0
+        if urgent:
+            self._send_record(stream, RecordKind.MESSAGE, plain)
+        else:
+            self._unsent.append((stream, plain))
+            self._push()
         return len(plain) + OVERHEAD_BYTES
 
     def receive(self) -> Incoming | None:
@@ -142,14 +146,12 @@ class DataConnection:
     def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> set[int]:
         """Wait until there may be something to receive, one of ``fds`` is readable, or the time is over.
 
-        Returns those of ``fds`` that are readable. Also sends heartbeats, so it must be called at least every few
-        seconds. Raises :class:`ConnectionLost` for a silent peer.
+        Returns those of ``fds`` that are readable. Also sends heartbeats, so it must be called every few seconds.
         """
         for number, stream in enumerate(self._streams):
             if self._clock() - stream.last_sent >= self._heartbeat_s:
                 self._send_record(number, RecordKind.HEARTBEAT, b"")
-        ready = self._wire.wait(min(timeout_s, self._heartbeat_s), fds)
-        return ready
+        return self._wire.wait(min(timeout_s, self._heartbeat_s), fds)
 
     def check_alive(self) -> None:
         """Raise :class:`ConnectionLost` if a stream has been silent for too long.

@@ -36,7 +36,7 @@ WELCOME_BYTES = _WELCOME.size + _MAC_BYTES
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """``stream`` of ``streams`` (0-based), the credit in bytes that the sender grants, and what names the connection."""
+    """``stream`` of ``streams`` (from 0), the credit in bytes that the sender grants, and what names the connection."""
 
     version: int
     stream: int

@@ -1,4 +1,4 @@
-"""What a disk is to a mover. Every backend passes ``tests/conformance/disk_suite.py``."""
+"""What a disk is to a mover. Every backend passes ``tests/lab/disk_suite.py``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ReadableDisk(Protocol):
 
 
 class WritableDisk(Protocol):
-    """A disk being restored. ``finish`` or ``abort`` is called exactly once; until ``finish`` no new disk is visible."""
+    """A disk being restored. It ends with ``finish`` or ``abort``; until ``finish`` no new disk is visible."""
 
     url: str
 
@@ -47,10 +47,19 @@ class WritableDisk(Protocol):
         """Write all of ``data`` at ``offset``. Thread-safe; blocks. Raises :class:`DiskUnwritable`."""
 
     def write_zeros(self, offset: int, length: int) -> None:
-        """Make this range read as zeros, as a hole where the storage can. Thread-safe. Raises :class:`DiskUnwritable`."""
+        """Make this range read as zeros, as a hole where the storage can.
+
+        Thread-safe; ranges of different calls do not overlap. Raises :class:`DiskUnwritable`.
+        """
 
     def finish(self) -> None:
-        """Make everything durable and, for a new file, give it its name. Raises :class:`DiskUnwritable`, :class:`DiskExists`."""
+        """Make everything durable and, for a new file, give it its name.
+
+        Raises :class:`DiskUnwritable`, :class:`DiskExists` if the name was taken meanwhile; the file is gone then.
+        """
 
     def abort(self) -> None:
-        """Give up; a new file vanishes, an existing disk stays as far as it was written. Idempotent, never raises."""
+        """Give up: a new file vanishes, an existing disk stays as it is now. Idempotent, never raises.
+
+        Does nothing after :meth:`finish`.
+        """

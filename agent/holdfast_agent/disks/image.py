@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -51,7 +52,7 @@ class ImageDisk:
         folder = tempfile.mkdtemp(prefix="nbd-", dir=host.runtime_dir)  # mode 0700
         try:
             address = str(Path(folder, "s"))
-            self._log = tempfile.TemporaryFile()
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server; _stop closes it
             self._server = self._start(path, image_format, address)
             try:
                 self._disk = self._connect(address)
@@ -110,8 +111,8 @@ class ImageDisk:
 
     def _connect(self, address: str) -> NbdDisk:
         deadline = time.monotonic() + _START_S
-        while not Path(address).exists():
-            # Nothing tells when the socket appears except the socket itself.
+        while not _answers(address):
+            # Nothing tells when the server listens except its socket.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._server.wait(0.01)
                 raise self._unreadable(self._said())
@@ -136,6 +137,11 @@ class ImageDisk:
             self._server.kill()
             self._server.wait()
         self._log.close()
+
+
+def _answers(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(address) == 0
 
 
 def _files(chain: Any) -> Iterator[str]:

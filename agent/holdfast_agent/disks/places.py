@@ -16,7 +16,7 @@ from holdfast_agent.wire.movers import MoverHost
 def open_allowed(path: str, flags: int, url: str, host: MoverHost, mode: int = 0o600) -> int:
     """Open an existing file, device or directory and check where it really lies.
 
-    The path is judged by the descriptor after the opening, so a symbolic link that is exchanged meanwhile gains nothing.
+    The path is judged by the descriptor after the opening, so exchanging a symbolic link meanwhile gains nothing.
     Raises :class:`DiskNotFound`, :class:`DiskDenied`, :class:`DiskInUse`, :class:`DiskUnreadable`.
     """
     # Judged once before opening as well: opening alone can have effects (devices, FIFOs).
@@ -35,7 +35,7 @@ def open_allowed(path: str, flags: int, url: str, host: MoverHost, mode: int = 0
 
 def real_path(fd: int) -> str:
     """The path by which the kernel knows an open descriptor."""
-    return os.readlink(f"/proc/self/fd/{fd}")
+    return str(Path(f"/proc/self/fd/{fd}").readlink())
 
 
 def check_allowed(path: str, url: str, host: MoverHost) -> None:

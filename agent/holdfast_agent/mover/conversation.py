@@ -133,7 +133,7 @@ def decode(body: bytes | memoryview) -> AnyMessage:
 
 
 def split_ids(payload: bytes | memoryview, expected: int, most: int) -> list[BlockId]:
-    """The ids of a payload. Raises :class:`MalformedMessage` unless there are exactly ``expected``, at most ``most``."""
+    """The ids of a payload. Raises :class:`MalformedMessage` unless there are ``expected``, at most ``most``."""
     if expected > most or len(payload) != expected * ID_BYTES:
         raise MalformedMessage(peer="the other mover", reason="the number of ids is not what the message says")
     flat = bytes(payload)

@@ -23,7 +23,7 @@ class IdPage:
     def __init__(self, first: int, data: tuple[Run, ...], payload: memoryview) -> None:
         self.first = first
         self.data = data
-        self._flat = bytearray(_HOLES) if data else b""
+        self._flat = bytearray(_HOLES) if data else bytearray()
         place = 0
         for start, count in data:
             at = (start - first) * ID_BYTES

@@ -85,7 +85,7 @@ def _step(role: Role, connection: DataConnection, control: Control) -> None:
 def _tell(connection: DataConnection, error: HoldfastError) -> None:
     """Tell the other mover why we end; it is no loss if that fails."""
     try:
-        connection.send(encode(GaveUp(error.to_record())))
+        connection.send(encode(GaveUp(error.to_record())), urgent=True)
         connection.close()
     except HoldfastError:
         connection.abort()

@@ -1,0 +1,384 @@
+"""The data channel against somebody between the movers, somebody without the secret, and silence."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import zmq
+
+from holdfast_agent.channel.data_connection import DataConnection, Incoming
+from holdfast_agent.channel.data_connector import DataConnector
+from holdfast_agent.channel.data_handshake import HELLO_BYTES, Hello, decode_hello, encode_hello
+from holdfast_agent.channel.data_listener import DataListener
+from holdfast_agent.channel.data_records import MAX_FRAME_BYTES
+from holdfast_agent.errors import ConnectionLost, HoldfastError, RecordRejected, Unreachable, VersionMismatch
+
+SECRET = bytes(range(32))
+PORTS = (20000, 29999)
+Frames = list[bytes]
+
+
+class Pair:
+    """Two connected ends, driven by one thread."""
+
+    def __init__(
+        self, listener: DataListener, endpoint: str, *, streams: int = 1, stall_timeout_s: float = 10, window: int = 1 << 22
+    ) -> None:
+        connector = DataConnector(
+            [endpoint], SECRET, streams=streams, timeout_s=10, stall_timeout_s=stall_timeout_s, window_bytes=window
+        )
+        near = far = None
+        while near is None or far is None:
+            near = near or connector.poll(0.05)
+            far = far or listener.poll(0.05)
+        self.near: DataConnection = near
+        self.far: DataConnection = far
+
+    def close(self) -> None:
+        self.near.abort()
+        self.far.abort()
+
+
+def listen(window: int = 1 << 22, stall_timeout_s: float = 10) -> DataListener:
+    return DataListener("127.0.0.1", "127.0.0.1", PORTS, SECRET, stall_timeout_s=stall_timeout_s, window_bytes=window)
+
+
+def hear(connection: DataConnection, tries: int = 200) -> Incoming:
+    """The next message; raises what the connection raises."""
+    for _ in range(tries):
+        incoming = connection.receive()
+        if incoming is not None:
+            return incoming
+        connection.check_alive()
+        connection.wait(0.05)
+    raise AssertionError("nothing came")
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    listener = listen()
+    pair = Pair(listener, listener.endpoint)
+    yield pair
+    pair.close()
+
+
+@contextmanager
+def middleman(target: str, alter: Callable[[int, Frames], list[Frames]]) -> Iterator[str]:
+    """A ZeroMQ proxy: what ``alter`` makes of the n-th message from the connecting side goes on instead of it."""
+    context = zmq.Context()
+    front, back = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    control, remote = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+    control.bind("inproc://stop")
+    remote.connect("inproc://stop")
+    port = front.bind_to_random_port("tcp://127.0.0.1")
+    back.connect(target)
+
+    def forward() -> None:
+        poller = zmq.Poller()
+        for item in (front, back, remote):
+            poller.register(item, zmq.POLLIN)
+        route, number = b"", 0
+        while True:
+            ready = dict(poller.poll())
+            if remote in ready:
+                break
+            if front in ready:
+                route, *frames = front.recv_multipart()
+                for message in alter(number, frames):
+                    back.send_multipart(message)
+                number += 1
+            if back in ready:
+                front.send_multipart([route, *back.recv_multipart()])
+        for item in (front, back, remote):
+            item.close(0)
+
+    thread = threading.Thread(target=forward)
+    thread.start()
+    try:
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        control.send(b"")
+        thread.join()
+        control.close(0)
+        context.term()
+
+
+def flip(frame: bytes, place: int) -> bytes:
+    return frame[:place] + bytes([frame[place] ^ 0x40]) + frame[place + 1 :]
+
+
+# Message 0 is the Hello, 1 the confirmation; 2 is the first of the movers' own.
+ATTACKS: dict[str, Callable[[int, Frames], list[Frames]]] = {
+    "sealed text altered": lambda n, f: [[f[0], flip(f[1], 9)]] if n == 2 else [f],
+    "kind altered": lambda n, f: [[flip(f[0], 0), f[1]]] if n == 2 else [f],
+    "sequence altered": lambda n, f: [[flip(f[0], 8), f[1]]] if n == 2 else [f],
+    "length altered": lambda n, f: [[flip(f[0], 4), f[1]]] if n == 2 else [f],
+    "cut": lambda n, f: [[f[0], f[1][:-1]]] if n == 2 else [f],
+    "header cut": lambda n, f: [[f[0][:-1], f[1]]] if n == 2 else [f],
+    "frame missing": lambda n, f: [f[:1]] if n == 2 else [f],
+    "played back": lambda n, f: [f, f] if n == 2 else [f],
+    "dropped": lambda n, f: [] if n == 2 else [f],
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_middleman_ends_the_connection_and_gains_nothing(attack: str) -> None:
+    listener = listen()
+    with middleman(listener.endpoint, ATTACKS[attack]) as endpoint:
+        pair = Pair(listener, endpoint)
+        pair.near.send(b"first")
+        pair.near.send(b"second")
+        heard = []
+        with pytest.raises(RecordRejected) as caught:
+            for _ in range(3):
+                heard.append(bytes(hear(pair.far).body))
+        assert caught.value.retryable
+        assert heard in ([], [b"first"])
+        assert heard == ([b"first"] if attack == "played back" else [])
+        pair.close()
+
+
+def test_two_records_that_change_places_are_refused() -> None:
+    held: list[Frames] = []
+
+    def swap(number: int, frames: Frames) -> list[Frames]:
+        if number == 2:
+            held.append(frames)
+            return []
+        return [frames, *held] if number == 3 else [frames]
+
+    listener = listen()
+    with middleman(listener.endpoint, swap) as endpoint:
+        pair = Pair(listener, endpoint)
+        pair.near.send(b"first")
+        pair.near.send(b"second")
+        with pytest.raises(RecordRejected, match="came in the place of"):
+            hear(pair.far)
+        pair.close()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b""],
+        [b"hello"],
+        [os.urandom(HELLO_BYTES)],
+        [encode_hello(Hello(1, 0, 1, 1 << 20, bytes(16), bytes(32)), b"w" * 32)],
+        [bytes(16), bytes(100)],
+        [b"a", b"b", b"c", b"d"],
+    ],
+    ids=["empty", "short", "random", "wrong secret", "record", "many frames"],
+)
+def test_nobody_without_the_secret_gets_an_answer_and_the_true_peer_still_connects(frames: Frames) -> None:
+    listener = listen()
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    stranger.connect(listener.endpoint)
+    stranger.send_multipart(frames)
+    assert listener.poll(1) is None
+    pair = Pair(listener, listener.endpoint)
+    assert stranger.poll(100) == 0
+    stranger.close(0)
+    context.term()
+    pair.close()
+
+
+def test_a_hello_played_back_gets_no_answer() -> None:
+    copies: list[bytes] = []
+
+    def record(number: int, frames: Frames) -> list[Frames]:
+        copies.extend(frames if number == 0 else [])
+        return [frames]
+
+    listener = listen()
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    with middleman(listener.endpoint, record) as endpoint:
+        connector = DataConnector([endpoint], SECRET, timeout_s=10, stall_timeout_s=10)
+        near = None
+        while not copies:
+            near = connector.poll(0.02)
+        stranger.connect(listener.endpoint)
+        far = listener.poll(0.2)
+        stranger.send(copies[0])
+        while far is None or near is None:
+            far = far or listener.poll(0.05)
+            near = near or connector.poll(0.05)
+        far.wait(0.1)
+        assert far.receive() is None
+        assert stranger.poll(100) == 0
+        near.abort()
+        far.abort()
+    stranger.close(0)
+    context.term()
+
+
+def test_a_stranger_on_the_port_of_a_connection_is_not_heard(pair: Pair) -> None:
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    stranger.connect(pair.near.peer)
+    stranger.send_multipart([bytes(16), bytes(64)])
+    pair.near.send(b"mine")
+    assert bytes(hear(pair.far).body) == b"mine"
+    assert pair.far.receive() is None
+    stranger.close(0)
+    context.term()
+
+
+def test_an_oversized_frame_is_cut_off_before_memory_is_taken_for_it(pair: Pair) -> None:
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    monitor = stranger.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    stranger.connect(pair.near.peer)
+    stranger.send(bytes(MAX_FRAME_BYTES + 1))
+    assert monitor.poll(5000)
+    pair.near.send(b"mine")
+    assert bytes(hear(pair.far).body) == b"mine"
+    stranger.disable_monitor()
+    monitor.close(0)
+    stranger.close(0)
+    context.term()
+
+
+def test_a_wrong_secret_is_unreachable() -> None:
+    listener = listen()
+    connector = DataConnector([listener.endpoint], b"w" * 32, timeout_s=0.3, stall_timeout_s=10)
+    with pytest.raises(Unreachable):
+        while True:
+            assert connector.poll(0.05) is None
+            assert listener.poll(0.05) is None
+    connector.close()
+    listener.close()
+
+
+def test_a_false_welcome_is_refused() -> None:
+    context = zmq.Context()
+    liar = context.socket(zmq.ROUTER)
+    port = liar.bind_to_random_port("tcp://127.0.0.1")
+    connector = DataConnector([f"tcp://127.0.0.1:{port}"], SECRET, timeout_s=5, stall_timeout_s=10)
+    assert connector.poll(0.01) is None
+    route, hello = liar.recv_multipart()
+    assert decode_hello(hello, SECRET) is not None
+    liar.send_multipart([route, os.urandom(76)])
+    with pytest.raises(RecordRejected):
+        while True:
+            connector.poll(0.5)
+    liar.close(0)
+    context.term()
+
+
+def test_another_version_is_named_on_the_listening_side() -> None:
+    listener = listen()
+    context = zmq.Context()
+    newer = context.socket(zmq.DEALER)
+    newer.connect(listener.endpoint)
+    newer.send(encode_hello(Hello(2, 0, 1, 1 << 20, bytes(16), bytes(32)), SECRET))
+    with pytest.raises(VersionMismatch):
+        while True:
+            listener.poll(1)
+    assert newer.poll(1000)  # the peer proved itself, so it is told
+    listener.close()
+    newer.close(0)
+    context.term()
+
+
+def test_a_peer_that_is_gone_is_noticed_after_all_that_it_sent_was_heard(pair: Pair) -> None:
+    pair.near.send(b"last words")
+    pair.near.close()
+    assert bytes(hear(pair.far).body) == b"last words"
+    with pytest.raises(ConnectionLost):
+        hear(pair.far)
+
+
+def test_silence_is_a_lost_connection() -> None:
+    listener = listen(stall_timeout_s=0.3)
+    pair = Pair(listener, listener.endpoint, stall_timeout_s=0.3)
+    pair.near.send(b"once")
+    assert bytes(hear(pair.far).body) == b"once"
+    with pytest.raises(ConnectionLost, match="nothing was heard"):
+        hear(pair.far)  # the near side is not driven, so it sends no heartbeat
+    pair.close()
+
+
+def test_heartbeats_keep_an_idle_connection() -> None:
+    listener = listen(stall_timeout_s=0.4)
+    pair = Pair(listener, listener.endpoint, stall_timeout_s=0.4)
+    for _ in range(20):
+        for end in (pair.near, pair.far):
+            end.wait(0.04)
+            assert end.receive() is None
+            end.check_alive()
+    pair.close()
+
+
+def test_a_sender_stops_at_its_credit_and_goes_on_when_it_is_paid_back() -> None:
+    listener = listen(window=1 << 20)
+    pair = Pair(listener, listener.endpoint)
+    sent = 0
+    while pair.near.writable:
+        pair.near.send(b"block", [bytes(100_000)])
+        sent += 1
+    assert sent == 11  # the message that begins within the window may end beyond it
+    heard = [hear(pair.far) for _ in range(sent)]
+    pair.near.wait(0.05)
+    assert pair.near.receive() is None
+    assert not pair.near.writable
+    for incoming in heard:
+        pair.far.release(incoming.cost_bytes)
+    pair.near.wait(5)
+    assert pair.near.receive() is None
+    assert pair.near.writable
+    pair.close()
+
+
+def test_a_peer_that_ignores_its_credit_is_cut_off() -> None:
+    listener = listen(window=1 << 20)
+    pair = Pair(listener, listener.endpoint)
+    pair.near._may_send = 1 << 40
+    for _ in range(7):
+        pair.near.send(b"block", [bytes(1 << 20)])
+    with pytest.raises(RecordRejected, match="credit"):
+        for _ in range(7):
+            hear(pair.far)
+    pair.close()
+
+
+def test_streams_share_the_load_and_ordered_messages_stay_in_order() -> None:
+    listener = listen(window=1 << 24)
+    pair = Pair(listener, listener.endpoint, streams=4)
+    for number in range(50):
+        pair.near.send(f"bulk {number}".encode(), [bytes(10_000)], spread=True)
+        pair.near.send(f"word {number}".encode())
+    heard = [bytes(hear(pair.far).body).decode() for _ in range(100)]
+    assert [text for text in heard if text.startswith("word")] == [f"word {number}" for number in range(50)]
+    assert {text for text in heard if text.startswith("bulk")} == {f"bulk {number}" for number in range(50)}
+    pair.close()
+
+
+def test_the_next_endpoint_is_tried_when_one_refuses() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        listener = listen()
+        connector = DataConnector(
+            [f"tcp://127.0.0.1:{closed.getsockname()[1]}", listener.endpoint], SECRET, timeout_s=10, stall_timeout_s=10
+        )
+        near = far = None
+        while near is None or far is None:
+            near = near or connector.poll(0.05)
+            far = far or listener.poll(0.05)
+    assert near.peer == listener.endpoint
+    near.abort()
+    far.abort()
+
+
+def test_all_ports_taken_is_said() -> None:
+    first = listen()
+    port = int(first.endpoint.rpartition(":")[2])
+    with pytest.raises(HoldfastError, match="every data port"):
+        DataListener("127.0.0.1", "127.0.0.1", (port, port), SECRET, stall_timeout_s=10)
+    first.close()
