@@ -90,7 +90,7 @@ class AuthorisedKeys:
     """The managers that an agent admits: a file with one line "KEY name" each, read anew whenever it changes.
 
     Lines that begin with "#" are comments; no key does, since its first five characters would exceed 32 bits. Reading
-    is for one thread; :meth:`add` and :meth:`remove` replace the file at once, so that a reader sees the old or the new one.
+    is for one thread; :meth:`add` and :meth:`remove` replace the file, so that a reader sees the old or the new one.
     """
 
     def __init__(self, path: Path) -> None:

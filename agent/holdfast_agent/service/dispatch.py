@@ -26,7 +26,7 @@ from holdfast_agent.wire import codec
 from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 
-from . import lease_handlers, proxy_handlers, repositories, verification
+from . import lease_handlers, proxy_handlers, repositories, session_handlers, verification
 from .agent import Agent
 from .calls import Call
 from .workers import guarded
@@ -82,11 +82,11 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.OpenRepository: Route("repository", repositories.open_repository),
     m.ListPoints: Route("repository", repositories.list_points),
     m.ReadPoint: Route("repository", repositories.read_point),
-    m.BeginSession: Route("repository", repositories.begin_session),
-    m.StoreBlob: Route("repository", repositories.store_blob),
+    m.BeginSession: Route("repository", session_handlers.begin_session),
+    m.StoreBlob: Route("repository", session_handlers.store_blob),
     m.ReadBlob: Route("repository", repositories.read_blob),
-    m.CommitSession: Route("repository", repositories.commit_session),
-    m.AbortSession: Route("repository", repositories.abort_session),
+    m.CommitSession: Route("repository", session_handlers.commit_session),
+    m.AbortSession: Route("repository", session_handlers.abort_session),
     m.VerifyRepository: Route("repository", verification.verify_repository),
     m.RebuildIndex: Route("repository", repositories.rebuild_index),
 }

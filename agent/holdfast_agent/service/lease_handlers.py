@@ -30,7 +30,8 @@ from .agent import Agent
 from .calls import Call
 from .leases import Lease, check_name
 from .mover_process import MoverProcess
-from .repositories import abandon_session, allowed_repository
+from .repositories import allowed_repository
+from .session_handlers import abandon_session
 from .sessions import check_mover_number, session_of
 
 _MOVERS_PER_SLOT = 4  # a bound against a manager gone wild; fair use of the slots is the managers' scheduling

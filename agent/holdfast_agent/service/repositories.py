@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast_agent.config.settings import AgentSettings
 from holdfast_agent.errors import (
-    AlreadyExists,
     FormatUnsupported,
-    HoldfastError,
-    LeaseUnknown,
-    Locked,
     ObjectDamaged,
     PointNotFound,
     RepositoryDenied,
-    SessionUnknown,
     UsageError,
 )
-from holdfast_agent.model.ids import BlockId, Sid
+from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.paths import is_below
 from holdfast_agent.model.points import PointEntry
 from holdfast_agent.wire.messages import (
-    AbortSession,
-    BeginSession,
     BlobRecord,
-    BlobStored,
-    CommitSession,
     CreateRepository,
-    Done,
     IndexRebuilt,
     KeySlot,
     ListPoints,
@@ -41,19 +31,16 @@ from holdfast_agent.wire.messages import (
     ReadPoint,
     RebuildIndex,
     RepositoryFacts,
-    StoreBlob,
 )
 
 from .agent import Agent
 from .calls import Call
-from .sessions import HeldLock, WriteSession, check_mover_number, session_of
 
 if TYPE_CHECKING:
     from holdfast_agent.repository.repository import Repository
 
 _PAGE_POINTS = 500
 _PAGE_BYTES = 4 << 20  # of points, so that a page fits a message
-_BLOB_BYTES = 4 << 20
 
 
 def allowed_repository(settings: AgentSettings, path: str) -> Path:
@@ -135,124 +122,6 @@ def rebuild_index(agent: Agent, call: Call[RebuildIndex]) -> None:
     agent.repository_work.run(work, call.settle)
 
 
-def begin_session(agent: Agent, call: Call[BeginSession]) -> None:
-    """The lease may end while the session is being opened; then it is aborted at once."""
-    request = call.request
-    lease = agent.leases.get(call.key, request.lease)
-    real = str(allowed_repository(agent.settings, request.repository))
-    if (real, request.sid) in lease.sessions:
-        call.reply(Done())  # asked twice
-        return
-
-    def work() -> HeldLock:
-        with opened(agent.settings, request.repository) as repository:
-            return repository.begin_session(request.sid)
-
-    def began(outcome: HeldLock | HoldfastError) -> None:
-        if isinstance(outcome, HoldfastError):
-            call.fail(outcome)
-            return
-        session = WriteSession(real, request.sid, outcome)
-        if lease.closed:
-            abandon_session(agent, session, lambda: call.fail(LeaseUnknown(lease=lease.name)))
-        else:
-            lease.sessions[real, request.sid] = session
-            call.reply(Done())
-
-    agent.repository_work.run(work, began)
-
-
-def store_blob(agent: Agent, call: Call[StoreBlob]) -> None:
-    request = call.request
-    if len(request.record) > _BLOB_BYTES:
-        raise UsageError(reason=f"a blob has at most {_BLOB_BYTES} bytes")
-    check_mover_number(request.mover)
-    _session(agent, call, request.repository, request.sid)
-
-    def work() -> BlobStored:
-        from holdfast_agent.repository.writer import store_blob
-
-        with opened(agent.settings, request.repository) as repository:
-            return BlobStored(packs=tuple(store_blob(repository, request.sid, request.mover, request.record)))
-
-    agent.repository_work.run(work, call.settle)
-
-
-def commit_session(agent: Agent, call: Call[CommitSession]) -> None:
-    """For a session that this lease has not (any more), the repository is only asked what became of it."""
-    request = call.request
-    lease = agent.leases.get(call.key, request.lease)
-    real = str(allowed_repository(agent.settings, request.repository))
-    session = lease.sessions.get((real, request.entry.sid))
-    if session is None:
-        agent.repository_work.run(lambda: _committed_before(agent.settings, request), call.settle)
-        return
-
-    def work() -> Done:
-        with opened(agent.settings, request.repository) as repository:
-            repository.commit(request.entry, request.packs)
-        return Done()
-
-    _end_session(agent, call, session, work)
-
-
-def abort_session(agent: Agent, call: Call[AbortSession]) -> None:
-    request = call.request
-    lease = agent.leases.get(call.key, request.lease)
-    real = str(allowed_repository(agent.settings, request.repository))
-    session = lease.sessions.get((real, request.sid))
-    if session is None:
-        agent.repository_work.run(lambda: _aborted_before(agent.settings, request), call.settle)
-        return
-
-    def work() -> Done:
-        from holdfast_agent.repository.repository import Outcome
-
-        with opened(agent.settings, request.repository) as repository:
-            if repository.abort(request.sid) is Outcome.COMMITTED:
-                raise AlreadyExists(kind="restore point", name=request.sid)
-        return Done()
-
-    _end_session(agent, call, session, work)
-
-
-def abandon_session(agent: Agent, session: WriteSession, then: Callable[[], None]) -> None:
-    """Abort a session whose lease has ended and whose movers are gone; what fails here is left to ``recover``."""
-
-    def work() -> None:
-        with contextlib.closing(session.lock), opened(agent.settings, session.repository) as repository:
-            repository.abort(session.sid)
-
-    agent.repository_work.run_always(work, lambda _: then())
-
-
-def _end_session(
-    agent: Agent, call: Call[CommitSession] | Call[AbortSession], session: WriteSession, work: Callable[[], Done]
-) -> None:
-    """A commit or an abort: on success the session leaves the lease; on failure it stays and may be tried again."""
-    lease = agent.leases.get(call.key, call.request.lease)
-    session_of(lease, session.repository, session.sid)
-    session.ending = True
-
-    def ended(outcome: Done | HoldfastError) -> None:
-        session.ending = False
-        if isinstance(outcome, Done):
-            lease.sessions.pop((session.repository, session.sid), None)
-            session.lock.close()
-        call.settle(outcome)
-
-    try:
-        agent.repository_work.run(work, ended)
-    except Locked:
-        session.ending = False
-        raise
-
-
-def _session(agent: Agent, call: Call[StoreBlob], repository: str, sid: Sid) -> WriteSession:
-    lease = agent.leases.get(call.key, call.request.lease)
-    return session_of(lease, str(allowed_repository(agent.settings, repository)), sid)
-
-
 def _facts(repository: Repository) -> RepositoryFacts:
     total, free = repository.space()
     slots = tuple(KeySlot(name, body) for name, body in sorted(repository.key_slots().items()))
@@ -275,27 +144,3 @@ def _page(repository: Repository, after: str, limit: int) -> PointList:
             return PointList(points=tuple(points), more=True)
         points.append(entry)
     return PointList(points=tuple(points), more=False)
-
-
-def _settled_before(settings: AgentSettings, path: str, sid: Sid) -> PointEntry | None:
-    """The point that a session left which no lease has any more; None if it left none. Changes nothing."""
-    with opened(settings, path) as repository:
-        try:
-            return repository.point(sid)
-        except PointNotFound:
-            return None
-
-
-def _committed_before(settings: AgentSettings, request: CommitSession) -> Done:
-    entry = _settled_before(settings, request.repository, request.entry.sid)
-    if entry is None:
-        raise SessionUnknown(sid=request.entry.sid)
-    if entry != request.entry:
-        raise AlreadyExists(kind="restore point", name=request.entry.sid)
-    return Done()
-
-
-def _aborted_before(settings: AgentSettings, request: AbortSession) -> Done:
-    if _settled_before(settings, request.repository, request.sid) is not None:
-        raise AlreadyExists(kind="restore point", name=request.sid)
-    return Done()

@@ -72,9 +72,9 @@ def encode(message: Message) -> bytes:
 
 def decode_request(frame: bytes | memoryview, peer: str = "the manager") -> Request:
     """What a manager asks. Raises the same as :func:`decode_from_agent`. Thread-safe."""
-    if len(frame) > CONTROL_LIMIT_BYTES:
-        if len(frame) > ORDER_LIMIT_BYTES or not _is_order(frame, peer):
-            raise MessageTooLarge(peer=peer, size_bytes=len(frame), limit_bytes=CONTROL_LIMIT_BYTES)
+    limit = ORDER_LIMIT_BYTES if len(frame) > CONTROL_LIMIT_BYTES and _is_order(frame, peer) else CONTROL_LIMIT_BYTES
+    if len(frame) > limit:
+        raise MessageTooLarge(peer=peer, size_bytes=len(frame), limit_bytes=limit)
     request: Request = _decode(_request_decoder, frame, peer, REQUESTS)
     return request
 
