@@ -179,7 +179,7 @@ class World:
         raise AssertionError(instruction)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     rate=st.sampled_from([0.0, 0.02, 0.1, 0.4, 1.0]),

@@ -172,9 +172,7 @@ class BackupActions:
         planned, unplanned = [], []
         for ref in self._platform.broker.resolve(self._job.include, self._job.exclude):
             try:
-                info = self._platform.broker.info(ref)
-                if not info.disks:
-                    raise SnapshotFailed(vm=ref.name, reason="it has no disks to back up")
+                info = _with_disks(self._platform.broker.info(ref))
             except HoldfastError as error:
                 self._context.recorder.note(f"{ref.name}: {error}", "error", Step.START)
                 unplanned.append(ref.name)
@@ -239,7 +237,7 @@ class BackupActions:
     # --- inventory, guest, snapshot ---------------------------------------------------------------------------
 
     def _read_inventory(self, vm: VmWork) -> Event:
-        vm.info = self._platform.driver.vm_info(vm.info.ref)
+        vm.info = _with_disks(self._platform.driver.vm_info(vm.info.ref))
         self._add_tasks(vm.info)
         return InventoryRead(vm=vm.info.ref.vm_id, disks=tuple(disk.disk_id for disk in vm.info.disks))
 
@@ -344,3 +342,10 @@ class BackupActions:
             return str(error)
         vm.snapshot = None
         return ""
+
+
+def _with_disks(info: VmInfo) -> VmInfo:
+    """``info`` itself. A VM without disks is an error: a point of nothing would look like a backup."""
+    if not info.disks:
+        raise SnapshotFailed(vm=info.ref.name, reason="it has no disks to back up")
+    return info

@@ -85,6 +85,7 @@ class VmMachine:
         self._cancelled = False
         self._awaiting = False
         self._tasks = {disk: self._new_task(disk) for disk in planned.disks}
+        self._gone: dict[str, TaskMachine] = {}  # disks that left the VM, until their movers are stopped
         self._story = Story()
 
     @property
@@ -145,9 +146,8 @@ class VmMachine:
         raise self._story.illegal(f"VM {self.name}", self.state, event)
 
     def _handle_task(self, event: TaskEvent) -> list[Instruction]:
-        task = self._tasks.get(event.task.disk)
-        if task is None:
-            return []  # a disk that was removed from the VM while its task was being stopped
+        disk = event.task.disk
+        task = self._gone[disk] if disk in self._gone else self._tasks[disk]
         if isinstance(event, TaskFailed) and event.error.code in _SESSION_LOST and not self._leaving():
             return [*task.handle(event), *self._fail(event.error)]
         instructions = task.handle(event)
@@ -161,9 +161,9 @@ class VmMachine:
             self.state = VmState.INVENTORY
             self._awaiting = True
             instructions.append(ReadInventory(vm=self.vm))
-        elif task.given_up and task.error is not None and not self._leaving():
+        elif disk in self._tasks and task.given_up and task.error is not None and not self._leaving():
             instructions += self._fail(task.error)
-        elif self.state is VmState.SNAPSHOTTED and all(each.finished for each in self._tasks.values()):
+        elif self.state is VmState.SNAPSHOTTED and self._all_arrived():
             self.state = VmState.COMMITTING
             instructions.append(CommitPoint(vm=self.vm))
         return instructions
@@ -171,8 +171,9 @@ class VmMachine:
     def _adopt_disks(self, disks: tuple[str, ...]) -> list[Instruction]:
         """Disks may have come or gone since the session was planned: the point holds those of the snapshot."""
         instructions: list[Instruction] = []
-        for gone in [disk for disk in self._tasks if disk not in disks]:
-            instructions += self._tasks.pop(gone).stop()
+        for disk in [disk for disk in self._tasks if disk not in disks]:
+            self._gone[disk] = self._tasks.pop(disk)
+            instructions += self._gone[disk].stop()
         for disk in disks:
             if disk not in self._tasks:
                 task = self._tasks[disk] = self._new_task(disk)
@@ -194,7 +195,7 @@ class VmMachine:
         return [*stops, *self._clear_when_quiet()]
 
     def _clear_when_quiet(self) -> list[Instruction]:
-        if self._awaiting or not all(task.at_rest for task in self._tasks.values()):
+        if self._awaiting or not all(task.at_rest for task in (*self._tasks.values(), *self._gone.values())):
             return []
         self.state = VmState.CLEARING
         return [AbandonVm(vm=self.vm)]
@@ -212,8 +213,13 @@ class VmMachine:
     def _next_attempt(self) -> list[Instruction]:
         self._attempts += 1
         self.error = None
+        self._gone.clear()
         self.state = VmState.PENDING
         return self.start()
+
+    def _all_arrived(self) -> bool:
+        arrived = all(task.finished for task in self._tasks.values())
+        return arrived and all(task.at_rest for task in self._gone.values())
 
     def _leaving(self) -> bool:
         return self.state in (VmState.ABANDONING, VmState.CLEARING, VmState.CLEANING) or self.ended
