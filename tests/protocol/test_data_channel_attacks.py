@@ -27,7 +27,13 @@ class Pair:
     """Two connected ends, driven by one thread."""
 
     def __init__(
-        self, listener: DataListener, endpoint: str, *, streams: int = 1, stall_timeout_s: float = 10, window: int = 1 << 22
+        self,
+        listener: DataListener,
+        endpoint: str,
+        *,
+        streams: int = 1,
+        stall_timeout_s: float = 10,
+        window: int = 1 << 22,
     ) -> None:
         connector = DataConnector(
             [endpoint], SECRET, streams=streams, timeout_s=10, stall_timeout_s=stall_timeout_s, window_bytes=window
@@ -287,12 +293,18 @@ def test_another_version_is_named_on_the_listening_side() -> None:
     context.term()
 
 
-def test_a_peer_that_is_gone_is_noticed_after_all_that_it_sent_was_heard(pair: Pair) -> None:
-    pair.near.send(b"last words")
-    pair.near.close()
-    assert bytes(hear(pair.far).body) == b"last words"
+@pytest.mark.parametrize("speaker", ["near", "far"])
+def test_last_words_are_heard_by_a_peer_that_is_busy_when_they_come(pair: Pair, speaker: str) -> None:
+    speaks, hears = (pair.near, pair.far) if speaker == "near" else (pair.far, pair.near)
+    speaks.send(b"last words")
+    leaving = threading.Thread(target=speaks.close)
+    leaving.start()
+    leaving.join(0.2)  # so long nobody listens; who left meanwhile would have taken the words along
+    assert bytes(hear(hears).body) == b"last words"
     with pytest.raises(ConnectionLost):
-        hear(pair.far)
+        hear(hears)
+    leaving.join(4)
+    assert not leaving.is_alive(), "who leaves waits for the goodbye of a peer that is gone"
 
 
 def test_silence_is_a_lost_connection() -> None:

@@ -25,7 +25,7 @@ from .data_records import (
     RecordOpener,
     RecordSealer,
 )
-from .data_wires import Wire, looks_like_record
+from .data_wires import Arrival, Wire, looks_like_record
 
 DEFAULT_WINDOW_BYTES = 16 << 20
 """Enough for 160 MiB/s over 100 ms of delay; both movers hold at most this much for each other."""
@@ -164,16 +164,43 @@ class DataConnection:
             self._fail(ConnectionLost(peer=self.peer, reason=reason))
 
     def close(self) -> None:
-        """End in good order: what was sent still leaves (within a few seconds), and the peer is told. Idempotent."""
+        """End in good order: what was sent still arrives, and the peer is told. Idempotent.
+
+        Waits a few seconds at most until the peer says goodbye too: ZeroMQ drops what a connecting socket has received
+        but not handed out yet when the connection ends, so whoever spoke last must not be the first to leave.
+        """
         if not self._ended and not self._wire.gone:
             self._send_record(0, RecordKind.BYE, b"")
+            self._wait_for_goodbye()
         self._ended = True
-        self._wire.close(_LINGER_S)
+        self._wire.close(0 if self._wire.gone else _LINGER_S)
 
     def abort(self) -> None:
         """End at once, dropping what has not left. Idempotent."""
         self._ended = True
         self._wire.close(0)
+
+    def _wait_for_goodbye(self) -> None:
+        """Pass over what still comes until the peer has said goodbye or is gone."""
+        deadline = self._clock() + _LINGER_S
+        while True:
+            while (arrival := self._wire.receive()) is not None:
+                if self._is_goodbye(arrival):
+                    return
+            left_s = deadline - self._clock()
+            if self._wire.gone or left_s <= 0:
+                return
+            self._wire.wait(left_s, ())
+
+    def _is_goodbye(self, arrival: Arrival) -> bool:
+        """Whether a record says goodbye; one that cannot be trusted ends the waiting as well."""
+        if not looks_like_record(arrival.frames):
+            return True
+        try:
+            kind, _ = self._streams[arrival.stream].opener.open(bytes(arrival.frames[0]), arrival.frames[1])
+        except RecordRejected:
+            return True
+        return kind is RecordKind.BYE
 
     def _take(self, kind: RecordKind, plain: bytes) -> Incoming | None:
         if kind is RecordKind.CREDIT and len(plain) == _CREDIT.size:
