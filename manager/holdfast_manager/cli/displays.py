@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from holdfast_agent.model.stats import TransferCounters
 from holdfast_manager.catalog.values import EventEntry
 from holdfast_manager.reports.names import Names
 from holdfast_manager.reports.progress import RateMeter, TaskProgress
-from holdfast_manager.reports.sentences import sentence
-from holdfast_manager.reports.steps import ROUTINE
+from holdfast_manager.reports.steps import ROUTINE, event_text
 from holdfast_manager.reports.table import printable
 from holdfast_manager.reports.times import clock
 
@@ -82,16 +82,17 @@ class Story:
 
     def lines(self, look: Look) -> list[str]:
         self._names.learn_tasks(look.tasks)
+        counters = {(task.vm_id, task.disk_id): task.counters for task in look.tasks}
         found = []
         for event in look.events:
             self._names.learn_event(event)
-            line = self._line(event)
+            line = self._line(event, counters)
             if line:
                 found.append(printable(line))
         return found
 
-    def _line(self, event: EventEntry) -> str:
-        text = sentence(event)
+    def _line(self, event: EventEntry, counters: Mapping[tuple[str, str], TransferCounters]) -> str:
+        text = event_text(event, counters)
         if not text or event.kind in ROUTINE:
             return ""
         subject = self._names.subject(event)
@@ -149,10 +150,10 @@ class BarDisplay:
         self._progress.stop()
 
     def show(self, look: Look) -> None:
-        for line in self._story.lines(look):
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         for each in self._rates.look(look.tasks, time.monotonic()):
             self._update(each)
+        for line in self._story.lines(look):
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _update(self, each: TaskProgress) -> None:
         if each.task not in self._bars:

@@ -31,7 +31,7 @@ def job() -> None:
     examples=(
         "holdfast job create nightly --server lab --include '*' --exclude 'test-*' --repository main",
         "holdfast job create web --server lab --include web --repository main --guest-processor scripts \\",
-        "    --guest-option 'freeze=[\"/etc/holdfast/freeze\"]' --guest-policy try",
+        "    --guest-option pre_freeze=/etc/holdfast/freeze --guest-policy try",
         "holdfast job create nightly --from nightly.toml",
     )
 )

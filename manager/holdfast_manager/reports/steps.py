@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -103,23 +103,28 @@ def _step_of(event: EventEntry) -> Step | None:
         return None
 
 
-def _texts(event: EventEntry, counters: dict[tuple[str, str], TransferCounters]) -> list[str]:
-    text = "" if event.kind == "TaskStopped" else sentence(event)
-    task: Any = event.data.get("task")
-    if event.kind == "TransferFinished" and isinstance(task, dict):
-        moved = counters.get((str(task.get("vm")), str(task.get("disk"))))
-        text = moved_text(moved) if moved is not None else text
+def _texts(event: EventEntry, counters: Mapping[tuple[str, str], TransferCounters]) -> list[str]:
+    text = "" if event.kind == "TaskStopped" else event_text(event, counters)
     return [text] if text else []
 
 
+def event_text(event: EventEntry, counters: Mapping[tuple[str, str], TransferCounters]) -> str:
+    """The sentence about ``event``; that of a finished transfer tells what was moved (by VM id and disk id)."""
+    task: Any = event.data.get("task")
+    if event.kind == "TransferFinished" and isinstance(task, Mapping):
+        moved = counters.get((str(task.get("vm")), str(task.get("disk"))))
+        if moved is not None:
+            return moved_text(moved)
+    return sentence(event)
+
+
 def moved_text(counters: TransferCounters) -> str:
-    """ "read 512 MiB, transferred 12 MiB (x 2.1), stored 11.9 MiB"."""
+    """ "read 512 MiB, transferred 12.0 MiB (x 2.1), stored 11.9 MiB"; restores neither read disks nor store."""
     ratio = counters.sent_bytes / counters.transferred_bytes if counters.transferred_bytes else 0.0
-    packed = f" (x {ratio:.1f})" if ratio else ""
-    return (
-        f"read {format_size(counters.read_bytes)}, transferred {format_size(counters.transferred_bytes)}{packed}, "
-        f"stored {format_size(counters.stored_bytes)}"
-    )
+    moved = f"transferred {format_size(counters.transferred_bytes)}" + (f" (x {ratio:.1f})" if ratio else "")
+    if not counters.read_bytes and not counters.stored_bytes:
+        return moved
+    return f"read {format_size(counters.read_bytes)}, {moved}, stored {format_size(counters.stored_bytes)}"
 
 
 def _together(details: list[tuple[str, str]]) -> list[str]:
