@@ -61,6 +61,10 @@ def point_object(sid: Sid) -> str:
     return f"{POINTS}/{sid}"
 
 
+def tombstone_object(sid: Sid) -> str:
+    return f"{TOMBSTONES}/{sid}"
+
+
 def session_object(sid: Sid) -> str:
     return f"{SESSIONS}/{sid}"
 

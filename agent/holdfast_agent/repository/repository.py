@@ -159,7 +159,7 @@ class Repository:
         Raises :class:`PointNotFound` (also if fenced or tombstoned), :class:`ObjectDamaged`.
         """
         sid = parse_sid(sid)
-        entry = None if self._exists(f"{layout.TOMBSTONES}/{sid}") else self.committed(sid)
+        entry = None if self._exists(layout.tombstone_object(sid)) else self.committed(sid)
         if entry is None:
             raise PointNotFound(point=sid)
         return entry
@@ -168,6 +168,23 @@ class Repository:
         """What was committed under ``sid``, tombstoned or not; None if nothing was. Raises :class:`ObjectDamaged`."""
         outcome = self._outcome(sid)
         return None if outcome is None or outcome[0] is Outcome.FENCED else outcome[1]
+
+    def tombstone(self, sid: Sid) -> bool:
+        """Hide a committed point for ever; the collector may then remove what nobody else refers to.
+
+        Whether it was hidden now: False if it was before. Raises :class:`PointNotFound` if nothing was committed
+        under ``sid``, :class:`ObjectDamaged` if that cannot be told: what cannot be read is not thrown away.
+        """
+        sid = parse_sid(sid)
+        if self.committed(sid) is None:
+            raise PointNotFound(point=sid)
+        name = layout.tombstone_object(sid)
+        body = msgspec.json.encode({"sid": sid, "pruned": time.time()})
+        try:
+            self.store.create(name, [encode_document(name, DocumentType.TOMBSTONE, body)])
+        except ObjectExists:
+            return False
+        return True
 
     # --- sessions -------------------------------------------------------------------------------------------------
 
