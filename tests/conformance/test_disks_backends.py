@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.disk_suite import DiskSuite
-from lab.disks import host_for, nbdkit, raw_image
 
 from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.disks.open import open_disk
+from lab.disk_suite import DiskSuite
+from lab.disks import host_for, nbdkit, raw_image
 
 needs_qemu = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-utils is not installed")
 needs_nbdkit = pytest.mark.skipif(not shutil.which("nbdkit"), reason="nbdkit is not installed")

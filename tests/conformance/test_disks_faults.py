@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lab.disks import host_for, nbdkit, raw_image
 
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import DiskDenied, DiskNotFound, DiskShrunk, DiskUnreadable
+from lab.disks import host_for, nbdkit, raw_image
 
 needs_qemu = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-utils is not installed")
 needs_nbdkit = pytest.mark.skipif(not shutil.which("nbdkit"), reason="nbdkit is not installed")

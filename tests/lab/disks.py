@@ -7,9 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab.disk_suite import DATA, SIZE, content
-
 from holdfast_agent.wire.movers import MoverHost
+from lab.disk_suite import DATA, SIZE, content
 
 
 def host_for(folder: Path) -> MoverHost:

@@ -192,9 +192,7 @@ class Site:
             repository.close()
 
     @contextlib.contextmanager
-    def backup_pair(
-        self, sid: Sid, rules: TransferRules = _RULES, **host: object
-    ) -> Iterator[tuple[Mover, Mover]]:
+    def backup_pair(self, sid: Sid, rules: TransferRules = _RULES, **host: object) -> Iterator[tuple[Mover, Mover]]:
         """A connected (source, target)."""
         secret = secrets.token_bytes(32)
         self.mover_number += 1

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from lab.disks import host_for
 
 from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.errors import DiskDenied, DiskExists, DiskNotFound, UsageError
+from lab.disks import host_for
 
 SIZE = 3 << 20
 

@@ -166,8 +166,8 @@ class DataConnection:
     def close(self) -> None:
         """End in good order: what was sent still arrives, and the peer is told. Idempotent.
 
-        Waits a few seconds at most until the peer says goodbye too: ZeroMQ drops what a connecting socket has received
-        but not handed out yet when the connection ends, so whoever spoke last must not be the first to leave.
+        Waits a few seconds at most until the peer says goodbye too, reading on: a TCP connection that is closed with
+        something unread is reset, and a reset makes the other kernel forget what it had received but not handed out.
         """
         if not self._ended and not self._wire.gone:
             self._send_record(0, RecordKind.BYE, b"")

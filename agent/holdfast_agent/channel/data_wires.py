@@ -22,6 +22,8 @@ COPY_BELOW_BYTES = 64 << 10
 _RECEIVE_QUEUE_MESSAGES = (
     16  # bounds what a peer can make libzmq hold before we look at it; credit bounds our own sends
 )
+# "Never" as a number of milliseconds: the true never (-1) makes libzmq drop what has arrived and was not read yet.
+_NEVER_MS = 500_000_000
 _GONE = zmq.Event.DISCONNECTED | zmq.Event.CLOSED | zmq.Event.CONNECT_RETRIED
 _DEALER_EVENTS = int(_GONE)
 _ROUTER_EVENTS = int(zmq.Event.DISCONNECTED)
@@ -61,7 +63,7 @@ def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, *, ipv6: boo
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE_MESSAGES)
     socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
     socket.setsockopt(zmq.IPV6, int(ipv6))
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)

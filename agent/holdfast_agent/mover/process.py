@@ -130,8 +130,7 @@ class _Mover:
     def _close(self, problem: BaseException | None) -> None:
         if self._role is None:
             return
-        self._role.close(problem)
-        if not self._role.workers.close(_CLOSE_S):
+        if not self._role.close(problem, _CLOSE_S):
             _log.warning("a thread is still at work; the process ends without it")
 
 

@@ -30,7 +30,7 @@ from .conversation import (
 )
 from .limiter import RateLimiter
 from .pages import PageCutter
-from .role import ignore, unexpected
+from .role import unexpected
 from .stages import StageClock, Tally
 from .store import open_repository
 from .workers import Workers
@@ -101,8 +101,8 @@ class Reader:
             self.result = MoverResult(root=self._root)
         return wait_s
 
-    def close(self, error: BaseException | None) -> None:
-        self.workers.submit(ignore, self._shelf.close)
+    def close(self, error: BaseException | None, timeout_s: float) -> bool:
+        return self.workers.close(timeout_s, self._shelf.close)
 
     def _tree_open(self, _nothing: None) -> None:
         self._peer.send(encode(Opened()))

@@ -37,8 +37,11 @@ class Role(Protocol):
     def pump(self) -> float:
         """Do all that can be done now; the seconds after which to be called even if nothing happens."""
 
-    def close(self, error: BaseException | None) -> None:
-        """Release what the role holds besides its workers. ``error`` is what ended the transfer, if anything did."""
+    def close(self, error: BaseException | None, timeout_s: float) -> bool:
+        """Stop the workers and release everything; ``error`` is what ended the transfer, if anything did.
+
+        False if a worker hangs; what it uses is then left to the end of the process.
+        """
 
 
 def drive(role: Role, connection: DataConnection, control: Control) -> MoverResult:

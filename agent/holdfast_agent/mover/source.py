@@ -117,9 +117,11 @@ class Source:
     def pump(self) -> float:
         return self._transfer.pump() if self._transfer is not None else _IDLE_S
 
-    def close(self, error: BaseException | None) -> None:
-        if self._disk is not None:
+    def close(self, error: BaseException | None, timeout_s: float) -> bool:
+        ended = self.workers.close(timeout_s)
+        if ended and self._disk is not None:
             self._disk.close()
+        return ended
 
     def _finish(self, transfer: _Transfer) -> None:
         if not transfer.done:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import ConnectionLost, RecordRejected, UsageError
 from holdfast_agent.model.ids import BlockId
@@ -41,6 +43,8 @@ class Target:
         self.result: MoverResult | None = None
         self.opened = False
         self._connection: DataConnection | None = None
+        self._records = 0
+        self._done: Done | None = None
         self._store = Store(spec, host, self.tally.target)
         self.workers.submit(self._is_open, self._store.open)
 
@@ -60,6 +64,7 @@ class Target:
     def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
         store = self._store
         if isinstance(message, Record):
+            self._records += 1
             self.workers.submit(self._appended, self._append, payload, cost_bytes)
             return
         if isinstance(message, BeginBackup):
@@ -72,18 +77,23 @@ class Target:
         elif isinstance(message, Holes):
             self.workers.submit(ignore, store.holes, message.blocks)
         elif isinstance(message, Done):
-            self.workers.submit(self._finished, store.finish, message)
+            self._done = message
         else:
             raise unexpected(message)
         # Released in the store's turn, so that what waits for it counts against the source's credit.
         self.workers.submit(self._release, int, cost_bytes)
 
     def pump(self) -> float:
+        # Records on other streams may still be on their way when the last word has come.
+        if self._done is not None and self._records >= self._done.records:
+            self.workers.submit(self._finished, self._store.finish, self._done)
+            self._done = None
         return _IDLE_S
 
-    def close(self, error: BaseException | None) -> None:
+    def close(self, error: BaseException | None, timeout_s: float) -> bool:
         # By the store's own thread, after what it is doing now.
-        self.workers.submit(ignore, self._store.close, isinstance(error, (ConnectionLost, RecordRejected)))
+        keep = isinstance(error, (ConnectionLost, RecordRejected))
+        return self.workers.close(timeout_s, partial(self._store.close, keep))
 
     def _look_up(self, message: Offer, payload: memoryview) -> Wanted:
         return Wanted(message.number, self._store.offer(message, payload))

@@ -64,11 +64,13 @@ class Workers:
                 raise result.error
             result.then(result.value)
 
-    def close(self, timeout_s: float) -> bool:
-        """Drop what has not begun and wait for what has; whether all threads ended in time. Idempotent."""
+    def close(self, timeout_s: float, last: Callable[[], object] | None = None) -> bool:
+        """Drop what has not begun, wait for what has, then run ``last`` in a worker; whether all ended in time."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._tasks.get_nowait()
+        if last is not None:
+            self._tasks.put((last, (), _ignore))
         for _ in self._threads:
             self._tasks.put(None)
         deadline = time.monotonic() + timeout_s
@@ -86,3 +88,7 @@ class Workers:
             self._results.append(result)
             del task, function, args, then, result  # so that an idle thread keeps no block alive
             os.eventfd_write(self.fd, 1)
+
+
+def _ignore(_result: object) -> None:
+    """What becomes of the last task is of no more interest."""

@@ -92,9 +92,11 @@ class Writer:
             self._transfer.pump()
         return _IDLE_S
 
-    def close(self, error: BaseException | None) -> None:
-        if self._disk is not None and self.result is None:
-            self._disk.abort()  # does nothing if the disk was finished already
+    def close(self, error: BaseException | None, timeout_s: float) -> bool:
+        ended = self.workers.close(timeout_s)
+        if ended and self._disk is not None:
+            self._disk.abort()  # does nothing if the disk was finished
+        return ended
 
 
 class _Transfer:
