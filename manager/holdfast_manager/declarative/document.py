@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -12,6 +12,7 @@ from holdfast_agent.model import strict
 from holdfast_manager.catalog.job_tables import job_from_table
 from holdfast_manager.catalog.values import JobSpec, Name
 
+T = TypeVar("T", bound=msgspec.Struct)
 Slots = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 
 
@@ -44,13 +45,16 @@ class RepositoryTable(msgspec.Struct, frozen=True, kw_only=True):
     slots: Slots = 4
 
 
-class _Tables(msgspec.Struct, frozen=True):
+Tables = dict[str, dict[str, Any]]
+
+
+class _Sections(msgspec.Struct, frozen=True):
     """The file as it stands. None: the file says nothing of this kind, so that pruning leaves it alone."""
 
-    servers: dict[str, ServerTable] | None = None
-    agents: dict[str, AgentTable] | None = None
-    repositories: dict[str, RepositoryTable] | None = None
-    jobs: dict[str, dict[str, Any]] | None = None
+    servers: Tables | None = None
+    agents: Tables | None = None
+    repositories: Tables | None = None
+    jobs: Tables | None = None
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,21 +75,27 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 def read_document(file: Path) -> Document:
     """Read and check the file by itself. Raises ``ConfigError`` with file, key and the nearest known key."""
     table = strict.read_toml(file)
-    tables = strict.convert(table, _Tables, str(file))
-    for kind in ("servers", "agents", "repositories", "jobs"):
-        for name in getattr(tables, kind) or {}:
-            _check_name(file, kind, name)
+    sections = strict.convert(table, _Sections, str(file))
     return Document(
         file=file,
         sections=frozenset(table),
-        servers=tables.servers or {},
-        agents=tables.agents or {},
-        repositories=tables.repositories or {},
-        jobs={name: _job(file, name, job) for name, job in (tables.jobs or {}).items()},
+        servers=_read(file, "servers", sections.servers, ServerTable),
+        agents=_read(file, "agents", sections.agents, AgentTable),
+        repositories=_read(file, "repositories", sections.repositories, RepositoryTable),
+        jobs={name: _job(file, name, job) for name, job in (sections.jobs or {}).items()},
     )
 
 
+def _read(file: Path, kind: str, tables: Tables | None, to: type[T]) -> dict[str, T]:
+    found = {}
+    for name, table in (tables or {}).items():
+        _check_name(file, kind, name)
+        found[name] = strict.convert(table, to, f"{file}: {kind}.{name}")
+    return found
+
+
 def _job(file: Path, name: str, table: dict[str, Any]) -> JobSpec:
+    _check_name(file, "jobs", name)
     source = f"{file}: jobs.{name}"
     if "name" in table:
         raise ConfigInvalid(file=source, key="name", reason="a job's name stands in its heading, [jobs.NAME]")

@@ -20,7 +20,7 @@ _PROBLEM_WIDTH = 110
 def session_text(report: SessionReport) -> str:
     """The whole of `session show`: header, ten steps, disks, points, load, problems."""
     parts = [
-        f"Session {report.id}: {report.what}: {outcome(report)}",
+        f"Session {report.id}: {printable(report.what)}: {outcome(report)}",
         indented(facts(_header(report))),
         "Steps\n" + indented(_steps(report.steps)),
     ]
@@ -46,7 +46,7 @@ def outcome(report: SessionReport) -> str:
 def summary_text(report: SessionReport) -> str:
     """What somebody who has just watched the session still wants to know: a few lines."""
     took = format_duration(report.ended - report.started) if report.ended and report.started else "-"
-    lines = [f"Session {report.id}: {report.what}: {outcome(report)} after {took}"]
+    lines = [f"Session {report.id}: {printable(report.what)}: {outcome(report)} after {took}"]
     if report.disks and report.total.processed_bytes:
         lines.append(indented(facts([("Data", _data(report)), *_load(report)])))
     for point in report.points:
@@ -83,7 +83,7 @@ def _disks(report: SessionReport) -> str:
     columns = _COLUMNS if backup else tuple(each for each in _COLUMNS if each[0] not in _BACKUP_ONLY)
     heads = tuple(head for head, _ in columns)
     rows = [tuple(cell(disk) for _, cell in columns) for disk in report.disks]
-    text = table(heads, rows, right=heads[3:])
+    text = table(heads, rows, right=_NUMBERS)
     reasons = []
     for disk in report.disks:
         place = f"{disk.vm}/{disk.disk}"
@@ -108,6 +108,7 @@ _COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (
     ("stored", lambda disk: format_size(disk.counters.stored_bytes)),
     ("waited", lambda disk: format_duration(disk.queue_wait_s)),
 )
+_NUMBERS = frozenset({"processed", "read", "zero", "unchanged", "dedup", "transferred", "stored", "waited"})
 _BACKUP_ONLY = frozenset({"mode", "read", "unchanged", "dedup", "stored"})
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 GAP = "  "
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
     """``rows`` under ``heads``; columns named in ``right`` are aligned to the right (numbers).
 
     Columns are as wide as their widest cell; nothing is cut, and no line ends in blanks. Control characters in cells,
@@ -27,9 +27,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[s
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
     """ "Name:  value" lines with the values aligned; a value of several lines goes on below its first."""
-    size = max((width(name) for name, _ in pairs), default=0) + 1
+    names = [printable(name) for name, _ in pairs]
+    size = max(map(width, names), default=0) + 1
     lines = []
-    for name, value in pairs:
+    for name, (_, value) in zip(names, pairs, strict=True):
         first, *more = value.split("\n")
         lines.append(f"{_pad(name + ':', size, False)}{GAP}{printable(first)}".rstrip())
         lines += [f"{'':{size}}{GAP}{printable(line)}".rstrip() for line in more]
