@@ -316,7 +316,7 @@ class SessionWriterOf:
 
 def test_a_tombstone_hides_a_point(repository: Repository, tmp_path: Path) -> None:
     point = lab.backup(repository, BLOCKS, GEOMETRY)
-    name = f"tombstones/{point.sid}"
+    name = f"tombstones/{point.sid}-1"
     (tmp_path / "repository" / name).write_bytes(encode_document(name, DocumentType.TOMBSTONE, b"{}"))
     assert repository.points() == []
     with pytest.raises(PointNotFound):

@@ -80,6 +80,32 @@ class PointNotFound(RepositoryError):
     exit_code = 10
 
 
+class PointRetained(RepositoryError):
+    """Immutable for a time: nobody may prune it before, not even who made it so."""
+
+    code = "point_retained"
+    message = "restore point {point} must be kept until {until}, and the repository's trusted time is {now}"
+    action = "Wait until then; the time can be extended, never shortened"
+    exit_code = 13
+
+
+class PointHeld(RepositoryError):
+    """Somebody protected the point until further notice."""
+
+    code = "point_held"
+    message = "restore point {point} is protected"
+    action = "`holdfast unprotect {point}` lifts that"
+    exit_code = 13
+
+
+class UndoWindowOver(RepositoryError):
+    """A garbage collection has given the point up; its data may be gone already."""
+
+    code = "undo_window_over"
+    message = "restore point {point} was pruned too long ago to be given back: a garbage collection has given it up"
+    exit_code = 10
+
+
 class PointNotAuthentic(RepositoryError):
     """A restore point whose MAC does not match: altered, or written under another key."""
 

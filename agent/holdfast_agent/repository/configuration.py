@@ -27,7 +27,7 @@ from .store import ObjectExists, ObjectStore
 _FORMAT = "holdfast 1"
 _FOLDERS = (
     layout.CONFIG, layout.KEYS, layout.PACKS, layout.INDEX, layout.SESSIONS, layout.POINTS, layout.TOMBSTONES,
-    layout.GC, layout.QUARANTINE, layout.TMP,
+    layout.RETENTION, layout.GC, layout.QUARANTINE, layout.TMP,
 )  # fmt: skip
 
 

@@ -34,6 +34,9 @@ class DocumentType(enum.IntEnum):
     GC_SWEEP = 9
     GC_DONE = 10
     KEY_SLOT = 11
+    UNDONE = 12
+    RETIRED = 13
+    RETENTION = 14
 
 
 def encode_document(name: str, document_type: DocumentType, body: bytes, mac: bytes = b"") -> bytes:

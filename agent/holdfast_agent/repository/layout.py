@@ -17,6 +17,7 @@ INDEX = "index"
 SESSIONS = "sessions"
 POINTS = "points"
 TOMBSTONES = "tombstones"
+RETENTION = "retention"
 GC = "gc"
 QUARANTINE = "quarantine"
 TMP = "tmp"
@@ -59,10 +60,6 @@ def pack_object(name: str) -> str:
 
 def point_object(sid: Sid) -> str:
     return f"{POINTS}/{sid}"
-
-
-def tombstone_object(sid: Sid) -> str:
-    return f"{TOMBSTONES}/{sid}"
 
 
 def session_object(sid: Sid) -> str:

@@ -7,7 +7,7 @@ import enum
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -37,7 +37,9 @@ from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encod
 from .file_writing import System
 from .index import LocalIndex
 from .readers import BlockReader
+from .retention import Retention, Retentions
 from .store import FileStore, Lock, ObjectExists, ObjectStore
+from .tombstones import Tombstones
 
 
 class Outcome(enum.Enum):
@@ -91,14 +93,22 @@ def create_repository(path: Path, repository_id: str, key_slots: Mapping[str, by
 class Repository:
     """One opened repository. Thread-safe. Close it to close its local index."""
 
-    def __init__(self, store: ObjectStore, config: Config, index: LocalIndex) -> None:
+    def __init__(
+        self, store: ObjectStore, config: Config, index: LocalIndex, clock: Callable[[], float] = time.time
+    ) -> None:
         self.store = store
         self.index = index
+        self.tombstones = Tombstones(store, clock)
+        self.retentions = Retentions(store, clock)
         self._config = config
 
     @classmethod
-    def open(cls, path: Path, cache_dir: Path, system: System = os) -> Repository:
+    def open(
+        cls, path: Path, cache_dir: Path, system: System = os, clock: Callable[[], float] = time.time
+    ) -> Repository:
         """Open the repository at ``path``; its local index lives below ``cache_dir``.
+
+        ``clock``: Unix time by which retention and windows for undoing are judged.
 
         Raises :class:`RepositoryNotFound` (also for an unmounted or empty directory), :class:`FormatUnsupported`,
         :class:`ObjectDamaged`.
@@ -108,7 +118,8 @@ class Repository:
             config = read_config(store)
         except ObjectMissing:
             raise RepositoryNotFound(path=str(path)) from None
-        return cls(store, config, LocalIndex(cache_dir / config.repository_id, config.repository_id, store))
+        index = LocalIndex(cache_dir / config.repository_id, config.repository_id, store)
+        return cls(store, config, index, clock)
 
     def close(self) -> None:
         self.index.close()
@@ -149,9 +160,15 @@ class Repository:
 
     def point_sids(self) -> list[Sid]:
         """Sids of all outcomes (FENCED ones too) without a tombstone, ascending; nothing is opened."""
-        hidden = {name.rpartition("/")[2] for name in self.store.names(layout.TOMBSTONES)}
-        found = {name.rpartition("/")[2] for name in self.store.names(layout.POINTS)}
-        return [Sid(sid) for sid in sorted(found - hidden)]
+        return sorted(self._outcomes() - self.tombstones.hidden())
+
+    def roots(self) -> list[Sid]:
+        """Sids of all outcomes that the collector must treat as alive, ascending: all but the retired ones.
+
+        FENCED outcomes are among them, and points that a tombstone hides and that may still be given back: open them
+        with :meth:`committed`. Nothing leaves this list but by :meth:`retire`.
+        """
+        return sorted(self._outcomes() - self.tombstones.retired())
 
     def point(self, sid: Sid) -> PointEntry:
         """One committed point. Its MAC is not checked here: that takes the key.
@@ -159,7 +176,7 @@ class Repository:
         Raises :class:`PointNotFound` (also if fenced or tombstoned), :class:`ObjectDamaged`.
         """
         sid = parse_sid(sid)
-        entry = None if self._exists(layout.tombstone_object(sid)) else self.committed(sid)
+        entry = None if self.tombstones.hides(sid) else self.committed(sid)
         if entry is None:
             raise PointNotFound(point=sid)
         return entry
@@ -169,22 +186,48 @@ class Repository:
         outcome = self._outcome(sid)
         return None if outcome is None or outcome[0] is Outcome.FENCED else outcome[1]
 
-    def tombstone(self, sid: Sid) -> bool:
-        """Hide a committed point for ever; the collector may then remove what nobody else refers to.
+    def tombstone(self, sid: Sid, window_s: float = 0.0, reason: str = "") -> bool:
+        """Hide a committed point. It may be given back for ``window_s`` seconds, and until a collector retires it.
 
-        Whether it was hidden now: False if it was before. Raises :class:`PointNotFound` if nothing was committed
-        under ``sid``, :class:`ObjectDamaged` if that cannot be told: what cannot be read is not thrown away.
+        Whether it was hidden now: False if it was before. Raises :class:`PointRetained` or :class:`PointHeld`,
+        :class:`PointNotFound` if nothing was committed under ``sid``, :class:`ObjectDamaged` if that cannot be told:
+        what cannot be read is not thrown away.
         """
         sid = parse_sid(sid)
         if self.committed(sid) is None:
             raise PointNotFound(point=sid)
-        name = layout.tombstone_object(sid)
-        body = msgspec.json.encode({"sid": sid, "pruned": time.time()})
-        try:
-            self.store.create(name, [encode_document(name, DocumentType.TOMBSTONE, body)])
-        except ObjectExists:
-            return False
-        return True
+        self.retentions.require_free(sid)
+        return self.tombstones.place(sid, window_s, reason)
+
+    def undo_tombstone(self, sid: Sid) -> bool:
+        """Give a pruned point back. False if it was not pruned.
+
+        Raises :class:`UndoWindowOver` if the collector has retired it, :class:`PointNotFound`, :class:`ObjectDamaged`.
+        """
+        sid = parse_sid(sid)
+        if self.committed(sid) is None:
+            raise PointNotFound(point=sid)
+        return self.tombstones.undo(sid)
+
+    def retain(self, sid: Sid, until: float = 0.0, hold: bool | None = None) -> Retention:
+        """Protect a point from pruning, or lift its hold; see :meth:`Retentions.set`.
+
+        Raises :class:`PointNotFound` for one that a tombstone hides: undo that first.
+        """
+        self.point(sid)
+        retention = self.retentions.set(parse_sid(sid), until, hold)
+        self.point(sid)  # a tombstone that came between would win: then say so
+        return retention
+
+    def retire(self) -> list[Sid]:
+        """Give up the pruned points whose window is over: from now on they are no roots. Returns those of now.
+
+        Called by the collector before it lists the roots of a new generation. Points that are retained or held stay.
+        """
+        return self.tombstones.retire(self.retentions.keeps)
+
+    def _outcomes(self) -> set[Sid]:
+        return {Sid(name.rpartition("/")[2]) for name in self.store.names(layout.POINTS)}
 
     # --- sessions -------------------------------------------------------------------------------------------------
 
