@@ -6,12 +6,12 @@ reconnects, because a new TCP connection is a new handshake.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from .data_handshake import HELLO_BYTES
 from .data_records import HEADER_BYTES, MAX_FRAME_BYTES
@@ -111,7 +111,7 @@ class ConnectingWire:
         ready = _poll(self._poller, timeout_s, fds)
         for monitor in self._monitors:
             if monitor in ready:
-                recv_monitor_message(monitor)
+                monitor.recv_multipart()
                 self.gone = True
         return {item for item in ready if isinstance(item, int)}
 
@@ -214,7 +214,7 @@ class ListeningWire:
     def wait(self, timeout_s: float, fds: Iterable[int]) -> set[int]:
         ready = _poll(self._poller, 0 if self._early else timeout_s, fds)
         if self._monitor in ready:
-            descriptor = int(recv_monitor_message(self._monitor)["value"])
+            descriptor = _event_value(self._monitor)
             if self._routes:
                 self.gone = self.gone or descriptor in self._descriptors
             else:
@@ -247,6 +247,12 @@ def _poll(poller: zmq.Poller, timeout_s: float, fds: Iterable[int]) -> dict[obje
     finally:
         for fd in fds:
             poller.unregister(fd)
+
+
+def _event_value(monitor: zmq.Socket[bytes]) -> int:
+    """The value of the next event (a descriptor). pyzmq's own parser would import asyncio into every mover."""
+    _event, value = struct.unpack("=HI", monitor.recv_multipart()[0])
+    return int(value)
 
 
 def _close(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], linger_s: float) -> None:
