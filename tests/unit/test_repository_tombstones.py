@@ -264,14 +264,16 @@ class Racing(FileStore):
         super().create(name, data)
 
 
-def test_undoing_and_retiring_at_once_have_one_winner(repository: Repository, point: Sid, tmp_path: Path) -> None:
+def test_undoing_and_retiring_at_once_have_one_winner(
+    repository: Repository, point: Sid, clock: Clock, tmp_path: Path
+) -> None:
     root = tmp_path / "repository"
     repository.tombstone(point)
-    late_collector = Tombstones(Racing(root, lambda: repository.undo_tombstone(point)))
+    late_collector = Tombstones(Racing(root, lambda: repository.undo_tombstone(point)), clock)
     assert late_collector.retire(lambda sid: False) == []
     assert shown(repository) == repository.roots() == [point]
     repository.tombstone(point)
-    late_undo = Tombstones(Racing(root, repository.retire))
+    late_undo = Tombstones(Racing(root, repository.retire), clock)
     with pytest.raises(UndoWindowOver):
         late_undo.undo(point)
     assert repository.roots() == shown(repository) == []
