@@ -78,6 +78,6 @@ def test_a_damaged_image_says_why_and_leaves_no_server(tmp_path: Path) -> None:
 
 @needs_nbdkit
 def test_an_unknown_export_is_not_found(tmp_path: Path) -> None:
-    with nbdkit(tmp_path, "--filter=exportname", "memory", "1M", "exportname-strict=true", "exportname=disk") as socket:
-        with pytest.raises(DiskNotFound):
-            open_disk(f"nbd+unix:{socket}?export=other", host_for(tmp_path))
+    options = ("--filter=exportname", "memory", "1M", "exportname-strict=true", "exportname=disk")
+    with nbdkit(tmp_path, *options) as socket, pytest.raises(DiskNotFound):
+        open_disk(f"nbd+unix:{socket}?export=other", host_for(tmp_path))
