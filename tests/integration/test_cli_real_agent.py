@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -34,7 +37,8 @@ def error_of(house: Installation, *arguments: str | Path, expect: int) -> dict[s
 
 def test_an_agent_with_another_key_gets_no_answer(house: Installation) -> None:
     wrong = KeyPair.generate().public
-    error = error_of(house, "agent", "add", "other", f"127.0.0.1:{house.port}", wrong, expect=1)
+    place = (f"127.0.0.1:{house.port}", wrong, "--timeout", "0.5")
+    error = error_of(house, "agent", "add", "other", *place, expect=1)
     assert error["code"] == "unreachable"
     assert "each side has the other's public key" in str(error["action"])
     assert [agent["name"] for agent in house.holdfast("agent", "list")["agents"]] == ["local"]
@@ -157,6 +161,31 @@ def test_ctrl_c_stops_the_session_and_waits_for_it(house: Installation) -> None:
     (session,) = house.holdfast("session", "list", "--job", "slow")["sessions"]
     assert (session["state"], session["result"]) == ("ended", "cancelled")
     assert house.points("slow.img") == []
+
+
+def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(house: Installation) -> None:
+    house.add_job("seen", "--bandwidth", "2 MiB", repository="main", include="seen.img")
+    (house.vms / "seen.img").write_bytes(random.Random(5).randbytes(4 * MIB))
+    ours, theirs = os.openpty()
+    command = [house.command()[0], "job", "run", "seen"]
+    with subprocess.Popen(
+        command, env={**house.environment, "TERM": "xterm", "COLUMNS": "120"}, stdout=subprocess.PIPE, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with (
+            contextlib.suppress(OSError),
+            os.fdopen(ours, "rb", buffering=0) as terminal,
+        ):  # EIO when the last writer closes
+            while piece := terminal.read(65536):
+                shown += piece
+        assert process.stdout is not None
+        told = process.stdout.read().decode()
+    assert process.returncode == 0
+    assert re.search(
+        r"seen\.img/seen\.img .*\d%  [\d.]+ MiB of 4\.00 MiB  [\d.]+ [KM]iB/s  [\d.]+ s left", shown.decode()
+    )
+    assert "\x1b" not in told, "the result is plain text, wherever progress went"
 
 
 def test_a_detached_job_is_followed_by_its_number(house: Installation) -> None:

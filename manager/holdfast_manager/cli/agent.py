@@ -33,8 +33,24 @@ def agent() -> None:
 @click.argument("key")
 @click.option("--proxy-slots", type=_SLOTS, help="Tasks at once as a proxy. Default: what the agent says.")
 @click.option("--repository-slots", type=_SLOTS, help="Tasks at once as a repository. Default: what the agent says.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 300),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for an answer.",
+)
 @pass_app
-def add(app: App, name: str, endpoint: str, key: str, proxy_slots: int | None, repository_slots: int | None) -> None:
+def add(
+    app: App,
+    name: str,
+    endpoint: str,
+    key: str,
+    proxy_slots: int | None,
+    repository_slots: int | None,
+    timeout: float,
+) -> None:
     """Connect to an agent and add it.
 
     KEY is the agent's public key, as `holdfast-agent show` prints it on its host. The agent must have admitted this
@@ -46,7 +62,7 @@ def add(app: App, name: str, endpoint: str, key: str, proxy_slots: int | None, r
     wish = AgentWish(
         name=name, endpoint=endpoint, public_key=key, proxy_slots=proxy_slots, repository_slots=repository_slots
     )
-    entry, hello = probe(wish, app.keys)
+    entry, hello = probe(wish, app.keys, timeout)
     app.catalog.agents.add(entry)
     document = {"agent": entry, "found": hello_table(hello)}
     slots = _slots(entry)

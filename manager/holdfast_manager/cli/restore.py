@@ -9,7 +9,8 @@ import msgspec
 
 from holdfast_agent.errors import NotFound, UsageError
 from holdfast_agent.model.points import DiskPoint, Point
-from holdfast_manager.catalog.values import SessionKind
+from holdfast_manager.catalog.values import PointEntryRow, PointState, SessionKind
+from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
 from .commands import Group
@@ -72,6 +73,7 @@ def disk(
         files={chosen.disk_id: place.name},
         overwrite=overwrite,
     )
+    _announce(app, row)
     return _run(app, request, detach)
 
 
@@ -114,7 +116,18 @@ def vm(
         name=name or row.vm_name,
         overwrite=overwrite,
     )
+    _announce(app, row)
     return _run(app, request, detach)
+
+
+def _announce(app: App, row: PointEntryRow) -> None:
+    """Say which point it is going to be: "latest" passes suspect ones over, and an id may name one."""
+    app.out.note(f"Restoring {row.vm_name} as of {moment(row.created)} (restore point {row.sid[:12]})")
+    if row.state is PointState.SUSPECT:
+        app.out.warning("a verification found damage that touches this restore point; every block is checked")
+    newer = app.catalog.points.list(repository=row.repository, vm_name=row.vm_name, limit=1)
+    if newer and newer[0].created > row.created and newer[0].state is PointState.SUSPECT:
+        app.out.warning(f"there is a newer restore point, {newer[0].sid[:12]}, which is suspect")
 
 
 def _chosen_disk(point: Point, wanted: str | None) -> DiskPoint:

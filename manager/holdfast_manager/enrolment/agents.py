@@ -42,17 +42,19 @@ def normal_endpoint(text: str) -> str:
 
 
 @contextmanager
-def connected(endpoint: str, public_key: str, keys: KeyPair) -> Iterator[ControlClient]:
+def connected(
+    endpoint: str, public_key: str, keys: KeyPair, timeout_s: float = CONNECT_TIMEOUT_S
+) -> Iterator[ControlClient]:
     """A connection for a few calls; pushes are of no interest here. Raises as ``ControlClient.connect``."""
     address = normal_endpoint(endpoint)
-    with ControlClient(address, public_key, keys, lambda push: None, CONNECT_TIMEOUT_S) as client:
+    with ControlClient(address, public_key, keys, lambda push: None, timeout_s) as client:
         yield client
 
 
-def probe(wish: AgentWish, keys: KeyPair) -> tuple[AgentEntry, HelloReply]:
+def probe(wish: AgentWish, keys: KeyPair, timeout_s: float = CONNECT_TIMEOUT_S) -> tuple[AgentEntry, HelloReply]:
     """Connect, and make the entry of what the agent says. Raises ``Unreachable``, ``UsageError``, ``RoleMissing``."""
     check_public_key(wish.public_key)
-    with connected(wish.endpoint, wish.public_key, keys) as client:
+    with connected(wish.endpoint, wish.public_key, keys, timeout_s) as client:
         hello = client.hello
     return entry_of(wish, hello), hello
 
