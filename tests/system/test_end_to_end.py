@@ -104,7 +104,7 @@ def test_a_whole_vm_with_raw_and_qcow2_disks_comes_back(house: Installation, tmp
     for disk, original in (("a.raw", house.vms / "mixed" / "a.raw"), ("b.raw", inside)):
         restored = house.vms / "mixed-again" / disk
         assert restored.read_bytes() == original.read_bytes()
-    refused = house.holdfast("restore", "vm", "--vm", "mixed", "--point", "latest", "--server", "lab", expect=1)
+    refused = house.holdfast("restore", "vm", "--vm", "mixed", "--point", "latest", "--server", "lab", expect=2)
     assert "exists" in refused["error"]["message"]
 
 

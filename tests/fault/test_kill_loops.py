@@ -1,0 +1,187 @@
+"""kill -9 of each process at random moments of a backup: what was committed stays, the next run succeeds and cleans up.
+
+The moments come from a seed that is printed; HOLDFAST_KILL_SEED repeats a run. `make soak` goes round for long.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from blake3 import blake3
+
+from lab.installation import Installation, installed
+from lab.processes import MOVER, SESSION, children
+
+MIB = 1 << 20
+DISK_MIB = 48
+CHANGED_MIB = 12
+BANDWIDTH = 24 * MIB  # half a second of transfer, so that there is a transfer to be killed in
+LONGEST_RUN_S = 90
+POLL_S = 0.005
+
+
+class Loop:
+    """One VM, backed up again and again; remembers what each restore point must hold."""
+
+    def __init__(self, house: Installation, seed: int) -> None:
+        self.house = house
+        self.rng = random.Random(seed)
+        self.disk = house.vms / "vm" / "disk.raw"
+        self.disk.parent.mkdir()
+        self.disk.write_bytes(self.rng.randbytes(DISK_MIB * MIB))
+        self.expected: dict[str, str] = {}
+        house.add_repository("main", encrypted=True)
+        options = ("--bandwidth", str(BANDWIDTH), "--retries", "2", "--retry-pause", "1 s")
+        house.add_job("main", *options, repository="main", include="vm")
+        house.run_job("main")
+        self.learn_points()
+
+    def change_disk(self) -> None:
+        with self.disk.open("r+b") as file:
+            for block in self.rng.sample(range(DISK_MIB), CHANGED_MIB):
+                file.seek(block * MIB)
+                file.write(self.rng.randbytes(MIB))
+
+    def learn_points(self) -> None:
+        """Points that are new hold the disk as it is now: it does not change between a kill and the next run."""
+        content = blake3(self.disk.read_bytes()).hexdigest()
+        for point in self.house.points("vm"):
+            self.expected.setdefault(point["sid"], content)
+
+    def killed_run(self, victim: str) -> bool:
+        """Back up and kill ``victim`` at a random moment of its life; returns whether it was still there."""
+        run = subprocess.Popen(
+            self.house.command("job", "run", "main"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self.house.environment,
+        )
+        try:
+            pid = self._wait_for(run, VICTIMS[victim])
+            if pid is None:
+                return False
+            time.sleep(self.rng.uniform(0, 1.2))  # the moment itself, not a wait for something
+            hit = pid in VICTIMS[victim](self.house, run.pid)
+            if hit:
+                os.kill(pid, signal.SIGKILL)
+            if hit and victim == "agent":
+                self.house.kill_agent()
+                self.house.start_agent()  # as systemd does; the run may go on with it or not
+            run.wait(LONGEST_RUN_S)
+        finally:
+            for left in (*children(run.pid), run.pid) if run.poll() is None else ():
+                os.kill(left, signal.SIGKILL)
+            run.wait()
+        return hit
+
+    def _wait_for(self, run: subprocess.Popen[bytes], find: Callable[[Installation, int], list[int]]) -> int | None:
+        """The victim, once it is there; None when the run is over before."""
+        while True:
+            found = find(self.house, run.pid)
+            if found:
+                return found[0]
+            try:
+                run.wait(POLL_S)
+            except subprocess.TimeoutExpired:
+                continue
+            return None
+
+    def check(self) -> None:
+        """After the run that follows a kill: everything committed is whole, nothing is left over."""
+        house = self.house
+        self.learn_points()
+        house.holdfast("repository", "verify", "main", "--level", "2")
+        newest = house.points("vm")[0]["sid"]
+        self.check_restore(newest)
+        assert house.agent is not None
+        assert children(house.agent.pid, MOVER) == [], "a mover outlived its session"
+        assert [path for path in (house.vms / ".holdfast").iterdir() if path.is_dir()] == [], "a frozen copy is left"
+        for name in ("tmp", "sessions"):
+            assert list((house.store / "main" / name).iterdir()) == [], f"something is left in {name}"
+
+    def check_restore(self, sid: str) -> None:
+        restored = self.house.out / f"{sid}.raw"
+        self.house.restore_disk("vm", sid, restored)
+        assert blake3(restored.read_bytes()).hexdigest() == self.expected[sid], f"point {sid} restored another disk"
+        restored.unlink()
+
+
+def _source(house: Installation, run: int) -> list[int]:
+    """The target listens first, so the source is the younger of the two."""
+    return _movers(house)[1:]
+
+
+def _target(house: Installation, run: int) -> list[int]:
+    return _movers(house)[:1]
+
+
+def _agent(house: Installation, run: int) -> list[int]:
+    """Once it has begun to work for the run."""
+    return [house.agent.pid] if house.agent is not None and _movers(house) else []
+
+
+def _manager(house: Installation, run: int) -> list[int]:
+    return children(run, SESSION)
+
+
+def _movers(house: Installation) -> list[int]:
+    return children(house.agent.pid, MOVER) if house.agent is not None else []
+
+
+VICTIMS: dict[str, Callable[[Installation, int], list[int]]] = {
+    "source": _source,
+    "target": _target,
+    "agent": _agent,
+    "manager": _manager,
+}
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    seed = int(os.environ.get("HOLDFAST_KILL_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"HOLDFAST_KILL_SEED={seed}")
+    with installed(tmp_path_factory.mktemp("kills")) as house:
+        yield Loop(house, seed)
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_kill_costs_time_and_nothing_else(loop: Loop, victim: str) -> None:
+    """One kill of each process: the quick version, for every change."""
+    _kill_and_recover(loop, victim)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_many_kills_cost_time_and_nothing_else(loop: Loop) -> None:
+    """All processes in turn, HOLDFAST_KILL_ROUNDS times."""
+    for number in range(int(os.environ.get("HOLDFAST_KILL_ROUNDS", "50"))):
+        for victim in VICTIMS:
+            print(f"round {number}: {victim}")
+            _kill_and_recover(loop, victim)
+
+
+@pytest.mark.timeout(1800)
+def test_every_point_that_was_ever_committed_restores(loop: Loop) -> None:
+    """After all that the tests above did to it."""
+    for sid in loop.expected:
+        loop.check_restore(sid)
+
+
+def _kill_and_recover(loop: Loop, victim: str) -> None:
+    hit = False
+    for _ in range(5):
+        loop.change_disk()
+        hit = loop.killed_run(victim) or hit
+        loop.learn_points()
+        if hit:
+            break
+    assert hit, f"{victim} had always ended before it could be killed"
+    loop.house.run_job("main")
+    loop.check()
