@@ -84,6 +84,12 @@ def test_init_makes_everything_once(tmp_path: Path, holdfast: Holdfast, manager_
     assert f"holdfast-agent authorize '{first.json['public_key']}'" in text.out
 
 
+def test_a_database_is_migrated_by_hand_only_once_it_is_there(holdfast: Holdfast) -> None:
+    assert holdfast("db", "migrate").code == 10
+    holdfast("init")
+    assert "is up to date" in holdfast("db", "migrate").out
+
+
 def test_before_init_every_command_says_so(holdfast: Holdfast) -> None:
     done = holdfast("job", "list")
     assert (done.code, done.out) == (10, "")
@@ -130,6 +136,7 @@ def test_a_slip_in_a_command_gets_the_nearest(holdfast: Holdfast) -> None:
         ("restore", "disk vm"),
         ("plugin", "list"),
         ("config", "show"),
+        ("db", "migrate"),
     ],
 )
 def test_each_command_has_help_with_examples(holdfast: Holdfast, group: tuple[str, str]) -> None:

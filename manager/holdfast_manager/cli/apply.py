@@ -14,7 +14,7 @@ from .app import App, pass_app
 from .commands import Command
 
 if TYPE_CHECKING:
-    from holdfast_manager.declarative.changes import Change
+    from holdfast_manager.declarative.changes import Action, Change
 
 
 @click.command(
@@ -47,11 +47,18 @@ def _text(changes: Sequence[Change], dry_run: bool) -> str:
         note = f" ({change.note})" if change.note else ""
         lines.append(f"{change.action.value} {change.kind} {change.name}{note}")
         lines += [f"    {each.key}: {_value(each.old)} -> {_value(each.new)}" for each in change.differences]
-    counts = Counter(change.action.name for change in changes)
-    words = {"CREATE": "made", "CHANGE": "changed", "REMOVE": "removed", "UNCHANGED": "as it was"}
-    told = ", ".join(f"{counts[name]} {word}" for name, word in words.items() if counts[name]) or "nothing to do"
-    lines.append(f"Dry run, nothing was changed; it would be: {told}" if dry_run else f"Applied: {told}")
+    lines.append(_total(Counter(change.action for change in changes), dry_run))
     return "\n".join(lines)
+
+
+def _total(counts: Counter[Action], dry_run: bool) -> str:
+    from holdfast_manager.declarative.changes import Action
+
+    words = {Action.CREATE: "made", Action.CHANGE: "changed", Action.REMOVE: "removed"}
+    told = ", ".join(f"{counts[action]} {word}" for action, word in words.items() if counts[action])
+    if not told:
+        return "Nothing to do: all is as the file says"
+    return f"Dry run, nothing was changed; it would be: {told}" if dry_run else f"Applied: {told}"
 
 
 def _value(value: object) -> str:

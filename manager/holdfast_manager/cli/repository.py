@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from holdfast_agent.errors import AlreadyExists, UsageError
 from holdfast_agent.model.units import format_size
 from holdfast_manager.catalog.rows import checked
-from holdfast_manager.catalog.values import RepositoryEntry, SessionKind
+from holdfast_manager.catalog.values import AgentEntry, RepositoryEntry, SessionKind
 from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 
@@ -18,6 +19,9 @@ from .app import App, pass_app
 from .asking import existing_passphrase, new_passphrase
 from .commands import Group
 from .running import detach_option, run_session
+
+if TYPE_CHECKING:
+    from holdfast_manager.enrolment.repositories import Opened
 
 _passphrase_file = click.option(
     "--passphrase-file",
@@ -62,36 +66,22 @@ def add(
     Blocks are encrypted before they leave the proxy; the repository's host never sees a key. The passphrase opens the
     repository if this manager is lost: nobody can restore without one of the two.
     """
-    from holdfast_manager.enrolment import repositories
-
     if any(entry.name == name for entry in app.catalog.repositories.list()):
         raise AlreadyExists(kind="repository", name=name)
-    # a name that the catalogue would refuse must not be found out after the repository has been made
-    checked(
-        RepositoryEntry(name=name, agent=agent, path=path, repository_id="", encrypted=True, slots=slots), "options"
-    )
     if no_encryption and not create:
         raise UsageError(reason="--no-encryption goes with --create; an existing repository stays as it is")
     host = app.catalog.agents.get(agent)
+    draft = RepositoryEntry(name=name, agent=agent, path=path, repository_id="", encrypted=True, slots=slots)
+    checked(draft, "options")  # a name that cannot be kept must not be found out after the repository has been made
     if create:
-        passphrase = None if no_encryption else new_passphrase(app, passphrase_file)
-        opened = repositories.create(host, path, passphrase, app.keys)
+        opened = _make(app, host, path, encrypted=not no_encryption, passphrase_file=passphrase_file)
     else:
-        facts_found = repositories.facts_of(host, path, app.keys)
-        encrypted = repositories.is_encrypted(facts_found)
-        passphrase = existing_passphrase(app, passphrase_file, name) if encrypted else None
-        opened = repositories.Opened(facts_found, repositories.unlock(facts_found, name, passphrase))
-    entry = RepositoryEntry(
-        name=name,
-        agent=agent,
-        path=path,
-        repository_id=opened.facts.repository_id,
-        encrypted=opened.master is not None,
-        slots=slots,
-    )
+        opened = _open(app, host, path, name, passphrase_file)
+    encrypted = opened.master is not None
+    entry = msgspec.structs.replace(draft, repository_id=opened.facts.repository_id, encrypted=encrypted)
     app.catalog.repositories.add(entry, None if opened.master is None else opened.master.reveal())
     found = 0 if create else _rescan(app, name)
-    sealed = "encrypted" if entry.encrypted else "not encrypted"
+    sealed = "encrypted" if encrypted else "not encrypted"
     free = format_size(opened.facts.free_bytes)
     held = "" if create else f", {counted(found, 'restore point')}"
     document = {"repository": entry, "created": create, "free_bytes": opened.facts.free_bytes, "points": found}
@@ -222,6 +212,21 @@ def remove(app: App, name: str) -> None:
     text = f"Forgot repository {name}. Its data stays at {entry.path} on {entry.agent}"
     again = "; its passphrase opens it again" if entry.encrypted else ""
     app.out.result({"removed": name, "path": entry.path, "agent": entry.agent}, text + again)
+
+
+def _make(app: App, host: AgentEntry, path: str, *, encrypted: bool, passphrase_file: Path | None) -> Opened:
+    from holdfast_manager.enrolment import repositories
+
+    passphrase = new_passphrase(app, passphrase_file) if encrypted else None
+    return repositories.create(host, path, passphrase, app.keys)
+
+
+def _open(app: App, host: AgentEntry, path: str, name: str, passphrase_file: Path | None) -> Opened:
+    from holdfast_manager.enrolment import repositories
+
+    found = repositories.facts_of(host, path, app.keys)
+    passphrase = existing_passphrase(app, passphrase_file, name) if repositories.is_encrypted(found) else None
+    return repositories.Opened(found, repositories.unlock(found, name, passphrase))
 
 
 def _rescan(app: App, name: str) -> int:

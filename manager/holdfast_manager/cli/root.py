@@ -21,6 +21,7 @@ _PLACES = {
     "restore": (f"{_HERE}.restore:restore", "Restore a disk to a file, or a VM to a server."),
     "plugin": (f"{_HERE}.plugin:plugin", "Plugins: what is loaded and what it provides."),
     "config": (f"{_HERE}.config:config", "The manager's own configuration."),
+    "db": (f"{_HERE}.db:db", "The configuration database."),
     "apply": (f"{_HERE}.apply:apply", "Bring the configuration to what a TOML file says."),
 }
 
