@@ -20,6 +20,7 @@ from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost, ControlClient
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
+from holdfast_agent.model.ids import Sid
 from holdfast_agent.sealing.keys import PUBLIC, RepositoryKeys, new_repository_id
 from holdfast_agent.wire.messages import (
     AbortSession,
@@ -64,7 +65,7 @@ def main() -> int:
 
 def _one_round(client: ControlClient, pushes: Pushes, disk: Path, repository: Path, number: str) -> tuple[float, float]:
     """Seconds until connected, and until the one block is stored; waiting between the two is left out."""
-    lease, sid, secret = secrets.token_hex(8), secrets.token_hex(16), secrets.token_bytes(32)
+    lease, sid, secret = secrets.token_hex(8), Sid(secrets.token_hex(16)), secrets.token_bytes(32)
     client.call(RenewLease(lease=lease, ttl_s=60))
     client.call(BeginSession(lease=lease, repository=str(repository), sid=sid))
     target = TargetSpec(task_id="t", secret=secret, repository=str(repository), sid=sid, mover=1)
