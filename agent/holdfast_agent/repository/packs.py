@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from blake3 import blake3
 
-from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, RepositoryError
+from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, RepositoryError, RepositoryIoError
 from holdfast_agent.model.ids import ID_BYTES, BlockId, Sid
 from holdfast_agent.sealing.records import (
     HEADER_BYTES,
@@ -179,8 +179,19 @@ class PackCheck(msgspec.Struct, frozen=True):
     problem: str | None
 
 
+def check_table(store: ObjectStore, name: str, repository_id: bytes) -> PackCheck:
+    """Check a pack's header, table of contents and footer alone: three small reads. Never raises damage."""
+    try:
+        return PackCheck(read_contents(store, name, repository_id), (), None)
+    except (ObjectDamaged, FormatUnsupported) as error:
+        return PackCheck(PackContents(name, 0, b"", ()), (), error.text)
+
+
 def check_pack(store: ObjectStore, name: str, repository_id: bytes) -> PackCheck:
-    """Read a pack from end to end and check its digest and every record's CRCs. Needs no keys; never raises damage."""
+    """Read a pack from end to end and check its digest and every record's CRCs. Needs no keys; never raises damage.
+
+    A record that the storage cannot read is bad, and the others are still looked at.
+    """
     problem: str | None = None
     try:
         contents = read_contents(store, name, repository_id)
@@ -191,7 +202,12 @@ def check_pack(store: ObjectStore, name: str, repository_id: bytes) -> PackCheck
     hasher = blake3(store.read_range(pack_object(name), 0, PACK_HEADER_BYTES))
     end = PACK_HEADER_BYTES
     for entry in sorted(contents.entries, key=lambda entry: entry.offset):
-        raw = store.read_range(pack_object(name), entry.offset, entry.length)
+        try:
+            raw = store.read_range(pack_object(name), entry.offset, entry.length)
+        except RepositoryIoError as error:
+            bad.append((entry.id, error.text))
+            end = entry.offset + entry.length
+            continue
         hasher.update(raw)
         if entry.offset != end:
             problem = problem or "its records do not follow each other without gaps"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, ObjectMissing, RepositoryError, RepositoryIoError
@@ -11,10 +12,12 @@ from holdfast_agent.model.ids import BlockId
 from holdfast_agent.sealing.records import check_record, parse_header
 
 from .index import LocalIndex, Location
-from .layout import QUARANTINE, pack_object
+from .layout import pack_object
+from .quarantine import Quarantine
 from .store import ObjectStore
 
 _BATCH = 1024
+OnBad = Callable[[BlockId, Location, str], None]
 
 
 class NotHere(ObjectDamaged):
@@ -24,11 +27,13 @@ class NotHere(ObjectDamaged):
 class BlockReader:
     """Hands out sealed records exactly as they are stored, checked for damage. Thread-safe; holds nothing open."""
 
-    def __init__(self, store: ObjectStore, index: LocalIndex) -> None:
+    def __init__(self, store: ObjectStore, index: LocalIndex, on_bad: OnBad = lambda *_: None) -> None:
+        """``on_bad`` is told of every home that is damaged, in the reading thread, perhaps several times."""
         self._store = store
         self._index = index
+        self._on_bad = on_bad
         index.update()
-        self._quarantined = quarantined_packs(store)
+        self._quarantine = Quarantine.read(store)
         self._refreshing = threading.Lock()
         self._refreshed = False
 
@@ -46,6 +51,24 @@ class BlockReader:
         """
         return self._read_any(record_id, self._homes([record_id]).get(record_id, []))
 
+    def read_other(self, record_id: BlockId, refused: int) -> bytes:
+        """As :meth:`read_record`, from the first home after ``refused`` that are whole by their CRCs and yet wrong.
+
+        For level 2, where who holds the keys finds a record that is not what its id says. ``on_bad`` is told of each
+        that was refused. Raises :class:`ObjectMissing` when no home is left.
+        """
+        for home in self._homes([record_id]).get(record_id, []):
+            try:
+                record = read_home(self._store, record_id, home)
+            except RepositoryError as error:
+                self._complain(record_id, home, error)
+                continue
+            if not refused:
+                return record
+            refused -= 1
+            self._on_bad(record_id, home, "its content does not match its id")
+        raise ObjectMissing(name=f"a whole record {record_id.hex()[:16]}")
+
     def read_many(self, ids: Iterable[BlockId]) -> Iterator[tuple[BlockId, bytes]]:
         """(id, record) of each distinct id, in the order of packs and offsets within windows of about a thousand.
 
@@ -60,9 +83,13 @@ class BlockReader:
 
     def _homes(self, ids: list[BlockId]) -> dict[BlockId, list[Location]]:
         found = self._index.find(ids)
-        for homes in found.values():
-            homes.sort(key=lambda home: (home.pack in self._quarantined, home.pack, home.offset))
+        for record_id, homes in found.items():
+            homes.sort(key=partial(self._rank, record_id))
         return found
+
+    def _rank(self, record_id: BlockId, home: Location) -> tuple[bool, str, int]:
+        """Trusted homes first."""
+        return self._quarantine.holds(record_id, home.pack), home.pack, home.offset
 
     def _read_any(self, record_id: BlockId, homes: list[Location]) -> bytes:
         try:
@@ -86,8 +113,15 @@ class BlockReader:
             try:
                 return read_home(self._store, record_id, home)
             except (ObjectMissing, ObjectDamaged, FormatUnsupported, RepositoryIoError) as error:
+                self._complain(record_id, home, error)
                 problem = error
         raise problem
+
+    def _complain(self, record_id: BlockId, home: Location, error: RepositoryError) -> None:
+        """Tell of damage. Not of a place that a stale index may have made up, nor of storage that is not there."""
+        stale = isinstance(error, NotHere) and not self._refreshed
+        if isinstance(error, ObjectDamaged) and not stale:
+            self._on_bad(record_id, home, error.text)
 
 
 def read_home(store: ObjectStore, record_id: BlockId, home: Location) -> bytes:
@@ -101,11 +135,6 @@ def read_home(store: ObjectStore, record_id: BlockId, home: Location) -> bytes:
         raise NotHere(name=home.pack, offset_bytes=home.offset, reason="another record stands where one was expected")
     check_record(record, home.pack, home.offset)
     return record
-
-
-def quarantined_packs(store: ObjectStore) -> frozenset[str]:
-    """Names of packs with records known to be bad: read from only if nothing else has the record, never referred to."""
-    return frozenset(name.rpartition("/")[2] for name in store.names(QUARANTINE))
 
 
 def _place(homes: list[Location] | None) -> tuple[str, int]:

@@ -19,6 +19,7 @@ from holdfast_agent.errors import (
     ObjectDamaged,
     ObjectMissing,
     PointNotFound,
+    RepositoryError,
     RepositoryExists,
     RepositoryNotFound,
     SessionFenced,
@@ -35,7 +36,8 @@ from . import layout
 from .configuration import Config, make_folders, read_config, store_config, store_slot
 from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encode_document, read_document
 from .file_writing import System
-from .index import LocalIndex
+from .index import LocalIndex, Location
+from .quarantine import put_records_aside
 from .readers import BlockReader
 from .retention import Retention, Retentions
 from .store import FileStore, Lock, ObjectExists, ObjectStore
@@ -88,6 +90,7 @@ def create_repository(path: Path, repository_id: str, key_slots: Mapping[str, by
         store_config(store, Config(repository_id, time.time()))
     except ObjectExists:
         raise RepositoryExists(path=str(path)) from None
+    store.keep_reserve()
 
 
 class Repository:
@@ -98,6 +101,7 @@ class Repository:
     ) -> None:
         self.store = store
         self.index = index
+        self.clock = clock
         self.tombstones = Tombstones(store, clock)
         self.retentions = Retentions(store, clock)
         self._config = config
@@ -133,8 +137,15 @@ class Repository:
         return self.store.space()
 
     def reader(self) -> BlockReader:
-        """A reader of records; one per restore or task, since it reads the index anew at most once."""
-        return BlockReader(self.store, self.index)
+        """A reader of records; one per restore or task, since it reads the index anew at most once.
+
+        Homes that it finds damaged are noted in quarantine, so that the next backup stores the record again.
+        """
+        return BlockReader(self.store, self.index, self._put_aside)
+
+    def _put_aside(self, record_id: BlockId, home: Location, reason: str) -> None:
+        with contextlib.suppress(RepositoryError):  # a repository that cannot be written is read all the same
+            put_records_aside(self.store, home.pack, [record_id], reason)
 
     def key_slots(self) -> dict[str, bytes]:
         """All key slots by name; damaged ones are left out, and verify names them."""
@@ -257,9 +268,10 @@ class Repository:
             raise
         return SessionLock(sid, lock)
 
-    def commit(self, entry: PointEntry, packs: Sequence[PackRef]) -> None:
+    def commit(self, entry: PointEntry, packs: Sequence[PackRef], retain_until: float = 0.0) -> None:
         """Steps 7 to 9 of writing: every pack is there with its size, then the point, then the session is closed.
 
+        ``retain_until``: nobody may prune the point before that Unix time; in force before the point can be seen.
         Idempotent for the same bytes. Raises :class:`SessionFenced`, :class:`SessionUnknown` (never begun, or aborted
         long ago), :class:`ObjectMissing` or :class:`ObjectDamaged` if something that the point needs is not stored,
         :class:`AlreadyExists` if another point was committed under this sid.
@@ -272,6 +284,7 @@ class Repository:
                 return  # a commit beside this one was faster; a record vanishes only once an outcome exists
             raise SessionUnknown(sid=entry.sid)
         self._check_stored(read_point(entry), packs)
+        self.retentions.set(entry.sid, retain_until)
         try:
             self.store.create(name, [encode_document(name, DocumentType.POINT, entry.body, entry.mac)])
         except ObjectExists:
@@ -289,10 +302,20 @@ class Repository:
         self.store.remove(layout.session_object(sid))
         return outcome
 
+    def decided(self, sid: Sid) -> bool:
+        """Whether a session has an outcome."""
+        return self._exists(layout.point_object(parse_sid(sid)))
+
+    @property
+    def unknown_gc_features(self) -> tuple[str, ...]:
+        """Features that forbid this version to collect garbage here."""
+        return self._config.gc_features
+
     def recover(self) -> Recovery:
         """Clear what dead writers left: their uploads and session records, and give them the outcome FENCED.
 
-        Never touches a living session or upload. Called when the repository is opened by an agent; idempotent.
+        Never touches a living session or upload. Called when the repository is opened by an agent; idempotent. Sets
+        space aside for the collector, if that is missing and there is plenty.
         """
         fenced: list[Sid] = []
         for name in list(self.store.names(layout.SESSIONS)):
@@ -307,7 +330,9 @@ class Repository:
                 if self._fence(sid) is Outcome.FENCED:
                     fenced.append(sid)
                 self.store.remove(name)
-        return Recovery(tuple(fenced), self.store.remove_leftovers())
+        leftovers = self.store.remove_leftovers()
+        self.store.keep_reserve()
+        return Recovery(tuple(fenced), leftovers)
 
     def _fence(self, sid: Sid) -> Outcome:
         name = layout.point_object(sid)

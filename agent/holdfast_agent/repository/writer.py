@@ -28,9 +28,10 @@ from holdfast_agent.wire.specs import PackRef
 
 from .collector_log import packs_to_avoid
 from .file_writing import Buffer
+from .index import Location
 from .layout import DATA_CLASS, META_CLASS, PACKS, PackName, segment_object, session_object
 from .packs import DATA_PACK_BYTES, META_PACK_BYTES, PackContents, PendingPack
-from .readers import quarantined_packs
+from .quarantine import Quarantine
 from .repository import Repository
 from .segments import encode_segment
 from .store import ObjectExists
@@ -65,9 +66,12 @@ class SessionWriter:
             self._store.size(session_object(sid))
         except ObjectMissing:
             raise SessionUnknown(sid=sid) from None
+        self._quarantine = Quarantine.read(self._store)
         self._shunned = self._find_shunned()
-        self._open = {pack_class: PendingPack(pack_class) for pack_class in self._limits}
         self._own: set[BlockId] = set()
+        # Records that a note names and that were stored again since are no reason to look every inherited id up.
+        self._shuns = bool(self._shunned) or any(self.missing(list(self._quarantine.record_ids())))
+        self._open = {pack_class: PendingPack(pack_class) for pack_class in self._limits}
         self._unpublished: list[PackContents] = []
         self._published: list[PackRef] = []
         self._seq = itertools.count(1)
@@ -86,8 +90,8 @@ class SessionWriter:
 
     @property
     def shuns(self) -> bool:
-        """Whether any pack that the index knows must not be referred to, so that inherited ids need a look-up each."""
-        return bool(self._shunned)
+        """Whether records that the index knows must not be referred to, so that inherited ids need a look-up each."""
+        return self._shuns
 
     def missing(self, ids: Sequence[BlockId]) -> list[bool]:
         """For each id whether it must be stored anew; False for holes and for what this writer holds already.
@@ -96,7 +100,7 @@ class SessionWriter:
         """
         unknown = [wanted for wanted in ids if wanted not in self._own and wanted != HOLE]
         found = self._index.find(unknown)
-        stored = {wanted for wanted, homes in found.items() if any(home.pack not in self._shunned for home in homes)}
+        stored = {wanted for wanted, homes in found.items() if any(self._trusts(wanted, home) for home in homes)}
         return [wanted not in stored and wanted not in self._own and wanted != HOLE for wanted in ids]
 
     def append(self, *pieces: Buffer) -> bool:
@@ -154,8 +158,11 @@ class SessionWriter:
 
     abort = close
 
+    def _trusts(self, record_id: BlockId, home: Location) -> bool:
+        return home.pack not in self._shunned and not self._quarantine.names(record_id, home.pack)
+
     def _find_shunned(self) -> frozenset[str]:
-        avoided = packs_to_avoid(self._store) | quarantined_packs(self._store)
+        avoided = packs_to_avoid(self._store) | self._quarantine.packs
         self._index.update()
         present = (name.rpartition("/")[2] for name in self._store.names(PACKS))
         return frozenset(self._index.known_packs(avoided) | self._index.absent_packs(present))

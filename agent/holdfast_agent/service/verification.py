@@ -43,13 +43,25 @@ def verify_repository(agent: Agent, call: Call[VerifyRepository]) -> None:
         from holdfast_agent.repository.verify import verify
 
         with opened(agent.settings, request.repository) as repository:
-            points = [repository.point(sid) for sid in request.points] or None
-            report = verify(repository, request.level, points, on_progress=progressed, cancel=stop.is_set)
+            report = verify(
+                repository,
+                request.level,
+                request.points or None,
+                on_progress=progressed,
+                cancel=stop.is_set,
+                budget=request.budget,
+                tables=request.tables,
+                put_aside=True,
+            )
         return VerifyEnded(
             ticket=request.ticket,
             findings=report.findings[:_MOST_FINDINGS],
             objects_checked=report.objects_checked,
             checked_bytes=report.checked_bytes,
+            packs_checked=report.packs_checked,
+            packs_left=report.packs_left,
+            known=report.known,
+            noted=report.noted,
         )
 
     def ended(outcome: VerifyEnded | HoldfastError) -> None:

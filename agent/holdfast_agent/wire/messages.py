@@ -7,6 +7,8 @@ The table in ``holdfast_agent.service.dispatch`` says which role each request ne
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord
@@ -234,11 +236,129 @@ class ReadPoint(Request, frozen=True, tag=True, kw_only=True):
     sid: Sid
 
 
+class RetainedPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What protects a point from pruning: Unix time ``until`` which nobody may prune it (0: none), and a hold."""
+
+    sid: Sid
+    until: float = 0.0
+    hold: bool = False
+
+
 class PointList(Reply, frozen=True, tag=True, kw_only=True):
-    """``more``: ask again after the last id of this page."""
+    """``more``: ask again after the last id of this page. ``retained``: those of the page that are protected."""
 
     points: tuple[PointEntry, ...]
     more: bool
+    retained: tuple[RetainedPoint, ...] = ()
+
+
+class PointToPrune(msgspec.Struct, frozen=True, kw_only=True):
+    """``reason``: a sentence for people, kept in the tombstone."""
+
+    sid: Sid
+    reason: str = ""
+
+
+class TombstonePoints(Request, frozen=True, tag=True, kw_only=True):
+    """Prune up to 1000 points: hide them now, and let the collector have them when ``window_s`` is over.
+
+    A point that may not be pruned does not spoil the others. Idempotent.
+    """
+
+    repository: str
+    points: tuple[PointToPrune, ...]
+    window_s: float
+
+
+class PruneOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """``error`` None: the point is hidden, now or since before. ``undo_until``: Unix time, by the agent's clock."""
+
+    sid: Sid
+    undo_until: float = 0.0
+    error: ErrorRecord | None = None
+
+
+class PointsPruned(Reply, frozen=True, tag=True, kw_only=True):
+    """One outcome for each point asked for, in that order."""
+
+    outcomes: tuple[PruneOutcome, ...]
+
+
+class UndoTombstone(Request, frozen=True, tag=True, kw_only=True):
+    """Give a pruned point back, as a :class:`PointList` of one. ``UndoWindowOver`` once the collector has it."""
+
+    repository: str
+    sid: Sid
+
+
+class RetainPoint(Request, frozen=True, tag=True, kw_only=True):
+    """Protect a point: ``until`` extends its time (an earlier one changes nothing), ``hold`` sets or lifts the hold."""
+
+    repository: str
+    sid: Sid
+    until: float = 0.0
+    hold: bool | None = None
+
+
+class PointRetention(Reply, frozen=True, tag=True, kw_only=True):
+    """What protects the point now."""
+
+    retained: RetainedPoint
+
+
+class RepositoryStatistics(Request, frozen=True, tag=True, kw_only=True):
+    """Count what points, VMs and the whole repository take. Reads all trees; no key needed.
+
+    ``points``: tell of these only (empty: of the newest). The reply is :class:`Done` at once; the end is a
+    :class:`StatisticsEnded` with ``ticket``.
+    """
+
+    lease: str
+    ticket: str
+    repository: str
+    points: tuple[Sid, ...] = ()
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes. ``logical``: of the disks. ``used``: of their blocks that are no holes, counted as often as they occur.
+
+    ``unique``: of their distinct blocks, plain. ``stored``: what those take in packs. ``metadata``: distinct tree nodes
+    and configurations, in packs. ``freed``: all that would go from packs with these points and nothing else.
+    """
+
+    logical_bytes: int = 0
+    used_bytes: int = 0
+    unique_bytes: int = 0
+    stored_bytes: int = 0
+    metadata_bytes: int = 0
+    freed_bytes: int = 0
+
+
+class PointSizes(msgspec.Struct, frozen=True, kw_only=True):
+    sid: Sid
+    sizes: Sizes
+
+
+class VmSizes(msgspec.Struct, frozen=True, kw_only=True):
+    """All points of one VM together."""
+
+    server: str
+    vm_id: str
+    vm_name: str
+    points: int
+    sizes: Sizes
+
+
+class StatisticsEnded(Push, frozen=True, tag=True, kw_only=True):
+    """``packs_bytes``: all packs on the storage, also what no point refers to. ``left_off``: points not told of."""
+
+    ticket: str
+    total: Sizes = Sizes()
+    packs_bytes: int = 0
+    vms: tuple[VmSizes, ...] = ()
+    points: tuple[PointSizes, ...] = ()
+    left_off: int = 0
+    error: ErrorRecord | None = None
 
 
 class BeginSession(Request, frozen=True, tag=True, kw_only=True):
@@ -275,12 +395,16 @@ class BlobRecord(Reply, frozen=True, tag=True, kw_only=True):
 
 
 class CommitSession(Request, frozen=True, tag=True, kw_only=True):
-    """Commit the restore point: the one act that makes it exist. Idempotent for the same bytes."""
+    """Commit the restore point: the one act that makes it exist. Idempotent for the same bytes.
+
+    ``retain_until``: Unix time before which nobody may prune it; in force before the point can be seen.
+    """
 
     lease: str
     repository: str
     entry: PointEntry
     packs: tuple[PackRef, ...]
+    retain_until: float = 0.0
 
 
 class AbortSession(Request, frozen=True, tag=True, kw_only=True):
@@ -291,10 +415,24 @@ class AbortSession(Request, frozen=True, tag=True, kw_only=True):
     sid: Sid
 
 
+class VerifyBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of a verification; 0 means none. Packs longest unread come first, so that short runs go round.
+
+    ``older_than_s``: only packs that this host has not found whole within so many seconds. ``max_duration_s``: begin no
+    further pack (level 2: block) after so many. ``sample_percent``: of the packs (blocks) that are due, drawn anew.
+    """
+
+    older_than_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_duration_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    sample_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 100.0
+
+
 class VerifyRepository(Request, frozen=True, tag=True, kw_only=True):
     """Check at level 0 or 1 (no keys needed); ``points`` empty means all. Progress comes as pushes with ``ticket``.
 
-    The reply is :class:`Done` at once; the end is a :class:`VerifyEnded`.
+    ``tables``: at level 0 read the tables of contents of the packs too. What is bad is noted in the repository's
+    quarantine, so that the next backup stores it again; nothing is deleted. The reply is :class:`Done` at once; the
+    end is a :class:`VerifyEnded`.
     """
 
     lease: str
@@ -302,6 +440,8 @@ class VerifyRepository(Request, frozen=True, tag=True, kw_only=True):
     repository: str
     level: int
     points: tuple[Sid, ...] = ()
+    budget: VerifyBudget = VerifyBudget()
+    tables: bool = False
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -321,10 +461,17 @@ class VerifyProgress(Push, frozen=True, tag=True, kw_only=True):
 
 
 class VerifyEnded(Push, frozen=True, tag=True, kw_only=True):
+    """``packs_checked`` were read and ``packs_left`` not, by the budget. ``known``: bad things that are in quarantine
+    and cost no data (any more). ``noted``: notes that are new in quarantine."""
+
     ticket: str
     findings: tuple[Finding, ...] = ()
     objects_checked: int = 0
     checked_bytes: int = 0
+    packs_checked: int = 0
+    packs_left: int = 0
+    known: int = 0
+    noted: int = 0
     error: ErrorRecord | None = None
 
 
