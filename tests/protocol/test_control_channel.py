@@ -60,6 +60,10 @@ REQUESTS: list[m.Request] = [
     m.AbortSession(lease="l", repository="/r", sid=SID),
     m.VerifyRepository(lease="l", ticket="t", repository="/r", level=0),
     m.RebuildIndex(repository="/r"),
+    m.TombstonePoints(repository="/r", points=(m.PointToPrune(sid=SID),), window_s=0),
+    m.UndoTombstone(repository="/r", sid=SID),
+    m.RetainPoint(repository="/r", sid=SID, hold=True),
+    m.RepositoryStatistics(lease="l", ticket="t", repository="/r"),
 ]
 
 

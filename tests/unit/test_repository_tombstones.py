@@ -173,7 +173,7 @@ def test_a_hold_lasts_until_it_is_lifted(repository: Repository, point: Sid, clo
         repository.tombstone(point)
     assert repository.retain(point, clock.now + 9) == Retention(clock.now + 9, hold=True)
     assert repository.retain(point, hold=False) == Retention(clock.now + 9)
-    assert repository.retentions.all() == {point: Retention(clock.now + 9)}
+    assert repository.retentions.of_many([point, new_sid()]) == {point: Retention(clock.now + 9)}
     with pytest.raises(PointRetained):
         repository.tombstone(point)
 
@@ -200,6 +200,7 @@ def test_a_damaged_retention_protects(repository: Repository, point: Sid, tmp_pa
     with pytest.raises(ObjectDamaged):
         repository.tombstone(point)
     assert repository.retentions.keeps(point)
+    assert repository.retentions.of_many([point]) == {point: Retention(hold=True)}
 
 
 STEPS = st.lists(

@@ -155,6 +155,11 @@ class AgentSettings(_Settings, frozen=True, kw_only=True):
         return Path(self.state_dir) / "lock"
 
     @property
+    def clock_file(self) -> Path:
+        """What the agent knows of the time that has really passed; see ``service.trusted_clock``."""
+        return Path(self.state_dir) / "clock"
+
+    @property
     def cache_dir(self) -> Path:
         """Host-local caches of repositories; may be deleted at any time while the agent is stopped."""
         return Path(self.state_dir) / "cache"

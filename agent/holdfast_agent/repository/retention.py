@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 
 import msgspec
@@ -41,10 +41,17 @@ class Retentions:
         """What holds now. Raises :class:`ObjectDamaged`: what cannot be read must not set a point free."""
         return self._state(sid)[0]
 
-    def all(self) -> dict[Sid, Retention]:
-        """Of all points that have one. Raises :class:`ObjectDamaged`."""
+    def of_many(self, sids: Iterable[Sid]) -> dict[Sid, Retention]:
+        """Those of ``sids`` that have one, from one listing. One that cannot be read counts as a hold."""
         found = (_NAME.fullmatch(name) for name in self._store.names(RETENTION))
-        return {sid: self.of(sid) for sid in {Sid(match[1]) for match in found if match}}
+        named = {match[1] for match in found if match}
+        return {sid: self._told(sid) for sid in sids if sid in named}
+
+    def _told(self, sid: Sid) -> Retention:
+        try:
+            return self.of(sid)
+        except ObjectDamaged:
+            return Retention(hold=True)
 
     def set(self, sid: Sid, until: float = 0.0, hold: bool | None = None) -> Retention:
         """Extend the time to ``until`` (an earlier one leaves it) and set or lift the hold (None leaves it).

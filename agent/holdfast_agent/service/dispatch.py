@@ -26,7 +26,15 @@ from holdfast_agent.wire import codec
 from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 
-from . import lease_handlers, proxy_handlers, repositories, session_handlers, verification
+from . import (
+    lease_handlers,
+    proxy_handlers,
+    repositories,
+    retention_handlers,
+    session_handlers,
+    statistics_handler,
+    verification,
+)
 from .agent import Agent
 from .calls import Call
 from .workers import guarded
@@ -82,6 +90,10 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.OpenRepository: Route("repository", repositories.open_repository),
     m.ListPoints: Route("repository", repositories.list_points),
     m.ReadPoint: Route("repository", repositories.read_point),
+    m.TombstonePoints: Route("repository", retention_handlers.tombstone_points),
+    m.UndoTombstone: Route("repository", retention_handlers.undo_tombstone),
+    m.RetainPoint: Route("repository", retention_handlers.retain_point),
+    m.RepositoryStatistics: Route("repository", statistics_handler.repository_statistics),
     m.BeginSession: Route("repository", session_handlers.begin_session),
     m.StoreBlob: Route("repository", session_handlers.store_blob),
     m.ReadBlob: Route("repository", repositories.read_blob),

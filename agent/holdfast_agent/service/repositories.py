@@ -31,10 +31,12 @@ from holdfast_agent.wire.messages import (
     ReadPoint,
     RebuildIndex,
     RepositoryFacts,
+    RetainedPoint,
 )
 
 from .agent import Agent
 from .calls import Call
+from .trusted_clock import TrustedClock
 
 if TYPE_CHECKING:
     from holdfast_agent.repository.repository import Repository
@@ -56,7 +58,8 @@ def opened(settings: AgentSettings, path: str) -> Iterator[Repository]:
     from holdfast_agent.repository.repository import Repository  # an idle agent has no need of it
 
     allowed = allowed_repository(settings, path)
-    with contextlib.closing(Repository.open(allowed, settings.cache_dir)) as repository:
+    clock = TrustedClock(settings.clock_file)
+    with contextlib.closing(Repository.open(allowed, settings.cache_dir, clock=clock)) as repository:
         yield repository
 
 
@@ -97,7 +100,7 @@ def list_points(agent: Agent, call: Call[ListPoints]) -> None:
 def read_point(agent: Agent, call: Call[ReadPoint]) -> None:
     def work() -> PointList:
         with opened(agent.settings, call.request.repository) as repository:
-            return PointList(points=(repository.point(call.request.sid),), more=False)
+            return told_points(repository, [repository.point(call.request.sid)], more=False)
 
     agent.repository_work.run(work, call.settle)
 
@@ -141,6 +144,13 @@ def _page(repository: Repository, after: str, limit: int) -> PointList:
             continue
         size += len(entry.body) + len(entry.mac)
         if points and (len(points) >= limit or size > _PAGE_BYTES):
-            return PointList(points=tuple(points), more=True)
+            return told_points(repository, points, more=True)
         points.append(entry)
-    return PointList(points=tuple(points), more=False)
+    return told_points(repository, points, more=False)
+
+
+def told_points(repository: Repository, points: list[PointEntry], more: bool) -> PointList:
+    """A page of points with what protects them."""
+    held = repository.retentions.of_many([entry.sid for entry in points])
+    retained = tuple(RetainedPoint(sid=sid, until=each.until, hold=each.hold) for sid, each in sorted(held.items()))
+    return PointList(points=tuple(points), more=more, retained=retained)

@@ -22,6 +22,7 @@ from holdfast_agent.wire.messages import AbortSession, BeginSession, BlobStored,
 from .agent import Agent
 from .calls import Call
 from .repositories import allowed_repository, opened
+from .retention_handlers import check_until
 from .sessions import HeldLock, WriteSession, check_mover_number, session_of
 
 _BLOB_BYTES = 4 << 20
@@ -82,7 +83,8 @@ def commit_session(agent: Agent, call: Call[CommitSession]) -> None:
 
     def work() -> Done:
         with opened(agent.settings, request.repository) as repository:
-            repository.commit(request.entry, request.packs)
+            check_until(repository, request.retain_until)
+            repository.commit(request.entry, request.packs, request.retain_until)
         return Done()
 
     _end_session(agent, call, session, work)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 
+from holdfast_agent.errors import HoldfastError
+
 from .agent import Agent
 from .dispatch import Dispatcher
 from .lease_handlers import end_lease
+from .trusted_clock import SAVE_EVERY_S, TrustedClock
 
 _TICK_S = 1.0
 _STOP_WITHIN_S = 30.0  # movers get 10 s; what remains is for aborting their sessions on slow storage
@@ -26,6 +29,7 @@ class TransportService:
         self._dispatcher = Dispatcher(agent)
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._next_tick = agent.clock()
+        self._next_clock_reading = agent.clock()
 
     def stop(self) -> None:
         """Make :meth:`run` clean up and return. Idempotent."""
@@ -78,6 +82,9 @@ class TransportService:
         for lease in agent.leases.take_of_others(agent.admits):
             end_lease(agent, lease, "its manager is not authorised any more")
         self._dispatcher.forget_silent()
+        if now >= self._next_clock_reading:
+            self._next_clock_reading = now + SAVE_EVERY_S
+            agent.repository_work.run_always(TrustedClock(agent.settings.clock_file), _clock_was_read)
 
     def _drain(self) -> None:
         agent = self._agent
@@ -88,3 +95,9 @@ class TransportService:
             self._step()
         if agent.closing_leases:
             _log.error("%d leases could not be cleaned up in time", agent.closing_leases)
+
+
+def _clock_was_read(outcome: float | HoldfastError) -> None:
+    """Only the reading mattered: it tells the next start of the host how long that was away."""
+    if isinstance(outcome, HoldfastError):
+        _log.error("the trusted clock cannot be kept: %s", outcome)
