@@ -59,6 +59,19 @@ def test_what_an_agent_is_can_be_seen(house: Installation) -> None:
     assert listed["reachable"] is True
 
 
+def test_a_result_that_nobody_can_take_is_told_on_stderr(house: Installation) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [house.command()[0], "agent", "list"],
+            env=house.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert b"the result could not be written: No space left on device" in done.stderr
+
+
 def test_a_repository_is_not_made_over_another(house: Installation) -> None:
     again = ("repository", "add", "again", "--agent", "local", "--create", "--no-encryption")
     assert error_of(house, *again, "--path", house.store / "main", expect=2)["code"] == "repository_exists"

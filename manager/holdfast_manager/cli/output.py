@@ -9,7 +9,15 @@ from typing import Any
 import click
 import msgspec
 
-from holdfast_agent.errors import ErrorRecord
+from holdfast_agent.errors import ErrorRecord, HoldfastError
+
+
+class ResultNotWritten(HoldfastError):
+    """Where stdout goes takes no more; the command itself has done its work."""
+
+    code = "result_not_written"
+    message = "the result could not be written: {reason}"
+    action = "What the command does is done; look at it by a command that shows it"
 
 
 class Output(ABC):
@@ -37,7 +45,7 @@ class Output(ABC):
 
 class TextOutput(Output):
     def result(self, document: Any, text: Callable[[], str] | str) -> None:
-        click.echo(text if isinstance(text, str) else text())
+        _write(text if isinstance(text, str) else text())
 
     def error(self, record: ErrorRecord) -> int:
         click.echo(f"{click.style('Error:', fg='red', bold=True)} {record.message}", err=True)
@@ -55,7 +63,7 @@ class TextOutput(Output):
 
 class JsonOutput(Output):
     def result(self, document: Any, text: Callable[[], str] | str) -> None:
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+        _write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
     def error(self, record: ErrorRecord) -> int:
         told = {
@@ -73,3 +81,12 @@ class JsonOutput(Output):
 
     def warning(self, text: str) -> None:
         click.echo(f"Warning: {text}", err=True)
+
+
+def _write(text: str) -> None:
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise  # the reader wants no more: no error worth a word
+    except OSError as error:
+        raise ResultNotWritten(reason=error.strerror or str(error)) from error
