@@ -116,7 +116,7 @@ def everything_ends() -> Iterator[None]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        end_children(signal.SIGTERM, 20)
+        end_children(signal.SIGTERM, 10)
         end_children(signal.SIGKILL, 5)
         if os.environ.get("KEEP") == "1":
             say(f"kept: {WORK}")
