@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -39,7 +39,11 @@ from holdfast_agent.wire.movers import (
     ToMover,
 )
 from holdfast_agent.wire.specs import (
+    AnySpec,
     BackupOrder,
+    CheckerSpec,
+    CheckOrder,
+    CheckTree,
     MoverResult,
     ReaderSpec,
     RestoreOrder,
@@ -60,7 +64,7 @@ _RULES = TransferRules()
 class Mover:
     """One mover process and both ends of its pipes."""
 
-    def __init__(self, spec: SourceSpec | TargetSpec | ReaderSpec | WriterSpec, host: MoverHost) -> None:
+    def __init__(self, spec: AnySpec, host: MoverHost) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "holdfast_agent.mover"],
             stdin=subprocess.PIPE,
@@ -245,6 +249,20 @@ class Site:
                 writer.expect(Connected)
                 reader.expect(Connected)
                 yield writer, reader
+
+    def check(self, trees: Iterable[tuple[BlockId, Geometry]], **how: float) -> Done:
+        """Check every distinct record of these trees with a pair of movers."""
+        secret = secrets.token_bytes(32)
+        spec = ReaderSpec(task_id="t", secret=secret, repository=str(self.folder / "repository"))
+        with Mover(spec, self.host()) as reader:
+            endpoints = reader.expect(Listening).endpoints
+            checker_spec = CheckerSpec(task_id="t", secret=secret, endpoints=endpoints, keys=self.keys)
+            with Mover(checker_spec, self.host()) as checker:
+                checker.expect(Connected)
+                reader.expect(Connected)
+                began = time.monotonic()
+                checker.send(Begin(order=CheckOrder(trees=tuple(CheckTree(*tree) for tree in trees), **how)))
+                return _finish(checker, reader, began)
 
     def restore(self, root: BlockId, geometry: Geometry, disk: str | None, **how: bool) -> Done:
         """Restore a tree with a pair of movers, or only check it."""

@@ -2,6 +2,7 @@
 
 Backup:  BeginBackup → Opened · (WantIds → Ids)* · Offer → Wanted · Record* · Holes* · Done → Stored
 Restore: OpenTree → Opened · (WantIds → Ids)* · (Fetch → Record*)* · Done → Stored
+Check:   (Check → (Record | Unreadable)*)* · Done → Stored
 
 Ids and records travel as the payload of their message. Either side may say GaveUp and end.
 """
@@ -92,6 +93,22 @@ class Fetch(Message, frozen=True, tag=True, array_like=True):
     """Send the records of the ids of the payload (at most MAX_FETCH), in any order, each once."""
 
 
+class Check(Message, frozen=True, tag=True, array_like=True):
+    """As :class:`Fetch`, for nodes and blocks; each id that cannot be read is answered by :class:`Unreadable`.
+
+    ``refused``: so many records that came for these ids were whole by their CRCs and yet not what the ids say; the
+    server puts those aside and sends the next home's.
+    """
+
+    refused: int = 0
+
+
+class Unreadable(Message, frozen=True, tag=True, array_like=True):
+    """The record of the id in the payload cannot be had (any more), and why."""
+
+    reason: str
+
+
 class Done(Message, frozen=True, tag=True, array_like=True):
     """All has been said. For a backup: blocks offered, blocks told by Holes, blocks left as they are; records sent."""
 
@@ -114,7 +131,21 @@ class GaveUp(Message, frozen=True, tag=True, array_like=True):
 
 
 AnyMessage = (
-    BeginBackup | OpenTree | Opened | WantIds | Ids | Offer | Wanted | Record | Holes | Fetch | Done | Stored | GaveUp
+    BeginBackup
+    | OpenTree
+    | Opened
+    | WantIds
+    | Ids
+    | Offer
+    | Wanted
+    | Record
+    | Holes
+    | Fetch
+    | Check
+    | Unreadable
+    | Done
+    | Stored
+    | GaveUp
 )
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

@@ -14,7 +14,7 @@ from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import HoldfastError, InternalError, Unreachable
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
-from holdfast_agent.wire.specs import MoverResult, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import CheckerSpec, MoverResult, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
 
 from .control import Control
 from .role import Role, drive
@@ -99,7 +99,7 @@ class _Mover:
         role.connected(connection)
         return role, connection
 
-    def _lead(self, spec: SourceSpec | WriterSpec, host: MoverHost) -> tuple[Role, DataConnection]:
+    def _lead(self, spec: SourceSpec | WriterSpec | CheckerSpec, host: MoverHost) -> tuple[Role, DataConnection]:
         """Proxy side: connect to the mover that listens."""
         from holdfast_agent.channel.data_connector import DataConnector
 
@@ -141,11 +141,15 @@ class Opening(Protocol):
         """One step; the connection when it stands."""
 
 
-def _leader(spec: SourceSpec | WriterSpec, host: MoverHost, connection: DataConnection) -> Role:
+def _leader(spec: SourceSpec | WriterSpec | CheckerSpec, host: MoverHost, connection: DataConnection) -> Role:
     if isinstance(spec, SourceSpec):
         from .source import Source
 
         return Source(spec, host, connection)
+    if isinstance(spec, CheckerSpec):
+        from .checker import Checker
+
+        return Checker(spec, host, connection)
     from .writer import Writer
 
     return Writer(spec, host, connection)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 from holdfast_agent.channel.data_connection import DataConnection
-from holdfast_agent.errors import MalformedMessage, UsageError
-from holdfast_agent.model.ids import ID_BYTES, BlockId
+from holdfast_agent.errors import MalformedMessage, RepositoryError, UsageError
+from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.repository.readers import BlockReader
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.tree import TreeReader
 from holdfast_agent.wire.movers import MoverHost
-from holdfast_agent.wire.specs import BackupOrder, MoverResult, ReaderSpec, RestoreOrder
+from holdfast_agent.wire.specs import MoverResult, Order, ReaderSpec
 
 from .conversation import (
     MAX_FETCH,
     AnyMessage,
+    Check,
     Done,
     Fetch,
     Ids,
@@ -24,6 +26,7 @@ from .conversation import (
     OpenTree,
     Record,
     Stored,
+    Unreadable,
     WantIds,
     encode,
     split_ids,
@@ -50,9 +53,9 @@ class Reader:
         self._connection: DataConnection | None = None
         self._limiter = RateLimiter(spec.rules.bandwidth_bytes_per_s)
         self._shelf = _Shelf(spec, host, self.tally.source)
-        self._requests: deque[tuple[list[BlockId], int]] = deque()
+        self._requests: deque[tuple[Fetch | Check, list[BlockId], int]] = deque()
         self._reading = False
-        self._ready: deque[bytes] = deque()
+        self._ready: deque[Answer] = deque()
         self._ready_bytes = 0
         self._root: BlockId | None = None
         self._done = False
@@ -65,16 +68,16 @@ class Reader:
         """The writer has proved itself."""
         self._connection = connection
 
-    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+    def begin(self, order: Order) -> None:
         raise UsageError(reason="a reader mover takes its orders from the writer mover")
 
     def change_rules(self, rules: TransferRules) -> None:
         self._limiter.change(rules.bandwidth_bytes_per_s)
 
     def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
-        if isinstance(message, Fetch):
+        if isinstance(message, (Fetch, Check)):
             ids = split_ids(payload, len(payload) // ID_BYTES, MAX_FETCH)
-            self._requests.append((ids, cost_bytes))
+            self._requests.append((message, ids, cost_bytes))
             return
         if isinstance(message, OpenTree) and self._root is None:
             self._root = message.root
@@ -90,13 +93,16 @@ class Reader:
 
     def pump(self) -> float:
         if self._requests and not self._reading and self._ready_bytes < _AHEAD_BYTES:
-            ids, cost_bytes = self._requests.popleft()
+            request, ids, cost_bytes = self._requests.popleft()
             self._reading = True
             self._peer.release(cost_bytes)
-            self.workers.submit(self._read, self._shelf.read, ids)
+            if isinstance(request, Check):
+                self.workers.submit(self._read, self._shelf.check, ids, request.refused)
+            else:
+                self.workers.submit(self._read, self._shelf.read, ids)
         wait_s = self._send_ready()
-        if self._done and self._root is not None and not (self._requests or self._reading or self._ready):
-            self._peer.send(encode(Stored(self._root)))
+        if self._done and not (self._requests or self._reading or self._ready or self.workers.busy):
+            self._peer.send(encode(Stored(self._root or HOLE)))
             self.tally.end()
             self.result = MoverResult(root=self._root)
         return wait_s
@@ -110,17 +116,17 @@ class Reader:
     def _page(self, page: tuple[Ids, list[BlockId]]) -> None:
         self._peer.send(encode(page[0]), page[1])
 
-    def _read(self, records: list[bytes]) -> None:
+    def _read(self, answers: list[Answer]) -> None:
         self._reading = False
-        self._ready.extend(records)
-        self._ready_bytes += sum(map(len, records))
+        self._ready.extend(answers)
+        self._ready_bytes += sum(len(answer.payload) for answer in answers)
 
     def _send_ready(self) -> float:
         delay_s = 0.0
         while self._ready and self._peer.writable and not (delay_s := self._limiter.delay_s()):
-            record = self._ready.popleft()
-            self._ready_bytes -= len(record)
-            size = self._peer.send(encode(Record()), [record], spread=True)
+            answer = self._ready.popleft()
+            self._ready_bytes -= len(answer.payload)
+            size = self._peer.send(encode(answer.message), [answer.payload], spread=True)
             self._limiter.spent(size)
         self.tally.throttled.tell(bool(self._ready) and delay_s > 0)
         self.tally.network.tell(bool(self._ready) and not delay_s)
@@ -131,6 +137,13 @@ class Reader:
         if self._connection is None:
             raise UsageError(reason="nobody has connected")
         return self._connection
+
+
+class Answer(NamedTuple):
+    """What goes back for one id."""
+
+    message: Record | Unreadable
+    payload: bytes
 
 
 class _Shelf:
@@ -160,11 +173,23 @@ class _Shelf:
         with self._clock:
             return self._pages.page(first)
 
-    def read(self, ids: list[BlockId]) -> list[bytes]:
+    def read(self, ids: list[BlockId]) -> list[Answer]:
         if self._reader is None:
             raise UsageError(reason="the repository is not open")
         with self._clock:
-            return [record for _id, record in self._reader.read_many(ids)]
+            return [Answer(Record(), record) for _id, record in self._reader.read_many(ids)]
+
+    def check(self, ids: list[BlockId], refused: int) -> list[Answer]:
+        if self._reader is None:
+            raise UsageError(reason="the repository is not open")
+        with self._clock:
+            read = self._reader.read_other_each(ids, refused) if refused else self._reader.read_each(ids)
+            return [
+                Answer(Unreadable(record.text), record_id)
+                if isinstance(record, RepositoryError)
+                else Answer(Record(), record)
+                for record_id, record in read
+            ]
 
     def close(self) -> None:
         if self._repository is not None:

@@ -8,7 +8,7 @@ from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import ChannelError, HoldfastError, MalformedMessage, from_record
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.wire.movers import Begin, NewRules
-from holdfast_agent.wire.specs import BackupOrder, MoverResult, RestoreOrder
+from holdfast_agent.wire.specs import MoverResult, Order
 
 from .control import Control
 from .conversation import AnyMessage, GaveUp, decode, encode
@@ -25,7 +25,7 @@ class Role(Protocol):
     tally: Tally
     result: MoverResult | None
 
-    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+    def begin(self, order: Order) -> None:
         """The order has come; only for movers that lead."""
 
     def change_rules(self, rules: TransferRules) -> None:

@@ -16,7 +16,7 @@ from holdfast_agent.model.ids import HOLE, BlockId
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.tree import compute_root
 from holdfast_agent.wire.movers import MoverHost
-from holdfast_agent.wire.specs import BackupOrder, MoverResult, RestoreOrder, SourceSpec
+from holdfast_agent.wire.specs import BackupOrder, MoverResult, Order, SourceSpec
 
 from .blocks import Block, BlockWork, Buffers
 from .conversation import (
@@ -66,7 +66,7 @@ class Source:
         self._disk: ReadableDisk | None = None
         self._transfer: _Transfer | None = None
 
-    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+    def begin(self, order: Order) -> None:
         if not isinstance(order, BackupOrder) or self._disk is not None:
             raise UsageError(reason="a source takes one backup order")
         if order.mode in (ChangeMode.CBT, ChangeMode.DIGEST) and (order.base_root is None or not order.base_geometry):

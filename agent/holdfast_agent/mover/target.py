@@ -9,7 +9,7 @@ from holdfast_agent.errors import ConnectionLost, RecordRejected, UsageError
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.wire.movers import MoverHost
-from holdfast_agent.wire.specs import BackupOrder, MoverResult, PackRef, RestoreOrder, TargetSpec
+from holdfast_agent.wire.specs import MoverResult, Order, PackRef, TargetSpec
 
 from .conversation import (
     AnyMessage,
@@ -55,7 +55,7 @@ class Target:
         """The source has proved itself."""
         self._connection = connection
 
-    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+    def begin(self, order: Order) -> None:
         raise UsageError(reason="a target mover takes its orders from the source mover")
 
     def change_rules(self, rules: TransferRules) -> None:

@@ -15,7 +15,7 @@ from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import DataKeys
 from holdfast_agent.sealing.records import open_record, parse_header
 from holdfast_agent.wire.movers import MoverHost
-from holdfast_agent.wire.specs import BackupOrder, MoverResult, RestoreOrder, WriterSpec
+from holdfast_agent.wire.specs import MoverResult, Order, RestoreOrder, WriterSpec
 
 from .conversation import (
     PAGE_BLOCKS,
@@ -56,7 +56,7 @@ class Writer:
         self._disk: WritableDisk | None = None
         self._transfer: _Transfer | None = None
 
-    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+    def begin(self, order: Order) -> None:
         if not isinstance(order, RestoreOrder) or self._transfer is not None:
             raise UsageError(reason="a writer takes one restore order")
         if order.disk is not None:

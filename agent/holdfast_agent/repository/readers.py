@@ -17,6 +17,7 @@ from .quarantine import Quarantine
 from .store import ObjectStore
 
 _BATCH = 1024
+Answer = tuple[BlockId, bytes | RepositoryError]
 OnBad = Callable[[BlockId, Location, str], None]
 
 
@@ -69,17 +70,37 @@ class BlockReader:
             self._on_bad(record_id, home, "its content does not match its id")
         raise ObjectMissing(name=f"a whole record {record_id.hex()[:16]}")
 
+    def read_other_each(self, ids: Iterable[BlockId], refused: int) -> Iterator[Answer]:
+        """:meth:`read_other` for each id, with the error in the place of each record that cannot be read."""
+        for record_id in ids:
+            try:
+                record: bytes | RepositoryError = self.read_other(record_id, refused)
+            except RepositoryError as error:
+                record = error
+            yield record_id, record
+
     def read_many(self, ids: Iterable[BlockId]) -> Iterator[tuple[BlockId, bytes]]:
         """(id, record) of each distinct id, in the order of packs and offsets within windows of about a thousand.
 
         For restores: sequential reading, no more than one record in memory at a time. Raises as :meth:`read_record`.
         """
+        for record_id, record in self.read_each(ids):
+            if isinstance(record, RepositoryError):
+                raise record
+            yield record_id, record
+
+    def read_each(self, ids: Iterable[BlockId]) -> Iterator[Answer]:
+        """As :meth:`read_many`, with the error in the place of each record that cannot be read."""
         remaining = iter(ids)
         while window := list(dict.fromkeys(islice(remaining, _BATCH))):
             homes = self._homes(window)
             order = sorted(window, key=lambda wanted: _place(homes.get(wanted)))
             for record_id in order:
-                yield record_id, self._read_any(record_id, homes.get(record_id, []))
+                try:
+                    record: bytes | RepositoryError = self._read_any(record_id, homes.get(record_id, []))
+                except RepositoryError as error:
+                    record = error
+                yield record_id, record
 
     def _homes(self, ids: list[BlockId]) -> dict[BlockId, list[Location]]:
         found = self._index.find(ids)

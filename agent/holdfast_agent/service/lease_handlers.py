@@ -24,7 +24,7 @@ from holdfast_agent.wire.messages import (
     StartMover,
     StopMover,
 )
-from holdfast_agent.wire.specs import ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import AnySpec, CheckerSpec, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
 
 from .agent import Agent
 from .calls import Call
@@ -160,9 +160,9 @@ def _check_room(agent: Agent, lease: Lease) -> None:
         raise Locked(what=f"lease {lease.name}", holder=f"{_MOVERS_PER_LEASE} movers")
 
 
-def _host(agent: Agent, lease: Lease, spec: SourceSpec | TargetSpec | ReaderSpec | WriterSpec) -> pipe.MoverHost:
+def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
     settings = agent.settings
-    role = "proxy" if isinstance(spec, (SourceSpec, WriterSpec)) else "repository"
+    role = "proxy" if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec)) else "repository"
     if role not in settings.roles:
         raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
     session_fd = None

@@ -18,7 +18,7 @@ from holdfast_agent.errors import ErrorRecord, HoldfastError, MalformedMessage, 
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.wire import movers as pipe
 from holdfast_agent.wire.messages import MoverState
-from holdfast_agent.wire.specs import BackupOrder, ReaderSpec, RestoreOrder, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import CheckerSpec, Order, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
 
 from .frame_pipe import FrameReader, FrameWriter
 
@@ -44,7 +44,13 @@ _encoder = msgspec.msgpack.Encoder()
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger(__name__)
 
-_ROLE_NAMES = {SourceSpec: "source", TargetSpec: "target", ReaderSpec: "reader", WriterSpec: "writer"}
+_ROLE_NAMES = {
+    SourceSpec: "source",
+    TargetSpec: "target",
+    ReaderSpec: "reader",
+    WriterSpec: "writer",
+    CheckerSpec: "checker",
+}
 
 
 class Watcher(Protocol):
@@ -148,7 +154,7 @@ class MoverProcess:
         """Call once :attr:`gone`, at once if it is already."""
         self._call_or_keep(self.gone, self._when_gone, callback)
 
-    def begin(self, order: BackupOrder | RestoreOrder) -> None:
+    def begin(self, order: Order) -> None:
         """Send the order. Raises :class:`UsageError` for a second one; an ended mover has told its result already."""
         if self._ordered:
             raise UsageError(reason=f"mover {self.name} has its order already")

@@ -18,16 +18,7 @@ from holdfast_agent.model.points import PointEntry
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
 
-from .specs import (
-    BackupOrder,
-    MoverResult,
-    PackRef,
-    ReaderSpec,
-    RestoreOrder,
-    SourceSpec,
-    TargetSpec,
-    WriterSpec,
-)
+from .specs import AnySpec, MoverResult, Order, PackRef
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -115,7 +106,7 @@ class StartMover(Request, frozen=True, tag=True, kw_only=True):
 
     lease: str
     mover: str
-    spec: SourceSpec | TargetSpec | ReaderSpec | WriterSpec
+    spec: AnySpec
 
 
 class MoverStarted(Reply, frozen=True, tag=True, kw_only=True):
@@ -130,7 +121,7 @@ class BeginTransfer(Request, frozen=True, tag=True, kw_only=True):
 
     lease: str
     mover: str
-    order: BackupOrder | RestoreOrder
+    order: Order
 
 
 class ChangeRules(Request, frozen=True, tag=True, kw_only=True):

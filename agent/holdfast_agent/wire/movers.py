@@ -13,7 +13,7 @@ from holdfast_agent.errors import ErrorRecord
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
 
-from .specs import BackupOrder, MoverResult, ReaderSpec, RestoreOrder, SourceSpec, TargetSpec, WriterSpec
+from .specs import AnySpec, MoverResult, Order
 
 PIPE_FRAME_LIMIT_BYTES = 64 << 20
 """Bound of one frame. The largest is an order with extents: 16 bytes an extent, four million extents."""
@@ -51,11 +51,11 @@ class MoverSetup(ToMover, frozen=True, tag=True, kw_only=True):
     """The first frame."""
 
     host: MoverHost
-    spec: SourceSpec | TargetSpec | ReaderSpec | WriterSpec
+    spec: AnySpec
 
 
 class Begin(ToMover, frozen=True, tag=True, kw_only=True):
-    order: BackupOrder | RestoreOrder
+    order: Order
 
 
 class NewRules(ToMover, frozen=True, tag=True, kw_only=True):

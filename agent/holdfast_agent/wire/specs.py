@@ -58,6 +58,13 @@ class WriterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     keys: DataKeys
 
 
+class CheckerSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Level 2 verification, proxy side: fetches, opens and checks every distinct record of many trees."""
+
+    endpoints: tuple[str, ...]
+    keys: DataKeys
+
+
 class TransferOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Base of the orders that begin a transfer; sent to the mover on the proxy, which drives the conversation."""
 
@@ -92,6 +99,38 @@ class RestoreOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     overwrite: bool = False
 
 
+class CheckTree(msgspec.Struct, frozen=True, array_like=True):
+    """One tree to be checked."""
+
+    root: BlockId
+    geometry: Geometry
+
+
+class CheckOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Check every distinct record of these trees once.
+
+    The checker walks the trees itself, from roots that a MAC vouches for: a repository host can leave nothing out.
+
+    ``max_duration_s`` (0: none): begin no further record after so long. ``sample_percent``: of the blocks; nodes are
+    always checked.
+    """
+
+    trees: tuple[CheckTree, ...]
+    max_duration_s: float = 0.0
+    sample_percent: float = 100.0
+
+
+Order = BackupOrder | RestoreOrder | CheckOrder
+AnySpec = SourceSpec | TargetSpec | ReaderSpec | WriterSpec | CheckerSpec
+
+
+class BadRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A node or block that no home in the repository gives back whole. ``reason``: a sentence for people."""
+
+    id: BlockId
+    reason: str
+
+
 class PackRef(msgspec.Struct, frozen=True, array_like=True):
     """A published pack: its name and size in bytes, as the commit checks them."""
 
@@ -104,10 +143,14 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``root``: source: root over the ids that it computed itself (None in CBT mode, where it does not know all);
     target: root of the tree that it stored. The manager compares the two. ``packs``: target only. ``used_disk``: the
-    URL that the source opened.
+    URL that the source opened. Of a check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and
+    blocks that the order's bounds left unread.
     """
 
     root: BlockId | None = None
     packs: tuple[PackRef, ...] = ()
     used_disk: str = ""
     blocks_checked: int = 0
+    bad: tuple[BadRecord, ...] = ()
+    bad_count: int = 0
+    skipped: int = 0
