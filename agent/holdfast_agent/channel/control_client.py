@@ -78,6 +78,12 @@ class ControlClient:
             raise UsageError(reason="the client is not connected")
         return self._hello
 
+    @property
+    def live(self) -> bool:
+        """Whether calls can be made: connected, and neither lost nor closed since."""
+        with self._lock:
+            return self._live
+
     def connect(self) -> Self:
         """Connect and exchange greetings; at most once per client.
 

@@ -78,8 +78,9 @@ class AgentPool:
 
     def _connect(self, agent: str) -> ControlClient:
         entry = self._catalog.agents.get(agent)
-        endpoint = entry.endpoint if "://" in entry.endpoint else f"tcp://{entry.endpoint}"
-        client = ControlClient(endpoint, entry.public_key, self._keys, lambda push: self._deliver(agent, client, push))
+        client = ControlClient(
+            entry.endpoint, entry.public_key, self._keys, lambda push: self._deliver(agent, client, push)
+        )
         client.connect()
         try:
             client.call(RenewLease(lease=self.lease, ttl_s=self._ttl_s))
@@ -88,16 +89,21 @@ class AgentPool:
             raise
         with self._lock:
             self._clients[agent] = client
+        if not client.live:  # lost again before it was known here, so that nobody could forget it
+            self._forget(agent, client)
         return client
 
     def _deliver(self, agent: str, client: ControlClient, push: Push | AgentLost) -> None:
         if isinstance(push, AgentLost):
-            with self._lock:
-                if self._clients.get(agent) is client:
-                    del self._clients[agent]
+            self._forget(agent, client)
             # The connection's own thread cannot wait for itself to end.
             threading.Thread(target=client.close, name=f"close {agent}", daemon=True).start()
         self._on_push(agent, push)
+
+    def _forget(self, agent: str, client: ControlClient) -> None:
+        with self._lock:
+            if self._clients.get(agent) is client:
+                del self._clients[agent]
 
 
 class LeaseKeeper:

@@ -8,6 +8,7 @@ from holdfast_agent.channel.control_client import AgentLost
 from holdfast_agent.errors import HoldfastError, VerificationFailed, from_record
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Point
+from holdfast_agent.model.units import format_size
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import open_point
 from holdfast_agent.wire.messages import Done, Finding, ListPoints, PointList, Push, VerifyEnded, VerifyRepository
@@ -105,8 +106,8 @@ class VerifyActions:
             raise from_record(ended.error)
         for finding in ended.findings:
             self._found_wrong(finding)
-        objects, size = ended.objects_checked, ended.checked_bytes
-        context.recorder.note(f"level {level}: {objects} objects, {size} bytes read, {len(ended.findings)} findings")
+        checked = f"{ended.objects_checked} objects, {format_size(ended.checked_bytes)} read"
+        context.recorder.note(f"level {level}: {checked}, {len(ended.findings)} findings")
 
     def _points(self) -> list[Point]:
         """All points that were asked for; one that is not authentic is a finding, not the end."""
