@@ -112,8 +112,9 @@ def restore(repository: Repository, point: Point | PointEntry) -> dict[int, byte
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """Every file of a repository, its session records and leftovers too, in a fixed order."""
-    yield from sorted(path for path in (folder / "repository").rglob("*") if path.is_file())
+    """Every file of a repository but its space reserve, session records and leftovers too, in a fixed order."""
+    found = (path for path in (folder / "repository").rglob("*") if path.is_file())
+    yield from sorted(path for path in found if path.name != "space-reserve")
 
 
 def flip(path: Path, position: int) -> None:

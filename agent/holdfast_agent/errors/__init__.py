@@ -44,6 +44,7 @@ from .platform import (
 )
 from .repository import (
     BlockNotVerified,
+    CollectionRefused,
     FormatUnsupported,
     ObjectDamaged,
     ObjectMissing,
@@ -73,6 +74,7 @@ __all__ = [
     "Cancelled",
     "ChangeTrackingLost",
     "ChannelError",
+    "CollectionRefused",
     "ConfigError",
     "ConfigInvalid",
     "ConfigNotFound",

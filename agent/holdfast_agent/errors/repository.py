@@ -172,3 +172,12 @@ class VerificationFailed(RepositoryError):
     message = "the verification of {repository} found {findings} thing(s) wrong"
     action = "`holdfast session show` names each, and the restore points that it touches"
     exit_code = 14
+
+
+class CollectionRefused(RepositoryError):
+    """The collector sees something that a sound repository never shows, and deletes nothing."""
+
+    code = "collection_refused"
+    message = "garbage is not collected: {reason}"
+    action = "Nothing was deleted. Check that the storage is mounted whole, then run `holdfast repository verify`"
+    exit_code = 14

@@ -16,13 +16,15 @@ from pathlib import Path
 
 from holdfast_agent.errors import Locked, RepositoryIoError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 60.0
 _NAME = re.compile(r"index-(\d+)\.sqlite")
 _SCHEMA = f"""
 CREATE TABLE meta (repository_id TEXT NOT NULL);
 CREATE TABLE segments (name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE packs (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE packs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, digest BLOB NOT NULL
+);
 CREATE TABLE records (
     id BLOB NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, kind INTEGER NOT NULL,
     PRIMARY KEY (id, pack)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, RepositoryIoError
+from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, ObjectMissing, RepositoryIoError
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.sealing.keys import repository_id_bytes
 
@@ -26,6 +26,7 @@ from .segments import MOST_SEGMENT_BYTES, decode_segment
 from .store import ObjectStore
 
 T = TypeVar("T")
+_ATTEMPTS = 5
 _BATCH = 500  # ids per query; SQLite takes 999 variables at least
 
 
@@ -74,6 +75,30 @@ class LocalIndex:
     def add(self, segment: str | None, packs: Sequence[PackContents]) -> None:
         """Insert rows for packs that are published; ``segment`` names the published segment that says so."""
         self._healing(lambda: self._add(segment, packs))
+
+    def forget(self, pack: str, ids: Iterable[BlockId] | None) -> None:
+        """Remove a pack and its rows; before the collector removes the pack itself. Idempotent.
+
+        ``ids`` of its records make that quick; None looks at every row.
+        """
+        listed = None if ids is None else list(ids)
+        self._healing(lambda: self._forget(pack, listed))
+
+    def replace_segments(self, old: Sequence[str], new: Sequence[str], remove: Callable[[], None]) -> None:
+        """Let segments ``new`` stand for ``old``, whose rows are here already; ``remove`` takes the old from the store.
+
+        In one transaction, so that nobody who shares this file sees a segment vanish that it believes to be there.
+        """
+
+        def replace() -> None:
+            with self._transaction():
+                known = {name for (name,) in self._database.execute("SELECT name FROM segments")}
+                remove()
+                if known.issuperset(old):
+                    self._database.executemany("INSERT OR IGNORE INTO segments VALUES (?)", ((name,) for name in new))
+                self._database.executemany("DELETE FROM segments WHERE name = ?", ((name,) for name in old))
+
+        self._healing(replace)
 
     def find(self, ids: Iterable[BlockId]) -> dict[BlockId, list[Location]]:
         """All known homes of each id; ids without any are left out."""
@@ -125,21 +150,33 @@ class LocalIndex:
         self._path, self._database = database.replace(self.folder, self._repository_id, self._path)
 
     def _update(self) -> None:
-        published = set(self._store.names(INDEX))
-        loaded = {name for (name,) in self._database.execute("SELECT name FROM segments")}
-        if loaded - published:
-            self._renew()
-            loaded = set()
-        for name in sorted(published - loaded):
-            self._load(name)
+        for _ in range(_ATTEMPTS):
+            published = set(self._store.names(INDEX))
+            loaded = self._loaded()
+            if loaded - published:
+                with self._transaction():  # a collector that is replacing segments has ended when this begins
+                    loaded = self._loaded()
+                if loaded - published:
+                    self._renew()
+                    loaded = set()
+            try:
+                for name in sorted(published - loaded):
+                    self._load(name)
+            except ObjectMissing:
+                continue  # a collector has put another in its place, which the next listing shows
+            return
+        raise RepositoryIoError(operation="reading", name=INDEX, reason="segments vanish while they are read")
+
+    def _loaded(self) -> set[str]:
+        return {name for (name,) in self._database.execute("SELECT name FROM segments")}
 
     def _load(self, name: str) -> None:
         repository_id = repository_id_bytes(self._repository_id)
         try:
             segment = decode_segment(name, self._store.read(name, MOST_SEGMENT_BYTES), repository_id)
         except (ObjectDamaged, FormatUnsupported):
-            writer = name.removeprefix(f"{INDEX}/").rpartition("-")[0]  # <sid>-<mover>
-            self._add_unnamed_packs(lambda pack: pack.startswith(f"{writer}-"))
+            writer = name.removeprefix(f"{INDEX}/").rpartition("-")[0]  # <sid>-<mover>, or base-<generation>
+            self._add_unnamed_packs(lambda pack: writer.startswith("base-") or pack.startswith(f"{writer}-"))
             self._add(name, ())
         else:
             self._add(name, segment.packs)
@@ -159,12 +196,30 @@ class LocalIndex:
             self._add(None, [contents])
 
     def _add(self, segment: str | None, packs: Sequence[PackContents]) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             for pack in packs:
                 self._insert(pack)
             if segment is not None:
                 self._database.execute("INSERT OR IGNORE INTO segments VALUES (?)", (segment,))
+
+    def _forget(self, pack: str, ids: list[BlockId] | None) -> None:
+        with self._transaction():
+            row = self._database.execute("SELECT number FROM packs WHERE name = ?", (pack,)).fetchone()
+            if row is None:
+                return
+            if ids is None:
+                self._database.execute("DELETE FROM records WHERE pack = ?", row)
+            else:
+                rows = ((each, row[0]) for each in ids)
+                self._database.executemany("DELETE FROM records WHERE id = ? AND pack = ?", rows)
+            self._database.execute("DELETE FROM packs WHERE number = ?", row)
+            self._pack_names.pop(row[0], None)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
             self._database.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -184,9 +239,13 @@ class LocalIndex:
             batch = wanted[start : start + _BATCH]
             marks = ",".join("?" * len(batch))
             query = f"SELECT id, pack, offset, length, kind FROM records WHERE id IN ({marks})"  # noqa: S608 -- marks only
-            for identity, pack, offset, length, kind in self._database.execute(query, batch).fetchall():
-                place = Location(self._pack_name(pack), offset, length, kind)
-                found.setdefault(BlockId(identity), []).append(place)
+            self._database.execute("BEGIN")  # records and packs as of one moment: a collector may remove both
+            try:
+                for identity, pack, offset, length, kind in self._database.execute(query, batch).fetchall():
+                    place = Location(self._pack_name(pack), offset, length, kind)
+                    found.setdefault(BlockId(identity), []).append(place)
+            finally:
+                self._database.execute("ROLLBACK")
         return found
 
     def _pack_name(self, number: int) -> str:

@@ -21,6 +21,7 @@ RETENTION = "retention"
 GC = "gc"
 QUARANTINE = "quarantine"
 TMP = "tmp"
+RESERVE = "space-reserve"
 DATA_CLASS = "d"
 META_CLASS = "m"
 PACK_CLASSES = (DATA_CLASS, META_CLASS)
@@ -68,6 +69,16 @@ def session_object(sid: Sid) -> str:
 
 def segment_object(sid: Sid, mover: int, number: int) -> str:
     return f"{INDEX}/{sid}-{mover}-{number}"
+
+
+def base_segment_object(generation: int, shard: int) -> str:
+    """A segment that the collector made out of others."""
+    return f"{INDEX}/base-{generation}-{shard}"
+
+
+def collector_object(generation: int, stage: str) -> str:
+    """One step of a generation: "begin", "condemned", "sweep" or "done"."""
+    return f"{GC}/{generation}.{stage}"
 
 
 def is_slot_name(name: str) -> bool:

@@ -237,6 +237,10 @@ class Repository:
         """
         return self.tombstones.retire(self.retentions.keeps)
 
+    def due(self) -> list[Sid]:
+        """What :meth:`retire` would give up; for a dry run."""
+        return self.tombstones.due(self.retentions.keeps)
+
     def _outcomes(self) -> set[Sid]:
         return {Sid(name.rpartition("/")[2]) for name in self.store.names(layout.POINTS)}
 
@@ -307,9 +311,9 @@ class Repository:
         return self._exists(layout.point_object(parse_sid(sid)))
 
     @property
-    def unknown_gc_features(self) -> tuple[str, ...]:
-        """Features that forbid this version to collect garbage here."""
-        return self._config.gc_features
+    def bars_collection(self) -> tuple[str, ...]:
+        """Features that forbid this version to collect garbage here; a collector writes, too."""
+        return self._config.gc_features + self._config.write_features
 
     def recover(self) -> Recovery:
         """Clear what dead writers left: their uploads and session records, and give them the outcome FENCED.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import struct
+import sys
 import zlib
 
 import msgspec
@@ -29,6 +31,18 @@ class Segment(msgspec.Struct, frozen=True):
     packs: tuple[PackContents, ...]
 
 
+class SegmentTables(msgspec.Struct, frozen=True):
+    """A segment's bytes, checked but not taken apart: for those who look at millions of entries and keep few.
+
+    ``packs``: (name, size in bytes, digest). ``entries``: 56 bytes each; ``places``: for each entry the number of its
+    pack in ``packs``.
+    """
+
+    packs: list[tuple[str, int, bytes]]
+    entries: memoryview
+    places: array.array[int]
+
+
 def encode_segment(name: str, repository_id: bytes, packs: tuple[PackContents, ...]) -> bytes:
     """The bytes of the segment ``name``: header, pack table, entries by ascending id, digest."""
     rows = sorted((entry.pack(), place) for place, pack in enumerate(packs) for entry in pack.entries)
@@ -50,6 +64,21 @@ def encode_segment(name: str, repository_id: bytes, packs: tuple[PackContents, .
 
 def decode_segment(name: str, data: bytes, repository_id: bytes) -> Segment:
     """Check and decode the segment ``name``. Raises :class:`ObjectDamaged` or :class:`FormatUnsupported`."""
+    tables = open_segment(name, data, repository_id)
+    entries: list[list[Entry]] = [[] for _ in tables.packs]
+    for place, entry in zip(tables.places, unpack_entries(tables.entries, name), strict=True):
+        entries[place].append(entry)
+    return Segment(
+        name,
+        tuple(
+            PackContents(pack_name, size, digest, tuple(mine))
+            for (pack_name, size, digest), mine in zip(tables.packs, entries, strict=True)
+        ),
+    )
+
+
+def open_segment(name: str, data: bytes, repository_id: bytes) -> SegmentTables:
+    """Check the segment ``name`` and find its tables. Raises as :func:`decode_segment`."""
     if len(data) < _HEADER.size + DIGEST_BYTES:
         raise ObjectDamaged(name=name, offset_bytes=len(data), reason="it is cut off")
     magic, version, _, repository, pack_count, row_count, crc = _HEADER.unpack_from(data)
@@ -65,26 +94,22 @@ def decode_segment(name: str, data: bytes, repository_id: bytes) -> Segment:
     view = memoryview(data)
     table_end = _HEADER.size + pack_count * _PACK.size
     rows_end = table_end + row_count * ENTRY_BYTES
-    entries = unpack_entries(view[table_end:rows_end], name)
-    places = [place for (place,) in _PLACE.iter_unpack(view[rows_end:-DIGEST_BYTES])]
-    return Segment(name, _packs_of(name, view[_HEADER.size : table_end], list(zip(places, entries, strict=True))))
+    packs = _pack_table(view[_HEADER.size : table_end])
+    places = array.array("I", view[rows_end:-DIGEST_BYTES].tobytes())
+    if sys.byteorder == "big":
+        places.byteswap()
+    if row_count and max(places) >= pack_count:
+        raise ObjectDamaged(name=name, offset_bytes=0, reason="an entry names a pack that is not in its table")
+    return SegmentTables(packs, view[table_end:rows_end], places)
 
 
-def _packs_of(name: str, table: memoryview, rows: list[tuple[int, Entry]]) -> tuple[PackContents, ...]:
+def _pack_table(table: memoryview) -> list[tuple[str, int, bytes]]:
     found: list[tuple[str, int, bytes]] = []
     for sid, mover, seq, pack_class, _, size, digest in _PACK.iter_unpack(table):
         pack_name = str(PackName(Sid(sid.hex()), mover, pack_class.decode("latin-1"), seq))
         parse_pack_name(pack_name)
         found.append((pack_name, size, digest))
-    entries: list[list[Entry]] = [[] for _ in found]
-    for place, entry in rows:
-        if place >= len(found):
-            raise ObjectDamaged(name=name, offset_bytes=0, reason="an entry names a pack that is not in its table")
-        entries[place].append(entry)
-    return tuple(
-        PackContents(pack_name, size, digest, tuple(mine))
-        for (pack_name, size, digest), mine in zip(found, entries, strict=True)
-    )
+    return found
 
 
 def _digest(name: str, data: bytes) -> bytes:

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,9 +25,12 @@ from holdfast_agent.errors import (
 )
 
 from .file_writing import Buffer, System, write_pieces
-from .layout import TMP
+from .layout import RESERVE, TMP
 
 _ATTEMPTS = 5
+_RESERVE_BYTES = 64 << 20  # a generation's lists, and what the local index needs when it lies on the same disk
+_RESERVE_PART = 64  # at most this part of a small disk
+_RESERVE_WHEN = 4  # set aside only while so many times its size are free
 
 
 class ObjectExists(Exception):
@@ -78,6 +81,15 @@ class ObjectStore(Protocol):
     def remove(self, name: str) -> None:
         """Remove an object; one that is not there is fine. Only session records are ever removed by writers."""
 
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Remove many objects, durably when this returns; those that are not there are fine. Used by the collector."""
+
+    def keep_reserve(self) -> bool:
+        """Set space aside for a collector on a full disk, if there is plenty; whether it is there now. Idempotent."""
+
+    def release_reserve(self) -> None:
+        """Give the reserve's space to whoever writes next. Idempotent."""
+
     def remove_leftovers(self) -> int:
         """Remove uploads that a dead writer began; how many. Never touches those of a living one."""
 
@@ -118,10 +130,13 @@ class FileStore:
         self.create_locked(name, data).close()
 
     def create_locked(self, name: str, data: Sequence[Buffer]) -> Lock:
+        return self._create(name, lambda fd: write_pieces(self._system, fd, data))
+
+    def _create(self, name: str, fill: Callable[[int], None]) -> Lock:
         with self._translated("writing", name):
             temporary, fd = self._open_temporary()
             try:
-                write_pieces(self._system, fd, data)
+                fill(fd)
                 self._system.fsync(fd)
                 try:
                     self._system.link(temporary, self._path(name))
@@ -185,6 +200,34 @@ class FileStore:
             with contextlib.suppress(FileNotFoundError):
                 self._system.unlink(self._path(name))
             self._sync_folder(name)
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        folders: dict[str, str] = {}
+        for name in names:
+            with self._translated("removing", name), contextlib.suppress(FileNotFoundError):
+                self._system.unlink(self._path(name))
+            folders[name.rpartition("/")[0]] = name
+        for name in folders.values():
+            with self._translated("removing", name):
+                self._sync_folder(name)
+
+    def keep_reserve(self) -> bool:
+        total, free = self.space()
+        size = min(_RESERVE_BYTES, total // _RESERVE_PART)
+        with contextlib.suppress(ObjectMissing):
+            return self.size(RESERVE) > 0
+        if free < _RESERVE_WHEN * size:
+            return False
+        try:
+            self._create(RESERVE, lambda fd: os.posix_fallocate(fd, 0, size)).close()
+        except ObjectExists:
+            return True
+        except RepositoryError:
+            return False  # the space went to somebody else meanwhile; nothing depends on the reserve but comfort
+        return True
+
+    def release_reserve(self) -> None:
+        self.remove(RESERVE)
 
     def remove_leftovers(self) -> int:
         removed = 0

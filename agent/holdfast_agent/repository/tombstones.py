@@ -88,20 +88,26 @@ class Tombstones:
         ``kept``: whether something else protects a point, which is then left. Returns what was retired now. A tombstone
         that cannot be read retires nothing.
         """
-        names = self._listing()
-        retired = []
-        for sid, number in sorted(self._standing(names)):
-            if (sid, number, ".end") in names or not self._is_over(sid, number) or kept(sid):
-                continue
-            if self._create(f"{tombstone_object(sid, number)}.end", DocumentType.RETIRED, _End(sid, number)):
-                retired.append(sid)
-        return retired
+        return [
+            sid
+            for sid, number in self._due(kept)
+            if self._create(f"{tombstone_object(sid, number)}.end", DocumentType.RETIRED, _End(sid, number))
+        ]
+
+    def due(self, kept: Callable[[Sid], bool]) -> list[Sid]:
+        """What :meth:`retire` would retire; for a dry run."""
+        return [sid for sid, _ in self._due(kept)]
 
     def retired(self) -> set[Sid]:
         """Sids that can never be given back: all that the collector may take. What cannot be read is not among them."""
         names = self._listing()
         ended = [each for each in self._standing(names) if (*each, ".end") in names]
         return {sid for sid, number in ended if self._ended_as(sid, number, DocumentType.RETIRED)}
+
+    def _due(self, kept: Callable[[Sid], bool]) -> list[Round]:
+        names = self._listing()
+        standing = [each for each in sorted(self._standing(names)) if (*each, ".end") not in names]
+        return [(sid, number) for sid, number in standing if self._is_over(sid, number) and not kept(sid)]
 
     def _standing(self, names: set[tuple[Sid, int, str]]) -> set[Round]:
         """Rounds that hide their point."""
