@@ -39,11 +39,12 @@ class TestImage(DiskSuite):
 
 
 @needs_nbdkit
-@pytest.mark.parametrize("filters", [(), ("--filter=nomulticonn",)], ids=["many-connections", "one-connection"])
+@pytest.mark.parametrize("mode", ["auto", "disable"], ids=["many-connections", "one-connection"])
 class TestNbdUnix(DiskSuite):
     @pytest.fixture
-    def disk(self, tmp_path: Path, filters: tuple[str, ...]) -> Iterator[ReadableDisk]:
-        with nbdkit(tmp_path, "--readonly", *filters, "file", str(raw_image(tmp_path / "disk"))) as socket:
+    def disk(self, tmp_path: Path, mode: str) -> Iterator[ReadableDisk]:
+        served = ("--filter=multi-conn", "file", str(raw_image(tmp_path / "disk")), f"multi-conn-mode={mode}")
+        with nbdkit(tmp_path, "--readonly", *served) as socket:
             disk = open_disk(f"nbd+unix:{socket}", host_for(tmp_path))
             yield disk
             disk.close()
