@@ -18,6 +18,7 @@ from holdfast_manager.declarative.changes import Action, Change
 from holdfast_manager.declarative.document import AgentTable, RepositoryTable, ServerTable, read_document
 from holdfast_manager.declarative.planning import Planner, apply_changes
 from holdfast_manager.host import PluginHost
+from holdfast_manager.retention.policy import RetentionPolicy
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "jobs.toml"
 KEYS = KeyPair.generate()
@@ -177,6 +178,7 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         (RepositoryTable, table["repositories"]["main"]),
         (JobSpec, table["jobs"]["nightly"] | {"name": "nightly"}),
         (GuestSettings, table["jobs"]["nightly"]["guest"]),
+        (RetentionPolicy, table["jobs"]["nightly"]["retention"]),
     ):
         assert set(found) == set(struct.__struct_encode_fields__), struct.__name__
     file = tmp_path / "all.toml"

@@ -13,6 +13,7 @@ from ..quantities import DURATION, SIZE, Parser, with_numbers
 from .values import JobSpec
 
 _QUANTITIES: dict[str, Parser] = {"block_size": SIZE, "bandwidth": SIZE, "retry_pause": DURATION}
+_RETENTION: dict[str, Parser] = {"undo_window": DURATION, "immutable": DURATION}
 
 
 def job_from_table(table: Mapping[str, Any], source: str) -> JobSpec:
@@ -21,7 +22,10 @@ def job_from_table(table: Mapping[str, Any], source: str) -> JobSpec:
     Sizes, rates and durations may be text: ``block_size = "1 MiB"``, ``bandwidth = "50 MiB"`` (per second),
     ``retry_pause = "30 s"``. Raises ``UnknownConfigKey`` or ``ConfigInvalid``.
     """
-    return strict.convert(with_numbers(table, _QUANTITIES, source), JobSpec, source)
+    numbers = with_numbers(table, _QUANTITIES, source)
+    if isinstance(numbers.get("retention"), dict):
+        numbers["retention"] = with_numbers(numbers["retention"], _RETENTION, source, "retention")
+    return strict.convert(numbers, JobSpec, source)
 
 
 def job_to_table(spec: JobSpec) -> dict[str, Any]:

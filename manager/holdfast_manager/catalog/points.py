@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from holdfast_agent.errors import NotFound, UsageError
 from holdfast_agent.model.ids import Sid
@@ -29,11 +29,15 @@ class Points:
             require(connection, repositories, "repository", entry.repository)
             _put(connection, entry)
 
-    def get(self, sid: str) -> PointEntryRow:
-        """The point whose id begins with ``sid`` (at least 4 digits). Raises ``NotFound`` or ``UsageError``."""
+    def get(self, sid: str, pruned: bool = False) -> PointEntryRow:
+        """The point whose id begins with ``sid`` (at least 4 digits); ``pruned``: of those that can be given back.
+
+        Raises ``NotFound`` or ``UsageError``.
+        """
         if len(sid) < 4 or not sid.isalnum():
             raise UsageError(reason=f"{sid!r} is not a restore point id; give at least its first 4 digits")
         query = select(*_COLUMNS).where(points.c.sid >= sid, points.c.sid < sid + "g").order_by(points.c.sid).limit(2)
+        query = query.where(_is_pruned(pruned))
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         if not rows:
@@ -49,9 +53,14 @@ class Points:
         vm_name: str | None = None,
         before: float | None = None,
         limit: int = 100,
+        pruned: bool = False,
     ) -> tuple[PointEntryRow, ...]:
-        """The newest points first, at most ``limit``; the next page begins ``before`` the last creation time."""
+        """The newest points first, at most ``limit``; the next page begins ``before`` the last creation time.
+
+        ``pruned``: those instead that are pruned and may still be given back.
+        """
         query = select(*_COLUMNS).order_by(points.c.created.desc(), points.c.sid).limit(limit)
+        query = query.where(_is_pruned(pruned))
         wanted = {"repository": repository, "job": job, "vm_name": vm_name}
         for column, value in wanted.items():
             query = query if value is None else query.where(points.c[column] == value)
@@ -65,7 +74,7 @@ class Points:
         query = (
             select(*_COLUMNS)
             .where(points.c.repository == repository, points.c.server == server, points.c.vm_id == vm_id)
-            .where(points.c.state == PointState.OK.value)
+            .where(points.c.state == PointState.OK.value, _is_pruned(False))
             .order_by(points.c.created.desc())
             .limit(1)
         )
@@ -77,6 +86,28 @@ class Points:
         """Mark a point. No effect on one that is not remembered."""
         with self._database.writing() as connection:
             connection.execute(points.update().where(points.c.sid == sid).values(state=state.value))
+
+    def set_verified(self, sid: Sid, at: float) -> None:
+        """Every block of a point was read and found right. No effect on one that is not remembered."""
+        self._change(sid, verified=at)
+
+    def set_retention(self, sid: Sid, until: float, held: bool) -> None:
+        """What protects a point now, as its repository said."""
+        self._change(sid, retained_until=until, held=held)
+
+    def set_pruned(self, sid: Sid, undo_until: float | None) -> None:
+        """A point was pruned, or given back (None)."""
+        self._change(sid, undo_until=undo_until)
+
+    def forget_pruned(self, repository: str, before: float) -> None:
+        """Forget pruned points that could be given back until ``before`` at the latest."""
+        lost = (points.c.repository == repository) & (points.c.undo_until < before)
+        with self._database.writing() as connection:
+            connection.execute(points.delete().where(lost))
+
+    def _change(self, sid: Sid, **values: float | bool | None) -> None:
+        with self._database.writing() as connection:
+            connection.execute(points.update().where(points.c.sid == sid).values(**values))
 
     def remove(self, sid: Sid) -> None:
         """Forget a point. Idempotent."""
@@ -95,3 +126,7 @@ class Points:
 def _put(connection: Connection, entry: PointEntryRow) -> None:
     connection.execute(points.delete().where(points.c.sid == entry.sid))
     connection.execute(points.insert().values(to_row(entry)))
+
+
+def _is_pruned(pruned: bool) -> ColumnElement[bool]:
+    return points.c.undo_until.is_not(None) if pruned else points.c.undo_until.is_(None)

@@ -20,6 +20,8 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
+    text,
 )
 
 metadata = MetaData(
@@ -161,6 +163,10 @@ points = Table(
     Column("stored_bytes", BigInteger, nullable=False),
     Column("consistency", Text, nullable=False),
     Column("state", Text, nullable=False),
+    Column("verified", Double),
+    Column("held", Boolean, nullable=False, server_default=false()),
+    Column("retained_until", Double, nullable=False, server_default=text("0")),
+    Column("undo_until", Double),
     Index(None, "repository", "server", "vm_id", "created"),
     Index(None, "job", "created"),
     Index(None, "vm_name", "created"),

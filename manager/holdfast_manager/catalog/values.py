@@ -14,6 +14,7 @@ from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.rules import Compression
 from holdfast_agent.model.stats import TransferCounters
 
+from ..retention.policy import RetentionPolicy
 from .processes import ProcessIdentity
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -38,7 +39,7 @@ class AgentRole(StrEnum):
 
 
 class AgentEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent. ``endpoint`` is "host:port"; ``public_key`` its pinned CURVE key, Z85 (40 characters).
+    """An agent. ``endpoint`` is "tcp://host:port"; ``public_key`` its pinned CURVE key, Z85 (40 characters).
 
     ``proxy_slots`` and ``repository_slots`` are the tasks that run at once on the host in each role, over all its
     repositories and all sessions (2: one per core of a small machine). ``enabled`` False: no new task starts there.
@@ -95,7 +96,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     other enabled proxies are used when these have no free slot. ``bandwidth_bytes_per_s`` limits the whole job
     (None: no limit). ``streams``: connections per task (1; 5 pay on long lines). ``retries`` and ``retry_pause_s``:
     failed tasks only (3 times after 30 s outlast a restart of an agent). ``snapshot`` are options of the server's
-    plugin.
+    plugin. ``retention`` is applied after each successful session of the job.
     """
 
     name: Name
@@ -113,6 +114,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     guest: GuestSettings | None = None
     on_cbt_loss: OnCbtLoss = OnCbtLoss.DIGEST
     snapshot: dict[str, Any] = {}
+    retention: RetentionPolicy = RetentionPolicy()
     enabled: bool = True
     description: str = ""
 
@@ -224,7 +226,10 @@ class PointState(StrEnum):
 class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     """What the catalogue remembers of a restore point, so that lists need no agent. The repository has the truth.
 
-    ``session`` None: found by a rescan. ``stored_bytes``: what the repository appended for it.
+    ``session`` None: found by a rescan. ``stored_bytes``: what the repository appended for it. Times are Unix seconds.
+    ``verified``: when every block of it was last read, decoded and compared, by a verification or a restore. ``held``
+    and ``retained_until`` protect it from pruning; the repository holds the same and enforces it. ``undo_until``: it is
+    pruned, and can be given back until about then (None: it is not pruned).
     """
 
     sid: Sid
@@ -239,6 +244,10 @@ class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int = 0
     consistency: str = "crash"
     state: PointState = PointState.OK
+    verified: float | None = None
+    held: bool = False
+    retained_until: float = 0.0
+    undo_until: float | None = None
 
 
 class Obligation(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -232,8 +233,9 @@ def _open(app: App, host: AgentEntry, path: str, name: str, passphrase_file: Pat
 def _rescan(app: App, name: str) -> int:
     from holdfast_manager.enrolment.points import rescan as read_points
 
-    found, refused = read_points(app.catalog, name, app.keys)
-    for sid in refused:
+    with asking(app.catalog, name, app.keys) as ask:
+        found = read_points(app.catalog, name, ask, time.time())
+    for sid in found.refused:
         app.out.warning(f"restore point {sid} is not authentic or too new for this version; it is left out")
     return found
 

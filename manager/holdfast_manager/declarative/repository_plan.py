@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -12,7 +13,7 @@ from holdfast_agent.wire.messages import RepositoryFacts
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import AgentEntry, RepositoryEntry
 from holdfast_manager.enrolment import repositories
-from holdfast_manager.enrolment.points import rescan
+from holdfast_manager.enrolment.points import asking, rescan
 from holdfast_manager.enrolment.secret_files import read_secret_file
 
 from .changes import Action, Change, differences
@@ -71,7 +72,8 @@ class RepositoryPlan:
 
         def carry_out() -> None:
             self._add(name, table, opened)
-            rescan(self._catalog, name, self._keys)
+            with asking(self._catalog, name, self._keys) as ask:
+                rescan(self._catalog, name, ask, time.time())
 
         return Change("repository", name, Action.CREATE, note="exists already, opened", carry_out=carry_out)
 

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import msgspec
 
 from holdfast_agent.channel.authentication import KeyPair
-from holdfast_agent.channel.control_client import ControlClient
 from holdfast_agent.errors import FormatUnsupported, PointNotAuthentic
-from holdfast_agent.model.points import Point, PointEntry
+from holdfast_agent.model.points import Point
 from holdfast_agent.sealing.roots import open_point
-from holdfast_agent.wire.messages import ListPoints, PointList, ReadPoint
+from holdfast_agent.wire.messages import ListPoints, PointList, ReadPoint, Reply, Request, RetainedPoint
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import PointEntryRow
 from holdfast_manager.sessions.keys import repository_keys
 
 from .agents import connected
 from .repositories import expect
+
+R = TypeVar("R", bound=Reply)
+
+
+class Ask(Protocol):
+    """Sends a request to the agent of a repository; returns its reply, which must be of the kind given."""
+
+    def __call__(self, request: Request, kind: type[R], /) -> R: ...
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What a repository has: ``rows`` of its authentic points, and ids of those that are not, or too new to be read."""
+
+    rows: tuple[PointEntryRow, ...]
+    refused: tuple[str, ...]
+
+
+@contextmanager
+def asking(catalog: Catalog, repository: str, keys: KeyPair) -> Iterator[Ask]:
+    """A connection to the agent of ``repository``, for a few requests."""
+    agent = catalog.agents.get(catalog.repositories.get(repository).agent)
+    with connected(agent.endpoint, agent.public_key, keys) as client:
+
+        def ask(request: Request, kind: type[R], /) -> R:
+            return expect(client.call(request), kind)
+
+        yield ask
 
 
 def read_point(catalog: Catalog, row: PointEntryRow, keys: KeyPair) -> Point:
@@ -24,45 +54,62 @@ def read_point(catalog: Catalog, row: PointEntryRow, keys: KeyPair) -> Point:
     Raises ``PointNotAuthentic``, ``PointNotFound`` when the repository has it no more, and what the channel raises.
     """
     entry = catalog.repositories.get(row.repository)
-    agent = catalog.agents.get(entry.agent)
-    with connected(agent.endpoint, agent.public_key, keys) as client:
-        listed = expect(client.call(ReadPoint(repository=entry.path, sid=row.sid)), PointList).points
+    with asking(catalog, row.repository, keys) as ask:
+        listed = ask(ReadPoint(repository=entry.path, sid=row.sid), PointList).points
     if len(listed) != 1 or listed[0].sid != row.sid:
         raise PointNotAuthentic(point=row.sid)
     return open_point(listed[0], repository_keys(catalog, entry))
 
 
-def rescan(catalog: Catalog, name: str, keys: KeyPair) -> tuple[int, tuple[str, ...]]:
-    """Make the catalogue's points of a repository those that the repository has.
+def stored_points(catalog: Catalog, repository: str, ask: Ask) -> Listed:
+    """All points that a repository has, as the catalogue's rows; nothing is changed.
 
-    What the catalogue knew of a point (its session, what it stored, that it is suspect) is kept. Returns how many
-    points there are, and the ids of those that are not authentic or too new: they are left out.
+    What only the catalogue knows of a point (its session, what it stored, that it is suspect or verified) is taken
+    from there; what protects it, from the repository.
     """
-    entry = catalog.repositories.get(name)
-    agent = catalog.agents.get(entry.agent)
+    entry = catalog.repositories.get(repository)
     secrets = repository_keys(catalog, entry)
-    known = {row.sid: row for row in catalog.points.list(repository=name, limit=1 << 30)}
+    known = {row.sid: row for row in catalog.points.list(repository=repository, limit=1 << 30)}
+    known |= {row.sid: row for row in catalog.points.list(repository=repository, limit=1 << 30, pruned=True)}
     rows, refused = [], []
-    with connected(agent.endpoint, agent.public_key, keys) as client:
-        for stored in _pages(client, entry.path):
+    for page in _pages(ask, entry.path):
+        retained = {each.sid: each for each in page.retained}
+        for stored in page.points:
             try:
                 point = open_point(stored, secrets)
             except (PointNotAuthentic, FormatUnsupported):
                 refused.append(str(stored.sid))
                 continue
-            rows.append(known.get(point.sid) or _row(name, point))
-    catalog.points.replace_all(name, rows)
-    return len(rows), tuple(refused)
+            row = known.get(point.sid) or _row(repository, point)
+            rows.append(_protected(row, retained.get(point.sid, RetainedPoint(sid=point.sid))))
+    return Listed(tuple(rows), tuple(refused))
 
 
-def _pages(client: ControlClient, path: str) -> Iterator[PointEntry]:
+def rescan(catalog: Catalog, repository: str, ask: Ask, now: float) -> Listed:
+    """Make the catalogue's points of a repository those that it has; the rows of a lost catalogue come back.
+
+    Pruned points, which a repository does not list, are remembered for as long as they can be given back.
+    """
+    listed = stored_points(catalog, repository, ask)
+    found = {row.sid for row in listed.rows}
+    pruned = catalog.points.list(repository=repository, limit=1 << 30, pruned=True)
+    pruned = tuple(row for row in pruned if row.sid not in found and (row.undo_until or 0) > now)
+    catalog.points.replace_all(repository, (*listed.rows, *pruned))
+    return listed
+
+
+def _pages(ask: Ask, path: str) -> Iterator[PointList]:
     after, more = "", True
     while more:
-        page = expect(client.call(ListPoints(repository=path, after=after)), PointList)
-        yield from page.points
+        page = ask(ListPoints(repository=path, after=after), PointList)
+        yield page
         # an agent that says "more" with an empty page would keep us here for ever
         more = page.more and bool(page.points) and page.points[-1].sid > after
         after = page.points[-1].sid if page.points else after
+
+
+def _protected(row: PointEntryRow, retained: RetainedPoint) -> PointEntryRow:
+    return msgspec.structs.replace(row, held=retained.hold, retained_until=retained.until, undo_until=None)
 
 
 def _row(repository: str, point: Point) -> PointEntryRow:

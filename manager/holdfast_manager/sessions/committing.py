@@ -55,6 +55,7 @@ class Committer:
                 repository=self._context.repository.path,
                 entry=seal_point(point, self._keys),
                 packs=tuple(packs),
+                retain_until=self._retain_until(point),
             )
         )
         self._remember(point, outcomes)
@@ -130,5 +131,10 @@ class Committer:
                 session=self._context.session,
                 stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
                 consistency=point.consistency,
+                retained_until=self._retain_until(point),
             )
         )
+
+    def _retain_until(self, point: Point) -> float:
+        immutable_s = self._job.retention.immutable_s
+        return point.created + immutable_s if immutable_s else 0.0

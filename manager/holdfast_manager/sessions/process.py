@@ -35,12 +35,16 @@ from .recorder import Recorder
 from .requests import RestoreRequest, VerifyRequest
 from .restore_actions import Destination, RestoreActions
 from .restore_machine import RestoreMachine
+from .retaining import apply_retention
 from .task_machine import RetryPolicy
 from .tasks import Context
 from .verify_actions import VerifyActions
 
 log = logging.getLogger(__name__)
 Handler = Callable[[str, Push | AgentLost], None]
+
+_MADE_POINTS = (SessionResult.SUCCESS, SessionResult.WARNING, SessionResult.PARTIAL)
+"""A VM that failed loses nothing by the others' retention: its points do not grow older without a new one."""
 
 
 class SessionProcess:
@@ -111,7 +115,10 @@ class SessionProcess:
         context = self._context(job.repository, cleanup)
         actions = BackupActions(context, job, keys, platform)
         self._handlers.append(actions.tasks.push)
-        return self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
+        result = self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
+        if SessionResult(result) in _MADE_POINTS:
+            apply_retention(context, job)
+        return result
 
     def _restore(self, request: RestoreRequest, cleanup: ExitStack) -> str:
         destination = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import PurePosixPath
 
 import msgspec
@@ -134,6 +135,7 @@ class RestoreActions:
         self._readers = ReaderTasks(context, keys, request.proxy)
         self._target: RestoreTarget | None = None
         self._info: VmInfo | None = None
+        self._whole = False
         self.tasks = self._readers.work
 
     def perform(self, instruction: Instruction) -> Event | None:
@@ -165,6 +167,7 @@ class RestoreActions:
     def _prepare(self) -> Event:
         point = read_authentic_point(self._context, self._request.sid, self._keys)
         wanted = _wanted_disks(point, self._request.disks)
+        self._whole = len(wanted) == len(point.disks)
         if self._destination is None:
             note, placed = self._files(wanted)
         else:
@@ -215,6 +218,12 @@ class RestoreActions:
             raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
 
     def _finish(self) -> Event:
+        finished = self._finish_target()
+        if self._whole:  # every block was read, decoded and compared with its id on the way
+            self._context.catalog.points.set_verified(self._request.sid, time.time())
+        return finished
+
+    def _finish_target(self) -> Event:
         if self._destination is None or self._target is None or self._info is None:
             return TargetFinished(note=f"files in {self._request.directory}")
         vm = self._destination.driver.finish_restore(self._target, self._info, self._destination.journal)
