@@ -16,13 +16,15 @@ import pytest
 from blake3 import blake3
 
 from lab.installation import Installation, installed
-from lab.processes import MOVER, SESSION, children
+from lab.processes import MOVER, SESSION, alive, children
 
 MIB = 1 << 20
 DISK_MIB = 48
 CHANGED_MIB = 12
 BANDWIDTH = 24 * MIB  # half a second of transfer, so that there is a transfer to be killed in
+LATEST_KILL_S = 1.0  # after the victim has appeared; about as long as a mover lives
 LONGEST_RUN_S = 90
+TRIES = 10
 POLL_S = 0.005
 
 
@@ -67,8 +69,8 @@ class Loop:
             pid = self._wait_for(run, VICTIMS[victim])
             if pid is None:
                 return False
-            time.sleep(self.rng.uniform(0, 1.2))  # the moment itself, not a wait for something
-            hit = pid in VICTIMS[victim](self.house, run.pid)
+            time.sleep(self.rng.uniform(0, LATEST_KILL_S))  # the moment itself, not a wait for something
+            hit = alive(pid)
             if hit:
                 os.kill(pid, signal.SIGKILL)
             if hit and victim == "agent":
@@ -176,7 +178,7 @@ def test_every_point_that_was_ever_committed_restores(loop: Loop) -> None:
 
 def _kill_and_recover(loop: Loop, victim: str) -> None:
     hit = False
-    for _ in range(5):
+    for _ in range(TRIES):
         loop.change_disk()
         hit = loop.killed_run(victim) or hit
         loop.learn_points()

@@ -12,8 +12,13 @@ _START_TIME = 19  # field 22 of /proc/PID/stat, counted from after the name
 
 def children(pid: int, module: str = "") -> list[int]:
     """Living children of ``pid``, the oldest first; only those that run ``module`` if it is given."""
-    found = [child for child in _children(pid) if _started(child) is not None and module in _command(child)]
+    found = [child for child in _children(pid) if alive(child) and module in _command(child)]
     return sorted(found, key=lambda child: (_started(child) or 0, child))
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: neither gone nor waiting for being reaped."""
+    return _started(pid) is not None
 
 
 def memory_kib(pid: int, field: str) -> int:
