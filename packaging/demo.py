@@ -4,7 +4,8 @@ All of it happens through the commands that users type, which are shown, with an
 `demo-work/`. That directory and every process started here are gone at the end, however it ends.
 
 Environment: DISK=FILE backs up a copy of that image (raw; qcow2 where qemu-img is installed) instead of an ext4 file
-system made of this machine's files. KEEP=1 leaves the directory.
+system made of this machine's files. KEEP=1 leaves the directory. DEMO_WORK=DIR takes another,
+which must not exist.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 from demo_disk import ToolMissing, change_disk, make_disk
 
 MIB = 1 << 20
-WORK = Path("demo-work")
+WORK = Path(os.environ.get("DEMO_WORK") or "demo-work")
 CHANGED_PART = 0.03
 BIN = Path(sys.executable).parent
 PR_SET_CHILD_SUBREAPER = 36
@@ -170,7 +171,10 @@ def main() -> None:
         sys.exit(f"demo: DISK={given} is no file")
     if shutil.disk_usage(".").free < 4 << 30:
         sys.exit("demo: needs 4 GiB of free space here, and gives it back at the end")
-    shutil.rmtree(WORK, ignore_errors=True)
+    if not os.environ.get("DEMO_WORK"):
+        shutil.rmtree(WORK, ignore_errors=True)  # what KEEP=1 left
+    elif WORK.exists():
+        sys.exit(f"demo: DEMO_WORK={WORK} exists; name a directory that can be made, and removed at the end")
     WORK.mkdir(mode=0o700)
     os.environ["HOLDFAST_HOME"] = str(WORK / "manager")
     os.environ.pop("HOLDFAST_CONFIG", None)

@@ -1,0 +1,111 @@
+"""Damage is named, the next backup heals it, and every point restores bit for bit: through real movers and commands."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab import repositories as lab
+from lab.installation import Installation, installed
+
+MIB = 1 << 20
+BLOCKS = 6
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    with installed(tmp_path_factory.mktemp("house")) as made:
+        yield made
+
+
+class Backed:
+    """A VM with one disk of random data in a repository of its own, backed up once."""
+
+    def __init__(self, house: Installation, name: str) -> None:
+        self.house, self.name = house, name
+        self.disk = house.vms / name / "disk.raw"
+        self.disk.parent.mkdir()
+        self.content = random.Random(name).randbytes(BLOCKS * MIB)
+        self.disk.write_bytes(self.content)
+        house.add_repository(name, encrypted=True)
+        house.add_job(name, repository=name, include=name)
+        self.backup()
+
+    def backup(self) -> dict[str, Any]:
+        return self.house.run_job(self.name)
+
+    def damage(self) -> None:
+        """Flip a byte in the middle of the only data pack: in a record's payload."""
+        (pack,) = (self.house.store / self.name / "packs" / "d").rglob("*-d*")
+        lab.flip(pack, pack.stat().st_size // 2)
+
+    def verify(self, *options: str, expect: int = 0) -> str:
+        """Everything that the session told, in one text."""
+        report = self.house.holdfast("repository", "verify", self.name, *options, expect=expect)
+        return str(self.house.holdfast("session", "show", str(report["id"])))
+
+    def restores(self) -> bool:
+        """Whether every point restores bit for bit."""
+        for point in self.house.points(self.name):
+            to = self.house.out / f"{point['sid']}.raw"
+            self.house.restore_disk(self.name, point["sid"], to)
+            if to.read_bytes() != self.content:
+                return False
+        return True
+
+
+@pytest.mark.parametrize("level", ["1", "2"])
+def test_what_verification_finds_the_next_backup_heals(house: Installation, level: str) -> None:
+    vm = Backed(house, f"level{level}")
+    (first,) = house.points(vm.name)
+    vm.damage()
+    before = {path for path in (house.store / vm.name).rglob("*") if path.is_file()}
+
+    told = vm.verify("--level", level, expect=14)
+    assert "data is lost" in told, "the checker is broken"
+    assert first["sid"][:12] in told
+    assert before <= {path for path in (house.store / vm.name).rglob("*") if path.is_file()}
+    assert house.points(vm.name)[0]["state"] == "suspect"
+
+    assert vm.backup()["total"]["sent_bytes"] == MIB, "the damaged block alone travels again"
+    assert "in quarantine" in vm.verify("--level", "2")
+    assert [point["state"] for point in house.points(vm.name)] == ["ok", "ok"]
+    assert vm.restores()
+    assert vm.backup()["total"]["sent_bytes"] == 0
+
+
+def test_what_a_restore_finds_an_incremental_backup_heals(house: Installation) -> None:
+    """The base's ids are equal to the disk's, and the block travels all the same."""
+    vm = Backed(house, "restored")
+    (first,) = house.points(vm.name)
+    vm.damage()
+    house.holdfast(
+        "restore", "disk", "--vm", vm.name, "--point", first["sid"], "--to", house.out / "damaged.raw", expect=14
+    )
+    report = vm.backup()
+    assert [disk["mode"] for disk in report["disks"]] == ["digest"]
+    assert report["total"]["sent_bytes"] == MIB
+    vm.verify("--level", "2")
+    assert vm.restores()
+
+
+def test_budgets_leave_packs_and_say_so(house: Installation) -> None:
+    vm = Backed(house, "budget")
+    vm.verify()
+    vm.damage()
+    assert "0 packs read" in vm.verify("--older-than", "1d")
+    assert "data is lost" in vm.verify("--older-than", "0", "--max-duration", "1h", expect=14)
+    house.holdfast("repository", "verify", vm.name, "--level", "0", "--sample", "5", expect=2)
+    house.holdfast("repository", "verify", vm.name, "--level", "2", "--older-than", "1d", expect=2)
+
+
+def test_a_damaged_point_that_was_asked_for_is_a_finding(house: Installation) -> None:
+    vm = Backed(house, "point")
+    (first,) = house.points(vm.name)
+    lab.flip(house.store / vm.name / "points" / first["sid"], 60)
+    for level in ("0", "2"):
+        told = vm.verify("--level", level, "--point", first["sid"], expect=14)
+        assert f"points/{first['sid']}: point" in told
