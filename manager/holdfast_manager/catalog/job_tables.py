@@ -10,6 +10,7 @@ import msgspec
 from holdfast_agent.model import strict
 
 from ..quantities import DURATION, SIZE, Parser, with_numbers
+from ..retention.policy import RetentionPolicy
 from .values import JobSpec
 
 _QUANTITIES: dict[str, Parser] = {"block_size": SIZE, "bandwidth": SIZE, "retry_pause": DURATION}
@@ -26,6 +27,11 @@ def job_from_table(table: Mapping[str, Any], source: str) -> JobSpec:
     if isinstance(numbers.get("retention"), dict):
         numbers["retention"] = with_numbers(numbers["retention"], _RETENTION, source, "retention")
     return strict.convert(numbers, JobSpec, source)
+
+
+def retention_from_table(table: Mapping[str, Any], source: str) -> RetentionPolicy:
+    """The retention that ``table`` (a job's ``retention``) describes. Raises as :func:`job_from_table`."""
+    return strict.convert(with_numbers(table, _RETENTION, source), RetentionPolicy, source)
 
 
 def job_to_table(spec: JobSpec) -> dict[str, Any]:

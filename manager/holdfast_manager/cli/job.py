@@ -13,6 +13,7 @@ from holdfast_agent.model import strict
 from holdfast_agent.model.units import format_rate, format_size
 from holdfast_manager.catalog.job_tables import job_from_table, job_to_table
 from holdfast_manager.catalog.values import JobSpec, SessionEntry, SessionState
+from holdfast_manager.reports.retention_text import policy_text
 from holdfast_manager.reports.table import facts, table
 from holdfast_manager.reports.times import moment
 
@@ -211,6 +212,7 @@ def _settings(spec: JobSpec) -> list[tuple[str, str]]:
         ("Transfer", f"{spec.compression.value}, blocks of {format_size(spec.block_bytes)}, {spec.streams} stream(s)"),
         ("Bandwidth", limit),
         ("Retries", f"{spec.retries}, after {spec.retry_pause_s:g} s each"),
+        ("Retention", policy_text(spec.retention)),
         ("Guest", guest),
         ("Without CBT", spec.on_cbt_loss.value),
         ("Snapshot", "\n".join(f"{key} = {value}" for key, value in sorted(spec.snapshot.items())) or "as the server"),

@@ -13,6 +13,7 @@ from holdfast_manager.catalog.values import GuestPolicy, JobSpec, OnCbtLoss, Ser
 from holdfast_manager.host import PluginHost
 from holdfast_plugins.api.registry import Family
 
+from .retention_options import retention_options, retention_table, without_retention
 from .server import option_table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +40,7 @@ _OPTIONS = (
 
 def job_options(function: F) -> F:
     """Decorator: all options of a job; the command takes them as ``**given`` for ``given_table``."""
+    function = retention_options(function)
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -47,7 +49,8 @@ def job_options(function: F) -> F:
 def given_table(given: dict[str, Any]) -> dict[str, Any]:
     """What was given, as a job's table; what was not given is not in it. Raises :class:`UsageError`."""
     lists = {"include", "exclude", "proxies"}
-    table = {key: list(value) if key in lists else value for key, value in given.items() if value not in (None, ())}
+    others = without_retention(given).items()
+    table = {key: list(value) if key in lists else value for key, value in others if value not in (None, ())}
     if "snapshot" in table:
         table["snapshot"] = option_table(given["snapshot"], "--snapshot-option")
     guest = {
@@ -57,14 +60,16 @@ def given_table(given: dict[str, Any]) -> dict[str, Any]:
     }
     if "options" in guest:
         guest["options"] = option_table(given["guest_options"], "--guest-option")
-    return table | {"guest": guest} if guest else table
+    retention = retention_table(given)
+    return table | ({"guest": guest} if guest else {}) | ({"retention": retention} if retention else {})
 
 
 def merged(current: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """A job's table with ``change`` in it; of the guest's settings those that are not given stay."""
+    """A job's table with ``change`` in it; of the guest's settings and the retention what is not given stays."""
     table = current | change
-    if "guest" in change:
-        table["guest"] = {**current.get("guest", {}), **change["guest"]}
+    for key in ("guest", "retention"):
+        if key in change:
+            table[key] = {**current.get(key, {}), **change[key]}
     return table
 
 

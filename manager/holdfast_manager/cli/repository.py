@@ -19,6 +19,7 @@ from holdfast_manager.reports.table import facts, table
 from .app import App, pass_app
 from .asking import existing_passphrase, new_passphrase
 from .commands import Group
+from .repository_stats import stats
 from .running import detach_option, run_session
 
 if TYPE_CHECKING:
@@ -187,6 +188,24 @@ def rebuild_index(app: App, name: str) -> None:
 
 @repository.command(examples=("holdfast repository unlock main",))
 @click.argument("name")
+@repository.command(examples=("holdfast repository gc main", "holdfast repository gc main --dry-run"))
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
+@detach_option
+@pass_app
+def gc(app: App, name: str, dry_run: bool, detach: bool) -> int:
+    """Collect garbage: remove what no restore point refers to, beside whatever runs."""
+    from holdfast_manager.sessions.requests import GcRequest
+
+    app.catalog.repositories.get(name)
+    request = GcRequest(repository=name, dry_run=dry_run)
+    entry = app.catalog.sessions.begin(SessionKind.GC, msgspec.to_builtins(request))
+    return run_session(app, entry, detach, strict=False)
+
+
+repository.add_command(stats)
+
+
 @_passphrase_file
 @pass_app
 def unlock(app: App, name: str, passphrase_file: Path | None) -> None:

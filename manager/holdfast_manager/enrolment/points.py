@@ -9,10 +9,11 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from holdfast_agent.channel.authentication import KeyPair
-from holdfast_agent.errors import FormatUnsupported, PointNotAuthentic
+from holdfast_agent.errors import FormatUnsupported, PointNotAuthentic, UndoWindowOver
+from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Point
 from holdfast_agent.sealing.roots import open_point
-from holdfast_agent.wire.messages import ListPoints, PointList, ReadPoint, Reply, Request, RetainedPoint
+from holdfast_agent.wire.messages import ListPoints, PointList, ReadPoint, Reply, Request, RetainedPoint, UndoTombstone
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import PointEntryRow
 from holdfast_manager.sessions.keys import repository_keys
@@ -96,6 +97,21 @@ def rescan(catalog: Catalog, repository: str, ask: Ask, now: float) -> Listed:
     pruned = tuple(row for row in pruned if row.sid not in found and (row.undo_until or 0) > now)
     catalog.points.replace_all(repository, (*listed.rows, *pruned))
     return listed
+
+
+def give_back(catalog: Catalog, repository: str, sid: Sid, ask: Ask) -> PointEntryRow:
+    """Undo the pruning of a point, and remember it again. Raises ``UndoWindowOver`` when the collector has it."""
+    entry = catalog.repositories.get(repository)
+    known = {row.sid: row for row in catalog.points.list(repository=repository, limit=1 << 30, pruned=True)}
+    try:
+        page = ask(UndoTombstone(repository=entry.path, sid=sid), PointList)
+    except UndoWindowOver:
+        catalog.points.remove(sid)
+        raise
+    point = open_point(page.points[0], repository_keys(catalog, entry))
+    row = _protected(known.get(sid) or _row(repository, point), next(iter(page.retained), RetainedPoint(sid=sid)))
+    catalog.points.add(row)
+    return row
 
 
 def _pages(ask: Ask, path: str) -> Iterator[PointList]:

@@ -27,7 +27,7 @@ def points_text(rows: Sequence[PointEntryRow]) -> str:
             format_size(row.size_bytes),
             format_size(row.stored_bytes),
             row.consistency,
-            row.state.value,
+            state_of(row),
             row.job or "-",
             row.repository,
         )
@@ -45,7 +45,7 @@ def point_text(row: PointEntryRow, point: Point | None) -> str:
         ("Repository", row.repository),
         ("Size", f"{format_size(row.size_bytes)}, of which {format_size(row.stored_bytes)} were new and stored"),
         ("Consistency", row.consistency),
-        ("State", row.state.value),
+        ("State", state_of(row)),
     ]
     text = f"Restore point {row.sid}\n{indented(facts(pairs))}"
     if point is None:
@@ -57,3 +57,17 @@ def point_text(row: PointEntryRow, point: Point | None) -> str:
     ]  # fmt: skip
     heads = ("disk", "id", "size", "blocks", "mode", "reason")
     return f"{text}\n\nDisks\n{indented(table(heads, disks, right=('size', 'blocks')))}"
+
+
+def state_of(row: PointEntryRow) -> str:
+    """ "ok, verified, protected": all that the catalogue knows of a point's standing."""
+    words = [row.state.value]
+    if row.verified is not None:
+        words.append("verified")
+    if row.held:
+        words.append("protected")
+    if row.retained_until:
+        words.append(f"kept until {moment(row.retained_until)}")
+    if row.undo_until is not None:
+        words.append(f"pruned, undo until {moment(row.undo_until)}")
+    return ", ".join(words)

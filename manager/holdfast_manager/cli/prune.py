@@ -1,0 +1,70 @@
+"""`holdfast prune`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast_manager.reports.retention_text import pruning_text
+
+from .app import App, pass_app
+from .commands import Command
+
+if TYPE_CHECKING:
+    from holdfast_manager.retention.pruning import JudgedVm, Pruned
+
+
+@click.command(
+    cls=Command,
+    examples=("holdfast prune --dry-run", "holdfast prune --job nightly", "holdfast prune --vm web --repository main"),
+)
+@click.option("--job", help="Points made by this job only.")
+@click.option("--vm", help="Points of the VM with this name only.")
+@click.option("--repository", help="In this repository only.")
+@click.option("--dry-run", is_flag=True, help="Show what would be pruned and why the others stay; change nothing.")
+@pass_app
+def prune(app: App, job: str | None, vm: str | None, repository: str | None, dry_run: bool) -> None:
+    """Prune the restore points that the retention of their job does not keep.
+
+    Sessions do the same at their end. Pruned points are hidden at once; `holdfast point undo-prune` gives them back
+    until the undo window is over. `holdfast repository gc` then frees their space. Never pruned are: the newest points
+    up to the minimum, the last verified one, protected and immutable ones, and those of jobs that are gone.
+    """
+    from holdfast_manager.enrolment.points import asking
+    from holdfast_manager.retention.pruning import Pruned, Scope, judge
+    from holdfast_manager.retention.pruning import prune as carry_out
+
+    if job is not None:
+        app.catalog.jobs.get(job)
+    scope = Scope(job=job, vm_name=vm)
+    judged: list[JudgedVm] = []
+    done: list[Pruned] = []
+    for name in _repositories(app, scope.job, scope.vm_name, repository):
+        with asking(app.catalog, name, app.keys) as ask:
+            found = judge(app.catalog, name, scope, ask, time.time())
+            judged += found
+            done.append(Pruned() if dry_run else carry_out(app.catalog, found, ask))
+    for refusal in [refusal for each in done for refusal in each.refused]:
+        app.out.warning(refusal.error.message)
+    app.out.result(_document(judged, done, dry_run), lambda: pruning_text(judged, done, dry_run))
+
+
+def _repositories(app: App, job: str | None, vm: str | None, repository: str | None) -> list[str]:
+    """Those in which the catalogue knows points in scope: others need not be asked, and may be away."""
+    if repository is not None:
+        return [app.catalog.repositories.get(repository).name]
+    rows = app.catalog.points.list(job=job, vm_name=vm, limit=1 << 30)
+    return sorted({row.repository for row in rows})
+
+
+def _document(judged: list[JudgedVm], done: list[Pruned], dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "vms": judged,
+        "to_prune": sum(len(vm.doomed) for vm in judged),
+        "pruned": [sid for each in done for sid in each.sids],
+        "refused": [refusal for each in done for refusal in each.refused],
+        "undo_until": min((each.undo_until for each in done if each.undo_until is not None), default=None),
+    }
