@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,8 @@ from holdfast_agent.disks.open import open_disk
 from lab.disk_suite import DiskSuite
 from lab.disks import host_for, nbdkit, raw_image
 
-needs_qemu = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-utils is not installed")
-needs_nbdkit = pytest.mark.skipif(not shutil.which("nbdkit"), reason="nbdkit is not installed")
+needs_qemu = pytest.mark.usefixtures("qemu_nbd")
+needs_nbdkit = pytest.mark.usefixtures("nbdkit_program")
 
 
 class TestRawFile(DiskSuite):

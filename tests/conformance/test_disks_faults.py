@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import DiskDenied, DiskNotFound, DiskShrunk, DiskUnreadable
 from lab.disks import host_for, nbdkit, raw_image
 
-needs_qemu = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-utils is not installed")
-needs_nbdkit = pytest.mark.skipif(not shutil.which("nbdkit"), reason="nbdkit is not installed")
+needs_qemu = pytest.mark.usefixtures("qemu_nbd")
+needs_nbdkit = pytest.mark.usefixtures("nbdkit_program")
 
 
 def test_a_file_that_shrinks_is_noticed_by_reads_and_by_the_walk_over_its_extents(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -35,6 +34,7 @@ from holdfast_agent.wire.specs import BackupOrder, RestoreOrder, SourceSpec, Tar
 from lab import repositories as lab
 from lab.disks import nbdkit
 from lab.movers import Mover, Site, stop
+from lab.tools import require_tool
 
 BLOCK = 1 << 16
 MAX_RSS = 250 * MIB
@@ -213,8 +213,7 @@ def test_a_terabyte_of_holes_costs_by_its_data(site: Site) -> None:
 
 
 def test_a_qcow2_image_is_backed_up_as_the_disk_inside(site: Site) -> None:
-    if not shutil.which("qemu-nbd"):
-        pytest.skip("qemu-utils is not installed")
+    require_tool("qemu-nbd", "qemu-utils")
     raw = Disk(site, 100 * BLOCK, "raw")
     raw.fill(5, 20)
     image = site.folder / "disks" / "image"
@@ -384,8 +383,7 @@ def test_a_disk_that_is_smaller_than_the_order_says(site: Site) -> None:
 
 
 def test_a_medium_error_is_told_with_its_place(site: Site) -> None:
-    if not shutil.which("nbdkit"):
-        pytest.skip("nbdkit is not installed")
+    require_tool("nbdkit", "nbdkit")
     disk = Disk(site, 300 * BLOCK)
     disk.fill(0, 300)
     options = ("--filter=error", "file", str(disk.path), "error-pread=EIO", "error-pread-rate=100%")
