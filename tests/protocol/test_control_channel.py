@@ -59,6 +59,8 @@ REQUESTS: list[m.Request] = [
     m.CommitSession(lease="l", repository="/r", entry=PointEntry(SID, b"", b""), packs=()),
     m.AbortSession(lease="l", repository="/r", sid=SID),
     m.VerifyRepository(lease="l", ticket="t", repository="/r", level=0),
+    m.StopVerification(lease="l", ticket="t"),
+    m.CollectGarbage(lease="l", ticket="t", repository="/r"),
     m.RebuildIndex(repository="/r"),
     m.TombstonePoints(repository="/r", points=(m.PointToPrune(sid=SID),), window_s=0),
     m.UndoTombstone(repository="/r", sid=SID),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -116,6 +117,11 @@ class BlockReader:
         try:
             return self._read_first(record_id, homes)
         except (ObjectMissing, NotHere):
+            self._index.update()
+            moved = self._homes([record_id]).get(record_id, [])
+            if moved != homes:  # a collector has moved it since; its old rows went before its old pack
+                with contextlib.suppress(ObjectMissing, NotHere):
+                    return self._read_first(record_id, moved)
             if not self._refresh():
                 raise
         return self._read_first(record_id, self._homes([record_id]).get(record_id, []))
@@ -141,7 +147,7 @@ class BlockReader:
     def _complain(self, record_id: BlockId, home: Location, error: RepositoryError) -> None:
         """Tell of damage. Not of a place that a stale index may have made up, nor of storage that is not there."""
         stale = isinstance(error, NotHere) and not self._refreshed
-        if isinstance(error, ObjectDamaged) and not stale:
+        if isinstance(error, (ObjectDamaged, RepositoryIoError)) and not stale:
             self._on_bad(record_id, home, error.text)
 
 

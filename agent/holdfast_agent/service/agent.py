@@ -25,6 +25,8 @@ _REPOSITORY_THREADS = 4
 _REPOSITORY_WAITING = 64
 _VERIFY_THREADS = 1  # it reads at the speed of the disks; two would only disturb each other
 _VERIFY_WAITING = 8
+_COLLECT_THREADS = 2  # each only watches a process, which may wait for hours for a backup to end
+_COLLECT_WAITING = 8
 
 
 _log = logging.getLogger(__name__)
@@ -49,6 +51,10 @@ class Agent:
         self.mover_command = mover_command
         self.repository_work = BlockingWorkers("repository work", _REPOSITORY_THREADS, _REPOSITORY_WAITING)
         self.verify_work = BlockingWorkers("verification", _VERIFY_THREADS, _VERIFY_WAITING)
+        self.collect_work = BlockingWorkers("garbage collection", _COLLECT_THREADS, _COLLECT_WAITING)
+        workers = (self.repository_work, self.verify_work, self.collect_work)
+        self.workers_by_fd = {each.wake_fd: each for each in workers}
+        self.collecting: set[str] = set()
         self.movers_by_fd: dict[int, MoverProcess] = {}
         self.closing_leases = 0
         self._authorised = authorised
@@ -94,8 +100,8 @@ class Agent:
 
     def close(self) -> None:
         """Wait for the threads; the server is closed by whoever made it."""
-        self.repository_work.close()
-        self.verify_work.close()
+        for workers in self.workers_by_fd.values():
+            workers.close()
 
 
 def _mover_host(settings: AgentSettings) -> MoverHost:

@@ -27,6 +27,7 @@ from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 
 from . import (
+    collection,
     lease_handlers,
     proxy_handlers,
     repositories,
@@ -100,6 +101,8 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.CommitSession: Route("repository", session_handlers.commit_session),
     m.AbortSession: Route("repository", session_handlers.abort_session),
     m.VerifyRepository: Route("repository", verification.verify_repository),
+    m.StopVerification: Route("repository", verification.stop_verification),
+    m.CollectGarbage: Route("repository", collection.collect_garbage),
     m.RebuildIndex: Route("repository", repositories.rebuild_index),
 }
 

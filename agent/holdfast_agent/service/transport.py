@@ -38,14 +38,14 @@ class TransportService:
     def run(self) -> None:
         """Serve. The caller closes agent and server afterwards."""
         agent = self._agent
-        for fd in (self._stop_fd, agent.repository_work.wake_fd, agent.verify_work.wake_fd):
+        for fd in (self._stop_fd, *agent.workers_by_fd):
             agent.server.watch(fd)
         try:
             while not self._dispatcher.stopping:
                 self._step()
             self._drain()
         finally:
-            for fd in (self._stop_fd, agent.repository_work.wake_fd, agent.verify_work.wake_fd):
+            for fd in (self._stop_fd, *agent.workers_by_fd):
                 agent.server.unwatch(fd)
             os.close(self._stop_fd)
 
@@ -64,10 +64,8 @@ class TransportService:
         if fd == self._stop_fd:
             os.eventfd_read(fd)
             self._dispatcher.stopping = True
-        elif fd == agent.repository_work.wake_fd:
-            agent.repository_work.finish()
-        elif fd == agent.verify_work.wake_fd:
-            agent.verify_work.finish()
+        elif fd in agent.workers_by_fd:
+            agent.workers_by_fd[fd].finish()
         elif fd in agent.movers_by_fd:  # else it went with its mover in this very round
             agent.movers_by_fd[fd].ready(fd)
 

@@ -435,6 +435,13 @@ class VerifyRepository(Request, frozen=True, tag=True, kw_only=True):
     tables: bool = False
 
 
+class StopVerification(Request, frozen=True, tag=True, kw_only=True):
+    """Stop a verification; its :class:`VerifyEnded` follows and says so. Idempotent."""
+
+    lease: str
+    ticket: str
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing wrong. ``points``: restore points that it touches. ``lost``: data cannot be read any more."""
 
@@ -463,6 +470,56 @@ class VerifyEnded(Push, frozen=True, tag=True, kw_only=True):
     packs_left: int = 0
     known: int = 0
     noted: int = 0
+    error: ErrorRecord | None = None
+
+
+class CollectGarbage(Request, frozen=True, tag=True, kw_only=True):
+    """Remove what no restore point refers to, beside whatever runs. ``dry_run``: only say what would be removed.
+
+    The reply is :class:`Done` at once; progress comes as pushes with ``ticket``, the end is a :class:`CollectEnded`.
+    It may wait for backups that run. It ends with its lease, or by :class:`StopVerification`; the next one goes on from
+    there.
+    """
+
+    lease: str
+    ticket: str
+    repository: str
+    dry_run: bool = False
+
+
+class Collection(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collection found and did; of a dry run, what it would do. One that resumes another knows less: zeros then.
+
+    ``lost_records`` are needed and in no pack. ``fenced_sessions`` were found dead while it waited.
+    """
+
+    generation: int
+    packs: int = 0
+    stored_bytes: int = 0
+    points: int = 0
+    live_records: int = 0
+    live_bytes: int = 0
+    lost_records: int = 0
+    condemned_packs: int = 0
+    moved_bytes: int = 0
+    fenced_sessions: int = 0
+    swept_packs: int = 0
+    freed_bytes: int = 0
+
+
+class CollectProgress(Push, frozen=True, tag=True, kw_only=True):
+    """``phase``: "marking" (nodes and segments, ``total`` 0), "compacting" (bytes), "waiting" (sessions), "sweeping"
+    (packs)."""
+
+    ticket: str
+    phase: str
+    done: int
+    total: int
+
+
+class CollectEnded(Push, frozen=True, tag=True, kw_only=True):
+    ticket: str
+    collection: Collection | None = None
     error: ErrorRecord | None = None
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from holdfast_agent.errors import Cancelled, FormatUnsupported, RepositoryIoError
 from holdfast_agent.model.ids import Sid
+from holdfast_agent.wire.messages import Collection
 
 from ..repository import Repository
 from .census import Census
@@ -30,23 +31,6 @@ from .sweeping import sweep
 Progress = Callable[[str, int, int], None]
 """(phase, done, total): "marking" in nodes and segments (total 0: not known), "compacting" in bytes, "waiting" in
 sessions, "sweeping" in packs."""
-
-
-class Collection(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run found and did. Of a dry run: what it would do. A run that resumes knows less: zeros then."""
-
-    generation: int
-    packs: int = 0
-    stored_bytes: int = 0
-    points: int = 0
-    live_records: int = 0
-    live_bytes: int = 0
-    lost_records: int = 0
-    condemned_packs: int = 0
-    moved_bytes: int = 0
-    fenced_sessions: int = 0
-    swept_packs: int = 0
-    freed_bytes: int = 0
 
 
 def collect(
