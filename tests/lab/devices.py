@@ -42,3 +42,4 @@ def small_file_system(directory: Path, size_bytes: int) -> Iterator[Path]:
             yield mount_point
         finally:
             subprocess.run(["umount", mount_point], check=True)
+            mount_point.rmdir()
