@@ -12,6 +12,7 @@ from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost, ControlClient
 from holdfast_agent.errors import (
     AlreadyExists,
+    Cancelled,
     DiskDenied,
     DiskNotFound,
     HoldfastError,
@@ -222,9 +223,25 @@ def test_verification_tells_its_end(
     bad = verify("bad", (entry.sid,))
     assert entry.sid in {sid for finding in bad.findings for sid in finding.points}
     assert any(finding.lost for finding in bad.findings)
-    unknown = verify("unknown", (new_sid(),))
-    assert unknown.error is not None
-    assert unknown.error.code == PointNotFound.code
+    nobody = new_sid()
+    unknown = verify("unknown", (nobody,))
+    assert unknown.error is None
+    assert f"points/{nobody}" in {finding.object for finding in unknown.findings}
+
+
+def test_a_verification_can_be_stopped(
+    client: ControlClient, repository: str, pushes: queue.Queue[m.Push | AgentLost]
+) -> None:
+    for number in range(5000):  # work for about a second
+        Path(repository, "keys", f"slot-{number}").touch(0o600)
+    client.call(m.VerifyRepository(lease="l", ticket="long", repository=repository, level=1))
+    for _ in range(2):  # idempotent
+        assert isinstance(client.call(m.StopVerification(lease="l", ticket="long")), m.Done)
+    ended = pushes.get(timeout=WAIT_S)
+    assert isinstance(ended, m.VerifyEnded)
+    assert ended.error is not None
+    assert ended.error.code == Cancelled.code
+    assert isinstance(client.call(m.StopVerification(lease="l", ticket="never heard of")), m.Done)
 
 
 def test_the_index_can_be_rebuilt(client: ControlClient, repository: str) -> None:

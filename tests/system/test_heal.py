@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lab import repositories as lab
-from lab.installation import Installation, installed
+from lab.installation import BIN, Installation, installed
 
 MIB = 1 << 20
 BLOCKS = 6
@@ -43,9 +44,11 @@ class Backed:
         lab.flip(pack, pack.stat().st_size // 2)
 
     def verify(self, *options: str, expect: int = 0) -> str:
-        """Everything that the session told, in one text."""
+        """The whole log of the session, as `session follow` tells it."""
         report = self.house.holdfast("repository", "verify", self.name, *options, expect=expect)
-        return str(self.house.holdfast("session", "show", str(report["id"])))
+        command = [BIN / "holdfast", "session", "follow", str(report["id"])]
+        told = subprocess.run(command, capture_output=True, text=True, env=self.house.environment, check=False)
+        return told.stdout + told.stderr
 
     def restores(self) -> bool:
         """Whether every point restores bit for bit."""

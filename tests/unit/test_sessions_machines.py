@@ -323,3 +323,14 @@ def test_a_cancelled_restore_leaves_nothing() -> None:
     assert machine.handle(e.CancelRequested(reason="test")) == [i.StopTask(task=key)]
     assert machine.handle(e.TaskStopped(task=key)) == [i.AbandonTarget()]
     assert machine.handle(e.TargetAbandoned()) == [i.EndSession(result="cancelled")]
+
+
+def test_movers_on_one_host_may_connect_before_they_are_said_to_have_started() -> None:
+    machine = RestoreMachine(POLICY)
+    key = e.TaskKey("vm", "disk")
+    machine.handle(e.SessionStarted())
+    machine.handle(e.TargetPrepared(note="", tasks=(key,)))
+    assert machine.handle(e.SlotGranted(task=key, proxy="p", repository="r", waited_s=0)) == [i.StartMovers(task=key)]
+    assert machine.handle(e.MoversConnected(task=key)) == [i.BeginTransfer(task=key)]
+    assert machine.handle(e.MoversStarted(task=key, rules="")) == []
+    assert machine.handle(e.TransferFinished(task=key)) == [i.ReleaseTask(task=key), i.FinishTarget()]

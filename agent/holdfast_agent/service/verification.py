@@ -6,7 +6,7 @@ import threading
 import time
 
 from holdfast_agent.errors import HoldfastError, UsageError
-from holdfast_agent.wire.messages import Done, VerifyEnded, VerifyProgress, VerifyRepository
+from holdfast_agent.wire.messages import Done, StopVerification, VerifyEnded, VerifyProgress, VerifyRepository
 
 from .agent import Agent
 from .calls import Call
@@ -72,4 +72,11 @@ def verify_repository(agent: Agent, call: Call[VerifyRepository]) -> None:
 
     agent.verify_work.run(work, ended)
     lease.verifications[request.ticket] = stop
+    call.reply(Done())
+
+
+def stop_verification(agent: Agent, call: Call[StopVerification]) -> None:
+    stop = agent.leases.get(call.key, call.request.lease).verifications.get(call.request.ticket)
+    if stop is not None:
+        stop.set()
     call.reply(Done())

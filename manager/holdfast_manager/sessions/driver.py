@@ -85,7 +85,12 @@ class Driver:
         self._order = itertools.count()
         self._lanes: dict[Hashable, deque[Instruction]] = {}
         self._result = ""
-        self._cancelled = False
+        self._cancelled = ""
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the session is to stop; empty until the machine has been told. Any thread may ask."""
+        return self._cancelled
 
     def post(self, event: Event, took_s: float | None = None) -> None:
         """Something happened."""
@@ -172,6 +177,6 @@ class Driver:
         if not self._cancelled:
             reason = self._stop_requested()
             if reason:
-                self._cancelled = True
+                self._cancelled = reason
                 self.post(CancelRequested(reason=reason))
         self._recorder.flush()

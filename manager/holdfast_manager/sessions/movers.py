@@ -28,10 +28,10 @@ from holdfast_agent.wire.messages import (
     StopMover,
 )
 from holdfast_agent.wire.specs import (
-    BackupOrder,
+    CheckerSpec,
     MoverResult,
+    Order,
     ReaderSpec,
-    RestoreOrder,
     SourceSpec,
     TargetSpec,
     WriterSpec,
@@ -43,7 +43,7 @@ from .steps import Step
 
 Endpoints = tuple[str, ...]
 MakeListener = Callable[[str, bytes], TargetSpec | ReaderSpec]
-MakeConnector = Callable[[str, bytes, Endpoints], SourceSpec | WriterSpec]
+MakeConnector = Callable[[str, bytes, Endpoints], SourceSpec | WriterSpec | CheckerSpec]
 
 _CONNECTED = frozenset({"connected", "transferring", "done"})
 # When one mover fails, the other soon reports that its peer is gone. The first cause is worth a moment's wait.
@@ -124,7 +124,7 @@ class MoverDesk:
         connector = make_connector(name, secret, started.endpoints)
         self._pool.ask(proxy, StartMover(lease=self._pool.lease, mover=pair.connector, spec=connector), MoverStarted)
 
-    def begin(self, task: TaskKey, order: BackupOrder | RestoreOrder) -> None:
+    def begin(self, task: TaskKey, order: Order) -> None:
         """Give the pair's connector its order; TransferFinished or TaskFailed follows."""
         pair = self._pair(task)
         request = BeginTransfer(lease=self._pool.lease, mover=pair.connector, order=order)

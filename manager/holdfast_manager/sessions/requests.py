@@ -1,4 +1,4 @@
-"""What a restore or a verification was asked for; kept in the session's row so that its process can read it."""
+"""What a session other than a backup was asked for; kept in the session's row so that its process can read it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from holdfast_agent.model.ids import Sid
+from holdfast_agent.wire.messages import VerifyBudget
 
 
 class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,11 +33,19 @@ class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Check ``points`` of ``repository`` (empty: all of them, and every pack).
 
     Level 0: every point resolves, every pack is there with its size. Level 1: every byte of the packs by checksum;
-    neither needs a key. Level 2: every block of the points is decoded on the agent ``proxy`` (empty: any) and compared
-    with its id.
+    neither needs a key. Level 2: every distinct block of the points is decoded once on the agent ``proxy`` (empty: any)
+    and compared with its id. ``budget`` bounds what is read at levels 1 and 2; its age only packs, so level 1.
     """
 
     repository: str
     level: Annotated[int, msgspec.Meta(ge=0, le=2)] = 1
     points: tuple[Sid, ...] = ()
     proxy: str = ""
+    budget: VerifyBudget = VerifyBudget()
+
+
+class GcRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Collect the garbage of ``repository``; ``dry_run`` only tells what would go."""
+
+    repository: str
+    dry_run: bool = False

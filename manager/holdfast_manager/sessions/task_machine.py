@@ -122,8 +122,8 @@ class TaskMachine:
             case SlotGranted() if self.state is TaskState.QUEUED:
                 self.state = TaskState.GRANTED
                 return self._start_if_possible()
-            case MoversStarted() if self.state is TaskState.STARTING:
-                return []
+            case MoversStarted():
+                return []  # movers on the same host may have connected before this was said
             case MoversConnected() if self.state is TaskState.STARTING:
                 self.state = TaskState.CONNECTED
                 return self._transfer_if_possible()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import queue
+import time
+from collections.abc import Iterable
 
-from holdfast_agent.channel.control_client import AgentLost
-from holdfast_agent.errors import HoldfastError, VerificationFailed, from_record
+from holdfast_agent.errors import HoldfastError, VerificationFailed
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Point
-from holdfast_agent.model.units import format_size
 from holdfast_agent.sealing.keys import RepositoryKeys
-from holdfast_agent.sealing.roots import open_point
-from holdfast_agent.wire.messages import Done, Finding, ListPoints, PointList, Push, VerifyEnded, VerifyRepository
+from holdfast_agent.sealing.records import open_record
+from holdfast_agent.sealing.roots import open_point, root_id
+from holdfast_agent.wire.messages import (
+    BlobRecord,
+    Finding,
+    ListPoints,
+    PointList,
+    ReadBlob,
+    VerifyBudget,
+    VerifyEnded,
+)
 from holdfast_manager.catalog.values import PointState
 
+from .check_task import CheckTask
 from .events import (
     Event,
     SessionFailed,
@@ -22,32 +31,37 @@ from .events import (
     TargetFinished,
     TargetPrepared,
     TaskFailed,
-    TaskKey,
 )
-from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget, ReleaseTask, TaskInstruction
+from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget, TaskInstruction
+from .keyless import KeylessCheck
 from .requests import VerifyRequest
-from .restore_actions import Placed, ReaderTasks, read_authentic_point
+from .restore_actions import read_authentic_point
 from .tasks import Context
 
 _FINDINGS_SHOWN = 200
+_NO_BUDGET = VerifyBudget()
 
 
 class VerifyActions:
     """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a verification.
 
-    Levels 0 and 1 are the repository agent's work and need no key; level 2 then reads every wanted disk through a
-    proxy that holds the key. Points that a finding touches are marked suspect, so that no backup builds on them.
+    Levels 0 and 1 are the repository agent's work and need no key. Level 2 reads no pack twice: presence and tables
+    by the agent, then every distinct block once through a proxy that holds the key, then, if that found anything,
+    the agent tells which points it touches. Points that a finding touches are marked suspect, so that no backup builds
+    on them; those that level 2 found whole are good again.
     """
 
     def __init__(self, context: Context, request: VerifyRequest, keys: RepositoryKeys) -> None:
         self._context = context
         self._request = request
         self._keys = keys
-        self._readers = ReaderTasks(context, keys, request.proxy)
-        self._ends: queue.SimpleQueue[VerifyEnded | HoldfastError] = queue.SimpleQueue()
-        self._sids: dict[TaskKey, Sid] = {}
-        self._found = 0
-        self.tasks = self._readers.work
+        self._keyless = KeylessCheck(context)
+        self._check = CheckTask(context, keys, request.proxy, request.budget)
+        self._points: list[Point] = []
+        self._found: set[tuple[str, str]] = set()
+        self._suspect: set[Sid] = set()
+        self.tasks = self._check.work
+        self.push = self._keyless.push
 
     def perform(self, instruction: Instruction) -> Event | None:
         match instruction:
@@ -58,9 +72,7 @@ class VerifyActions:
             case AbandonTarget():
                 return TargetAbandoned()
             case TaskInstruction():
-                if isinstance(instruction, ReleaseTask):
-                    self._sids.pop(instruction.task, None)
-                return self._readers.perform(instruction)
+                return self._check.perform(instruction)
         raise AssertionError(f"a verification has no {type(instruction).__name__}")
 
     def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
@@ -74,46 +86,43 @@ class VerifyActions:
     def tick(self) -> None:
         self.tasks.tick()
 
-    def push(self, agent: str, push: Push | AgentLost) -> None:
-        """What the repository's agent says of levels 0 and 1; called in the driver's thread."""
-        if isinstance(push, VerifyEnded):
-            self._ends.put(push)
-        elif isinstance(push, AgentLost) and agent == self._context.repository.agent:
-            self._ends.put(push.error)
-
     def _prepare(self) -> Event:
-        self._check_keyless()
-        keys: list[TaskKey] = []
-        if self._request.level == 2:
-            for point in self._points():
-                keys += self._add(point)
-        return TargetPrepared(note=f"level {self._request.level}", tasks=tuple(keys))
+        request = self._request
+        deep = request.level == 2
+        budget = _NO_BUDGET if deep else request.budget
+        ended = self._keyless.run(0 if deep else request.level, request.points, budget, tables=deep)
+        self._take(ended)
+        if not deep:
+            return TargetPrepared(note=f"level {request.level}", tasks=())
+        self._points = self._authentic_points()
+        self._check_configurations()
+        return TargetPrepared(note="level 2", tasks=(self._check.add(self._points),))
 
-    def _check_keyless(self) -> None:
-        context, level = self._context, min(self._request.level, 1)
-        request = VerifyRepository(
-            lease=context.pool.lease,
-            ticket=f"session-{context.session}",
-            repository=context.repository.path,
-            level=level,
-            points=self._request.points,
-        )
-        context.pool.ask(context.repository.agent, request, Done)
-        ended = self._ends.get()
-        if isinstance(ended, HoldfastError):
-            raise ended
-        if ended.error is not None:
-            raise from_record(ended.error)
+    def _take(self, ended: VerifyEnded) -> None:
+        """The agent's findings, and in a line what it did."""
         for finding in ended.findings:
             self._found_wrong(finding)
-        checked = f"{ended.objects_checked} objects, {format_size(ended.checked_bytes)} read"
-        context.recorder.note(f"level {level}: {checked}, {len(ended.findings)} findings")
+        parts = [f"{ended.objects_checked} objects, {ended.checked_bytes} bytes read, {len(ended.findings)} findings"]
+        if ended.packs_checked or ended.packs_left:
+            parts.append(f"{ended.packs_checked} packs read, {ended.packs_left} left by the budget")
+        if ended.known:
+            parts.append(f"{ended.known} bad things in quarantine that cost no data (any more)")
+        if ended.noted:
+            parts.append(f"{ended.noted} new in quarantine: the next backup of their disks stores them again")
+        self._context.recorder.note("; ".join(parts))
 
-    def _points(self) -> list[Point]:
-        """All points that were asked for; one that is not authentic is a finding, not the end."""
-        if self._request.points:
-            return [read_authentic_point(self._context, sid, self._keys) for sid in self._request.points]
+    def _authentic_points(self) -> list[Point]:
+        """All points that were asked for; one that is not there or not authentic is a finding, not the end."""
         points: list[Point] = []
+        if self._request.points:
+            for sid in self._request.points:
+                try:
+                    points.append(read_authentic_point(self._context, sid, self._keys))
+                except HoldfastError as error:
+                    if error.retryable:
+                        raise
+                    self._point_wrong(sid, error)
+            return points
         after, more = "", True
         while more:
             request = ListPoints(repository=self._context.repository.path, after=after)
@@ -122,36 +131,80 @@ class VerifyActions:
                 try:
                     points.append(open_point(entry, self._keys))
                 except HoldfastError as error:
-                    wrong = Finding(
-                        object=f"points/{entry.sid}", kind=error.code, detail=error.text, points=(entry.sid,)
-                    )
-                    self._found_wrong(wrong)
+                    self._point_wrong(entry.sid, error)
             more = page.more
             after = page.points[-1].sid if page.points else after
         return points
 
-    def _add(self, point: Point) -> list[TaskKey]:
-        keys = []
-        for disk in point.disks:
-            key = TaskKey(f"{point.vm_id}@{point.sid[:12]}", disk.disk_id)
-            self._sids[key] = point.sid
-            keys.append(self._readers.add(key, f"{point.vm_name}@{point.sid[:12]}", Placed(disk, None)))
-        return keys
+    def _point_wrong(self, sid: Sid, error: HoldfastError) -> None:
+        name = f"points/{sid}"
+        self._found_wrong(Finding(object=name, kind="point", detail=error.text, points=(sid,), lost=True))
+
+    def _check_configurations(self) -> None:
+        """The VMs' configurations are sealed under a key that never leaves the manager: they are opened here."""
+        users: dict[str, list[Sid]] = {}
+        for point in self._points:
+            if point.config is not None:
+                users.setdefault(point.config, []).append(point.sid)
+        blob_keys = self._keys.blob_keys()
+        for blob, sids in users.items():
+            try:
+                request = ReadBlob(repository=self._context.repository.path, blob=blob)
+                record = self._context.pool.ask(self._context.repository.agent, request, BlobRecord).record
+                open_record(record, blob_keys, root_id(blob))
+            except HoldfastError as error:
+                if error.retryable:
+                    raise
+                name = f"the VM configuration {blob[:16]}"
+                wrong = Finding(object=name, kind="record", detail=error.text, points=tuple(sids), lost=True)
+                self._found_wrong(wrong)
 
     def _finish(self) -> Event:
-        """Tasks that were released are fine; those that are left could not be read whole."""
-        for sid in sorted(set(self._sids.values())):
-            self._context.catalog.points.set_state(sid, PointState.SUSPECT)
-        wrong = self._found + len(self._sids)
-        if wrong:
-            raise VerificationFailed(repository=self._context.repository.name, findings=wrong)
-        return TargetFinished(note="nothing wrong was found")
+        notes = []
+        result = self._check.result
+        if result is not None and result.bad_count:
+            # What the checker found is in quarantine by now: the agent tells whom it touches.
+            self._take(self._keyless.run(0, self._request.points, _NO_BUDGET))
+            for bad in result.bad:
+                self._found_bad(bad.id.hex(), bad.reason)
+        if result is not None:
+            notes.append(f"{result.blocks_checked} distinct blocks checked")
+        if result is not None and result.skipped:
+            notes.append(f"{result.skipped} left by the budget")
+        self._mark(whole=result is not None and not result.skipped)
+        if self._found:
+            raise VerificationFailed(repository=self._context.repository.name, findings=len(self._found))
+        return TargetFinished(note="; ".join(["nothing wrong was found", *notes]))
+
+    def _found_bad(self, record_id: str, reason: str) -> None:
+        """A record that the agent's findings do not name: its repository cannot take notes."""
+        if not any(record_id[:16] in name for _, name in self._found):
+            self._found_wrong(Finding(object=record_id[:16], kind="record", detail=reason, lost=True))
+
+    def _mark(self, whole: bool) -> None:
+        points = self._context.catalog.points
+        for sid in sorted(self._suspect):
+            points.set_state(sid, PointState.SUSPECT)
+        for point in self._points if whole else ():
+            if point.sid not in self._suspect:
+                points.set_verified(point.sid, time.time())
+                points.set_state(point.sid, PointState.OK)
 
     def _found_wrong(self, finding: Finding) -> None:
-        self._found += 1
-        for sid in finding.points:
-            self._context.catalog.points.set_state(sid, PointState.SUSPECT)
-        if self._found <= _FINDINGS_SHOWN:
-            lost = "; data is lost" if finding.lost else ""
-            points = f"; touches {', '.join(sid[:12] for sid in finding.points[:5])}" if finding.points else ""
-            self._context.recorder.note(f"{finding.object}: {finding.kind}: {finding.detail}{lost}{points}", "error")
+        if (finding.kind, finding.object) in self._found:
+            return
+        self._found.add((finding.kind, finding.object))
+        self._suspect.update(finding.points)
+        if len(self._found) <= _FINDINGS_SHOWN:
+            self._context.recorder.note(_sentence(finding), "error")
+
+
+def _sentence(finding: Finding) -> str:
+    lost = "; data is lost" if finding.lost else ""
+    return f"{finding.object}: {finding.kind}: {finding.detail}{lost}{_touched(finding.points)}"
+
+
+def _touched(points: Iterable[Sid]) -> str:
+    named = [sid[:12] for sid in points]
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    return f"; touches {', '.join(named[:5])}{more}" if named else ""
