@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 # Empty: the newest that packaging/find-python finds.
 PYTHON ?=
 # The quick tests first, so that what is broken is known soon.
-TESTS := $(wildcard $(addprefix tests/,unit protocol conformance integration system fault))
+TESTS := $(wildcard $(addprefix tests/,unit model protocol conformance integration system fault))
 CODE := agent manager plugins tests benchmarks packaging
 ARGS ?=
 BENCH_SIZE_MIB ?= 4096
