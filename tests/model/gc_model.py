@@ -261,7 +261,7 @@ class Actors:
         return frozenset(name for name in condemned if not any(r in world.packs.get(name, ()) for r in held))
 
 
-def run_history(seed: int, rules: Rules = Rules()) -> World:  # noqa: B008 - frozen
+def run_history(seed: int, rules: Rules = Rules()) -> World:
     """One interleaving; raises :class:`Broken` with its story when a committed point loses a record."""
     rng = random.Random(seed)
     world = World()

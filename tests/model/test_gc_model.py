@@ -37,6 +37,6 @@ def test_every_rule_is_needed(rule: str) -> None:
 
 def test_histories_do_what_they_are_for() -> None:
     """Commits, prunings, sweeps, deaths, fenced writers and copies are among them: else they would prove nothing."""
-    story = "\n".join(line for seed in range(200) for line in run_history(seed).story)
+    story = "\n".join(line for seed in range(800) for line in run_history(seed).story)
     for event in ("commits", "pruned", "condemns", "removes", "dies", "fenced", "copied"):
         assert story.count(event) > 20, event
