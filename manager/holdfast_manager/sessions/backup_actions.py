@@ -19,6 +19,7 @@ from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.points import Point
 from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.units import format_rate
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import open_point, root_id
 from holdfast_agent.wire.messages import (
@@ -42,6 +43,7 @@ from holdfast_plugins.api import (
     VmInfo,
 )
 
+from .bandwidth import BandwidthShare
 from .change_choice import Ground, choose_mode, comparable, geometry_of, trackable
 from .committing import Committer
 from .events import (
@@ -107,6 +109,8 @@ class BackupActions:
         self._keys = keys
         self._platform = platform
         self._vms: dict[str, VmWork] = {}
+        rules = TransferRules(job.compression, job.streams, job.bandwidth_bytes_per_s)
+        self._bandwidth = BandwidthShare(rules, context.desk)
         self._committer = Committer(context, job, keys, platform.server)
         self.tasks = TaskWork(context)
 
@@ -141,8 +145,10 @@ class BackupActions:
             case BeginTransfer():
                 return self._begin_transfer(key)
             case ReleaseTask():
+                self._bandwidth.leave(key)
                 self.tasks.stop(key)
             case StopTask():
+                self._bandwidth.leave(key)
                 self.tasks.stop(key)
                 return TaskStopped(task=key)
         return None
@@ -217,8 +223,7 @@ class BackupActions:
     def _start_movers(self, key: TaskKey) -> Event:
         vm, context, job = self._vms[key.vm], self._context, self._job
         number = vm.next_mover()
-        rules = TransferRules(job.compression, job.streams, job.bandwidth_bytes_per_s)
-        sid = vm.sid
+        rules, sid = self._bandwidth.first_rules(), vm.sid
         context.desk.start(
             key,
             context.repository.agent,
@@ -231,7 +236,8 @@ class BackupActions:
             ),
         )
         sealed = "encrypted" if context.repository.encrypted else "not encrypted"
-        limit = f", {job.bandwidth_bytes_per_s} B/s" if job.bandwidth_bytes_per_s else ""
+        bandwidth = job.bandwidth_bytes_per_s
+        limit = f", at most {format_rate(bandwidth)} for all tasks together" if bandwidth else ""
         return MoversStarted(task=key, rules=f"{job.compression}, {sealed}, {job.streams} stream(s){limit}")
 
     # --- inventory, guest, snapshot ---------------------------------------------------------------------------
@@ -289,6 +295,7 @@ class BackupActions:
             extents=tuple(extents) if extents is not None else None,
         )
         vm.decisions[key.disk] = decision
+        self._bandwidth.join(key)
         self._context.desk.begin(key, order)
         return TransferBegan(task=key, mode=decision.mode, reason=decision.reason)
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from holdfast_agent.errors import ConnectionLost, ErrorRecord, HoldfastError, MoverDied, TreesDiffer
+from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.messages import (
     BeginTransfer,
+    ChangeRules,
     Done,
     ListMovers,
     MoverChanged,
@@ -129,6 +131,11 @@ class MoverDesk:
         pair = self._pair(task)
         request = BeginTransfer(lease=self._pool.lease, mover=pair.connector, order=order)
         self._pool.ask(pair.proxy, request, Done)
+
+    def change_rules(self, task: TaskKey, rules: TransferRules) -> None:
+        """New transfer rules for the side that sends, which is the one that limits."""
+        pair = self._pair(task)
+        self._pool.ask(pair.proxy, ChangeRules(lease=self._pool.lease, mover=pair.connector, rules=rules), Done)
 
     def outcome(self, task: TaskKey) -> Outcome:
         """What a finished pair achieved; known until the task is started anew. Raises ``MoverDied`` without one."""

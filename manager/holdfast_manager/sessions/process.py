@@ -27,12 +27,13 @@ from .agents import AgentPool, LeaseKeeper
 from .backup_actions import BackupActions, Platform
 from .backup_machine import BackupMachine
 from .driver import Actions, Driver, Machine
+from .gc_actions import GcActions
 from .journal import CatalogJournal, fulfil_open
 from .keys import repository_keys
 from .movers import MoverDesk
 from .quiescing import Guest
 from .recorder import Recorder
-from .requests import RestoreRequest, VerifyRequest
+from .requests import GcRequest, RestoreRequest, VerifyRequest
 from .restore_actions import Destination, RestoreActions
 from .restore_machine import RestoreMachine
 from .retaining import apply_retention
@@ -89,6 +90,8 @@ class SessionProcess:
                 return self._restore(msgspec.convert(entry.spec, RestoreRequest), cleanup)
             case SessionKind.VERIFY:
                 return self._verify(msgspec.convert(entry.spec, VerifyRequest), cleanup)
+            case SessionKind.GC:
+                return self._collect(msgspec.convert(entry.spec, GcRequest), cleanup)
 
     def _backup(self, job: JobSpec, cleanup: ExitStack) -> str:
         source = f"job {job.name}"
@@ -137,6 +140,12 @@ class SessionProcess:
         actions = VerifyActions(context, request, repository_keys(self._catalog, context.repository))
         self._handlers += [actions.tasks.push, actions.push]
         return self._drive(context, RestoreMachine(RetryPolicy(retries=1), keep_going=True), actions)
+
+    def _collect(self, request: GcRequest, cleanup: ExitStack) -> str:
+        context = self._context(request.repository, cleanup)
+        actions = GcActions(context, request)
+        self._handlers.append(actions.push)
+        return self._drive(context, RestoreMachine(RetryPolicy()), actions)
 
     def _drive(self, context: Context, machine: Machine, actions: Actions) -> str:
         def renew_slots() -> None:
