@@ -266,6 +266,7 @@ def test_overlapping_spans_count_once(spans: list[tuple[float, float]], seconds:
     ("kind", "spec", "what"),
     [
         (SessionKind.VERIFY, {"repository": "main", "level": 2}, "verification of main, level 2"),
+        (SessionKind.GC, {"repository": "main", "dry_run": True}, "garbage collection of main, a dry run"),
         (
             SessionKind.RESTORE,
             {"sid": SID, "server": "lab", "name": "web2"},

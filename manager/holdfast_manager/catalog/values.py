@@ -134,6 +134,7 @@ class SessionKind(StrEnum):
     BACKUP = "backup"
     RESTORE = "restore"
     VERIFY = "verify"
+    GC = "gc"
 
 
 class SessionState(StrEnum):

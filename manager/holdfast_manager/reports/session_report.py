@@ -122,6 +122,9 @@ def what_for(session: SessionEntry) -> str:
             return f"backup by job {session.job}"
         case SessionKind.VERIFY:
             return f"verification of {spec.get('repository', '?')}, level {spec.get('level', '?')}"
+        case SessionKind.GC:
+            dry = ", a dry run" if spec.get("dry_run") else ""
+            return f"garbage collection of {spec.get('repository', '?')}{dry}"
         case SessionKind.RESTORE:
             point = str(spec.get("sid", "?"))[:8]
             place = f"server {spec['server']} as {spec.get('name')}" if spec.get("server") else _files(spec)

@@ -122,7 +122,9 @@ def _load(report: SessionReport) -> list[tuple[str, str]]:
     ]
 
 
-_DONE = {SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked"}
+_DONE = {
+    SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked", SessionKind.GC: "moved",
+}  # fmt: skip
 
 
 def _data(report: SessionReport) -> str:
