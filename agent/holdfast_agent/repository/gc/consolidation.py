@@ -72,7 +72,10 @@ def _shards(
     """The packs of ``old`` that are there, each once, in groups of a bounded size. Raises if one cannot be read."""
     held: list[PackContents] = []
     for name in old:
-        data = repository.store.read(name, MOST_SEGMENT_BYTES)
+        try:
+            data = repository.store.read(name, MOST_SEGMENT_BYTES)
+        except ObjectMissing:
+            continue  # another collector has put one in its place that names the same packs
         for pack in decode_segment(name, data, repository_id_bytes(repository.repository_id)).packs:
             if pack.name in present and pack.name not in named:
                 named.add(pack.name)
