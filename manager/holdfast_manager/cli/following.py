@@ -15,7 +15,7 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, SessionEntry, SessionState, TaskEntry
 from holdfast_manager.reports.session_report import SessionReport, session_report
 
-POLL_S = 0.3
+POLL_S = 0.1
 """Between looks: people see no delay, and a look costs the database well under a millisecond."""
 _REAP_S = 2.0
 _PAGE = 1000
