@@ -66,6 +66,8 @@ def guarded() -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", "") or ""
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise Locked(what="the local index", holder="another process") from error
+        if name == "SQLITE_READONLY_DBMOVED":
+            raise IndexOdd("another process has begun a new file") from error
         if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
             raise RepositoryIoError(operation="updating", name="the local index", reason=str(error)) from error
         raise IndexOdd(str(error)) from error

@@ -151,11 +151,12 @@ class LocalIndex:
 
     def _update(self) -> None:
         for _ in range(_ATTEMPTS):
+            loaded = self._loaded()  # before the listing, which then shows all of them, and what came since
             published = set(self._store.names(INDEX))
-            loaded = self._loaded()
             if loaded - published:
                 with self._transaction():  # a collector that is replacing segments has ended when this begins
                     loaded = self._loaded()
+                    published = set(self._store.names(INDEX))
                 if loaded - published:
                     self._renew()
                     loaded = set()
