@@ -1,0 +1,105 @@
+"""A disk that is really full: a backup fails cleanly, and the collector frees space by means of its reserve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.errors import RepositoryFull
+from holdfast_agent.model.geometry import Geometry
+from holdfast_agent.model.ids import Sid, new_sid
+from holdfast_agent.repository import layout
+from holdfast_agent.repository.gc.collector import collect
+from holdfast_agent.repository.repository import Repository
+from holdfast_agent.repository.store import FileStore
+from holdfast_agent.repository.verify import verify
+from lab import repositories as lab
+from lab.collecting import check_points
+from lab.tools import missing, require_tool
+
+DISK_BYTES = 96 << 20
+BLOCKS = 64
+GEOMETRY = Geometry(BLOCKS * lab.BLOCK, lab.LOG2)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small ext4 with the repository and its cache on it, as on a host with one disk."""
+    mkfs = require_tool("mkfs.ext4", "e2fsprogs")
+    if os.geteuid() != 0:
+        missing("mounting a file system needs root")
+    image, mount_point = tmp_path / "ext4.img", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    subprocess.run([mkfs, "-q", "-m", "0", image], check=True)
+    mount_point.mkdir()
+    done = subprocess.run(["mount", "-o", "loop", image, mount_point], check=False, capture_output=True, text=True)
+    if done.returncode:
+        missing(f"a loop mount is not possible here: {done.stderr.strip()}")
+    try:
+        yield mount_point
+    finally:
+        subprocess.run(["umount", mount_point], check=True)
+        image.unlink()
+
+
+def noise(seed: int) -> dict[int, bytes]:
+    """Blocks that do not compress, so that each backup takes four MiB."""
+    return {number: os.urandom(lab.BLOCK - 8) + seed.to_bytes(8, "big") for number in range(BLOCKS)}
+
+
+def fill(repository: Repository) -> dict[Sid, dict[int, bytes]]:
+    """Back up until the disk is full; the points that were committed."""
+    points: dict[Sid, dict[int, bytes]] = {}
+    while True:
+        blocks = noise(len(points))
+        sid = new_sid()
+        try:
+            lab.backup(repository, blocks, GEOMETRY, sid=sid, data_pack_bytes=1 << 20)
+        except RepositoryFull:
+            return points
+        points[sid] = blocks
+
+
+def fill_up(disk: Path) -> None:
+    """The rest, by somebody else: not one block is left but those of the reserve."""
+    with (disk / "somebody else's").open("wb", buffering=0) as file:
+        size = 1 << 20
+        while size >= 512:
+            try:
+                file.write(bytes(size))
+            except OSError:
+                size //= 2
+
+
+def test_the_collector_frees_space_on_a_full_disk(disk: Path) -> None:
+    lab.create(disk / "repository")
+    reserve = disk / "repository" / layout.RESERVE
+    assert reserve.stat().st_blocks > 0
+    repository = lab.open_at(disk)
+    points = fill(repository)
+    assert len(points) > 8
+    oldest = sorted(points)[: len(points) // 2]
+    for sid in oldest:
+        repository.tombstone(sid)
+    fill_up(disk)
+    assert reserve.exists()
+    assert repository.space()[1] < 64 << 10
+    with pytest.raises(RepositoryFull):
+        FileStore(disk / "repository").create("gc/nobody's", [os.urandom(256 << 10)])
+
+    found = collect(repository)
+    assert found.freed_bytes > len(oldest) * (3 << 20)
+    assert repository.space()[1] > 16 << 20
+    assert reserve.exists(), "it is set aside again for the next time"
+    left = {sid: blocks for sid, blocks in points.items() if sid not in oldest}
+    check_points(repository, left)
+    report = verify(repository, 2, keys=lab.KEYS)
+    assert report.ok, report.findings
+    again = lab.backup(repository, noise(99), GEOMETRY, data_pack_bytes=1 << 20)
+    assert again.sid in repository.point_sids()
+    repository.close()
