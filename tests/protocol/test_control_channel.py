@@ -50,6 +50,8 @@ REQUESTS: list[m.Request] = [
     m.ListMovers(lease="l"),
     m.ProbeDisk(disk="file:/x"),
     m.CreateRepository(repository="/r", repository_id="0" * 32, slots=()),
+    m.AddKeySlot(repository="/r", slot=m.KeySlot("s", b"")),
+    m.RemoveKeySlot(repository="/r", slot="s"),
     m.OpenRepository(repository="/r"),
     m.ListPoints(repository="/r"),
     m.ReadPoint(repository="/r", sid=SID),

@@ -147,6 +147,15 @@ class WrongKey(RepositoryError):
     exit_code = 12
 
 
+class PaperKeyWrong(RepositoryError):
+    """What was typed is not a paper key, or has a slip in it."""
+
+    code = "paper_key_wrong"
+    message = "this is not a whole paper key: {reason}"
+    action = "Compare it with the paper, letter by letter"
+    exit_code = 12
+
+
 class BlockNotVerified(RepositoryError):
     """A compressed block did not decode to what was compressed: a faulty codec, memory or processor."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -32,7 +34,10 @@ _FOLDERS = (
 
 
 class Config(msgspec.Struct, frozen=True):
-    """Body of config/<number>. Features that this version does not know bar it from reading, writing or collecting."""
+    """Body of config/<number>. Features that this version does not know bar it from reading, writing or collecting.
+
+    ``removed_slots``: names of key slots that open nothing any more, never to be used again.
+    """
 
     repository_id: str
     created: float
@@ -40,6 +45,7 @@ class Config(msgspec.Struct, frozen=True):
     read_features: tuple[str, ...] = ()
     write_features: tuple[str, ...] = ()
     gc_features: tuple[str, ...] = ()
+    removed_slots: tuple[str, ...] = ()
 
 
 def make_folders(path: Path) -> None:
@@ -93,10 +99,32 @@ def store_slot(store: ObjectStore, name: str, slot: bytes) -> None:
         raise AlreadyExists(kind="key slot", name=name) from None
 
 
-def store_config(store: ObjectStore, config: Config) -> None:
-    """Store the first configuration; from then on the directory is a repository. Raises :class:`ObjectExists`."""
-    name = f"{layout.CONFIG}/000001"
+def store_config(store: ObjectStore, config: Config, number: int = 1) -> None:
+    """Store a configuration; with the first one the directory is a repository. Raises :class:`ObjectExists`."""
+    name = _config_object(number)
     store.create(name, [encode_document(name, DocumentType.CONFIG, msgspec.json.encode(config, order="sorted"))])
+
+
+def change_config(store: ObjectStore, change: Callable[[Config], Config]) -> Config:
+    """Put a configuration with the next number in the place of the present one; what holds from now on.
+
+    ``change`` is asked again when somebody else was quicker, so that it always decides on what holds; what it raises
+    ends this. Raises as :func:`read_config` too.
+    """
+    while True:
+        number = _newest(store)  # before the reading: if a newer one comes between, its number is taken
+        changed = change(read_config(store))
+        with contextlib.suppress(ObjectExists):
+            store_config(store, changed, number + 1)
+            return changed
+
+
+def _config_object(number: int) -> str:
+    return f"{layout.CONFIG}/{number:06}"
+
+
+def _newest(store: ObjectStore) -> int:
+    return max(int(name.rpartition("/")[2]) for name in store.names(layout.CONFIG))
 
 
 def read_config(store: ObjectStore) -> Config:

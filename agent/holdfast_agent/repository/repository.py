@@ -16,6 +16,7 @@ from holdfast_agent.errors import (
     AlreadyExists,
     FormatUnsupported,
     Locked,
+    NotFound,
     ObjectDamaged,
     ObjectMissing,
     PointNotFound,
@@ -33,7 +34,7 @@ from holdfast_agent.sealing.roots import pack_set_digest, read_point, root_id
 from holdfast_agent.wire.specs import PackRef
 
 from . import layout
-from .configuration import Config, make_folders, read_config, store_config, store_slot
+from .configuration import Config, change_config, make_folders, read_config, store_config, store_slot
 from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encode_document, read_document
 from .file_writing import System
 from .index import LocalIndex, Location
@@ -148,16 +149,40 @@ class Repository:
             put_records_aside(self.store, home.pack, [record_id], reason)
 
     def key_slots(self) -> dict[str, bytes]:
-        """All key slots by name; damaged ones are left out, and verify names them."""
-        slots: dict[str, bytes] = {}
-        for name in self.store.names(layout.KEYS):
-            with contextlib.suppress(ObjectDamaged):
-                slots[name.rpartition("/")[2]] = read_document(self.store, name, DocumentType.KEY_SLOT)
-        return slots
+        """All key slots by name, without removed ones; damaged ones are left out too, and verify names them."""
+        return self._key_slots(read_config(self.store))
 
     def add_key_slot(self, name: str, slot: bytes) -> None:
         """Add a wrapped master key. Raises :class:`AlreadyExists`: a slot's name is never used again."""
+        if name in read_config(self.store).removed_slots:
+            raise AlreadyExists(kind="key slot", name=name)
         store_slot(self.store, name, slot)
+
+    def remove_key_slot(self, name: str) -> None:
+        """Let a slot open nothing any more, then delete its bytes; copies that others made of them stay what they are.
+
+        The decision is a configuration object; a slot whose bytes are still there is passed over from then on. Raises
+        :class:`NotFound`, and :class:`UsageError` for the last slot that can be read.
+        """
+
+        def without(config: Config) -> Config:
+            if name in config.removed_slots or not self._exists(f"{layout.KEYS}/{name}"):
+                raise NotFound(kind="key slot", name=name, advice="`holdfast key list` shows them")
+            if not self._key_slots(config).keys() - {name}:
+                raise UsageError(reason=f"{name!r} is the last key slot of the repository; add another one first")
+            return msgspec.structs.replace(config, removed_slots=(*config.removed_slots, name))
+
+        change_config(self.store, without)
+        self.store.remove(f"{layout.KEYS}/{name}")
+
+    def _key_slots(self, config: Config) -> dict[str, bytes]:
+        slots: dict[str, bytes] = {}
+        for path in self.store.names(layout.KEYS):
+            name = path.rpartition("/")[2]
+            if name not in config.removed_slots:
+                with contextlib.suppress(ObjectDamaged, ObjectMissing):
+                    slots[name] = read_document(self.store, path, DocumentType.KEY_SLOT)
+        return slots
 
     # --- points ---------------------------------------------------------------------------------------------------
 

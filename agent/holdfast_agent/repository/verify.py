@@ -25,7 +25,7 @@ from holdfast_agent.wire.messages import Finding, VerifyBudget
 from . import layout
 from .check_times import CheckTimes
 from .collector_log import packs_swept
-from .documents import DocumentType, read_document
+from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, read_document
 from .findings import Findings
 from .index import LocalIndex
 from .pack_checks import choose_packs, in_parallel
@@ -131,6 +131,7 @@ class _Verification:
     def run(self, points: Sequence[Sid] | None, budget: VerifyBudget, tables: bool, put_aside: bool) -> VerifyReport:
         self._check_slots()
         self._check_segments()
+        self._check_retention()
         self._guarded("log", layout.GC, lambda: packs_swept(self._store))
         quarantine = Quarantine.read(self._store)
         self._index.update()
@@ -153,6 +154,17 @@ class _Verification:
     def _check_slots(self) -> None:
         for name in sorted(self._store.names(layout.KEYS)):
             self._guarded("key slot", name, partial(read_document, self._store, name, DocumentType.KEY_SLOT))
+        for name in sorted(self._store.names(layout.CONFIG)):
+            self._guarded("configuration", name, partial(read_document, self._store, name, DocumentType.CONFIG))
+
+    def _check_retention(self) -> None:
+        """What cannot be read here only protects: its point stays, which people ought to know."""
+        for kind, folder in (("tombstone", layout.TOMBSTONES), ("retention", layout.RETENTION)):
+            for name in sorted(self._store.names(folder)):
+                self._guarded(kind, name, partial(self._read_document, name))
+
+    def _read_document(self, name: str) -> None:
+        decode_document(name, self._store.read(name, MOST_DOCUMENT_BYTES))
 
     def _check_segments(self) -> None:
         for name in sorted(self._store.names(layout.INDEX)):

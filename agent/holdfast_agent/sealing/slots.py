@@ -6,6 +6,7 @@ passphrase is a new slot; it does not take a leaked master key back.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Mapping
 
@@ -75,6 +76,31 @@ def is_public(slot: bytes) -> bool:
     A claim of the repository host: who expects encryption must remember it, and refuse such a slot.
     """
     return _decode("slot", slot).kdf == _PUBLIC
+
+
+class SlotFacts(msgspec.Struct, frozen=True):
+    """What a slot says of itself. ``kdf``: "argon2id" or "public"; ``memory_kib`` and ``iterations`` of argon2id."""
+
+    name: str
+    kdf: str
+    memory_kib: int
+    iterations: int
+
+
+def slot_facts(name: str, raw: bytes) -> SlotFacts:
+    """Raises :class:`ObjectDamaged` or :class:`FormatUnsupported`."""
+    slot = _decode(name, raw)
+    return SlotFacts(name, slot.kdf, slot.memory_kib, slot.iterations)
+
+
+def slots_opened(slots: Mapping[str, bytes], passphrase: str, repository_id: str) -> list[str]:
+    """Names of all slots that ``passphrase`` opens, sorted. Tries every one."""
+    opened = []
+    for name, raw in sorted(slots.items()):
+        with contextlib.suppress(WrongPassphrase, ObjectDamaged, FormatUnsupported):
+            open_slots({name: raw}, passphrase, repository_id)
+            opened.append(name)
+    return opened
 
 
 def open_slots(slots: Mapping[str, bytes], passphrase: str | None, repository_id: str) -> MasterKey:

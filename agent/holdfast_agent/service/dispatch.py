@@ -88,6 +88,8 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.ListMovers: Route(None, lease_handlers.list_movers),
     m.ProbeDisk: Route("proxy", proxy_handlers.probe_disk),
     m.CreateRepository: Route("repository", repositories.create_repository),
+    m.AddKeySlot: Route("repository", repositories.add_key_slot),
+    m.RemoveKeySlot: Route("repository", repositories.remove_key_slot),
     m.OpenRepository: Route("repository", repositories.open_repository),
     m.ListPoints: Route("repository", repositories.list_points),
     m.ReadPoint: Route("repository", repositories.read_point),

@@ -20,6 +20,7 @@ from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.paths import is_below
 from holdfast_agent.model.points import PointEntry
 from holdfast_agent.wire.messages import (
+    AddKeySlot,
     BlobRecord,
     CreateRepository,
     IndexRebuilt,
@@ -30,6 +31,7 @@ from holdfast_agent.wire.messages import (
     ReadBlob,
     ReadPoint,
     RebuildIndex,
+    RemoveKeySlot,
     RepositoryFacts,
     RetainedPoint,
 )
@@ -84,6 +86,24 @@ def open_repository(agent: Agent, call: Call[OpenRepository]) -> None:
     def work() -> RepositoryFacts:
         with opened(agent.settings, call.request.repository) as repository:
             repository.recover()
+            return _facts(repository)
+
+    agent.repository_work.run(work, call.settle)
+
+
+def add_key_slot(agent: Agent, call: Call[AddKeySlot]) -> None:
+    def work() -> RepositoryFacts:
+        with opened(agent.settings, call.request.repository) as repository:
+            repository.add_key_slot(call.request.slot.name, call.request.slot.body)
+            return _facts(repository)
+
+    agent.repository_work.run(work, call.settle)
+
+
+def remove_key_slot(agent: Agent, call: Call[RemoveKeySlot]) -> None:
+    def work() -> RepositoryFacts:
+        with opened(agent.settings, call.request.repository) as repository:
+            repository.remove_key_slot(call.request.slot)
             return _facts(repository)
 
     agent.repository_work.run(work, call.settle)

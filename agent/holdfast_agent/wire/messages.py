@@ -199,6 +199,20 @@ class CreateRepository(Request, frozen=True, tag=True, kw_only=True):
     slots: tuple[KeySlot, ...]
 
 
+class AddKeySlot(Request, frozen=True, tag=True, kw_only=True):
+    """Store one more wrapped master key, as :class:`RepositoryFacts`. A slot's name is never used again."""
+
+    repository: str
+    slot: KeySlot
+
+
+class RemoveKeySlot(Request, frozen=True, tag=True, kw_only=True):
+    """Let a slot open nothing any more, as :class:`RepositoryFacts`. Refused for the last one."""
+
+    repository: str
+    slot: str
+
+
 class OpenRepository(Request, frozen=True, tag=True, kw_only=True):
     """Check that a repository is there; also clears what dead writers left behind."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from holdfast_agent.errors import UsageError
-from holdfast_manager.enrolment.secret_files import read_env_file, read_secret_file
+from holdfast_agent.sealing.paper import LINES
+from holdfast_manager.enrolment.secret_files import read_env_file, read_secret_file, read_secret_text
 
 from .app import App
 
@@ -35,6 +36,16 @@ def existing_passphrase(app: App, file: Path | None, name: str) -> str:
         passphrase: str = click.prompt(f"Passphrase of {name}", hide_input=True, err=True)
         return passphrase
     return _given(file, "the passphrase", "--passphrase-file")
+
+
+def paper_key(app: App, file: Path | None) -> str:
+    """The text of a paper key: from a file of its owner's, typed line by line, or all of standard input."""
+    if file is not None:
+        return read_secret_text(file)
+    if app.interactive:
+        lines = [click.prompt(f"Line {number} of {LINES}", err=True) for number in range(1, LINES + 1)]
+        return "\n".join(lines)
+    return sys.stdin.read(_MAX_CHARACTERS)
 
 
 def credentials(app: App, keys: Sequence[str], file: Path | None) -> dict[str, str]:

@@ -17,7 +17,7 @@ from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 
 from .app import App, pass_app
-from .asking import existing_passphrase, new_passphrase
+from .asking import existing_passphrase, new_passphrase, paper_key
 from .commands import Group
 from .repository_stats import stats
 from .running import detach_option, run_session
@@ -30,6 +30,9 @@ _passphrase_file = click.option(
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Its first line is the passphrase (mode 0600). Default: a prompt, or a line of standard input.",
+)
+_paper_file = click.option(
+    "--paper-file", type=click.Path(path_type=Path), metavar="FILE", help="By the paper key in FILE (mode 0600)."
 )
 
 
@@ -52,6 +55,7 @@ def repository() -> None:
 @click.option("--no-encryption", is_flag=True, help="With --create: store blocks unencrypted.")
 @click.option("--slots", type=click.IntRange(1, 1024), default=4, show_default=True, help="Tasks at once in it.")
 @_passphrase_file
+@_paper_file
 @pass_app
 def add(
     app: App,
@@ -62,6 +66,7 @@ def add(
     no_encryption: bool,
     slots: int,
     passphrase_file: Path | None,
+    paper_file: Path | None,
 ) -> None:
     """Add a repository: a new one, or one that exists.
 
@@ -72,13 +77,15 @@ def add(
         raise AlreadyExists(kind="repository", name=name)
     if no_encryption and not create:
         raise UsageError(reason="--no-encryption goes with --create; an existing repository stays as it is")
+    if create and paper_file is not None:
+        raise UsageError(reason="a paper key opens a repository that exists; a new one gets a passphrase")
     host = app.catalog.agents.get(agent)
     draft = RepositoryEntry(name=name, agent=agent, path=path, repository_id="", encrypted=True, slots=slots)
     checked(draft, "options")  # a name that cannot be kept must not be found out after the repository has been made
     if create:
         opened = _make(app, host, path, encrypted=not no_encryption, passphrase_file=passphrase_file)
     else:
-        opened = _open(app, host, path, name, passphrase_file)
+        opened = _open(app, host, path, name, passphrase_file, paper_file)
     encrypted = opened.master is not None
     entry = msgspec.structs.replace(draft, repository_id=opened.facts.repository_id, encrypted=encrypted)
     app.catalog.repositories.add(entry, None if opened.master is None else opened.master.reveal())
@@ -188,6 +195,24 @@ def verify(
     return run_session(app, entry, detach, strict=False)
 
 
+@repository.command(examples=("holdfast repository gc main", "holdfast repository gc main --dry-run"))
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
+@detach_option
+@pass_app
+def gc(app: App, name: str, dry_run: bool, detach: bool) -> int:
+    """Collect garbage: remove what no restore point refers to, beside whatever runs."""
+    from holdfast_manager.sessions.requests import GcRequest
+
+    app.catalog.repositories.get(name)
+    request = GcRequest(repository=name, dry_run=dry_run)
+    entry = app.catalog.sessions.begin(SessionKind.GC, msgspec.to_builtins(request))
+    return run_session(app, entry, detach, strict=False)
+
+
+repository.add_command(stats)
+
+
 @repository.command(examples=("holdfast repository rescan main",))
 @click.argument("name")
 @pass_app
@@ -211,32 +236,30 @@ def rebuild_index(app: App, name: str) -> None:
     )
 
 
-@repository.command(examples=("holdfast repository unlock main",))
+@repository.command(
+    examples=(
+        "holdfast repository unlock main",
+        "holdfast repository unlock main --paper",
+        "holdfast repository unlock main --paper-file ./paper.txt",
+    )
+)
 @click.argument("name")
-@repository.command(examples=("holdfast repository gc main", "holdfast repository gc main --dry-run"))
-@click.argument("name")
-@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
-@detach_option
-@pass_app
-def gc(app: App, name: str, dry_run: bool, detach: bool) -> int:
-    """Collect garbage: remove what no restore point refers to, beside whatever runs."""
-    from holdfast_manager.sessions.requests import GcRequest
-
-    app.catalog.repositories.get(name)
-    request = GcRequest(repository=name, dry_run=dry_run)
-    entry = app.catalog.sessions.begin(SessionKind.GC, msgspec.to_builtins(request))
-    return run_session(app, entry, detach, strict=False)
-
-
-repository.add_command(stats)
-
-
 @_passphrase_file
+@click.option("--paper", is_flag=True, help="By the paper key: typed at a prompt, or read from standard input.")
+@_paper_file
 @pass_app
-def unlock(app: App, name: str, passphrase_file: Path | None) -> None:
-    """Open a repository by its passphrase and keep its key (sealed): after a restored or rebuilt manager."""
+def unlock(app: App, name: str, passphrase_file: Path | None, paper: bool, paper_file: Path | None) -> None:
+    """Open a repository by a passphrase or its paper key and keep its key (sealed).
+
+    For a restored or rebuilt manager. `holdfast key paper` prints the paper key.
+    """
     from holdfast_manager.enrolment import repositories
 
+    if paper or paper_file is not None:
+        if passphrase_file is not None:
+            raise UsageError(reason="give a passphrase or a paper key, not both")
+        _unlock_by_paper(app, name, paper_file)
+        return
     entry = app.catalog.repositories.get(name)
     found = repositories.facts_of(app.catalog.agents.get(entry.agent), entry.path, app.keys)
     repositories.require_same(entry, found)
@@ -259,6 +282,15 @@ def remove(app: App, name: str) -> None:
     app.out.result({"removed": name, "path": entry.path, "agent": entry.agent}, text + again)
 
 
+def _unlock_by_paper(app: App, name: str, paper_file: Path | None) -> None:
+    from holdfast_manager.enrolment.keys import KeyRing
+
+    master = KeyRing(app.catalog, name, app.keys).from_paper(paper_key(app, paper_file))
+    app.catalog.repositories.set_master_key(name, master.reveal())
+    app.out.result({"unlocked": name}, f"Unlocked {name} by its paper key, which is kept sealed")
+    app.out.note(f"If its passphrases are lost: `holdfast key add {name}` makes a new one")
+
+
 def _make(app: App, host: AgentEntry, path: str, *, encrypted: bool, passphrase_file: Path | None) -> Opened:
     from holdfast_manager.enrolment import repositories
 
@@ -266,22 +298,28 @@ def _make(app: App, host: AgentEntry, path: str, *, encrypted: bool, passphrase_
     return repositories.create(host, path, passphrase, app.keys)
 
 
-def _open(app: App, host: AgentEntry, path: str, name: str, passphrase_file: Path | None) -> Opened:
+def _open(
+    app: App, host: AgentEntry, path: str, name: str, passphrase_file: Path | None, paper_file: Path | None
+) -> Opened:
     from holdfast_manager.enrolment import repositories
+    from holdfast_manager.enrolment.keys import master_of_paper
 
     found = repositories.facts_of(host, path, app.keys)
+    if paper_file is not None:
+        return repositories.Opened(found, master_of_paper(paper_key(app, paper_file), found.repository_id, name))
     passphrase = existing_passphrase(app, passphrase_file, name) if repositories.is_encrypted(found) else None
     return repositories.Opened(found, repositories.unlock(found, name, passphrase))
 
 
 def _rescan(app: App, name: str) -> int:
+    from holdfast_manager.enrolment.points import asking
     from holdfast_manager.enrolment.points import rescan as read_points
 
     with asking(app.catalog, name, app.keys) as ask:
         found = read_points(app.catalog, name, ask, time.time())
     for sid in found.refused:
         app.out.warning(f"restore point {sid} is not authentic or too new for this version; it is left out")
-    return found
+    return len(found.rows)
 
 
 def _table(entries: tuple[RepositoryEntry, ...]) -> str:

@@ -15,6 +15,7 @@ _PLACES = {
     "agent": (f"{_HERE}.agent:agent", "Agents: the hosts that move and keep data."),
     "server": (f"{_HERE}.server:server", "Servers: the hypervisors whose VMs are backed up."),
     "repository": (f"{_HERE}.repository:repository", "Repositories: where restore points are kept."),
+    "key": (f"{_HERE}.key:key", "Keys of repositories: passphrases and the paper key."),
     "job": (f"{_HERE}.job:job", "Backup jobs: what is backed up, and where to."),
     "session": (f"{_HERE}.session:session", "Sessions: what ran, what runs, and how it went."),
     "point": (f"{_HERE}.point:point", "Restore points."),

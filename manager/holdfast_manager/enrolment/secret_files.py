@@ -35,6 +35,11 @@ def read_env_file(path: Path) -> dict[str, str]:
     return found
 
 
+def read_secret_text(path: Path) -> str:
+    """The whole text of a file that holds one secret of several lines. Raises as ``read_secret_file`` does."""
+    return _read(path)
+
+
 def _read(path: Path) -> str:
     """Secrets in a file that others may read are no secrets: such a file is refused, as ssh does with keys."""
     try:
