@@ -24,6 +24,7 @@ from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.retention import Retention, Retentions
 from holdfast_agent.repository.store import FileStore
 from holdfast_agent.repository.tombstones import Tombstones
+from holdfast_agent.repository.verify import verify
 from lab import repositories as lab
 
 GEOMETRY = Geometry(2 * lab.BLOCK, lab.LOG2)
@@ -201,6 +202,18 @@ def test_a_damaged_retention_protects(repository: Repository, point: Sid, tmp_pa
         repository.tombstone(point)
     assert repository.retentions.keeps(point)
     assert repository.retentions.of_many([point]) == {point: Retention(hold=True)}
+
+
+def test_verification_names_what_cannot_be_read(repository: Repository, point: Sid, tmp_path: Path) -> None:
+    other = lab.backup(repository, {0: lab.block(1)}, GEOMETRY).sid
+    repository.retain(point, 1.0)
+    repository.tombstone(other)
+    repository.retire()
+    assert verify(repository, 0).ok
+    damaged = [f"retention/{point}-1", f"tombstones/{other}-1", f"tombstones/{other}-1.end"]
+    for name in damaged:
+        lab.flip(tmp_path / "repository" / name, 20)
+    assert sorted(finding.object for finding in verify(repository, 0).findings) == damaged
 
 
 STEPS = st.lists(
