@@ -33,11 +33,8 @@ CREATE TABLE records (
 ) WITHOUT ROWID
 """
 # `first`: number of the oldest point with the record; `point`, `vm`: the only one that has it, or -1.
-_PUT = f"""
-INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
-    point = CASE WHEN point = excluded.point THEN point ELSE {_SHARED} END,
-    vm = CASE WHEN vm = excluded.vm THEN vm ELSE {_SHARED} END
-"""  # noqa: S608 -- a constant
+_INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_SHARE = f"UPDATE records SET point = {_SHARED}, vm = CASE WHEN vm = ? THEN vm ELSE {_SHARED} END WHERE id = ?"  # noqa: S608 -- a constant
 _ATTRIBUTED = f"""
 SELECT first, sum(CASE WHEN kind = {RecordKind.DATA:d} THEN plain ELSE 0 END),
     sum(CASE WHEN kind = {RecordKind.DATA:d} THEN stored ELSE 0 END),
@@ -77,6 +74,7 @@ class _Count:
         self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(_SCHEMA)
+        self._database.execute("BEGIN")  # nothing is ever committed: the file goes with the connection
 
     def close(self) -> None:
         self._database.close()
@@ -138,14 +136,13 @@ class _Count:
                 sizes=_with_freed(_sum([sizes[number] for number in own]), freed.get(vm, 0)),
             )
 
-    def node_row(self, node_id: BlockId) -> tuple[int, int, int] | None:
-        """(only point, only VM, blocks below) of a node that was seen before."""
+    def seen(self, ids: Sequence[BlockId]) -> dict[BlockId, tuple[int, int, int]]:
+        """(only point, only VM, blocks below) of those of ``ids`` that were counted before; a leaf's at most."""
         if self._cancel():
             raise Cancelled(reason="the count was stopped")
-        row: tuple[int, int, int] | None = self._database.execute(
-            "SELECT point, vm, blocks FROM records WHERE id = ?", (node_id,)
-        ).fetchone()
-        return row
+        marks = ",".join("?" * len(ids))
+        query = f"SELECT id, point, vm, blocks FROM records WHERE id IN ({marks})"  # noqa: S608 -- marks only
+        return {BlockId(row[0]): row[1:] for row in self._database.execute(query, ids)}
 
     def children(self, node_id: BlockId, level: int, block_log2: int) -> list[BlockId]:
         """Ids of a node's children that are no holes."""
@@ -154,16 +151,19 @@ class _Count:
         children = (BlockId(ids[place : place + ID_BYTES]) for place in range(0, len(ids), ID_BYTES))
         return [child for child in children if child != HOLE]
 
-    def put(self, ids: list[BlockId], kind: RecordKind, plain: int, blocks: int, point: int, vm: int) -> None:
-        """Count records once, whoever refers to them. Of several homes the smallest counts."""
+    def insert(self, ids: Sequence[BlockId], kind: RecordKind, plain: int, blocks: int, point: int, vm: int) -> None:
+        """Records that no point had before. Of several homes the smallest counts."""
         homes = self._repository.index.find(ids)
         for lost in set(ids) - homes.keys():
             raise ObjectMissing(name=f"record {lost.hex()[:16]}")
         rows = [
-            (each, int(kind), plain, min(home.length for home in homes[each]), blocks, point, point, vm)
-            for each in dict.fromkeys(ids)
+            (each, int(kind), plain, min(home.length for home in homes[each]), blocks, point, point, vm) for each in ids
         ]
-        self._database.executemany(_PUT, rows)
+        self._database.executemany(_INSERT, rows)
+
+    def share(self, ids: Iterable[BlockId], vm: int) -> None:
+        """Records that another point has too."""
+        self._database.executemany(_SHARE, [(vm, each) for each in ids])
 
 
 class _Walk:
@@ -178,8 +178,8 @@ class _Walk:
         """Count a subtree; the number of its blocks that are no holes, each as often as it occurs."""
         if node_id == HOLE:
             return 0
-        seen = self._count.node_row(node_id)
-        if seen is not None and self._nothing_new(*seen[:2]):
+        seen = self._count.seen([node_id]).get(node_id)
+        if seen is not None and self._nothing_new(*seen):
             return seen[2]
         children = self._count.children(node_id, level, block_log2)
         if level == 0:
@@ -190,12 +190,17 @@ class _Walk:
         self.records([node_id], RecordKind.NODE, 0, blocks)
         return blocks
 
-    def _nothing_new(self, point: int, vm: int) -> bool:
-        """Whether a subtree says already of all below it what this point could add."""
+    def _nothing_new(self, point: int, vm: int, _blocks: int) -> bool:
+        """Whether a record says already what this point could add; a node says it of all below it, too."""
         return point == self._point or (point == _SHARED and vm in (self._vm, _SHARED))
 
-    def records(self, ids: list[BlockId], kind: RecordKind, plain: int, blocks: int = 0) -> None:
-        self._count.put(ids, kind, plain, blocks, self._point, self._vm)
+    def records(self, ids: Sequence[BlockId], kind: RecordKind, plain: int, blocks: int = 0) -> None:
+        wanted = list(dict.fromkeys(ids))
+        seen = self._count.seen(wanted)
+        self._count.share([each for each, facts in seen.items() if not self._nothing_new(*facts)], self._vm)
+        new = [each for each in wanted if each not in seen]
+        if new:
+            self._count.insert(new, kind, plain, blocks, self._point, self._vm)
 
 
 def _sum(parts: Iterable[Sizes]) -> Sizes:
