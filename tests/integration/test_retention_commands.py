@@ -44,15 +44,25 @@ def disk_at(vm: str, change: int) -> bytes:
     return random.Random(vm).randbytes(3 * MIB) + random.Random(f"{vm} {change}").randbytes(MIB) + bytes(4 * MIB)
 
 
+def back_up_once(house: Installation, vm: str, change: int) -> dict[str, Any]:
+    (house.vms / vm).mkdir(exist_ok=True)
+    (house.vms / vm / "disk.img").write_bytes(disk_at(vm, change))
+    return house.run_job(vm)
+
+
 def back_up(house: Installation, vm: str, times: int) -> list[str]:
     """Sids, oldest first; the disk changes before each."""
     sids = []
     for change in range(times):
-        (house.vms / vm).mkdir(exist_ok=True)
-        (house.vms / vm / "disk.img").write_bytes(disk_at(vm, change))
-        house.run_job(vm)
+        back_up_once(house, vm, change)
         sids.append(house.points(vm)[0]["sid"])
     return sids
+
+
+def last_note(house: Installation) -> str:
+    with contextlib.closing(sqlite3.connect(house.home / "manager" / "catalog.db")) as database:
+        query = "SELECT data FROM events WHERE kind = 'Note' ORDER BY id DESC LIMIT 1"
+        return str(database.execute(query).fetchone()[0])
 
 
 def keep(house: Installation, vm: str, count: int, *more: str) -> None:
@@ -109,13 +119,24 @@ def test_a_session_prunes_at_its_end_and_a_failed_one_does_not(house: Installati
     keep(house, "db", 1)
     sids = back_up(house, "db", 2)
     assert (shown(house, "db"), pruned(house, "db")) == (sids[1:], sids[:1])
-    with contextlib.closing(sqlite3.connect(house.home / "manager" / "catalog.db")) as database:
-        notes = [row[0] for row in database.execute("SELECT data FROM events WHERE kind = 'Note' ORDER BY id")]
-    assert f"retention: 1 points pruned ({sids[0][:12]}), 1 stay" in notes[-1]
+    assert f"retention: 1 points pruned ({sids[0][:12]}), 1 stay" in last_note(house)
     house.holdfast("point", "undo-prune", sids[0])
     (house.vms / "db" / "disk.img").rename(house.vms / "db" / "gone")
     house.run_job("db", expect=10)
     assert shown(house, "db") == sids
+
+
+def test_a_backup_is_good_though_its_retention_could_not_be_applied(house: Installation) -> None:
+    house.add_job("mail", repository="main", include="mail")
+    tombstones = house.store / "main" / "tombstones"
+    tombstones.rename(tombstones.with_name("elsewhere"))
+    try:
+        report = back_up_once(house, "mail", 0)
+    finally:
+        tombstones.with_name("elsewhere").rename(tombstones)
+    assert report["result"] == "success"
+    assert "retention could not be applied" in last_note(house)
+    assert len(shown(house, "mail")) == 1
 
 
 def test_protection_is_the_repositorys_and_a_date_is_never_brought_forward(
