@@ -71,3 +71,19 @@ class SessionDied(CatalogError):
     message = "the session process died ({process})"
     action = "Run the job again: it clears what was left, and finds the blocks that were stored already"
     retryable = True
+
+
+class ConfigBackupUnreadable(CatalogError):
+    """Cut, altered, made by a later version, or no backup of a configuration at all."""
+
+    code = "config_backup_unreadable"
+    message = "{file} is not a whole backup of a configuration: {reason}"
+    action = "Nothing was restored; take another copy of the backup"
+    exit_code = 14
+
+
+class ConfigBackupLocked(CatalogError):
+    code = "config_backup_locked"
+    message = "the passphrase does not open {file}, or the beginning of the file was altered"
+    action = "Try again; it is the passphrase that was given to `holdfast config backup`"
+    exit_code = 12

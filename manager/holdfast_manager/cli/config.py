@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
+from holdfast_agent.model.units import format_size
+from holdfast_manager.reports.sentences import counted
+from holdfast_manager.reports.times import moment
+
 from .app import App, pass_app
+from .asking import existing_passphrase, new_passphrase
 from .commands import Group
 
 
@@ -22,6 +28,53 @@ def show(app: App) -> None:
     """The effective configuration as TOML: defaults filled in, secrets left out."""
     shown = app.settings.shown()
     app.out.result({"config": shown}, lambda: _toml(shown))
+
+
+_passphrase_file = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Its first line is the backup's passphrase (mode 0600). Default: a prompt, or a line of standard input.",
+)
+
+
+@config.command(examples=("holdfast config backup /mnt/safe/holdfast.backup",))
+@click.argument("file", type=click.Path(path_type=Path))
+@_passphrase_file
+@pass_app
+def backup(app: App, file: Path, passphrase_file: Path | None) -> None:
+    """Write database, sealing key and identity to one new file, encrypted under a passphrase.
+
+    Sessions may run meanwhile. Keep the file off this host, and do it again after changes: `holdfast config restore`
+    makes a manager of it that agents and repositories know.
+    """
+    from holdfast_manager.catalog.config_backup import back_up
+
+    app.catalog.agents.list()  # there is a configuration, and it can be read
+    manifest = back_up(app.settings, file, new_passphrase(app, passphrase_file))
+    size = file.stat().st_size
+    document = {"file": str(file), "size_bytes": size, "created": manifest.created}
+    app.out.result(document, f"Backed the configuration up to {file} ({format_size(size)})")
+
+
+@config.command(examples=("holdfast config restore /mnt/safe/holdfast.backup",))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@_passphrase_file
+@pass_app
+def restore(app: App, file: Path, passphrase_file: Path | None) -> None:
+    """Make this host the manager that a backup was taken of. Refuses where there is a configuration already.
+
+    Never let the old manager and the restored one run at the same time.
+    """
+    from holdfast_manager.catalog.config_backup import restore as put_back
+
+    manifest = put_back(app.settings, file, existing_passphrase(app, passphrase_file, str(file)))
+    jobs = len(app.catalog.jobs.list())
+    taken = moment(manifest.created)
+    document = {"data_dir": str(app.settings.home), "created": manifest.created, "jobs": jobs}
+    text = f"Restored the configuration of {taken} to {app.settings.home}: {counted(jobs, 'job')}"
+    app.out.result(document, text)
+    app.out.note("Points that are newer than the backup: `holdfast repository rescan NAME`")
 
 
 def _toml(table: dict[str, Any]) -> str:
