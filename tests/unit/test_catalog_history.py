@@ -217,6 +217,39 @@ def test_obligations_stay_until_struck_off(stocked: Catalog, clock) -> None:
         stocked.obligations.write(session, "labb", "images", "snapshot", {})
 
 
+def test_pruned_points_are_listed_apart_and_are_no_base(stocked: Catalog) -> None:
+    old, new = _point(created=1.0), _point(created=2.0)
+    stocked.points.add(old)
+    stocked.points.add(new)
+    stocked.points.set_pruned(new.sid, 50.0)
+    assert stocked.points.list() == (old,)
+    (pruned,) = stocked.points.list(pruned=True)
+    assert pruned == msgspec.structs.replace(new, undo_until=50.0)
+    assert stocked.points.latest("main", "lab", "v1") == old
+    assert stocked.points.get(new.sid, pruned=True) == pruned
+    with pytest.raises(NotFound):
+        stocked.points.get(new.sid)
+    stocked.points.forget_pruned("main", 50.0)
+    stocked.points.set_pruned(new.sid, None)
+    assert stocked.points.get(new.sid) == new
+    stocked.points.set_pruned(new.sid, 49.0)
+    stocked.points.forget_pruned("other", 50.0)
+    assert stocked.points.list(pruned=True)
+    stocked.points.forget_pruned("main", 50.0)
+    assert stocked.points.list(pruned=True) == ()
+    assert stocked.points.list() == (old,)
+
+
+def test_what_is_learned_of_a_point_is_kept(stocked: Catalog) -> None:
+    point = _point()
+    stocked.points.add(point)
+    stocked.points.set_verified(point.sid, 7.0)
+    stocked.points.set_retention(point.sid, 9.0, True)
+    stocked.points.set_verified(new_sid(), 7.0)  # one that is not remembered
+    known = msgspec.structs.replace(point, verified=7.0, retained_until=9.0, held=True)
+    assert stocked.points.list() == (known,)
+
+
 def _point(**change) -> PointEntryRow:
     values = {
         "sid": new_sid(), "repository": "main", "server": "lab", "job": "web", "vm_id": "v1", "vm_name": "web1",

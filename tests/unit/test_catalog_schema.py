@@ -60,6 +60,27 @@ def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     database.close()
 
 
+def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> None:
+    """A catalogue of version 0001 with a point in it, as `holdfast init` made it then."""
+    Catalog.create(manager_settings).close()
+    database = Database(URL.create("sqlite", database=str(manager_settings.catalog_file)), foreign_keys=False)
+    with database.writing() as connection:
+        for column in ("verified", "held", "retained_until", "undo_until"):
+            connection.execute(text(f"ALTER TABLE points DROP COLUMN {column}"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        connection.execute(
+            text(
+                "INSERT INTO points (sid, repository, server, job, vm_id, vm_name, created, size_bytes, stored_bytes,"
+                " consistency, state) VALUES ('ab', 'main', 'lab', 'web', '1', 'web', 5.0, 7, 3, 'crash', 'ok')"
+            )
+        )
+    database.close()
+    with Catalog.open(manager_settings) as catalog:
+        (point,) = catalog.points.list()
+        assert (point.sid, point.created, point.stored_bytes) == ("ab", 5.0, 3)
+        assert (point.verified, point.held, point.retained_until, point.undo_until) == (None, False, 0.0, None)
+
+
 def test_open_brings_an_empty_file_up_to_date(manager_settings: ManagerSettings) -> None:
     manager_settings.home.mkdir()
     (manager_settings.home / "catalog.db").touch()

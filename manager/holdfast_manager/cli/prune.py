@@ -41,11 +41,12 @@ def prune(app: App, job: str | None, vm: str | None, repository: str | None, dry
     scope = Scope(job=job, vm_name=vm)
     judged: list[JudgedVm] = []
     done: list[Pruned] = []
+    now = time.time()
     for name in _repositories(app, scope.job, scope.vm_name, repository):
         with asking(app.catalog, name, app.keys) as ask:
-            found = judge(app.catalog, name, scope, ask, time.time())
+            found = judge(app.catalog, name, scope, ask, now)
             judged += found
-            done.append(Pruned() if dry_run else carry_out(app.catalog, found, ask))
+            done.append(Pruned() if dry_run else carry_out(app.catalog, name, found, ask, now))
     for refusal in [refusal for each in done for refusal in each.refused]:
         app.out.warning(refusal.error.message)
     app.out.result(_document(judged, done, dry_run), lambda: pruning_text(judged, done, dry_run))

@@ -17,6 +17,8 @@ from holdfast_manager.enrolment.points import Ask, stored_points
 from .policy import Decision, PointFacts, RetentionPolicy, decide
 
 _AT_ONCE = 1000  # points in one request, as the agent allows
+_REMEMBERED_S = 30 * 86400.0
+"""A pruned point is listed for so long after its window: while no collector has run it can still be given back."""
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,22 +103,23 @@ def facts_of(row: PointEntryRow) -> PointFacts:
     )
 
 
-def prune(catalog: Catalog, judged: Iterable[JudgedVm], ask: Ask) -> Pruned:
-    """Have the repository hide the points that no rule keeps; all of ``judged`` are of one repository.
+def prune(catalog: Catalog, repository: str, judged: Iterable[JudgedVm], ask: Ask, now: float) -> Pruned:
+    """Have ``repository`` hide the points of ``judged`` that no rule keeps.
 
     The catalogue follows what the repository did. Points that it refuses to prune stay, and are told.
     """
+    path = catalog.repositories.get(repository).path
     outcomes: list[PruneOutcome] = []
     for each in judged:
         if each.policy is None or not each.doomed:
             continue
-        path = catalog.repositories.get(each.repository).path
         wanted = [PointToPrune(sid=decision.sid, reason=", ".join(decision.reasons)) for decision in each.doomed]
         for start in range(0, len(wanted), _AT_ONCE):
             points = tuple(wanted[start : start + _AT_ONCE])
             request = TombstonePoints(repository=path, points=points, window_s=each.policy.undo_window_s)
             outcomes += ask(request, PointsPruned).outcomes
             _follow(catalog, outcomes[-len(points) :])
+    catalog.points.forget_pruned(repository, now - _REMEMBERED_S)
     pruned = [outcome for outcome in outcomes if outcome.error is None]
     refused = [Refusal(sid=each.sid, error=each.error) for each in outcomes if each.error is not None]
     return Pruned(

@@ -36,8 +36,9 @@ def _apply(context: Context, job: JobSpec) -> None:
     def ask(request: Request, kind: type[R], /) -> R:
         return context.pool.ask(context.repository.agent, request, kind)
 
-    judged = judge(context.catalog, context.repository.name, Scope(job=job.name), ask, time.time())
-    pruned = prune(context.catalog, judged, ask)
+    name, now = context.repository.name, time.time()
+    judged = judge(context.catalog, name, Scope(job=job.name), ask, now)
+    pruned = prune(context.catalog, name, judged, ask, now)
     context.recorder.note(_told(judged, pruned))
     for refusal in pruned.refused:
         context.recorder.note(f"retention: {refusal.error.message}", "warning")
