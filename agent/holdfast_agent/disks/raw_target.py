@@ -15,6 +15,7 @@ from holdfast_agent.errors import DiskError, DiskExists, DiskUnwritable, UsageEr
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
 from holdfast_agent.wire.movers import MoverHost
 
+from .direct import DirectWriter
 from .places import check_kind, explain, open_allowed
 
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
@@ -27,16 +28,17 @@ class _RawTarget:
     def __init__(self, url: DiskUrl, fd: int) -> None:
         self.url = str(url)
         self._fd = fd
+        self._direct = DirectWriter(fd)
         self._may_punch = True
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
-        done = 0
-        while done < len(view):
-            try:
+        try:
+            done = self._direct.write(offset, view)
+            while done < len(view):
                 done += os.pwrite(self._fd, view[done:], offset + done)
-            except OSError as error:
-                raise self._unwritable(offset, len(view), error) from error
+        except OSError as error:
+            raise self._unwritable(offset, len(view), error) from error
 
     def _sync(self) -> None:
         try:
@@ -50,6 +52,7 @@ class _RawTarget:
         )
 
     def _close(self) -> None:
+        self._direct.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
