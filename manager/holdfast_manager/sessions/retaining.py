@@ -10,6 +10,7 @@ from holdfast_agent.wire.messages import Reply, Request
 from holdfast_manager.catalog.values import JobSpec
 from holdfast_manager.retention.pruning import JudgedVm, Pruned, Scope, judge, prune
 
+from .steps import Step
 from .tasks import Context
 
 R = TypeVar("R", bound=Reply)
@@ -39,19 +40,21 @@ def _apply(context: Context, job: JobSpec) -> None:
     name, now = context.repository.name, time.time()
     judged = judge(context.catalog, name, Scope(job=job.name), ask, now)
     pruned = prune(context.catalog, name, judged, ask, now)
-    context.recorder.note(_told(judged, pruned))
+    context.recorder.note(_told(judged, pruned), step=Step.COMMIT)
     for refusal in pruned.refused:
-        context.recorder.note(f"retention: {refusal.error.message}", "warning")
+        context.recorder.note(f"retention: {refusal.error.message}", "warning", Step.COMMIT)
 
 
 def _told(judged: tuple[JudgedVm, ...], pruned: Pruned) -> str:
     kept = sum(decision.keep for vm in judged for decision in vm.decisions)
     if not pruned.sids:
-        return f"retention: all {kept} points of the job stay"
+        return f"retention: {kept} restore point(s) of the job kept, none pruned"
     undo = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(pruned.undo_until or 0))
     names = ", ".join(sid[:_SHORT] for sid in pruned.sids[:5]) + (", …" if len(pruned.sids) > 5 else "")
-    return f"retention: {len(pruned.sids)} points pruned ({names}), {kept} stay; they can be given back until {undo}"
+    gone = f"{len(pruned.sids)} restore point(s) pruned ({names})"
+    return f"retention: {gone}, {kept} kept; `holdfast point undo-prune` until {undo}"
 
 
 def _warn(context: Context, error: HoldfastError) -> None:
-    context.recorder.note(f"retention could not be applied, the next session tries again: {error}", "warning")
+    text = f"retention could not be applied, the next session tries again: {error}"
+    context.recorder.note(text, "warning", Step.COMMIT)
