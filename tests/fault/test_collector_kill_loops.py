@@ -1,4 +1,4 @@
-"""kill -9 of writers, collectors and readers of one repository, again and again: every committed point stays whole.
+"""kill -9 of writers, collectors, readers and verifiers, again and again: every committed point stays whole.
 
 The moments come from a seed that is printed; HOLDFAST_KILL_SEED repeats a run. `make soak` goes round for long.
 """
@@ -20,7 +20,7 @@ from holdfast_agent.sealing.roots import open_point
 from lab import busy_repository as busy
 from lab import repositories as lab
 
-CAST = ("writer", "writer", "writer", "writer", "collector", "collector", "reader", "reader")
+CAST = ("writer", "writer", "writer", "writer", "collector", "collector", "reader", "verifier")
 QUICK_KILLS, LONG_KILLS = 12, 1500
 
 

@@ -1,4 +1,4 @@
-"""One process of a busy repository: a writer, a collector or a reader, until it is killed.
+"""One process of a busy repository: a writer, a collector, a reader or a verifier, until it is killed.
 
 Run as ``python -m lab.busy_repository KIND FOLDER SEED``. A writer appends to ``FOLDER/ledger-<pid>`` what a point
 will hold, that it is committed, and that it will be pruned: what a line says is true whenever the process was killed.
@@ -19,6 +19,7 @@ from holdfast_agent.model.ids import Sid, new_sid
 from holdfast_agent.model.points import Point
 from holdfast_agent.repository.gc.collector import collect
 from holdfast_agent.repository.repository import Repository
+from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import repositories as lab
 
@@ -80,6 +81,14 @@ def read(folder: Path, rng: random.Random) -> None:
         assert found == {number: lab.block(kind) for number, kind in content.items()}, f"point {sid} is another"
 
 
+def check(folder: Path, rng: random.Random) -> None:
+    """Verifies beside all others: whatever they do, nothing is ever wrong."""
+    repository = lab.open_at(folder)
+    while True:
+        report = verify(repository, rng.randint(0, 2), keys=lab.KEYS)
+        assert report.ok, report.findings
+
+
 def contents(folder: Path) -> dict[str, dict[int, int]]:
     """Sid → number of block → kind of block, of all points that were begun."""
     return {line["begun"]: dict(map(tuple, line["content"])) for line in ledger_lines(folder) if "begun" in line}
@@ -93,7 +102,12 @@ def ledger_lines(folder: Path) -> list[dict[str, object]]:
     return lines
 
 
-MAIN: dict[str, Callable[[Path, random.Random], None]] = {"writer": write, "collector": gather, "reader": read}
+MAIN: dict[str, Callable[[Path, random.Random], None]] = {
+    "writer": write,
+    "collector": gather,
+    "reader": read,
+    "verifier": check,
+}
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import MalformedMessage, RepositoryError, UsageError
 from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
 from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.repository.pins import pinned
 from holdfast_agent.repository.readers import BlockReader
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.tree import TreeReader
@@ -154,11 +156,13 @@ class _Shelf:
         self._host = host
         self._clock = clock
         self._repository: Repository | None = None
+        self._pin = ExitStack()
         self._reader: BlockReader | None = None
         self._pages: PageCutter | None = None
 
     def open(self) -> None:
         self._repository = open_repository(self._spec.repository, self._host)
+        self._pin.enter_context(pinned(self._repository))
         self._reader = self._repository.reader()
 
     def open_tree(self, message: OpenTree) -> None:
@@ -192,5 +196,6 @@ class _Shelf:
             ]
 
     def close(self) -> None:
+        self._pin.close()
         if self._repository is not None:
             self._repository.close()

@@ -26,7 +26,7 @@ from .segments import MOST_SEGMENT_BYTES, decode_segment
 from .store import ObjectStore
 
 T = TypeVar("T")
-_ATTEMPTS = 5
+_ATTEMPTS = 50  # collectors that work without a pause may replace what is being read again and again
 _BATCH = 500  # ids per query; SQLite takes 999 variables at least
 
 

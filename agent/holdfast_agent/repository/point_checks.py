@@ -33,8 +33,11 @@ class PointWalk:
         level: int,
         step: Callable[[], None],
         advance: Callable[[int], None],
+        leaving: frozenset[str] = frozenset(),
     ) -> None:
-        """``sizes``: bytes of the packs that are there. ``step`` is called before each object and may raise."""
+        """``sizes``: bytes of the packs that are there. ``step`` is called before each object and may raise.
+        ``leaving``: packs whose homes are looked at only where there is no other."""
+        self._leaving = leaving
         self._repository = repository
         self._store = repository.store
         self._index = index
@@ -100,7 +103,7 @@ class PointWalk:
         touched: set[Key] = set()
         node: Node | None = None
         homes = self._index.find([node_id]).get(node_id, [])
-        for home in homes:
+        for home in self._lasting(homes):
             try:
                 data = open_plain_record(read_home(self._store, node_id, home), node_id)
                 node = decode_node(data, node_id, level, block_log2)
@@ -116,7 +119,7 @@ class PointWalk:
         for record_id in dict.fromkeys(ids):
             blamed: set[Key] = set()
             usable = 0
-            for home in found.get(record_id, []):
+            for home in self._lasting(found.get(record_id, [])):
                 key = self._problem_of(record_id, home, keys)
                 if key is None:
                     usable += 1
@@ -126,6 +129,9 @@ class PointWalk:
                 blamed.add(self._lose(record_id, blamed, "record"))
             touched |= blamed
         return touched
+
+    def _lasting(self, homes: list[Location]) -> list[Location]:
+        return [home for home in homes if home.pack not in self._leaving] or homes
 
     def _problem_of(self, record_id: BlockId, home: Location, keys: DataKeys | None) -> Key | None:
         known = self._findings.of_record(record_id, home.pack)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast_agent.errors import Cancelled, RepositoryError
+from holdfast_agent.errors import Cancelled, ObjectMissing, RepositoryError
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.sealing.keys import RepositoryKeys, repository_id_bytes
 from holdfast_agent.wire.messages import Finding, VerifyBudget
@@ -30,6 +30,7 @@ from .findings import Findings
 from .index import LocalIndex
 from .pack_checks import choose_packs, in_parallel
 from .packs import PackCheck, check_pack, check_table
+from .pins import pinned
 from .point_checks import PointWalk
 from .quarantine import Quarantine
 from .repository import Repository
@@ -80,11 +81,11 @@ def verify(
     """
     if not 0 <= level <= 2 or (level == 2 and keys is None):
         raise ValueError("levels are 0, 1 and, with keys, 2")
-    with _scratch(repository.index.folder) as folder:
+    with _scratch(repository.index.folder) as folder, pinned(repository) as leaving:
         # A private index, read from the store at this moment: the shared one is a cache and may hide what is lost.
         index = LocalIndex(folder, repository.repository_id, repository.store)
         try:
-            run = _Verification(repository, index, level, keys, on_progress, cancel)
+            run = _Verification(repository, index, level, keys, on_progress, cancel, leaving)
             return run.run(points, budget, tables, put_aside)
         finally:
             index.close()
@@ -111,7 +112,10 @@ class _Verification:
         keys: RepositoryKeys | None,
         on_progress: Progress,
         cancel: Callable[[], bool],
+        leaving: frozenset[str],
     ) -> None:
+        """``leaving``: packs that a collector may remove at any moment; what is live in them has other homes."""
+        self._leaving = leaving
         self._repository = repository
         self._repository_id = repository_id_bytes(repository.repository_id)
         self._store = repository.store
@@ -134,19 +138,20 @@ class _Verification:
         self._check_retention()
         self._guarded("log", layout.GC, lambda: packs_swept(self._store))
         quarantine = Quarantine.read(self._store)
-        self._index.update()
+        sids = points if points is not None else self._repository.point_sids()
+        self._index.update()  # after the points, whose records it then knows
         digests = self._check_presence()
         if self._level >= 1:
             self._read_packs(digests, budget)
         elif tables:
             self._read_tables(digests)
-        self._check_points(points, quarantine)
+        self._check_points(sids, points is not None, quarantine)
         noted = 0
         if put_aside:
             # No pack at all where there must be some: that is storage not mounted, and no reason to store all again.
             noted = self._findings.put_aside(self._store, packs=bool(self._sizes))
         known = self._findings.drop_known(quarantine)
-        left = len(self._sizes) - self._packs_checked if self._level >= 1 else 0
+        left = len(self._staying()) - self._packs_checked if self._level >= 1 else 0
         return VerifyReport(
             self._findings.listed(), self._objects, self._checked, self._packs_checked, left, known, noted
         )
@@ -171,6 +176,10 @@ class _Verification:
             self._guarded("segment", name, partial(self._read_segment, name))
 
     def _read_segment(self, name: str) -> None:
+        with contextlib.suppress(ObjectMissing):  # a collector has put another in its place
+            self._decode_segment(name)
+
+    def _decode_segment(self, name: str) -> None:
         decode_segment(name, self._store.read(name, MOST_SEGMENT_BYTES), self._repository_id)
 
     def _check_presence(self) -> dict[str, bytes]:
@@ -180,19 +189,21 @@ class _Verification:
         for name, path in sorted(present.items()):
             try:
                 self._sizes[name] = self._store.size(path)
+            except ObjectMissing:
+                continue  # judged below, as one that was never listed
             except RepositoryError as error:
                 self._findings.bad_pack(name, error.text)
         swept = _packs_swept(self._repository)
         for name, (size, _) in sorted(expected.items()):
-            if name not in present:
-                if name not in swept:
+            if name not in self._sizes:
+                if name not in swept and name not in self._leaving:
                     self._findings.bad_pack(name, "it is missing")
             elif self._sizes.get(name, size) != size:
                 self._findings.bad_pack(name, f"it has {self._sizes[name]} bytes and must have {size}")
         return {name: digest for name, (_, digest) in expected.items()}
 
     def _read_packs(self, digests: dict[str, bytes], budget: VerifyBudget) -> None:
-        due = choose_packs(list(self._sizes), self._times.all(), budget, time.time())
+        due = choose_packs(self._staying(), self._times.all(), budget, time.time())
         self._total = sum(self._sizes[name] for name in due) * self._level
         whole: list[str] = []
         read = partial(check_pack, self._store, repository_id=self._repository_id)
@@ -206,8 +217,11 @@ class _Verification:
 
     def _read_tables(self, digests: dict[str, bytes]) -> None:
         read = partial(check_table, self._store, repository_id=self._repository_id)
-        for name, check in in_parallel(sorted(self._sizes), read, self._cancel):
+        for name, check in in_parallel(sorted(self._staying()), read, self._cancel):
             self._judge(name, check, digests)
+
+    def _staying(self) -> list[str]:
+        return [name for name in self._sizes if name not in self._leaving]
 
     def _judge(self, name: str, check: PackCheck | Exception, digests: dict[str, bytes]) -> bool:
         """Report what the reading of a pack found; whether it is whole. A defect of ours is raised."""
@@ -226,7 +240,7 @@ class _Verification:
             self._findings.bad_record(record_id, name, reason)
         return not problem and not check.bad
 
-    def _check_points(self, wanted: Sequence[Sid] | None, quarantine: Quarantine) -> None:
+    def _check_points(self, sids: Sequence[Sid], asked_for: bool, quarantine: Quarantine) -> None:
         walk = PointWalk(
             self._repository,
             self._index,
@@ -237,9 +251,10 @@ class _Verification:
             self._level,
             self._step,
             self._advance,
+            self._leaving,
         )
-        for sid in wanted if wanted is not None else self._repository.point_sids():
-            walk.check(sid, asked_for=wanted is not None)
+        for sid in sids:
+            walk.check(sid, asked_for)
 
     def _guarded(self, kind: str, name: str, check: Callable[[], object]) -> None:
         self._step()
