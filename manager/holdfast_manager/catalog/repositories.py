@@ -64,6 +64,21 @@ class Repositories:
             require(connection, repositories, _KIND, name)
             connection.execute(repositories.update().where(repositories.c.name == name).values(master_key=sealed))
 
+    def epoch(self, name: str) -> int:
+        """The highest key epoch that was ever seen of a repository. Raises ``NotFound``."""
+        with self._database.reading() as connection:
+            require(connection, repositories, _KIND, name)
+            found: int = connection.execute(
+                select(repositories.c.epoch).where(repositories.c.name == name)
+            ).scalar_one()
+            return found
+
+    def raise_epoch(self, name: str, epoch: int) -> None:
+        """Remember a key epoch; one that is lower than what was seen before changes nothing."""
+        older = (repositories.c.name == name) & (repositories.c.epoch < epoch)
+        with self._database.writing() as connection:
+            connection.execute(repositories.update().where(older).values(epoch=epoch))
+
     def remove(self, name: str) -> None:
         """Forget a repository, its key and the catalogue's rows of its points; the repository itself is untouched.
 

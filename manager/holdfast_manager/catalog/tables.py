@@ -77,6 +77,7 @@ repositories = Table(
     Column("encrypted", Boolean, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("master_key", LargeBinary),
+    Column("epoch", Integer, nullable=False, server_default=text("1")),
 )
 
 jobs = Table(

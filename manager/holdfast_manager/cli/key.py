@@ -111,6 +111,22 @@ def remove(app: App, repository: str, slot: str) -> None:
     app.out.warning(NOT_REVOKED)
 
 
+@key.command(examples=("holdfast key rotate main",))
+@click.argument("repository")
+@pass_app
+def rotate(app: App, repository: str) -> None:
+    """Seal new blocks under a new key, derived from the same master key; all old ones stay readable.
+
+    For the case that a proxy was taken over: what it learnt does not open later backups. Blocks that are stored already
+    are not sealed anew. It does not help against a leaked master key. Sessions that run go on under the old key.
+    """
+    from holdfast_manager.enrolment.keys import KeyRing
+
+    epoch = KeyRing(app.catalog, repository, app.keys).rotate()
+    text = f"New blocks in {repository} are sealed under key epoch {epoch} from the next session on"
+    app.out.result({"repository": repository, "epoch": epoch}, text)
+
+
 @key.command(examples=("holdfast key paper main", "holdfast key paper main --no-code"))
 @click.argument("repository")
 @click.option("--no-code", is_flag=True, help="Letters only, without the QR code.")

@@ -19,6 +19,7 @@ from holdfast_agent.wire.messages import (
     KeySlot,
     ListPoints,
     PointList,
+    RaiseKeyEpoch,
     RemoveKeySlot,
     Reply,
     RepositoryFacts,
@@ -112,6 +113,19 @@ class KeyRing:
         self._ask(RemoveKeySlot(repository=self.entry.path, slot=name))
         return Changed("", name)
 
+    def rotate(self) -> int:
+        """Have new records sealed under the next key epoch; returns it. Records of all epochs stay readable.
+
+        Raises :class:`WrongKey` when the manager does not keep the master key, :class:`UsageError` at the last epoch.
+        """
+        self.master()
+        known = max(self.facts().epoch, self._catalog.repositories.epoch(self.entry.name))
+        facts = expect(self._ask(RaiseKeyEpoch(repository=self.entry.path, epoch=known + 1)), RepositoryFacts)
+        if facts.epoch <= known:
+            raise WrongKey(name=f"the repository {self.entry.name!r}", reason="its agent did not take the new epoch")
+        self._catalog.repositories.raise_epoch(self.entry.name, facts.epoch)
+        return facts.epoch
+
     def from_paper(self, text: str) -> MasterKey:
         """The master key of a paper key for this repository.
 
@@ -128,7 +142,7 @@ class KeyRing:
             raise WrongKey(name=f"the repository {self.entry.name!r}", reason=reason)
         return master
 
-    def _ask(self, request: AddKeySlot | RemoveKeySlot | ListPoints) -> Reply:
+    def _ask(self, request: AddKeySlot | RemoveKeySlot | RaiseKeyEpoch | ListPoints) -> Reply:
         with connected(self._agent.endpoint, self._agent.public_key, self._keys) as client:
             return client.call(request)
 

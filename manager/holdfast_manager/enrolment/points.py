@@ -15,6 +15,7 @@ from holdfast_agent.model.points import Point
 from holdfast_agent.sealing.roots import open_point
 from holdfast_agent.wire.messages import ListPoints, PointList, ReadPoint, Reply, Request, RetainedPoint, UndoTombstone
 from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import PointEntryRow
 from holdfast_manager.sessions.keys import repository_keys
 
@@ -81,7 +82,7 @@ def stored_points(catalog: Catalog, repository: str, ask: Ask) -> Listed:
             except (PointNotAuthentic, FormatUnsupported):
                 refused.append(str(stored.sid))
                 continue
-            row = known.get(point.sid) or _row(repository, point)
+            row = known.get(point.sid) or row_of_point(repository, point)
             rows.append(_protected(row, retained.get(point.sid, RetainedPoint(sid=point.sid))))
     return Listed(tuple(rows), tuple(refused))
 
@@ -109,7 +110,8 @@ def give_back(catalog: Catalog, repository: str, sid: Sid, ask: Ask) -> PointEnt
         catalog.points.remove(sid)
         raise
     point = open_point(page.points[0], repository_keys(catalog, entry))
-    row = _protected(known.get(sid) or _row(repository, point), next(iter(page.retained), RetainedPoint(sid=sid)))
+    retained = next(iter(page.retained), RetainedPoint(sid=sid))
+    row = _protected(known.get(sid) or row_of_point(repository, point), retained)
     catalog.points.add(row)
     return row
 
@@ -126,17 +128,3 @@ def _pages(ask: Ask, path: str) -> Iterator[PointList]:
 
 def _protected(row: PointEntryRow, retained: RetainedPoint) -> PointEntryRow:
     return msgspec.structs.replace(row, held=retained.hold, retained_until=retained.until, undo_until=None)
-
-
-def _row(repository: str, point: Point) -> PointEntryRow:
-    return PointEntryRow(
-        sid=point.sid,
-        repository=repository,
-        server=point.server,
-        job=point.job,
-        vm_id=point.vm_id,
-        vm_name=point.vm_name,
-        created=point.created,
-        size_bytes=sum(disk.size_bytes for disk in point.disks),
-        consistency=point.consistency,
-    )

@@ -82,6 +82,7 @@ from .instructions import (
     TaskInstruction,
     VmInstruction,
 )
+from .orphans import adopt_orphaned_points
 from .quiescing import Guest, Quiesced, snapshot_quiesced
 from .steps import Step
 from .tasks import Context, TaskWork
@@ -175,6 +176,7 @@ class BackupActions:
         """Step `start`: the job's VMs, and that the repository is there, before anything is done to any VM."""
         request = OpenRepository(repository=self._context.repository.path)
         self._context.pool.ask(self._context.repository.agent, request, RepositoryFacts)
+        adopt_orphaned_points(self._context, self._job.name, self._keys)
         planned, unplanned = [], []
         for ref in self._platform.broker.resolve(self._job.include, self._job.exclude):
             try:

@@ -71,7 +71,7 @@ class CheckTask:
             lambda name, secret: ReaderSpec(task_id=name, secret=secret, repository=context.repository.path),
             self.work.proxy_of(key),
             lambda name, secret, endpoints: CheckerSpec(
-                task_id=name, secret=secret, endpoints=endpoints, keys=self._keys.data_keys()
+                task_id=name, secret=secret, endpoints=endpoints, keys=self._keys.opening_keys()
             ),
         )
         return MoversStarted(task=key, rules="every distinct block is checked once by its id")

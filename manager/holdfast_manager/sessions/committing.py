@@ -15,7 +15,8 @@ from holdfast_agent.sealing.records import RecordKind, seal_record
 from holdfast_agent.sealing.roots import pack_set_digest, seal_point
 from holdfast_agent.wire.messages import BlobStored, CommitSession, Done, StoreBlob
 from holdfast_agent.wire.specs import PackRef
-from holdfast_manager.catalog.values import JobSpec, PointEntryRow
+from holdfast_manager.catalog.point_rows import row_of_point
+from holdfast_manager.catalog.values import JobSpec
 from holdfast_plugins.api import SnapshotDisk
 
 from .events import TaskKey
@@ -118,22 +119,14 @@ class Committer:
                 return
 
     def _remember(self, point: Point, outcomes: dict[str, Outcome]) -> None:
-        self._context.catalog.points.add(
-            PointEntryRow(
-                sid=point.sid,
-                repository=self._context.repository.name,
-                server=point.server,
-                job=point.job,
-                vm_id=point.vm_id,
-                vm_name=point.vm_name,
-                created=point.created,
-                size_bytes=sum(disk.size_bytes for disk in point.disks),
-                session=self._context.session,
-                stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
-                consistency=point.consistency,
-                retained_until=self._retain_until(point),
-            )
+        row = row_of_point(
+            self._context.repository.name,
+            point,
+            session=self._context.session,
+            stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
+            retained_until=self._retain_until(point),
         )
+        self._context.catalog.points.add(row)
 
     def _retain_until(self, point: Point) -> float:
         immutable_s = self._job.retention.immutable_s

@@ -29,7 +29,7 @@ from .backup_machine import BackupMachine
 from .driver import Actions, Driver, Machine
 from .gc_actions import GcActions
 from .journal import CatalogJournal, fulfil_open
-from .keys import repository_keys
+from .keys import repository_keys, session_keys
 from .movers import MoverDesk
 from .quiescing import Guest
 from .recorder import Recorder
@@ -96,8 +96,7 @@ class SessionProcess:
     def _backup(self, job: JobSpec, cleanup: ExitStack) -> str:
         source = f"job {job.name}"
         server = self._catalog.servers.get(job.server)
-        repository = self._catalog.repositories.get(job.repository)
-        keys = repository_keys(self._catalog, repository)
+        repository_keys(self._catalog, self._catalog.repositories.get(job.repository))  # before anything is connected
         host = self._plugins()
         options = host.snapshot_options(server.plugin, job.snapshot, f"snapshot options of {source}")
         guest = None
@@ -116,7 +115,7 @@ class SessionProcess:
             snapshot_options=options,
         )
         context = self._context(job.repository, cleanup)
-        actions = BackupActions(context, job, keys, platform)
+        actions = BackupActions(context, job, session_keys(context), platform)
         self._handlers.append(actions.tasks.push)
         result = self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
         if SessionResult(result) in _MADE_POINTS:
@@ -131,13 +130,13 @@ class SessionProcess:
             journal = CatalogJournal(self._catalog, self._session, request.server, server.plugin)
             destination = Destination(hypervisor, journal)
         context = self._context(request.repository, cleanup)
-        actions = RestoreActions(context, request, repository_keys(self._catalog, context.repository), destination)
+        actions = RestoreActions(context, request, session_keys(context), destination)
         self._handlers.append(actions.tasks.push)
         return self._drive(context, RestoreMachine(RetryPolicy()), actions)
 
     def _verify(self, request: VerifyRequest, cleanup: ExitStack) -> str:
         context = self._context(request.repository, cleanup)
-        actions = VerifyActions(context, request, repository_keys(self._catalog, context.repository))
+        actions = VerifyActions(context, request, session_keys(context))
         self._handlers += [actions.tasks.push, actions.push]
         return self._drive(context, RestoreMachine(RetryPolicy(retries=1), keep_going=True), actions)
 

@@ -104,7 +104,7 @@ class ReaderTasks:
             lambda name, secret: ReaderSpec(task_id=name, secret=secret, repository=context.repository.path),
             self.work.proxy_of(key),
             lambda name, secret, endpoints: WriterSpec(
-                task_id=name, secret=secret, endpoints=endpoints, keys=self._keys.data_keys()
+                task_id=name, secret=secret, endpoints=endpoints, keys=self._keys.opening_keys()
             ),
         )
         return MoversStarted(task=key, rules="every block is checked by its id")
