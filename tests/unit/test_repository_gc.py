@@ -22,13 +22,16 @@ from holdfast_agent.repository.documents import DocumentType, encode_document
 from holdfast_agent.repository.gc.collector import collect
 from holdfast_agent.repository.gc.generations import current
 from holdfast_agent.repository.gc.runs import SortedRuns
+from holdfast_agent.repository.pins import pinned
 from holdfast_agent.repository.quarantine import put_records_aside
 from holdfast_agent.repository.repository import Outcome, Repository
 from holdfast_agent.repository.store import FileStore
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.repository.writer import SessionWriter
+from holdfast_agent.sealing.roots import seal_point
 from lab import repositories as lab
 from lab.collecting import GEOMETRY, Ground, check_points
+from lab.faults import FaultySystem
 
 
 @pytest.fixture
@@ -125,6 +128,70 @@ def test_a_writer_avoids_what_is_condemned(ground: Ground, repository: Repositor
     assert not collected.is_alive()
     ground.expected[point.sid] = old
     ground.check()
+
+
+def test_what_a_session_referred_to_before_it_was_condemned_stays(ground: Ground, repository: Repository) -> None:
+    """The session knows nothing of the list that is published after it began: the drain and the second marking do."""
+    ground.litter()
+    old = {number: lab.block((0, number)) for number in range(6)}
+    homes = repository.index.find(lab.block_id(plain) for plain in old.values())
+    sid = new_sid()
+    lock = repository.begin_session(sid)
+    with SessionWriter(repository, sid, 1) as writer:
+        collected = threading.Thread(target=collect, args=(repository,))
+        collected.start()
+        while not any("condemned" in stages for stages in read_generations(repository.store).values()):
+            collected.join(0.01)
+        condemned = packs_to_avoid(repository.store)
+        assert {home.pack for found in homes.values() for home in found} <= condemned
+        root = lab.write_tree(repository, writer, old, GEOMETRY)
+        packs = writer.publish()
+        assert not [pack for pack in packs if "-d" in pack.name], "it refers to what was there"
+        point = lab.point_of(sid, GEOMETRY, root, packs)
+        repository.commit(seal_point(point, lab.KEYS), packs)
+    lock.close()
+    collected.join(30)
+    assert not collected.is_alive()
+    ground.expected[sid] = old
+    ground.check()
+    assert condemned - packs_of(repository), "the others were swept"
+
+
+def test_a_collector_waits_for_a_reader(ground: Ground, repository: Repository) -> None:
+    ground.litter()
+    ((sid, blocks),) = ground.expected.items()
+    with pinned(repository) as leaving:
+        assert leaving == frozenset()
+        repository.tombstone(sid)
+        collected = threading.Thread(target=collect, args=(repository,))
+        collected.start()
+        while not any("condemned" in stages for stages in read_generations(repository.store).values()):
+            collected.join(0.01)
+        with pinned(repository) as later:
+            assert later == packs_to_avoid(repository.store) != frozenset()
+        point = repository.committed(sid)
+        assert point is not None
+        assert lab.restore(repository, point) == blocks
+        assert collected.is_alive()
+    collected.join(30)
+    assert not collected.is_alive()
+    assert not packs_of(repository), "nothing is left that anybody needs"
+
+
+def test_a_full_disk_is_read_without_a_pin(ground: Ground) -> None:
+    ground.litter()
+    full = lab.open_at(ground.folder, FaultySystem(1, raising(errno.ENOSPC)))
+    with pinned(full) as leaving:
+        assert leaving == frozenset()
+    assert not list(full.store.names(layout.SESSIONS))
+    full.close()
+
+
+def raising(number: int) -> Callable[[str], None]:
+    def fault(kind: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fault
 
 
 def test_unknown_records_keep_their_pack(
