@@ -52,6 +52,7 @@ REQUESTS: list[m.Request] = [
     m.CreateRepository(repository="/r", repository_id="0" * 32, slots=()),
     m.AddKeySlot(repository="/r", slot=m.KeySlot("s", b"")),
     m.RemoveKeySlot(repository="/r", slot="s"),
+    m.RaiseKeyEpoch(repository="/r", epoch=2),
     m.OpenRepository(repository="/r"),
     m.ListPoints(repository="/r"),
     m.ReadPoint(repository="/r", sid=SID),

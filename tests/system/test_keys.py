@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from holdfast_agent.sealing.keys import MasterKey
 from holdfast_agent.sealing.paper import encode_paper
+from holdfast_agent.sealing.records import parse_header
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.settings import ManagerSettings
 from lab.installation import CommandFailed, Installation, installed
@@ -65,17 +67,61 @@ def test_passphrases_are_added_changed_and_removed(house: Installation) -> None:
     house.holdfast("key", "add", "main", "--slot", "deputy", "--passphrase-file", deputy, expect=2)  # used before
 
 
+def epochs_stored(house: Installation) -> list[int]:
+    """Key epochs of the records in the data packs, in no order."""
+    found = []
+    for pack in (house.store / "main" / "packs" / "d").rglob("*-d*"):
+        data = pack.read_bytes()
+        offset = 64
+        while data[offset : offset + 4] == b"HFRC":
+            header = parse_header(data[offset : offset + 96])
+            found.append(header.epoch)
+            offset += header.record_length
+    return found
+
+
+def test_after_a_rotation_new_blocks_have_a_new_key_and_all_are_readable(house: Installation) -> None:
+    disk = house.vms / "vm" / "disk.raw"
+    contents = [disk.read_bytes()]
+    before = epochs_stored(house)
+    assert set(before) == {1}
+    assert house.holdfast("key", "rotate", "main")["epoch"] == 2
+    contents.append(contents[0] + b"and more" * 200_000)
+    disk.write_bytes(contents[1])
+    house.run_job("job")
+    assert sorted(set(epochs_stored(house))) == [1, 2]
+    assert epochs_stored(house).count(1) == len(before), "what is stored is not sealed anew"
+
+    points = house.points("vm")
+    for point, content in zip(points, reversed(contents), strict=True):
+        to = house.out / f"{point['sid']}.raw"
+        house.restore_disk("vm", point["sid"], to)
+        assert to.read_bytes() == content
+    house.holdfast("repository", "verify", "main", "--level", "2")
+
+
+def test_another_manager_learns_of_the_rotation(house: Installation) -> None:
+    """As one whose catalogue is older: it asks the repository at the beginning of each session."""
+    with Catalog.open(ManagerSettings(data_dir=str(house.home / "manager"))) as catalog:
+        with catalog.database.writing() as connection:
+            connection.execute(text("UPDATE repositories SET epoch = 1 WHERE name = 'main'"))
+        house.restore_disk("vm", "latest", house.out / "learnt.raw")
+        assert catalog.repositories.epoch("main") == 2
+        catalog.repositories.raise_epoch("main", 1)
+        assert catalog.repositories.epoch("main") == 2
+
+
 def test_the_paper_key_opens_what_nothing_else_opens(house: Installation) -> None:
     paper = house.holdfast("key", "paper", "main")
-    text = "\n".join(paper["lines"])
-    file = secret_file(house, "paper.txt", text)
-    slip = secret_file(house, "slip.txt", text[:-1] + ("A" if text[-1] != "A" else "B"))
+    letters = "\n".join(paper["lines"])
+    file = secret_file(house, "paper.txt", letters)
+    slip = secret_file(house, "slip.txt", letters[:-1] + ("A" if letters[-1] != "A" else "B"))
     other = secret_file(house, "other.txt", "\n".join(encode_paper(MasterKey.generate(), "ab" * 16)))
     forged = secret_file(house, "forged.txt", "\n".join(encode_paper(MasterKey.generate(), paper["repository_id"])))
     with Catalog.open(ManagerSettings(data_dir=str(house.home / "manager"))) as catalog:
         catalog.repositories.set_master_key("main", None)
 
-    (point,) = house.points("vm")
+    point = house.points("vm")[0]
     with pytest.raises(CommandFailed):
         house.restore_disk("vm", point["sid"], house.out / "locked.raw")
     told = unlock(house, "--paper-file", slip, expect=12)["error"]
@@ -94,7 +140,9 @@ def test_the_paper_key_opens_what_nothing_else_opens(house: Installation) -> Non
     house.holdfast("job", "remove", "job")
     house.holdfast("repository", "remove", "main")
     house.holdfast("repository", "add", "again", *place, "--paper-file", other, expect=12)
-    assert house.holdfast("repository", "add", "again", *place, "--paper-file", file)["points"] == 1
+    assert house.holdfast("repository", "add", "again", *place, "--paper-file", file)["points"] == 2
+    with Catalog.open(ManagerSettings(data_dir=str(house.home / "manager"))) as catalog:
+        assert catalog.repositories.epoch("again") == 2
 
 
 def test_a_repository_without_encryption_has_no_keys(house: Installation) -> None:

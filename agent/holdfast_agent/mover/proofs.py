@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, WrongKey
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.sealing.keys import DataKeys
-from holdfast_agent.sealing.records import open_plain_record, open_record
+from holdfast_agent.sealing.records import open_plain_record, open_record, parse_header
 from holdfast_agent.sealing.tree import Node, decode_node
 
 from .stages import StageClock
@@ -44,7 +44,9 @@ class Proofs:
             try:
                 plain = open_record(record, self._keys, wanted.id)
             except (ObjectDamaged, WrongKey) as error:
-                return Checked(wanted, cost_bytes, error.text, refuse=True)
+                # A record of an epoch whose key we were not given is not bad for that.
+                known = self._keys.key_of(parse_header(record).epoch) is not None
+                return Checked(wanted, cost_bytes, error.text, refuse=known or isinstance(error, ObjectDamaged))
             except FormatUnsupported as error:  # of a later version: no damage
                 return Checked(wanted, cost_bytes, error.text)
             if len(plain) != block_bytes:

@@ -19,7 +19,7 @@ from holdfast_agent.errors import (
     RepositoryNotFound,
     UsageError,
 )
-from holdfast_agent.sealing.keys import repository_id_bytes
+from holdfast_agent.sealing.keys import FIRST_EPOCH, repository_id_bytes
 from holdfast_agent.sealing.slots import MOST_SLOT_BYTES
 
 from . import layout
@@ -36,7 +36,8 @@ _FOLDERS = (
 class Config(msgspec.Struct, frozen=True):
     """Body of config/<number>. Features that this version does not know bar it from reading, writing or collecting.
 
-    ``removed_slots``: names of key slots that open nothing any more, never to be used again.
+    ``removed_slots``: names of key slots that open nothing any more, never to be used again. ``epoch``: of the keys
+    that new records are to be sealed under.
     """
 
     repository_id: str
@@ -46,6 +47,7 @@ class Config(msgspec.Struct, frozen=True):
     write_features: tuple[str, ...] = ()
     gc_features: tuple[str, ...] = ()
     removed_slots: tuple[str, ...] = ()
+    epoch: int = FIRST_EPOCH
 
 
 def make_folders(path: Path) -> None:

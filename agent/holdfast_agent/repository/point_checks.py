@@ -91,7 +91,7 @@ class PointWalk:
                 touched |= self._walk(child, level - 1, block_log2)
         elif node is not None:
             ids = [BlockId(node.ids[place : place + ID_BYTES]) for place in range(0, len(node.ids), ID_BYTES)]
-            data_keys = self._keys.data_keys() if self._keys else None
+            data_keys = self._keys.opening_keys() if self._keys else None
             touched |= self._check_records([wanted for wanted in ids if wanted != HOLE], data_keys)
         if touched:
             self._tainted[node_id] = frozenset(touched)

@@ -29,7 +29,7 @@ from holdfast_agent.errors import (
 )
 from holdfast_agent.model.ids import HOLE, BlockId, Sid, parse_sid
 from holdfast_agent.model.points import Point, PointEntry
-from holdfast_agent.sealing.keys import repository_id_bytes
+from holdfast_agent.sealing.keys import MOST_EPOCHS, repository_id_bytes
 from holdfast_agent.sealing.roots import pack_set_digest, read_point, root_id
 from holdfast_agent.wire.specs import PackRef
 
@@ -174,6 +174,25 @@ class Repository:
 
         change_config(self.store, without)
         self.store.remove(f"{layout.KEYS}/{name}")
+
+    @property
+    def epoch(self) -> int:
+        """Key epoch under which new records are to be sealed; as of the opening."""
+        return self._config.epoch
+
+    def raise_epoch(self, epoch: int) -> None:
+        """Have new records sealed under ``epoch`` from now on. Idempotent. Never lowers it: :class:`UsageError`."""
+        if read_config(self.store).epoch == epoch:
+            return
+
+        def raised(config: Config) -> Config:
+            if not config.epoch <= epoch <= MOST_EPOCHS:
+                raise UsageError(
+                    reason=f"the key epoch is {config.epoch}; it is raised up to {MOST_EPOCHS}, not lowered"
+                )
+            return msgspec.structs.replace(config, epoch=epoch)
+
+        self._config = change_config(self.store, raised)
 
     def _key_slots(self, config: Config) -> dict[str, bytes]:
         slots: dict[str, bytes] = {}

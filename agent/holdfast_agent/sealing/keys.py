@@ -20,6 +20,8 @@ from holdfast_agent.model.ids import BlockId
 KEY_BYTES = 32
 REPOSITORY_ID_BYTES = 16
 FIRST_EPOCH = 1
+MOST_EPOCHS = 1000
+"""Deriving the keys of all of them takes some ten milliseconds."""
 
 
 class Cipher(enum.IntEnum):
@@ -66,11 +68,22 @@ PUBLIC = MasterKey(_PUBLIC_SECRET)
 """Master key of every unencrypted repository: the same code runs, records are stored with cipher ``NONE``."""
 
 
+class EpochKey(msgspec.Struct, frozen=True, array_like=True):
+    """What opens records of one class that were sealed at one epoch."""
+
+    epoch: int
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"EpochKey(epoch={self.epoch})"
+
+
 class DataKeys(msgspec.Struct, frozen=True):
     """What seals and opens one class of records; travels to movers over the control channel.
 
     ``repository_id`` is 32 hex digits. ``verify_decode``: decode each compressed block again and compare before
-    it is sealed, which finds a faulty codec or memory while the source is still there.
+    it is sealed, which finds a faulty codec or memory while the source is still there. ``older``: keys of epochs
+    before ``epoch``, for who opens records; who only seals gets none.
     """
 
     repository_id: str
@@ -79,6 +92,13 @@ class DataKeys(msgspec.Struct, frozen=True):
     epoch: int
     cipher: int
     verify_decode: bool = True
+    older: tuple[EpochKey, ...] = ()
+
+    def key_of(self, epoch: int) -> bytes | None:
+        """What opens records that were sealed at ``epoch``; None if it is not among these keys."""
+        if epoch == self.epoch:
+            return self.enc_key
+        return next((older.key for older in self.older if older.epoch == epoch), None)
 
     def block_id(self, plain: bytes) -> BlockId:
         """Keyed BLAKE3 of a whole block (the last of a disk padded with zeros). Releases the GIL."""
@@ -99,15 +119,21 @@ class RepositoryKeys(msgspec.Struct, frozen=True):
     meta_id_key: bytes
     meta_key: bytes
     root_key: bytes
+    older_data: tuple[EpochKey, ...] = ()
+    older_blobs: tuple[EpochKey, ...] = ()
 
     @classmethod
     def derive(cls, master: MasterKey, repository_id: str, epoch: int = FIRST_EPOCH) -> RepositoryKeys:
         """Derive by HKDF-SHA256, salted with the repository's id.
 
         Ids and roots stay the same through all epochs, so that deduplication and old points survive a change of
-        the epoch; encryption keys change with it.
+        the epoch; encryption keys change with it, and those of all epochs before are derived too. Raises
+        :class:`WrongKey` for an epoch out of bounds.
         """
+        if not FIRST_EPOCH <= epoch <= MOST_EPOCHS:
+            raise WrongKey(name="the repository", reason=f"{epoch} is no key epoch (1 to {MOST_EPOCHS})")
         salt = repository_id_bytes(repository_id)
+        before = range(FIRST_EPOCH, epoch)
 
         def key(purpose: str) -> bytes:
             info = f"holdfast 1 {purpose}".encode()
@@ -122,15 +148,23 @@ class RepositoryKeys(msgspec.Struct, frozen=True):
             meta_id_key=key("blob id"),
             meta_key=key(f"blob records {epoch}"),
             root_key=key("points"),
+            older_data=tuple(EpochKey(each, key(f"data records {each}")) for each in before),
+            older_blobs=tuple(EpochKey(each, key(f"blob records {each}")) for each in before),
         )
 
     def data_keys(self, *, verify_decode: bool = True) -> DataKeys:
-        """For records of disk blocks: what movers get."""
+        """For sealing records of disk blocks: what source movers get. Opens those of the present epoch only."""
         return DataKeys(self.repository_id, self.id_key, self.enc_key, self.epoch, self.cipher, verify_decode)
 
+    def opening_keys(self) -> DataKeys:
+        """For opening records of disk blocks, of all epochs: what writers and checkers get."""
+        return msgspec.structs.replace(self.data_keys(), older=self.older_data)
+
     def blob_keys(self) -> DataKeys:
-        """For blobs (VM configurations); never leaves the manager."""
-        return DataKeys(self.repository_id, self.meta_id_key, self.meta_key, self.epoch, self.cipher)
+        """For blobs (VM configurations), of all epochs; never leaves the manager."""
+        return DataKeys(
+            self.repository_id, self.meta_id_key, self.meta_key, self.epoch, self.cipher, older=self.older_blobs
+        )
 
     def __repr__(self) -> str:
         return f"RepositoryKeys(repository_id={self.repository_id!r}, epoch={self.epoch}, cipher={self.cipher.name})"

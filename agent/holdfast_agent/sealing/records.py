@@ -185,11 +185,12 @@ def _check_supported(header: RecordHeader, name: str) -> None:
 
 
 def _decrypt(header: RecordHeader, record: memoryview, keys: DataKeys, name: str) -> bytes:
-    if header.epoch != keys.epoch:
+    key = keys.key_of(header.epoch)
+    if key is None:
         raise WrongKey(name=name, reason=f"it is sealed at key epoch {header.epoch}, the key is of {keys.epoch}")
     associated = repository_id_bytes(keys.repository_id) + bytes(record[:_ASSOCIATED_BYTES])
     try:
-        return xaes.decrypt(keys.enc_key, header.nonce, record[HEADER_BYTES:], associated)
+        return xaes.decrypt(key, header.nonce, record[HEADER_BYTES:], associated)
     except InvalidTag as error:
         raise WrongKey(name=name, reason="it was sealed with another key, or altered together with its CRC") from error
 

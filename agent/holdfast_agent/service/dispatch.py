@@ -90,6 +90,7 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.CreateRepository: Route("repository", repositories.create_repository),
     m.AddKeySlot: Route("repository", repositories.add_key_slot),
     m.RemoveKeySlot: Route("repository", repositories.remove_key_slot),
+    m.RaiseKeyEpoch: Route("repository", repositories.raise_key_epoch),
     m.OpenRepository: Route("repository", repositories.open_repository),
     m.ListPoints: Route("repository", repositories.list_points),
     m.ReadPoint: Route("repository", repositories.read_point),

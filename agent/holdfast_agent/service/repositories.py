@@ -28,6 +28,7 @@ from holdfast_agent.wire.messages import (
     ListPoints,
     OpenRepository,
     PointList,
+    RaiseKeyEpoch,
     ReadBlob,
     ReadPoint,
     RebuildIndex,
@@ -109,6 +110,15 @@ def remove_key_slot(agent: Agent, call: Call[RemoveKeySlot]) -> None:
     agent.repository_work.run(work, call.settle)
 
 
+def raise_key_epoch(agent: Agent, call: Call[RaiseKeyEpoch]) -> None:
+    def work() -> RepositoryFacts:
+        with opened(agent.settings, call.request.repository) as repository:
+            repository.raise_epoch(call.request.epoch)
+            return _facts(repository)
+
+    agent.repository_work.run(work, call.settle)
+
+
 def list_points(agent: Agent, call: Call[ListPoints]) -> None:
     def work() -> PointList:
         with opened(agent.settings, call.request.repository) as repository:
@@ -148,7 +158,13 @@ def rebuild_index(agent: Agent, call: Call[RebuildIndex]) -> None:
 def _facts(repository: Repository) -> RepositoryFacts:
     total, free = repository.space()
     slots = tuple(KeySlot(name, body) for name, body in sorted(repository.key_slots().items()))
-    return RepositoryFacts(repository_id=repository.repository_id, slots=slots, total_bytes=total, free_bytes=free)
+    return RepositoryFacts(
+        repository_id=repository.repository_id,
+        slots=slots,
+        total_bytes=total,
+        free_bytes=free,
+        epoch=repository.epoch,
+    )
 
 
 def _page(repository: Repository, after: str, limit: int) -> PointList:

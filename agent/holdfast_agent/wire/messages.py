@@ -213,6 +213,13 @@ class RemoveKeySlot(Request, frozen=True, tag=True, kw_only=True):
     slot: str
 
 
+class RaiseKeyEpoch(Request, frozen=True, tag=True, kw_only=True):
+    """Have new records sealed under a later key epoch, as :class:`RepositoryFacts`. Idempotent; never lowered."""
+
+    repository: str
+    epoch: int
+
+
 class OpenRepository(Request, frozen=True, tag=True, kw_only=True):
     """Check that a repository is there; also clears what dead writers left behind."""
 
@@ -224,6 +231,7 @@ class RepositoryFacts(Reply, frozen=True, tag=True, kw_only=True):
     slots: tuple[KeySlot, ...]
     total_bytes: int
     free_bytes: int
+    epoch: int = 1
 
 
 class ListPoints(Request, frozen=True, tag=True, kw_only=True):

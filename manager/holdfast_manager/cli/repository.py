@@ -89,6 +89,7 @@ def add(
     encrypted = opened.master is not None
     entry = msgspec.structs.replace(draft, repository_id=opened.facts.repository_id, encrypted=encrypted)
     app.catalog.repositories.add(entry, None if opened.master is None else opened.master.reveal())
+    app.catalog.repositories.raise_epoch(name, opened.facts.epoch)
     found = 0 if create else _rescan(app, name)
     sealed = "encrypted" if encrypted else "not encrypted"
     free = format_size(opened.facts.free_bytes)
