@@ -102,13 +102,15 @@ def test_after_a_rotation_new_blocks_have_a_new_key_and_all_are_readable(house: 
 
 def test_another_manager_learns_of_the_rotation(house: Installation) -> None:
     """As one whose catalogue is older: it asks the repository at the beginning of each session."""
+    epoch = house.holdfast("key", "rotate", "main")["epoch"]
+    assert epoch > 1
     with Catalog.open(ManagerSettings(data_dir=str(house.home / "manager"))) as catalog:
         with catalog.database.writing() as connection:
             connection.execute(text("UPDATE repositories SET epoch = 1 WHERE name = 'main'"))
         house.restore_disk("vm", "latest", house.out / "learnt.raw")
-        assert catalog.repositories.epoch("main") == 2
+        assert catalog.repositories.epoch("main") == epoch
         catalog.repositories.raise_epoch("main", 1)
-        assert catalog.repositories.epoch("main") == 2
+        assert catalog.repositories.epoch("main") == epoch
 
 
 def test_the_paper_key_opens_what_nothing_else_opens(house: Installation) -> None:
@@ -120,8 +122,10 @@ def test_the_paper_key_opens_what_nothing_else_opens(house: Installation) -> Non
     forged = secret_file(house, "forged.txt", "\n".join(encode_paper(MasterKey.generate(), paper["repository_id"])))
     with Catalog.open(ManagerSettings(data_dir=str(house.home / "manager"))) as catalog:
         catalog.repositories.set_master_key("main", None)
+        epoch = catalog.repositories.epoch("main")
 
-    point = house.points("vm")[0]
+    points = house.points("vm")
+    point = points[0]
     with pytest.raises(CommandFailed):
         house.restore_disk("vm", point["sid"], house.out / "locked.raw")
     told = unlock(house, "--paper-file", slip, expect=12)["error"]
@@ -140,9 +144,9 @@ def test_the_paper_key_opens_what_nothing_else_opens(house: Installation) -> Non
     house.holdfast("job", "remove", "job")
     house.holdfast("repository", "remove", "main")
     house.holdfast("repository", "add", "again", *place, "--paper-file", other, expect=12)
-    assert house.holdfast("repository", "add", "again", *place, "--paper-file", file)["points"] == 2
+    assert house.holdfast("repository", "add", "again", *place, "--paper-file", file)["points"] == len(points)
     with Catalog.open(ManagerSettings(data_dir=str(house.home / "manager"))) as catalog:
-        assert catalog.repositories.epoch("again") == 2
+        assert catalog.repositories.epoch("again") == epoch
 
 
 def test_a_repository_without_encryption_has_no_keys(house: Installation) -> None:
