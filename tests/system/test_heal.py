@@ -95,6 +95,20 @@ def test_what_a_restore_finds_an_incremental_backup_heals(house: Installation) -
     assert vm.restores()
 
 
+def test_a_damaged_tree_is_not_built_on_twice(house: Installation) -> None:
+    """A node of the base is bad and nobody has noticed: one run fails and says why, the next one heals."""
+    vm = Backed(house, "tree")
+    (pack,) = (path for path in (house.store / vm.name / "packs" / "m").rglob("*-m*") if b"HFND" in path.read_bytes())
+    lab.flip(pack, pack.read_bytes().index(b"HFND") + 100)
+    failed = house.run_job(vm.name, expect=14)
+    assert failed["error"]["code"] == "object_damaged"
+    assert house.points(vm.name)[0]["state"] == "suspect"
+    healed = vm.backup()
+    assert healed["total"]["sent_bytes"] == 0, "only the tree was bad"
+    assert vm.restores()
+    vm.verify("--level", "2")
+
+
 def test_budgets_leave_packs_and_say_so(house: Installation) -> None:
     vm = Backed(house, "budget")
     vm.verify()

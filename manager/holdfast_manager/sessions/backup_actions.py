@@ -10,6 +10,7 @@ from holdfast_agent.errors import (
     AlreadyExists,
     ChangeTrackingLost,
     HoldfastError,
+    ObjectDamaged,
     ObjectMissing,
     PointNotAuthentic,
     PointNotFound,
@@ -149,6 +150,7 @@ class BackupActions:
                 self._bandwidth.leave(key)
                 self.tasks.stop(key)
             case StopTask():
+                self._doubt_base(key)
                 self._bandwidth.leave(key)
                 self.tasks.stop(key)
                 return TaskStopped(task=key)
@@ -221,6 +223,18 @@ class BackupActions:
         except (PointNotFound, ObjectMissing) as error:
             context.recorder.note(f"{vm.info.ref.name}: no base to compare with: {error}", "warning", Step.MOVERS)
         return None
+
+    def _doubt_base(self, key: TaskKey) -> None:
+        """A task that failed because of damage in the repository: nothing builds on its base again.
+
+        The next run reads the whole disk, and stores again what the reading of the base has put in quarantine.
+        """
+        vm, error = self._vms[key.vm], self._context.recorder.task(key).error
+        if vm.base is None or error is None or error.code not in (ObjectDamaged.code, ObjectMissing.code):
+            return
+        self._context.catalog.points.set_state(vm.base.sid, PointState.SUSPECT)
+        text = f"{vm.info.ref.name}: the point {vm.base.sid[:12]} is damaged; the next run does without it"
+        self._context.recorder.note(text, "warning", Step.TRANSFER)
 
     def _start_movers(self, key: TaskKey) -> Event:
         vm, context, job = self._vms[key.vm], self._context, self._job
