@@ -44,8 +44,10 @@ def main() -> None:
     arguments.add_argument("--points", type=int, default=20)
     arguments.add_argument("--folder", type=Path, default=None, help="where the repository is built; 3 GB")
     options = arguments.parse_args()
+    if options.folder is not None:
+        options.folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="holdfast-gc-", dir=options.folder) as name:
-        folder = Path(name)
+        folder = Path(name).resolve()
         began = time.monotonic()
         prune = build(folder, options.blocks, options.points)
         print(f"built in {time.monotonic() - began:.0f} s")

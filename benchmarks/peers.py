@@ -41,6 +41,15 @@ class Peer:
     def run(self, home: Path, image: Path) -> None:
         self._run([*self.backup, str(image)], home)
 
+    def forget(self, home: Path, keep: int) -> None:
+        """Keep the newest ``keep`` backups; frees nothing yet."""
+        verb = "forget" if self.program == "restic" else "prune"
+        self._run([verb, "--keep-last", str(keep)], home)
+
+    def free(self, home: Path) -> None:
+        """Give the space of what was forgotten back."""
+        self._run(["prune"] if self.program == "restic" else ["compact"], home)
+
     def _run(self, arguments: Sequence[str], home: Path) -> None:
         told = {name: value.format(home=home) for name, value in self.environment.items()}
         command = [self.program, *(argument.format(home=home) for argument in arguments)]

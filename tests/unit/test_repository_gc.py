@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -15,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.errors import Cancelled, CollectionRefused, FormatUnsupported, RepositoryError
-from holdfast_agent.model.ids import new_sid
+from holdfast_agent.model.ids import Sid, new_sid
 from holdfast_agent.repository import configuration, layout
 from holdfast_agent.repository.collector_log import packs_to_avoid, read_generations
-from holdfast_agent.repository.documents import DocumentType, encode_document
+from holdfast_agent.repository.documents import DocumentType, encode_document, read_document
 from holdfast_agent.repository.gc.collector import collect
 from holdfast_agent.repository.gc.generations import current
 from holdfast_agent.repository.gc.runs import SortedRuns
@@ -330,6 +331,28 @@ def test_the_loser_adopts_the_published_lists(repository: Repository) -> None:
     mine.done()
     assert packs_to_avoid(repository.store) == frozenset()
     assert current(repository.store).number == 2
+
+
+def test_the_log_is_written_as_the_format_says(repository: Repository) -> None:
+    sid, pack = Sid("ab" * 16), f"{'cd' * 16}-1-d1"
+    generation = current(repository.store)
+    generation.begin((sid,))
+    generation.condemn([pack])
+    generation.publish_sweep([])
+    generation.done()
+
+    def body(stage: str, document_type: DocumentType) -> dict[str, object]:
+        found = json.loads(read_document(repository.store, f"gc/1.{stage}", document_type))
+        assert isinstance(found, dict)
+        return found
+
+    begin = body("begin", DocumentType.GC_BEGIN)
+    assert begin.pop("started")
+    assert begin.pop("digest") == "4e55b2332331b3d0cf07cd542c995d0b0836a3cae98b746e19db7e9ce851ac24"
+    assert begin == {"generation": 1, "roots": [sid], "count": 1}
+    assert body("condemned", DocumentType.GC_CONDEMNED) == {"generation": 1, "packs": [pack]}
+    assert body("sweep", DocumentType.GC_SWEEP) == {"generation": 1, "packs": []}
+    assert body("done", DocumentType.GC_DONE).keys() == {"generation", "done"}
 
 
 def test_the_log_does_not_grow_upon_writers(ground: Ground, repository: Repository) -> None:
