@@ -87,16 +87,10 @@ class _Run:
         if condemned is None:
             condemned, report = self._condemn(generation)
         swept = generation.sweep()
-        if swept is None:
-            waiting = 0
-
-            def left(sessions: int) -> None:
-                nonlocal waiting
-                waiting = max(waiting, sessions)
-                self._progress("waiting", waiting - sessions, waiting)
-
-            fenced = drain(self._repository, self._stop, left)
-            report = msgspec.structs.replace(report, fenced_sessions=fenced)
+        if swept is None and not condemned:
+            swept = generation.publish_sweep(())  # nothing goes, so nobody needs to be waited for
+        elif swept is None:
+            report = msgspec.structs.replace(report, fenced_sessions=self._drain())
             with self._marked() as (_, census, live):
                 swept = generation.publish_sweep(rescue(census, live, condemned))
         freed = sweep(self._repository, swept, self._stepper("sweeping", len(swept)))
@@ -106,6 +100,16 @@ class _Run:
         return msgspec.structs.replace(
             report, condemned_packs=len(condemned), swept_packs=len(swept), freed_bytes=freed
         )
+
+    def _drain(self) -> int:
+        waiting = 0
+
+        def left(sessions: int) -> None:
+            nonlocal waiting
+            waiting = max(waiting, sessions)
+            self._progress("waiting", waiting - sessions, waiting)
+
+        return drain(self._repository, self._stop, left)
 
     def _condemn(self, generation: Generation) -> tuple[tuple[str, ...], Collection]:
         self._repository.retire()
