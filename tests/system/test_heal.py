@@ -113,7 +113,9 @@ def test_budgets_leave_packs_and_say_so(house: Installation) -> None:
     vm = Backed(house, "budget")
     vm.verify()
     vm.damage()
-    assert "0 packs read" in vm.verify("--older-than", "1d")
+    told = vm.verify("--older-than", "1d")
+    assert "0 packs read" in told
+    assert "packs left by the budget" in told
     assert "data is lost" in vm.verify("--older-than", "0", "--max-duration", "1h", expect=14)
     house.holdfast("repository", "verify", vm.name, "--level", "0", "--sample", "5", expect=2)
     house.holdfast("repository", "verify", vm.name, "--level", "2", "--older-than", "1d", expect=2)

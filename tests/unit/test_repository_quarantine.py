@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_agent.errors import HoldfastError, ObjectMissing
+from holdfast_agent.errors import HoldfastError, ObjectDamaged, ObjectMissing, RepositoryFull
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId, new_sid
 from holdfast_agent.repository.check_times import CheckTimes
@@ -170,6 +170,24 @@ def test_storage_that_lost_every_pack_puts_nothing_aside(repository: Repository,
     report = check(repository)
     assert report.findings, "the checker is broken"
     assert not Quarantine.read(repository.store).packs
+
+
+def test_a_repository_that_takes_no_notes_is_verified_all_the_same(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = lab.backup(repository, BLOCKS, GEOMETRY)
+    flip_record(repository, BLOCKS[0])
+
+    def full(self: FileStore, name: str, data: object) -> None:
+        raise RepositoryFull(path="the repository")
+
+    monkeypatch.setattr(FileStore, "create", full)
+    findings = {finding.kind: finding for finding in check(repository).findings}
+    assert findings["record"].points == (point.sid,)
+    assert "no space" in findings["quarantine"].detail
+    with pytest.raises(ObjectDamaged):  # a restore, too, tells of the damage and not of the note
+        lab.restore(repository, point)
+    assert not Quarantine.read(repository.store)
 
 
 def test_of_two_homes_the_wrong_one_is_refused_and_noted(repository: Repository) -> None:

@@ -146,15 +146,21 @@ class _Verification:
         elif tables:
             self._read_tables(digests)
         self._check_points(sids, points is not None, quarantine)
-        noted = 0
-        if put_aside:
-            # No pack at all where there must be some: that is storage not mounted, and no reason to store all again.
-            noted = self._findings.put_aside(self._store, packs=bool(self._sizes))
+        noted = self._put_aside() if put_aside else 0
         known = self._findings.drop_known(quarantine)
         left = len(self._staying()) - self._packs_checked if self._level >= 1 else 0
         return VerifyReport(
             self._findings.listed(), self._objects, self._checked, self._packs_checked, left, known, noted
         )
+
+    def _put_aside(self) -> int:
+        """Note what is bad; storage that takes no notes is a finding itself, and costs none of the others."""
+        try:
+            # No pack at all where there must be some: that is storage not mounted, and no reason to store all again.
+            return self._findings.put_aside(self._store, packs=bool(self._sizes))
+        except RepositoryError as error:
+            self._findings.report("quarantine", layout.QUARANTINE, f"what is bad could not be put aside: {error.text}")
+            return 0
 
     def _check_slots(self) -> None:
         for name in sorted(self._store.names(layout.KEYS)):

@@ -60,6 +60,7 @@ class VerifyActions:
         self._points: list[Point] = []
         self._found: set[tuple[str, str]] = set()
         self._suspect: set[Sid] = set()
+        self._packs_left = 0
         self.tasks = self._check.work
         self.push = self._keyless.push
 
@@ -102,6 +103,7 @@ class VerifyActions:
         """The agent's findings, and in a line what it did."""
         for finding in ended.findings:
             self._found_wrong(finding)
+        self._packs_left += ended.packs_left
         parts = [f"{ended.objects_checked} objects, {ended.checked_bytes} bytes read, {len(ended.findings)} findings"]
         if ended.packs_checked or ended.packs_left:
             parts.append(f"{ended.packs_checked} packs read, {ended.packs_left} left by the budget")
@@ -171,6 +173,8 @@ class VerifyActions:
             notes.append(f"{result.blocks_checked} distinct blocks checked")
         if result is not None and result.skipped:
             notes.append(f"{result.skipped} left by the budget")
+        if self._packs_left:
+            notes.append(f"{self._packs_left} packs left by the budget")
         self._mark(whole=result is not None and not result.skipped)
         if self._found:
             raise VerificationFailed(repository=self._context.repository.name, findings=len(self._found))
