@@ -32,7 +32,7 @@ from .leases import Lease, check_name
 from .mover_process import MoverProcess
 from .repositories import allowed_repository
 from .session_handlers import abandon_session
-from .sessions import check_mover_number, session_of
+from .sessions import check_mover_number
 
 _MOVERS_PER_SLOT = 4  # a bound against a manager gone wild; fair use of the slots is the managers' scheduling
 _MOVERS_PER_LEASE = 4096
@@ -170,7 +170,7 @@ def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
         real = allowed_repository(settings, spec.repository)
     if isinstance(spec, TargetSpec):
         check_mover_number(spec.mover)
-        session_fd = session_of(lease, str(real), spec.sid).lock.fd
+        session_fd = lease.session(str(real), spec.sid).lock.fd
     return msgspec.structs.replace(agent.host, session_fd=session_fd)
 
 

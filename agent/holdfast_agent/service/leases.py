@@ -8,16 +8,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from holdfast_agent.channel.control_server import Connection
-from holdfast_agent.errors import LeaseUnknown, Locked, UsageError
+from holdfast_agent.errors import LeaseUnknown, Locked, SessionUnknown, UsageError
+from holdfast_agent.model.ids import Sid
 from holdfast_agent.wire.messages import MoverState
 
 from .mover_process import MoverProcess
-
-if TYPE_CHECKING:
-    from .sessions import WriteSession
+from .sessions import WriteSession
 
 MIN_TTL_S = 5.0
 MAX_TTL_S = 3600.0
@@ -44,6 +42,15 @@ class Lease:
     def states(self) -> tuple[MoverState, ...]:
         """All movers, in the order of their start."""
         return tuple(mover.state for mover in self.movers.values())
+
+    def session(self, repository: str, sid: Sid) -> WriteSession:
+        """The open session. Raises :class:`SessionUnknown`, or :class:`Locked` while it is ending."""
+        session = self.sessions.get((repository, sid))
+        if session is None:
+            raise SessionUnknown(sid=str(sid)[:64])
+        if session.ending:
+            raise Locked(what=f"session {sid}", holder="a commit or an abort that is under way")
+        return session
 
 
 class LeaseTable:

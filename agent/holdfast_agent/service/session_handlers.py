@@ -23,7 +23,7 @@ from .agent import Agent
 from .calls import Call
 from .repositories import allowed_repository, opened
 from .retention_handlers import check_until
-from .sessions import HeldLock, WriteSession, check_mover_number, session_of
+from .sessions import HeldLock, WriteSession, check_mover_number
 
 _BLOB_BYTES = 4 << 20
 
@@ -125,7 +125,7 @@ def _end_session(
 ) -> None:
     """A commit or an abort: on success the session leaves the lease; on failure it stays and may be tried again."""
     lease = agent.leases.get(call.key, call.request.lease)
-    session_of(lease, session.repository, session.sid)
+    lease.session(session.repository, session.sid)
     session.ending = True
 
     def ended(outcome: Done | HoldfastError) -> None:
@@ -144,7 +144,7 @@ def _end_session(
 
 def _session(agent: Agent, call: Call[StoreBlob], repository: str, sid: Sid) -> WriteSession:
     lease = agent.leases.get(call.key, call.request.lease)
-    return session_of(lease, str(allowed_repository(agent.settings, repository)), sid)
+    return lease.session(str(allowed_repository(agent.settings, repository)), sid)
 
 
 def _settled_before(settings: AgentSettings, path: str, sid: Sid) -> PointEntry | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from holdfast_agent.errors import Locked, SessionUnknown, UsageError
+from holdfast_agent.errors import UsageError
 from holdfast_agent.model.ids import Sid
-
-from .leases import Lease
 
 MOST_WRITERS = 1_000_000
 
@@ -39,13 +37,3 @@ def check_mover_number(number: int) -> None:
     """Numbers of a session's writers become part of pack names. Raises :class:`UsageError`."""
     if not 0 <= number < MOST_WRITERS:
         raise UsageError(reason=f"the number of a writer is 0 to {MOST_WRITERS - 1}, not {number}")
-
-
-def session_of(lease: Lease, repository: str, sid: Sid) -> WriteSession:
-    """The lease's open session. Raises :class:`SessionUnknown`, or :class:`Locked` while it is ending."""
-    session = lease.sessions.get((repository, sid))
-    if session is None:
-        raise SessionUnknown(sid=str(sid)[:64])
-    if session.ending:
-        raise Locked(what=f"session {sid}", holder="a commit or an abort that is under way")
-    return session
