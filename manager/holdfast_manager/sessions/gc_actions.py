@@ -45,7 +45,9 @@ class GcActions:
             case PrepareTarget():
                 return self._collect()
             case FinishTarget():
-                return TargetFinished(note="nothing but garbage was removed")
+                return TargetFinished(
+                    note="nothing was changed" if self._request.dry_run else "only garbage was removed"
+                )
             case AbandonTarget():
                 return TargetAbandoned()
         raise AssertionError(f"a garbage collection has no {type(instruction).__name__}")
