@@ -45,19 +45,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size-mib", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--image", type=Path, help="a raw image of your own instead (it is only read)")
     given = parser.parse_args()
     WORK.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="peers-", dir=WORK) as name:
         work = Path(name).resolve()
-        image = work / "disk.raw"
-        used = images.make_mixed_image(image, given.size_mib)
+        image = given.image.resolve() if given.image else work / "disk.raw"
+        if not given.image:
+            images.make_mixed_image(image, given.size_mib)
+        size_mib = image.stat().st_size // MIB
+        used = sum(end - start for start, end in images.data_extents(image))
         dense = work / "dense"
         _copy_allocated(image, dense)
         measured, hashing = _measure(work, image, dense, given.rounds)
     medians = {name: _median(runs) for name, runs in measured.items()}
     hash_s = statistics.median(hashing)
     document = {
-        "image_mib": given.size_mib,
+        "image_mib": size_mib,
         "used_mib": used // MIB,
         "rounds": given.rounds,
         "cores": len(os.sched_getaffinity(0)),
@@ -66,7 +70,7 @@ def main() -> int:
         "b3sum_one_thread_s": hashing,
     }
     (WORK / "compare_peers.json").write_text(json.dumps(document, indent=2) + "\n")
-    print(_markdown(medians, hash_s, given.size_mib, used // MIB))
+    print(_markdown(medians, hash_s, size_mib, used // MIB))
     return 0
 
 
