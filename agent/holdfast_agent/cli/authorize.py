@@ -12,7 +12,8 @@ from holdfast_agent.errors import NotFound
 from .options import config_option
 
 
-@click.command(context_settings={"ignore_unknown_options": True})  # a key may begin with a dash
+# A key may begin with a dash and have an "h" in it, which must not ask for help then.
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("key")
 @config_option
 @click.option("--name", default="", help="Whose key it is, for people")
