@@ -98,7 +98,7 @@ def test_authorize_and_remove(config: Path) -> None:
 
 
 def test_a_key_may_begin_with_a_dash(config: Path) -> None:
-    odd = "-" + KEY.public[1:]
+    odd = "-h" + KEY.public[2:]
     assert _holdfast_agent("authorize", odd, "--config", config).returncode == 0
     assert odd in _holdfast_agent("show", "--config", config).stdout
 
@@ -128,7 +128,7 @@ def test_a_bad_key_in_the_configuration_names_file_key_and_nearest(config: Path)
     assert f"{config}: unknown key 'proxy.worker'; did you mean 'workers'?" in done.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("init",), ("authorize",), ("run",), ("show",)])
+@pytest.mark.parametrize("command", [(), ("init",), ("authorize",), ("run",), ("show",), ("take-over",)])
 def test_help_has_examples(command: tuple[str, ...]) -> None:
     done = _holdfast_agent(*command, "--help")
     assert done.returncode == 0

@@ -14,6 +14,7 @@ from .authorize import authorize
 from .init import init
 from .run import run
 from .show import show
+from .take_over import take_over
 
 USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
@@ -36,6 +37,7 @@ cli.add_command(init)
 cli.add_command(authorize)
 cli.add_command(run)
 cli.add_command(show)
+cli.add_command(take_over)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

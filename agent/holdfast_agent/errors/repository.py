@@ -30,6 +30,15 @@ class RepositoryDenied(RepositoryError):
     exit_code = 13
 
 
+class RepositoryClaimed(RepositoryError):
+    """Storage that several hosts can mount: the locks and caches of two of them know nothing of each other."""
+
+    code = "repository_claimed"
+    message = "the repository at {path} is served by the agent {holder}; a repository is used by one agent only"
+    action = "Use it through that agent. If its host is gone for good: `holdfast-agent take-over {path}` on this one"
+    exit_code = 11
+
+
 class RepositoryFull(RepositoryError):
     code = "repository_full"
     message = "no space left in the repository at {path}"

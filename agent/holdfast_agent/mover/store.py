@@ -28,7 +28,7 @@ def open_repository(path: str, host: MoverHost) -> Repository:
     real = Path(path).resolve()
     if not any(real.is_relative_to(Path(allowed).resolve()) for allowed in host.repository_paths):
         raise RepositoryDenied(path=path, reason="it lies outside the directories of repository.paths")
-    return Repository.open(real, Path(host.cache_dir))
+    return Repository.open(real, Path(host.cache_dir), host=host.identity)
 
 
 class Store:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from holdfast_agent.errors import (
     AlreadyExists,
@@ -19,6 +20,7 @@ from holdfast_agent.errors import (
     RepositoryNotFound,
     UsageError,
 )
+from holdfast_agent.model.hosts import RepositoryHost
 from holdfast_agent.sealing.keys import FIRST_EPOCH, repository_id_bytes
 from holdfast_agent.sealing.slots import MOST_SLOT_BYTES
 
@@ -37,7 +39,7 @@ class Config(msgspec.Struct, frozen=True):
     """Body of config/<number>. Features that this version does not know bar it from reading, writing or collecting.
 
     ``removed_slots``: names of key slots that open nothing any more, never to be used again. ``epoch``: of the keys
-    that new records are to be sealed under.
+    that new records are to be sealed under. ``host``: the only agent that may use the repository; see ``claims``.
     """
 
     repository_id: str
@@ -48,6 +50,7 @@ class Config(msgspec.Struct, frozen=True):
     gc_features: tuple[str, ...] = ()
     removed_slots: tuple[str, ...] = ()
     epoch: int = FIRST_EPOCH
+    host: RepositoryHost | UnsetType = UNSET
 
 
 def make_folders(path: Path) -> None:

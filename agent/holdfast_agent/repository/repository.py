@@ -27,13 +27,14 @@ from holdfast_agent.errors import (
     SessionUnknown,
     UsageError,
 )
+from holdfast_agent.model.hosts import RepositoryHost
 from holdfast_agent.model.ids import HOLE, BlockId, Sid, parse_sid
 from holdfast_agent.model.points import Point, PointEntry
 from holdfast_agent.sealing.keys import MOST_EPOCHS, repository_id_bytes
 from holdfast_agent.sealing.roots import pack_set_digest, read_point, root_id
 from holdfast_agent.wire.specs import PackRef
 
-from . import layout
+from . import claims, layout
 from .configuration import Config, change_config, make_folders, read_config, store_config, store_slot
 from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encode_document, read_document
 from .file_writing import System
@@ -109,20 +110,28 @@ class Repository:
 
     @classmethod
     def open(
-        cls, path: Path, cache_dir: Path, system: System = os, clock: Callable[[], float] = time.time
+        cls,
+        path: Path,
+        cache_dir: Path,
+        system: System = os,
+        clock: Callable[[], float] = time.time,
+        host: RepositoryHost | None = None,
     ) -> Repository:
         """Open the repository at ``path``; its local index lives below ``cache_dir``.
 
-        ``clock``: Unix time by which retention and windows for undoing are judged.
+        ``clock``: Unix time by which retention and windows for undoing are judged. ``host``: the agent for which this
+        is done; None only for tools that look at a repository whose agent they know.
 
-        Raises :class:`RepositoryNotFound` (also for an unmounted or empty directory), :class:`FormatUnsupported`,
-        :class:`ObjectDamaged`.
+        Raises :class:`RepositoryNotFound` (also for an unmounted or empty directory), :class:`RepositoryClaimed` if
+        another agent serves it, :class:`FormatUnsupported`, :class:`ObjectDamaged`.
         """
         store = FileStore(path, system)
         try:
             config = read_config(store)
         except ObjectMissing:
             raise RepositoryNotFound(path=str(path)) from None
+        if host is not None:
+            config = claims.insist(store, path, config, host)
         index = LocalIndex(cache_dir / config.repository_id, config.repository_id, store)
         return cls(store, config, index, clock)
 

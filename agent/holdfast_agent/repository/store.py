@@ -24,6 +24,7 @@ from holdfast_agent.errors import (
     RepositoryReadOnly,
 )
 
+from .file_systems import network_file_system
 from .file_writing import Buffer, System, write_pieces
 from .layout import RESERVE, TMP
 
@@ -95,6 +96,9 @@ class ObjectStore(Protocol):
 
     def space(self) -> tuple[int, int]:
         """(total, free) bytes; free is what this process may use."""
+
+    def network(self) -> str:
+        """What makes the storage one that several hosts can use at once, such as "NFS"; "" if only this one can."""
 
 
 class FileLock:
@@ -245,6 +249,10 @@ class FileStore:
         with self._translated("asking for the space of", "the repository"):
             facts = os.statvfs(self._root)
         return facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize
+
+    def network(self) -> str:
+        with self._translated("asking for the kind of", "the storage"):
+            return network_file_system(self._root)
 
     def _open_temporary(self) -> tuple[str, int]:
         """A new locked file in tmp/. Recovery may take one between its creation and its lock: then another is made."""

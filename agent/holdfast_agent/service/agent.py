@@ -17,6 +17,7 @@ from holdfast_agent.wire.codec import PUSH_CORRELATION
 from holdfast_agent.wire.messages import Push
 from holdfast_agent.wire.movers import MoverHost
 
+from .identity import identity
 from .leases import Lease, LeaseTable
 from .mover_process import MOVER_COMMAND, MoverProcess
 from .workers import BlockingWorkers
@@ -117,4 +118,5 @@ def _mover_host(settings: AgentSettings) -> MoverHost:
         cache_dir=str(settings.cache_dir),
         runtime_dir=str(settings.runtime_dir),
         workers=settings.proxy.worker_count if settings.proxy else 1,
+        identity=identity(settings),
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast_agent.errors import HoldfastError
+from holdfast_agent.model.hosts import RepositoryHost
 from holdfast_agent.repository.gc.collector import collect
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.wire.messages import CollectEnded, CollectProgress, Push
@@ -36,6 +37,7 @@ class CollectorTask(msgspec.Struct, frozen=True):
     cache_dir: str
     clock_file: str
     dry_run: bool
+    host: RepositoryHost | None = None
 
 
 def main() -> None:
@@ -53,7 +55,8 @@ def main() -> None:
 
     def work() -> CollectEnded:
         clock = TrustedClock(Path(task.clock_file))
-        repository = Repository.open(Path(task.repository), Path(task.cache_dir), clock=clock)
+        place, cache = Path(task.repository), Path(task.cache_dir)
+        repository = Repository.open(place, cache, clock=clock, host=task.host)
         with contextlib.closing(repository):
             found = collect(repository, dry_run=task.dry_run, progress=progressed, stop=stop)
         return CollectEnded(ticket=task.ticket, collection=found)

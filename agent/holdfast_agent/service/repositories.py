@@ -39,6 +39,7 @@ from holdfast_agent.wire.messages import (
 
 from .agent import Agent
 from .calls import Call
+from .identity import identity
 from .trusted_clock import TrustedClock
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def opened(settings: AgentSettings, path: str) -> Iterator[Repository]:
 
     allowed = allowed_repository(settings, path)
     clock = TrustedClock(settings.clock_file)
-    with contextlib.closing(Repository.open(allowed, settings.cache_dir, clock=clock)) as repository:
+    repository = Repository.open(allowed, settings.cache_dir, clock=clock, host=identity(settings))
+    with contextlib.closing(repository):
         yield repository
 
 

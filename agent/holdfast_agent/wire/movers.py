@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord
+from holdfast_agent.model.hosts import RepositoryHost
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
 
@@ -26,7 +27,7 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     ``listen_address`` and ``port_range`` (inclusive): data channel; ``advertised_address``: what peers are told.
     ``cache_dir``: host-local caches of repositories. ``workers``: threads of the pool. ``session_fd``: target only,
     the inherited descriptor that holds the lock of the write session. ``connect_timeout_s``: how long a mover waits for
-    its peer; ``stall_timeout_s``: how long a silent peer is borne.
+    its peer; ``stall_timeout_s``: how long a silent peer is borne. ``identity``: as which a repository is opened.
     """
 
     agent: str
@@ -41,6 +42,7 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     session_fd: int | None = None
     connect_timeout_s: float = 60.0
     stall_timeout_s: float = 120.0
+    identity: RepositoryHost | None = None
 
 
 class ToMover(msgspec.Struct, frozen=True, tag=True, kw_only=True):
