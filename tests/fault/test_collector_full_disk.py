@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from holdfast_agent.repository.store import FileStore
 from holdfast_agent.repository.verify import verify
 from lab import repositories as lab
 from lab.collecting import check_points
-from lab.tools import missing, require_tool
+from lab.devices import small_file_system
 
 DISK_BYTES = 96 << 20
 BLOCKS = 64
@@ -29,22 +28,8 @@ GEOMETRY = Geometry(BLOCKS * lab.BLOCK, lab.LOG2)
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small ext4 with the repository and its cache on it, as on a host with one disk."""
-    mkfs = require_tool("mkfs.ext4", "e2fsprogs")
-    if os.geteuid() != 0:
-        missing("mounting a file system needs root")
-    image, mount_point = tmp_path / "ext4.img", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    subprocess.run([mkfs, "-q", "-m", "0", image], check=True)
-    mount_point.mkdir()
-    done = subprocess.run(["mount", "-o", "loop", image, mount_point], check=False, capture_output=True, text=True)
-    if done.returncode:
-        missing(f"a loop mount is not possible here: {done.stderr.strip()}")
-    try:
-        yield mount_point
-    finally:
-        subprocess.run(["umount", mount_point], check=True)
-        image.unlink()
+    with small_file_system(tmp_path, DISK_BYTES) as mounted:
+        yield mounted
 
 
 def noise(seed: int) -> dict[int, bytes]:

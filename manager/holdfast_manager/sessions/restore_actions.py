@@ -64,7 +64,7 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class ReaderTasks:
-    """Tasks that read a tree from the repository to a proxy: shared by restores and verifications."""
+    """The tasks of a restore: each brings one tree from the repository to a disk on a proxy."""
 
     def __init__(self, context: Context, keys: RepositoryKeys, proxy: str) -> None:
         self._context = context
