@@ -13,7 +13,7 @@ import zmq
 
 from holdfast_agent.channel.data_connection import DataConnection, Incoming
 from holdfast_agent.channel.data_connector import DataConnector
-from holdfast_agent.channel.data_handshake import HELLO_BYTES, Hello, decode_hello, encode_hello
+from holdfast_agent.channel.data_handshake import HELLO_BYTES, PROTOCOL_VERSION, Hello, decode_hello, encode_hello
 from holdfast_agent.channel.data_listener import DataListener
 from holdfast_agent.channel.data_records import MAX_FRAME_BYTES
 from holdfast_agent.errors import ConnectionLost, HoldfastError, RecordRejected, Unreachable, VersionMismatch
@@ -147,6 +147,45 @@ def test_a_middleman_ends_the_connection_and_gains_nothing(attack: str) -> None:
         assert heard in ([], [b"first"])
         assert heard == ([b"first"] if attack == "played back" else [])
         pair.close()
+
+
+CARRIER_ATTACKS: dict[str, Callable[[int, Frames], list[Frames]]] = {
+    "ciphertext altered": lambda n, f: [[*f[:2], flip(f[2], 70_000)]] if n == 2 else [f],
+    "ciphertext cut": lambda n, f: [[*f[:2], f[2][:-1]]] if n == 2 else [f],
+    "ciphertext dropped": lambda n, f: [f[:2]] if n == 2 else [f],
+    "ciphertext empty": lambda n, f: [[*f[:2], b""]] if n == 2 else [f],
+    "ciphertext of another record": lambda n, f: [[*f[:2], b"2" * 100_000]] if n == 2 else [f],
+    "a fourth frame": lambda n, f: [[*f, b"x"]] if n == 2 else [f],
+    "a carrier made a message": lambda n, f: [[b"\2" + f[0][1:], *f[1:]]] if n == 2 else [f],
+    "a message made a carrier": lambda n, f: [[b"\6" + f[0][1:], *f[1:], b"x"]] if n == 3 else [f],
+    "a frame added to a message": lambda n, f: [[*f, b"x"]] if n == 3 else [f],
+    "played back": lambda n, f: [f, f] if n == 2 else [f],
+}
+
+
+@pytest.mark.parametrize("attack", CARRIER_ATTACKS)
+def test_ciphertext_that_travels_as_it_is_cannot_be_altered(attack: str) -> None:
+    listener = listen()
+    with middleman(listener.endpoint, CARRIER_ATTACKS[attack]) as endpoint:
+        pair = Pair(listener, endpoint)
+        pair.near.send(b"first", ciphertext=b"1" * 100_000)
+        pair.near.send(b"second")
+        heard = []
+        with pytest.raises(RecordRejected):
+            for _ in range(3):
+                incoming = hear(pair.far)
+                heard.append((bytes(incoming.body), bytes(incoming.payload)))
+        untouched = attack in ("a message made a carrier", "a frame added to a message", "played back")
+        assert heard == ([(b"first", b"1" * 100_000)] if untouched else [])
+        pair.close()
+
+
+def test_ciphertext_arrives_as_it_was_and_costs_credit(pair: Pair) -> None:
+    sealed = os.urandom(300_000)
+    cost = pair.near.send(b"head", ciphertext=sealed)
+    incoming = hear(pair.far)
+    assert (bytes(incoming.body), bytes(incoming.payload)) == (b"head", sealed)
+    assert incoming.cost_bytes == cost > len(sealed)
 
 
 def test_two_records_that_change_places_are_refused() -> None:
@@ -283,7 +322,7 @@ def test_another_version_is_named_on_the_listening_side() -> None:
     context = zmq.Context()
     newer = context.socket(zmq.DEALER)
     newer.connect(listener.endpoint)
-    newer.send(encode_hello(Hello(2, 0, 1, 1 << 20, bytes(16), bytes(32)), SECRET))
+    newer.send(encode_hello(Hello(PROTOCOL_VERSION + 1, 0, 1, 1 << 20, bytes(16), bytes(32)), SECRET))
     with pytest.raises(VersionMismatch):
         while True:
             listener.poll(1)

@@ -7,6 +7,7 @@ import random
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ import zstandard
 from holdfast_agent.errors import BlockNotVerified, FormatUnsupported, HoldfastError, ObjectDamaged, WrongKey
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import Compression
-from holdfast_agent.sealing import records
+from holdfast_agent.sealing import codecs, records
 from holdfast_agent.sealing.keys import PUBLIC, DataKeys, MasterKey, RepositoryKeys
 from holdfast_agent.sealing.records import Codec, RecordKind, open_record, parse_header, seal_record
 from holdfast_agent.sealing.tree import encode_node
@@ -153,7 +154,7 @@ def test_huge_lengths_are_refused(fields: dict[str, int]) -> None:
 @pytest.mark.parametrize("compression", [Compression.LZ4, Compression.ZSTD])
 def test_a_bomb_does_not_allocate_more_than_a_block(compression: Compression) -> None:
     zeros = bytes(64 << 20)
-    packed = records._compress(zeros, compression, 1)[1]
+    packed = codecs.compress(zeros, compression, 1, verify=True)[1]
     header, _ = seal_record(RecordKind.DATA, b"a" * 1000, OPEN.block_id(b""), OPEN, compression)
     bomb = forge(header + packed, payload_length=len(packed), plain_length=4096)
     tracemalloc.start()
@@ -204,8 +205,14 @@ def test_content_that_does_not_match_its_id_is_detected() -> None:
 
 
 def test_a_codec_that_lies_is_found_before_anything_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = records.lz4.block.compress
-    monkeypatch.setattr(records.lz4.block, "compress", lambda plain, **more: honest(b"\0" + plain[1:], **more))
+    honest = codecs.cramjam.lz4.compress_block_into
+    liar = SimpleNamespace(
+        compress_block_into=lambda plain, *out, **more: honest(b"\0" + plain[1:], *out, **more),
+        decompress_block_into=codecs.cramjam.lz4.decompress_block_into,
+    )
+    monkeypatch.setattr(
+        codecs, "cramjam", SimpleNamespace(lz4=liar, DecompressionError=codecs.cramjam.DecompressionError)
+    )
     with pytest.raises(BlockNotVerified):
         seal(TEXT)
     unchecked = msgspec.structs.replace(SECRET, verify_decode=False)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import cycle
+from typing import NoReturn
 
 import msgspec
 
@@ -21,11 +22,13 @@ from .data_records import (
     MAX_FRAME_BYTES,
     MAX_PLAIN_BYTES,
     OVERHEAD_BYTES,
+    Buffer,
+    Frames,
     RecordKind,
     RecordOpener,
     RecordSealer,
 )
-from .data_wires import Arrival, Wire, looks_like_record
+from .data_wires import Arrival, Wire
 
 DEFAULT_WINDOW_BYTES = 16 << 20
 """Enough for 160 MiB/s over 100 ms of delay; both movers hold at most this much for each other."""
@@ -34,8 +37,6 @@ MAX_HEARTBEAT_S = 5.0
 _LINGER_S = 5.0
 _BODY_LENGTH = struct.Struct("<I")
 _CREDIT = struct.Struct("<Q")
-
-Buffer = bytes | bytearray | memoryview
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -83,7 +84,7 @@ class DataConnection:
         self._may_receive = receive_window_bytes
         self._window = receive_window_bytes
         self._owed = 0
-        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._unsent: deque[tuple[int, bytes, Buffer]] = deque()
         self._stall_timeout_s = stall_timeout_s
         self._heartbeat_s = min(MAX_HEARTBEAT_S, stall_timeout_s / 4)
         self._clock = clock
@@ -94,23 +95,34 @@ class DataConnection:
         """Whether a message sent now leaves at once. Whoever sends in bulk asks first; that bounds the memory."""
         return self._may_send > 0 and not self._unsent
 
-    def send(self, body: Buffer, payload: Iterable[Buffer] = (), *, spread: bool = False, urgent: bool = False) -> int:
+    def send(
+        self,
+        body: Buffer,
+        payload: Iterable[Buffer] = (),
+        *,
+        ciphertext: Buffer = b"",
+        spread: bool = False,
+        urgent: bool = False,
+    ) -> int:
         """Send one message: a short ``body`` and any bulk that belongs to it; never blocks.
 
+        ``ciphertext`` in place of ``payload``: bulk that its maker has encrypted already, which is authenticated but
+        not encrypted once more. It is not copied and must not change any more.
         ``spread``: over any stream, so that its order among other messages is open; otherwise it stays in order with
         all others that were sent without ``spread``. Returns the bytes that it takes on the wire.
         Without credit the message waits inside the connection, unless it is ``urgent``: the last words of a mover.
         """
         plain = b"".join((_BODY_LENGTH.pack(len(body)), body, *payload))
-        if len(plain) > MAX_PLAIN_BYTES:
-            raise ValueError(f"a message of {len(plain)} bytes is above the limit of {MAX_PLAIN_BYTES}")
+        cost = _cost(plain, ciphertext)
+        if cost > MAX_PLAIN_BYTES + OVERHEAD_BYTES:
+            raise ValueError(f"a message of {cost} bytes is above the limit of {MAX_PLAIN_BYTES + OVERHEAD_BYTES}")
         stream = next(self._spread) if spread else 0
         if urgent:
             self._send_record(stream, RecordKind.MESSAGE, plain)
         else:
-            self._unsent.append((stream, plain))
+            self._unsent.append((stream, plain, ciphertext))
             self._push()
-        return len(plain) + OVERHEAD_BYTES
+        return cost
 
     def receive(self) -> Incoming | None:
         """The next message, or None if none has arrived.
@@ -119,16 +131,13 @@ class DataConnection:
         :class:`RecordRejected`; both retryable on a new connection.
         """
         while (arrival := self._wire.receive()) is not None:
-            if not looks_like_record(arrival.frames):
-                self._fail(RecordRejected(reason="its frames are not those of a record"))
-            header, sealed = arrival.frames
             stream = self._streams[arrival.stream]
             try:
-                kind, plain = stream.opener.open(bytes(header), sealed)
+                kind, plain, ciphertext = stream.opener.open(arrival.frames)
             except RecordRejected as error:
                 self._fail(error)
             stream.last_received = self._clock()
-            incoming = self._take(kind, plain)
+            incoming = self._take(kind, plain, ciphertext)
             if incoming is not None:
                 return incoming
         if self._wire.gone:
@@ -194,52 +203,61 @@ class DataConnection:
 
     def _is_goodbye(self, arrival: Arrival) -> bool:
         """Whether a record says goodbye; one that cannot be trusted ends the waiting as well."""
-        if not looks_like_record(arrival.frames):
-            return True
         try:
-            kind, _ = self._streams[arrival.stream].opener.open(bytes(arrival.frames[0]), arrival.frames[1])
+            kind, _, _ = self._streams[arrival.stream].opener.open(arrival.frames)
         except RecordRejected:
             return True
         return kind is RecordKind.BYE
 
-    def _take(self, kind: RecordKind, plain: bytes) -> Incoming | None:
+    def _take(self, kind: RecordKind, plain: memoryview, ciphertext: Buffer) -> Incoming | None:
         if kind is RecordKind.CREDIT and len(plain) == _CREDIT.size:
             self._may_send += _CREDIT.unpack(plain)[0]
             self._push()
         elif kind is RecordKind.BYE:
             self._fail(ConnectionLost(peer=self.peer, reason="the other mover ended"))
-        elif kind is RecordKind.MESSAGE:
-            return self._take_message(plain)
+        elif kind in (RecordKind.MESSAGE, RecordKind.CARRIER):
+            return self._take_message(plain, ciphertext)
         elif kind is not RecordKind.HEARTBEAT:
             self._fail(RecordRejected(reason=f"a record of kind {kind.name} has no place here"))
         return None
 
-    def _take_message(self, plain: bytes) -> Incoming:
-        cost = len(plain) + OVERHEAD_BYTES
+    def _take_message(self, plain: memoryview, ciphertext: Buffer) -> Incoming:
+        cost = _cost(plain, ciphertext)
         self._may_receive -= cost
         if self._may_receive < -MAX_FRAME_BYTES - OVERHEAD_BYTES:  # the last message may begin with one byte of credit
             self._fail(RecordRejected(reason="the peer sent more than its credit"))
-        view = memoryview(plain)
         length = _BODY_LENGTH.unpack_from(plain)[0] if len(plain) >= _BODY_LENGTH.size else len(plain) + 1
         if _BODY_LENGTH.size + length > len(plain):
             self._fail(RecordRejected(reason="the message inside is cut"))
         self.received_bytes += cost
         start = _BODY_LENGTH.size
-        return Incoming(view[start : start + length], view[start + length :], cost)
+        payload = memoryview(ciphertext) if len(ciphertext) else plain[start + length :]
+        return Incoming(plain[start : start + length], payload, cost)
 
     def _push(self) -> None:
         while self._unsent and self._may_send > 0:
-            stream, plain = self._unsent.popleft()
-            self._may_send -= len(plain) + OVERHEAD_BYTES
-            self.sent_bytes += len(plain) + OVERHEAD_BYTES
-            self._send_record(stream, RecordKind.MESSAGE, plain)
+            stream, plain, ciphertext = self._unsent.popleft()
+            cost = _cost(plain, ciphertext)
+            self._may_send -= cost
+            self.sent_bytes += cost
+            if len(ciphertext):
+                self._send_frames(stream, self._streams[stream].sealer.seal_carrier(plain, ciphertext))
+            else:
+                self._send_record(stream, RecordKind.MESSAGE, plain)
 
     def _send_record(self, stream: int, kind: RecordKind, plain: bytes) -> None:
-        header, sealed = self._streams[stream].sealer.seal(kind, plain)
+        self._send_frames(stream, self._streams[stream].sealer.seal(kind, plain))
+
+    def _send_frames(self, stream: int, frames: Frames) -> None:
         self._streams[stream].last_sent = self._clock()
         # A stream that is gone is noticed by receive(), after what arrived before has been handed out.
-        self._wire.send(stream, header, sealed)
+        self._wire.send(stream, frames)
 
-    def _fail(self, error: ConnectionLost | RecordRejected) -> None:
+    def _fail(self, error: ConnectionLost | RecordRejected) -> NoReturn:
         self.abort()
         raise error
+
+
+def _cost(plain: Buffer, ciphertext: Buffer) -> int:
+    """What a message takes of the receiver's credit."""
+    return len(plain) + len(ciphertext) + OVERHEAD_BYTES

@@ -143,7 +143,7 @@ class _Attempt:
     def _confirm(self, number: int, welcome_frame: bytes) -> Stream:
         keys = derive_keys(self._secret, self._hellos[number], welcome_frame)
         stream = Stream(RecordSealer(keys.out, number), RecordOpener(keys.back, number), *(time.monotonic(),) * 2)
-        self.wire.send(number, *stream.sealer.seal(RecordKind.CONFIRM, b""))
+        self.wire.send(number, stream.sealer.seal(RecordKind.CONFIRM, b""))
         return stream
 
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from holdfast_agent.errors import RecordRejected
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Major version of the data channel, checked by both sides once the other has proved itself."""
 
 SECRET_BYTES = 32

@@ -22,7 +22,7 @@ from .data_handshake import (
     encode_welcome,
 )
 from .data_records import RecordKind, RecordOpener, RecordSealer
-from .data_wires import Arrival, ListeningWire, looks_like_hello, looks_like_record
+from .data_wires import Arrival, ListeningWire, looks_like_hello
 
 _MAX_PENDING = 64
 
@@ -119,10 +119,7 @@ class DataListener:
             pending.early.append(Arrival(pending.hello.stream, frames))
             return
         try:
-            if not looks_like_record(frames):
-                raise RecordRejected(reason="the first record is malformed")
-            kind, _plain = pending.opener.open(bytes(frames[0]), frames[1])
-            pending.confirmed = kind is RecordKind.CONFIRM
+            pending.confirmed = pending.opener.open(frames)[0] is RecordKind.CONFIRM
         except RecordRejected:
             del self._pending[pending.route]  # an old Hello played back: it cannot go on, and the true peer still can
 

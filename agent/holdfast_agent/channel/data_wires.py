@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import zmq
 
 from .data_handshake import HELLO_BYTES
-from .data_records import HEADER_BYTES, MAX_FRAME_BYTES
+from .data_records import MAX_FRAME_BYTES, Buffer
 
 COPY_BELOW_BYTES = 64 << 10
 """Frames at least this large are handed to ZeroMQ without a copy; below it the bookkeeping costs more than a copy."""
@@ -39,7 +39,7 @@ class Arrival(NamedTuple):
 class Wire(Protocol):
     """What a connection needs of its sockets. Owned by one thread."""
 
-    def send(self, stream: int, header: bytes, sealed: bytes) -> bool:
+    def send(self, stream: int, frames: Sequence[Buffer]) -> bool:
         """Queue one record; never blocks. False if the stream's connection is gone."""
 
     def receive(self) -> Arrival | None:
@@ -89,10 +89,9 @@ class ConnectingWire:
     def send_hello(self, stream: int, frame: bytes) -> None:
         self._sockets[stream].send(frame, zmq.NOBLOCK)
 
-    def send(self, stream: int, header: bytes, sealed: bytes) -> bool:
+    def send(self, stream: int, frames: Sequence[Buffer]) -> bool:
         try:
-            self._sockets[stream].send(header, zmq.SNDMORE | zmq.NOBLOCK)
-            self._sockets[stream].send(sealed, zmq.NOBLOCK, copy=len(sealed) < COPY_BELOW_BYTES)
+            _send_frames(self._sockets[stream], frames)
         except zmq.Again:  # a DEALER without its peer would wait for ever
             self.gone = True
         return not self.gone
@@ -191,11 +190,10 @@ class ListeningWire:
         self._early.extend(early)
         self.gone = not self._descriptors.isdisjoint(self._seen_gone)
 
-    def send(self, stream: int, header: bytes, sealed: bytes) -> bool:
+    def send(self, stream: int, frames: Sequence[Buffer]) -> bool:
         try:
             self._router.send(self._routes[stream], zmq.SNDMORE | zmq.NOBLOCK)
-            self._router.send(header, zmq.SNDMORE | zmq.NOBLOCK)
-            self._router.send(sealed, zmq.NOBLOCK, copy=len(sealed) < COPY_BELOW_BYTES)
+            _send_frames(self._router, frames)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
@@ -234,8 +232,10 @@ def looks_like_hello(frames: list[memoryview]) -> bool:
     return len(frames) == 1 and frames[0].nbytes == HELLO_BYTES
 
 
-def looks_like_record(frames: list[memoryview]) -> bool:
-    return len(frames) == 2 and frames[0].nbytes == HEADER_BYTES
+def _send_frames(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
+    for frame in frames[:-1]:
+        socket.send(frame, zmq.SNDMORE | zmq.NOBLOCK, copy=len(frame) < COPY_BELOW_BYTES)
+    socket.send(frames[-1], zmq.NOBLOCK, copy=len(frames[-1]) < COPY_BELOW_BYTES)
 
 
 def _poll(poller: zmq.Poller, timeout_s: float, fds: Iterable[int]) -> dict[object, int]:

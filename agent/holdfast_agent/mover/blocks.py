@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -12,7 +12,7 @@ from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, BlockId
 from holdfast_agent.model.rules import Compression
 from holdfast_agent.sealing.keys import DataKeys
-from holdfast_agent.sealing.records import RecordKind, seal_record
+from holdfast_agent.sealing.records import Pieces, RecordKind, seal_record
 
 from .stages import StageClock
 
@@ -42,12 +42,10 @@ class BlockWork:
         """Read consecutive blocks, one to a buffer; zero blocks have the id HOLE. Raises errors of the disk."""
         return [self._read_one(number, buffer) for number, buffer in enumerate(buffers, first)]
 
-    def seal(self, block: Block, compression: Compression) -> bytes:
-        """The whole record of a block; its buffer is free afterwards. Raises :class:`BlockNotVerified`."""
+    def seal(self, block: Block, compression: Compression) -> Pieces:
+        """The record of a block; its buffer is free afterwards. Raises :class:`BlockNotVerified`."""
         with self._proxy:
-            # The codecs take any buffer; joining copies what they may hand through, so the buffer is free at once.
-            plain = cast(bytes, block.buffer)
-            return b"".join(seal_record(RecordKind.DATA, plain, block.id, self._keys, compression))
+            return seal_record(RecordKind.DATA, block.buffer, block.id, self._keys, compression)
 
     def _read_one(self, number: int, buffer: bytearray) -> Block:
         extent = self._geometry.extent(number)

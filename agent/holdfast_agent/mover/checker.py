@@ -15,7 +15,7 @@ from holdfast_agent.errors import MalformedMessage, UsageError
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
 from holdfast_agent.model.rules import TransferRules
-from holdfast_agent.sealing.records import parse_header
+from holdfast_agent.sealing.records import Pieces, parse_header
 from holdfast_agent.sealing.tree import FANOUT_LOG2, Node, child_slots, root_level
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import BadRecord, CheckerSpec, CheckOrder, MoverResult, Order
@@ -73,7 +73,7 @@ class Checker:
     def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
         check = self._check
         if check is not None and isinstance(message, Record):
-            check.record(payload, cost_bytes)
+            check.record((message.head, payload), cost_bytes)
             return
         self._connection.release(cost_bytes)
         if check is not None and isinstance(message, Unreadable):
@@ -145,9 +145,9 @@ class _Check:
             self.done = True
             self._connection.send(encode(Done()))
 
-    def record(self, record: memoryview, cost_bytes: int) -> None:
+    def record(self, record: Pieces, cost_bytes: int) -> None:
         """A record has come."""
-        wanted = self._answered(parse_header(record).id)
+        wanted = self._answered(parse_header(record[0]).id)
         self._tally.transferred += cost_bytes
         if wanted.level < 0:
             self._workers.submit(

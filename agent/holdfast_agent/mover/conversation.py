@@ -80,7 +80,9 @@ class Wanted(Message, frozen=True, tag=True, array_like=True):
 
 
 class Record(Message, frozen=True, tag=True, array_like=True):
-    """A sealed record as payload; its header names its id. In a backup it may overtake other messages."""
+    """A sealed record: its header, which names its id, and its payload. In a backup it may overtake other messages."""
+
+    head: bytes
 
 
 class Holes(Message, frozen=True, tag=True, array_like=True):

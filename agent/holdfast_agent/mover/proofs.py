@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, WrongKey
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.sealing.keys import DataKeys
-from holdfast_agent.sealing.records import open_plain_record, open_record, parse_header
+from holdfast_agent.sealing.records import Pieces, open_pieces, open_plain_pieces, parse_header
 from holdfast_agent.sealing.tree import Node, decode_node
 
 from .stages import StageClock
@@ -38,14 +38,14 @@ class Proofs:
         self._keys = keys
         self._clock = clock
 
-    def block(self, wanted: W, record: memoryview, block_bytes: int, cost_bytes: int) -> Checked[W]:
+    def block(self, wanted: W, record: Pieces, block_bytes: int, cost_bytes: int) -> Checked[W]:
         """Open a block's record and compute its id anew."""
         with self._clock:
             try:
-                plain = open_record(record, self._keys, wanted.id)
+                plain = open_pieces(record, self._keys, wanted.id)
             except (ObjectDamaged, WrongKey) as error:
                 # A record of an epoch whose key we were not given is not bad for that.
-                known = self._keys.key_of(parse_header(record).epoch) is not None
+                known = self._keys.key_of(parse_header(record[0]).epoch) is not None
                 return Checked(wanted, cost_bytes, error.text, refuse=known or isinstance(error, ObjectDamaged))
             except FormatUnsupported as error:  # of a later version: no damage
                 return Checked(wanted, cost_bytes, error.text)
@@ -53,11 +53,11 @@ class Proofs:
                 return Checked(wanted, cost_bytes, "the block is not of its disk's block size")
             return Checked(wanted, cost_bytes)
 
-    def node(self, wanted: W, record: memoryview, place: tuple[int, int], cost_bytes: int) -> Checked[W]:
+    def node(self, wanted: W, record: Pieces, place: tuple[int, int], cost_bytes: int) -> Checked[W]:
         """Hash a node; ``place``: the level and log2 of the block size that it must have."""
         with self._clock:
             try:
-                data = open_plain_record(record, wanted.id)
+                data = open_plain_pieces(record, wanted.id)
                 return Checked(wanted, cost_bytes, node=decode_node(data, wanted.id, *place))
             except (ObjectDamaged, FormatUnsupported) as error:
                 return Checked(wanted, cost_bytes, error.text, refuse=True)

@@ -14,6 +14,7 @@ from holdfast_agent.repository.pins import pinned
 from holdfast_agent.repository.readers import BlockReader
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.tree import TreeReader
+from holdfast_agent.sealing.records import Pieces, split_record
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import MoverResult, Order, ReaderSpec
 
@@ -26,7 +27,6 @@ from .conversation import (
     Ids,
     Opened,
     OpenTree,
-    Record,
     Stored,
     Unreadable,
     WantIds,
@@ -35,6 +35,7 @@ from .conversation import (
 )
 from .limiter import RateLimiter
 from .pages import PageCutter
+from .records import send_record
 from .role import unexpected
 from .stages import StageClock, Tally
 from .store import open_repository
@@ -121,18 +122,22 @@ class Reader:
     def _read(self, answers: list[Answer]) -> None:
         self._reading = False
         self._ready.extend(answers)
-        self._ready_bytes += sum(len(answer.payload) for answer in answers)
+        self._ready_bytes += sum(answer.size_bytes for answer in answers)
 
     def _send_ready(self) -> float:
         delay_s = 0.0
         while self._ready and self._peer.writable and not (delay_s := self._limiter.delay_s()):
             answer = self._ready.popleft()
-            self._ready_bytes -= len(answer.payload)
-            size = self._peer.send(encode(answer.message), [answer.payload], spread=True)
-            self._limiter.spent(size)
+            self._ready_bytes -= answer.size_bytes
+            self._limiter.spent(self._send(answer))
         self.tally.throttled.tell(bool(self._ready) and delay_s > 0)
         self.tally.network.tell(bool(self._ready) and not delay_s)
         return delay_s or _IDLE_S
+
+    def _send(self, answer: Answer) -> int:
+        if answer.record is not None:
+            return send_record(self._peer, answer.record)
+        return self._peer.send(encode(Unreadable(answer.reason)), [answer.id], spread=True)
 
     @property
     def _peer(self) -> DataConnection:
@@ -142,10 +147,15 @@ class Reader:
 
 
 class Answer(NamedTuple):
-    """What goes back for one id."""
+    """What goes back for one id: its record, or why there is none."""
 
-    message: Record | Unreadable
-    payload: bytes
+    id: BlockId
+    record: Pieces | None
+    reason: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.record[1]) if self.record is not None else ID_BYTES
 
 
 class _Shelf:
@@ -181,7 +191,7 @@ class _Shelf:
         if self._reader is None:
             raise UsageError(reason="the repository is not open")
         with self._clock:
-            return [Answer(Record(), record) for _id, record in self._reader.read_many(ids)]
+            return [Answer(record_id, split_record(record)) for record_id, record in self._reader.read_many(ids)]
 
     def check(self, ids: list[BlockId], refused: int) -> list[Answer]:
         if self._reader is None:
@@ -189,9 +199,9 @@ class _Shelf:
         with self._clock:
             read = self._reader.read_other_each(ids, refused) if refused else self._reader.read_each(ids)
             return [
-                Answer(Unreadable(record.text), record_id)
+                Answer(record_id, None, record.text)
                 if isinstance(record, RepositoryError)
-                else Answer(Record(), record)
+                else Answer(record_id, split_record(record))
                 for record_id, record in read
             ]
 

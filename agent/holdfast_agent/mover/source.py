@@ -14,6 +14,7 @@ from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.ids import HOLE, BlockId
 from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.sealing.records import Pieces
 from holdfast_agent.sealing.tree import compute_root
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import BackupOrder, MoverResult, Order, SourceSpec
@@ -28,7 +29,6 @@ from .conversation import (
     Ids,
     Offer,
     Opened,
-    Record,
     Stored,
     Wanted,
     WantIds,
@@ -39,6 +39,7 @@ from .conversation import (
 from .limiter import RateLimiter
 from .pages import IdMap, IdPage
 from .plan import Fate, Part, plan
+from .records import send_record
 from .role import unexpected
 from .stages import Tally
 from .workers import Workers
@@ -161,7 +162,7 @@ class _Transfer:
         self._offers: dict[int, list[Block]] = {}
         self._offer_number = 0
         self._sealing = 0
-        self._ready: deque[tuple[Block, bytes]] = deque()
+        self._ready: deque[tuple[Block, Pieces]] = deque()
         self._offered = self._holes = self._left = self._records = 0
 
     def pump(self) -> float:
@@ -281,29 +282,32 @@ class _Transfer:
         blocks = self._offers.pop(message.number, None)
         if blocks is None or len(blocks) != len(message.wanted):
             raise unexpected(message)
+        to_seal = []
         for block, wanted in zip(blocks, message.wanted, strict=True):
             if wanted:
-                self._sealing += 1
-                self._workers.submit(self._sealed, self._seal, block)
+                to_seal.append(block)
             else:
                 length = self._geometry.extent(block.number).length
                 self._tally.deduplicated += length
                 self._tally.processed += length
                 self._buffers.give_back(block.buffer)
+        for first in range(0, len(to_seal), self._task_blocks):
+            self._sealing += 1
+            self._workers.submit(self._sealed, self._seal, to_seal[first : first + self._task_blocks])
 
-    def _seal(self, block: Block) -> tuple[Block, bytes]:
-        return block, self._work.seal(block, self.rules.compression)
+    def _seal(self, blocks: list[Block]) -> list[tuple[Block, Pieces]]:
+        return [(block, self._work.seal(block, self.rules.compression)) for block in blocks]
 
-    def _sealed(self, sealed: tuple[Block, bytes]) -> None:
+    def _sealed(self, sealed: list[tuple[Block, Pieces]]) -> None:
         self._sealing -= 1
-        self._ready.append(sealed)
+        self._ready.extend(sealed)
 
     def _send_ready(self) -> float:
         """Send what is sealed while there is credit and the limiter agrees; seconds until it will agree again."""
         delay_s = 0.0
         while self._ready and self._connection.writable and not (delay_s := self._limiter.delay_s()):
             block, record = self._ready.popleft()
-            size = self._connection.send(encode(Record()), [record], spread=True)
+            size = send_record(self._connection, record)
             self._limiter.spent(size)
             self._records += 1
             length = self._geometry.extent(block.number).length

@@ -14,7 +14,7 @@ from holdfast_agent.model.ids import HOLE, BlockId
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.tree import TreeBuilder, TreeReader
 from holdfast_agent.repository.writer import SessionWriter
-from holdfast_agent.sealing.records import RecordKind, parse_header
+from holdfast_agent.sealing.records import Pieces, RecordKind, parse_header
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import PackRef, TargetSpec
 
@@ -97,19 +97,19 @@ class Store:
             for block in range(blocks[0], sum(blocks)):
                 tree.set(block, HOLE)
 
-    def record(self, record: memoryview) -> int:
+    def record(self, record: Pieces) -> int:
         """Append a record that was asked for; the bytes that it takes. Raises for one that was not."""
         _tree, writer = self._transfer()
         with self._clock:
-            header = parse_header(record)
+            header = parse_header(record[0])
             if header.kind != RecordKind.DATA or header.id not in self._expected:
                 raise MalformedMessage(peer="the other mover", reason="a record that was not asked for")
             if header.plain_length != self._geometry.block_bytes:
                 raise MalformedMessage(peer="the other mover", reason="a record of another block size")
-            writer.append(record)
+            writer.append(*record)
             self._expected.discard(header.id)
             self._records += 1
-            return len(record)
+            return header.record_length
 
     def finish(self, message: Done) -> tuple[BlockId, list[PackRef]]:
         """Store the tree and make all durable and known. Nothing is committed by this."""

@@ -8,6 +8,7 @@ from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import ConnectionLost, RecordRejected, UsageError
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.sealing.records import Pieces
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import MoverResult, Order, PackRef, TargetSpec
 
@@ -44,6 +45,8 @@ class Target:
         self.opened = False
         self._connection: DataConnection | None = None
         self._records = 0
+        self._arrived: list[Pieces] = []  # since the last step; one task stores them all
+        self._arrived_cost_bytes = 0
         self._done: Done | None = None
         self._store = Store(spec, host, self.tally.target)
         self.workers.submit(self._is_open, self._store.open)
@@ -65,7 +68,8 @@ class Target:
         store = self._store
         if isinstance(message, Record):
             self._records += 1
-            self.workers.submit(self._appended, self._append, payload, cost_bytes)
+            self._arrived.append((message.head, payload))
+            self._arrived_cost_bytes += cost_bytes
             return
         if isinstance(message, BeginBackup):
             self.tally.begin(message.geometry.size_bytes)
@@ -84,6 +88,9 @@ class Target:
         self.workers.submit(self._release, int, cost_bytes)
 
     def pump(self) -> float:
+        if self._arrived:
+            self.workers.submit(self._appended, self._append, self._arrived, self._arrived_cost_bytes)
+            self._arrived, self._arrived_cost_bytes = [], 0
         # Records on other streams may still be on their way when the last word has come.
         if self._done is not None and self._records >= self._done.records:
             self.workers.submit(self._finished, self._store.finish, self._done)
@@ -98,8 +105,8 @@ class Target:
     def _look_up(self, message: Offer, payload: memoryview) -> Wanted:
         return Wanted(message.number, self._store.offer(message, payload))
 
-    def _append(self, record: memoryview, cost_bytes: int) -> tuple[int, int]:
-        return self._store.record(record), cost_bytes
+    def _append(self, records: list[Pieces], cost_bytes: int) -> tuple[int, int]:
+        return sum(self._store.record(record) for record in records), cost_bytes
 
     def _begun(self, lost: tuple[Run, ...]) -> None:
         self._peer.send(encode(Opened(lost)))

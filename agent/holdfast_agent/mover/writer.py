@@ -13,7 +13,7 @@ from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import DataKeys
-from holdfast_agent.sealing.records import open_record, parse_header
+from holdfast_agent.sealing.records import Pieces, open_pieces, parse_header
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import MoverResult, Order, RestoreOrder, WriterSpec
 
@@ -74,7 +74,7 @@ class Writer:
         if self._transfer is None:
             raise unexpected(message)
         if isinstance(message, Record):
-            self._transfer.record(payload, cost_bytes)
+            self._transfer.record((message.head, payload), cost_bytes)
             return
         self._connection.release(cost_bytes)
         if isinstance(message, Opened):
@@ -166,9 +166,9 @@ class _Transfer:
         self._page_asked = False
         self._next_page += PAGE_BLOCKS
 
-    def record(self, record: memoryview, cost_bytes: int) -> None:
+    def record(self, record: Pieces, cost_bytes: int) -> None:
         """A record that was asked for has come."""
-        block_id = parse_header(record).id
+        block_id = parse_header(record[0]).id
         places = self._places.pop(block_id, None)
         if places is None:
             raise MalformedMessage(peer="the other mover", reason="a record that was not asked for")
@@ -208,16 +208,14 @@ class RestoreWork:
         self._proxy = proxy
         self._target = target
 
-    def restore(
-        self, record: memoryview, block_id: BlockId, places: list[int], cost_bytes: int
-    ) -> tuple[int, int, int]:
+    def restore(self, record: Pieces, block_id: BlockId, places: list[int], cost_bytes: int) -> tuple[int, int, int]:
         """Open a record, prove it, write it wherever it belongs: (blocks, bytes of the disk, cost of the message).
 
         Raises :class:`RestoredBlockWrong`, :class:`WrongKey`, :class:`FormatUnsupported`, :class:`DiskUnwritable`.
         """
         with self._proxy:
             try:
-                plain = open_record(record, self._keys, block_id)
+                plain = open_pieces(record, self._keys, block_id)
             except ObjectDamaged as error:
                 raise self._wrong(places[0]) from error
             if len(plain) != self._geometry.block_bytes:

@@ -6,7 +6,6 @@ Everything here is checked without keys. The byte layout stands in docs/reposito
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -14,6 +13,7 @@ from blake3 import blake3
 
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, RepositoryError, RepositoryIoError
 from holdfast_agent.model.ids import ID_BYTES, BlockId, Sid
+from holdfast_agent.sealing.checksum import crc32
 from holdfast_agent.sealing.records import (
     HEADER_BYTES,
     MAGIC,
@@ -92,7 +92,7 @@ class PendingPack:
             _PACK_MAGIC, _VERSION, self.pack_class.encode(), 0, repository_id, bytes.fromhex(name.sid), name.mover,
             name.seq, created_s, 0, 0,
         )[:-4]  # fmt: skip
-        header = front + zlib.crc32(front).to_bytes(4, "little")
+        header = front + crc32(front).to_bytes(4, "little")
         entries = tuple(self._entries())
         table = b"".join(entry.pack() for entry in entries)
         hasher = blake3(header)
@@ -101,9 +101,9 @@ class PendingPack:
         digest = hasher.update(table).digest()
         toc_offset = PACK_HEADER_BYTES + sum(entry.length for entry in entries)
         tail = _FOOTER.pack(
-            _FOOTER_MAGIC, _VERSION, b"", toc_offset, len(entries), zlib.crc32(table), digest, 0, 0
+            _FOOTER_MAGIC, _VERSION, b"", toc_offset, len(entries), crc32(table), digest, 0, 0
         )[:-4]  # fmt: skip
-        footer = tail + zlib.crc32(tail).to_bytes(4, "little")
+        footer = tail + crc32(tail).to_bytes(4, "little")
         store.create(pack_object(str(name)), [header, *self._pieces, table, footer])
         return PackContents(str(name), toc_offset + len(table) + FOOTER_BYTES, digest, entries)
 
@@ -147,7 +147,7 @@ def read_contents(store: ObjectStore, name: str, repository_id: bytes) -> PackCo
     if toc_offset + count * ENTRY_BYTES + FOOTER_BYTES != size:
         raise ObjectDamaged(name=name, offset_bytes=size, reason="its size is not what its footer says")
     table = store.read_range(path, toc_offset, count * ENTRY_BYTES)
-    if len(table) != count * ENTRY_BYTES or zlib.crc32(table) != toc_crc:
+    if len(table) != count * ENTRY_BYTES or crc32(table) != toc_crc:
         raise ObjectDamaged(name=name, offset_bytes=toc_offset, reason="its table of contents is damaged")
     return PackContents(name, size, digest, unpack_entries(table, name))
 
@@ -258,7 +258,7 @@ def _check_pack_header(raw: bytes, name: str, repository_id: bytes) -> None:
     if len(raw) < PACK_HEADER_BYTES:
         raise ObjectDamaged(name=name, offset_bytes=0, reason="its header is cut off")
     magic, version, pack_class, _, repository, sid, mover, seq, _, incompatible, crc = _PACK_HEADER.unpack(raw)
-    if magic != _PACK_MAGIC or zlib.crc32(raw[:-4]) != crc:
+    if magic != _PACK_MAGIC or crc32(raw[:-4]) != crc:
         raise ObjectDamaged(name=name, offset_bytes=0, reason="its header is damaged")
     if version != _VERSION or incompatible:
         raise FormatUnsupported(name=name, feature=f"packs of version {version}, features {incompatible:#x}")
@@ -272,7 +272,7 @@ def _parse_footer(raw: bytes, name: str, size: int) -> tuple[int, int, int, byte
     if len(raw) < FOOTER_BYTES:
         raise ObjectDamaged(name=name, offset_bytes=size, reason="its footer is cut off")
     magic, version, _, toc_offset, count, toc_crc, digest, _, crc = _FOOTER.unpack(raw)
-    if magic != _FOOTER_MAGIC or zlib.crc32(raw[:-4]) != crc:
+    if magic != _FOOTER_MAGIC or crc32(raw[:-4]) != crc:
         raise ObjectDamaged(name=name, offset_bytes=size - FOOTER_BYTES, reason="its footer is damaged or missing")
     if version != _VERSION:
         raise FormatUnsupported(name=name, feature=f"pack footers of version {version}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import array
 import struct
 import sys
-import zlib
 
 import msgspec
 from blake3 import blake3
 
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged
 from holdfast_agent.model.ids import Sid
+from holdfast_agent.sealing.checksum import crc32
 
 from .layout import PackName, parse_pack_name
 from .packs import DIGEST_BYTES, ENTRY_BYTES, Entry, PackContents, unpack_entries
@@ -47,7 +47,7 @@ def encode_segment(name: str, repository_id: bytes, packs: tuple[PackContents, .
     """The bytes of the segment ``name``: header, pack table, entries by ascending id, digest."""
     rows = sorted((entry.pack(), place) for place, pack in enumerate(packs) for entry in pack.entries)
     front = _HEADER.pack(_MAGIC, _VERSION, b"", repository_id, len(packs), len(rows), 0)[:-4]
-    parts = [front + zlib.crc32(front).to_bytes(4, "little")]
+    parts = [front + crc32(front).to_bytes(4, "little")]
     for pack in packs:
         place = parse_pack_name(pack.name)
         parts.append(
@@ -82,7 +82,7 @@ def open_segment(name: str, data: bytes, repository_id: bytes) -> SegmentTables:
     if len(data) < _HEADER.size + DIGEST_BYTES:
         raise ObjectDamaged(name=name, offset_bytes=len(data), reason="it is cut off")
     magic, version, _, repository, pack_count, row_count, crc = _HEADER.unpack_from(data)
-    if magic != _MAGIC or zlib.crc32(data[: _HEADER.size - 4]) != crc:
+    if magic != _MAGIC or crc32(data[: _HEADER.size - 4]) != crc:
         raise ObjectDamaged(name=name, offset_bytes=0, reason="its header is damaged")
     if version != _VERSION:
         raise FormatUnsupported(name=name, feature=f"index segments of version {version}")

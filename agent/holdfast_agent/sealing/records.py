@@ -9,20 +9,19 @@ from __future__ import annotations
 import enum
 import os
 import struct
-import zlib
 
-import lz4.block
 import msgspec
-import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 
-from holdfast_agent.errors import BlockNotVerified, FormatUnsupported, ObjectDamaged, WrongKey
+from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, WrongKey
 from holdfast_agent.model.geometry import MAX_BLOCK_LOG2
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import Compression
 
 from . import xaes
+from .checksum import crc32
+from .codecs import DEFAULT_ZSTD_LEVEL, Codec, compress, decompress
 from .keys import Cipher, DataKeys, repository_id_bytes
 from .xaes import Buffer
 
@@ -30,26 +29,18 @@ MAGIC = b"HFRC"
 HEADER_BYTES = 96
 MOST_PLAIN_BYTES = 1 << MAX_BLOCK_LOG2
 MOST_RECORD_BYTES = HEADER_BYTES + MOST_PLAIN_BYTES + xaes.TAG_BYTES
-DEFAULT_ZSTD_LEVEL = 1
 _VERSION = 1
 _HEADER = struct.Struct("<4sBBBBIIII32s24s8sII")
 _ASSOCIATED_BYTES = HEADER_BYTES - 8
-_WORTH = 0.97  # a payload that shrinks by less than 3 % is stored as it is: decoding it would cost every reader
 _NO_NONCE = bytes(xaes.NONCE_BYTES)
+Pieces = tuple[Buffer, Buffer]
+"""Header and payload of one record. They travel and are stored as they are: joining them would copy."""
 
 
 class RecordKind(enum.IntEnum):
     DATA = 1
     NODE = 2
     BLOB = 3
-
-
-class Codec(enum.IntEnum):
-    """Compression as a number in headers."""
-
-    NONE = 0
-    LZ4 = 1
-    ZSTD = 2
 
 
 class RecordHeader(msgspec.Struct, frozen=True):
@@ -73,7 +64,7 @@ class RecordHeader(msgspec.Struct, frozen=True):
 
 def seal_record(
     kind: RecordKind,
-    plain: bytes,
+    plain: Buffer,
     block_id: BlockId,
     keys: DataKeys,
     compression: Compression = Compression.LZ4,
@@ -81,15 +72,15 @@ def seal_record(
 ) -> tuple[bytes, bytes]:
     """Compress (kept if at least 3 % smaller) and seal one block or blob.
 
-    Returns (header, payload), which follow each other in a record; they are not joined, which would copy.
+    Returns (header, payload), which follow each other in a record; they are not joined, which would copy. ``plain`` is
+    free afterwards.
     Thread-safe; all heavy parts release the GIL. Raises :class:`BlockNotVerified` if ``keys.verify_decode`` is
     set and the compressed bytes do not decode to ``plain``.
     """
-    codec, packed = _compress(plain, compression, level)
-    if codec is not Codec.NONE and keys.verify_decode and _decompress(codec, packed, len(plain)) != plain:
-        raise BlockNotVerified(codec=codec.name.lower())
+    codec, packed = compress(plain, compression, level, verify=keys.verify_decode)
     if keys.cipher == Cipher.NONE:
-        return _header(kind, codec, Cipher.NONE, 0, len(plain), packed, block_id, _NO_NONCE), packed
+        payload = bytes(packed)  # out of a buffer that is used again
+        return _header(kind, codec, Cipher.NONE, 0, len(plain), payload, block_id, _NO_NONCE), payload
     nonce = os.urandom(xaes.NONCE_BYTES)
     length = len(packed) + xaes.TAG_BYTES
     front = _front(kind, codec, Cipher.XAES_256_GCM, keys.epoch, len(plain), length, block_id, nonce)
@@ -113,7 +104,7 @@ def parse_header(buffer: Buffer, name: str = "a record", offset_bytes: int = 0) 
         raise ObjectDamaged(name=name, offset_bytes=offset_bytes, reason="the record's header is cut off")
     fields = _HEADER.unpack(view)
     magic, version, kind, codec, cipher, epoch, flags, plain_length, payload_length = fields[:9]
-    if magic != MAGIC or zlib.crc32(view[: HEADER_BYTES - 4]) != fields[13]:
+    if magic != MAGIC or crc32(view[: HEADER_BYTES - 4]) != fields[13]:
         raise ObjectDamaged(name=name, offset_bytes=offset_bytes, reason="this is not a whole record header")
     if version != _VERSION:
         raise FormatUnsupported(name=name, feature=f"records of version {version}")
@@ -124,48 +115,68 @@ def parse_header(buffer: Buffer, name: str = "a record", offset_bytes: int = 0) 
     )
 
 
+def split_record(record: Buffer) -> Pieces:
+    """Views of header and payload. Of bytes that are no whole record too: whoever looks at the pieces finds out."""
+    view = memoryview(record)
+    return view[:HEADER_BYTES], view[HEADER_BYTES:]
+
+
 def check_record(record: Buffer, name: str = "a record", offset_bytes: int = 0) -> RecordHeader:
     """Check header and payload of exactly one record for damage. Needs no keys. Raises as :func:`parse_header`."""
-    header = parse_header(record, name, offset_bytes)
-    payload = memoryview(record)[HEADER_BYTES:]
-    if len(payload) != header.payload_length:
+    return check_pieces(split_record(record), name, offset_bytes)
+
+
+def check_pieces(pieces: Pieces, name: str = "a record", offset_bytes: int = 0) -> RecordHeader:
+    """:func:`check_record` for a record whose header and payload stand apart."""
+    header = parse_header(pieces[0], name, offset_bytes)
+    if len(pieces[1]) != header.payload_length:
         raise ObjectDamaged(name=name, offset_bytes=offset_bytes, reason="the record's length is not what it says")
-    check_payload(header, payload, name, offset_bytes)
+    check_payload(header, pieces[1], name, offset_bytes)
     return header
 
 
 def check_payload(header: RecordHeader, payload: Buffer, name: str = "a record", offset_bytes: int = 0) -> None:
     """Check a payload's CRC. Raises :class:`ObjectDamaged`."""
-    if zlib.crc32(payload) != header.payload_crc:
+    if crc32(payload) != header.payload_crc:
         raise ObjectDamaged(name=name, offset_bytes=offset_bytes, reason="the record's payload does not match its CRC")
 
 
 def open_record(record: Buffer, keys: DataKeys, expected: BlockId | None = None) -> bytes:
+    """:func:`open_pieces` for a whole record."""
+    return open_pieces(split_record(record), keys, expected)
+
+
+def open_pieces(pieces: Pieces, keys: DataKeys, expected: BlockId | None = None) -> bytes:
     """The plain bytes of one record, proved: CRC, authenticity, length, and the keyed id computed anew.
 
     ``expected`` is the id under which the record was asked for. Thread-safe. Raises :class:`ObjectDamaged` (also
     for a record that is not the one asked for), :class:`WrongKey`, :class:`FormatUnsupported`.
     """
-    header = check_record(record)
+    header = check_pieces(pieces)
     name = f"record {header.id.hex()[:16]}"
     if expected is not None and header.id != expected:
         raise ObjectDamaged(name=f"record {expected.hex()[:16]}", offset_bytes=0, reason="another record stands here")
     _check_supported(header, name)
-    packed: Buffer = memoryview(record)[HEADER_BYTES:]
+    packed = pieces[1]
     if header.cipher != keys.cipher:
         raise WrongKey(name=name, reason=f"it is sealed with cipher {header.cipher}, the key is for {keys.cipher}")
     if header.cipher == Cipher.XAES_256_GCM:
-        packed = _decrypt(header, memoryview(record), keys, name)
-    plain = _decompress(Codec(header.codec), packed, header.plain_length)
+        packed = _decrypt(header, pieces, keys, name)
+    plain = decompress(Codec(header.codec), packed, header.plain_length)
     if plain is None or keys.block_id(plain) != header.id:
         raise ObjectDamaged(name=name, offset_bytes=0, reason="its content does not match its id")
     return plain
 
 
 def open_plain_record(record: Buffer, expected: BlockId) -> bytes:
+    """:func:`open_plain_pieces` for a whole record."""
+    return open_plain_pieces(split_record(record), expected)
+
+
+def open_plain_pieces(pieces: Pieces, expected: BlockId) -> bytes:
     """The bytes of a node record, proved by their plain BLAKE3. Raises :class:`ObjectDamaged`."""
-    header = check_record(record)
-    payload = bytes(memoryview(record)[HEADER_BYTES:])
+    header = check_pieces(pieces)
+    payload = bytes(pieces[1])
     plainly = (header.kind, header.codec, header.cipher) == (RecordKind.NODE, Codec.NONE, Cipher.NONE)
     whole = plainly and header.plain_length == len(payload)
     if not whole or header.id != expected or blake3(payload).digest() != expected:
@@ -184,42 +195,15 @@ def _check_supported(header: RecordHeader, name: str) -> None:
         )
 
 
-def _decrypt(header: RecordHeader, record: memoryview, keys: DataKeys, name: str) -> bytes:
+def _decrypt(header: RecordHeader, pieces: Pieces, keys: DataKeys, name: str) -> bytes:
     key = keys.key_of(header.epoch)
     if key is None:
         raise WrongKey(name=name, reason=f"it is sealed at key epoch {header.epoch}, the key is of {keys.epoch}")
-    associated = repository_id_bytes(keys.repository_id) + bytes(record[:_ASSOCIATED_BYTES])
+    associated = repository_id_bytes(keys.repository_id) + bytes(pieces[0][:_ASSOCIATED_BYTES])
     try:
-        return xaes.decrypt(key, header.nonce, record[HEADER_BYTES:], associated)
+        return xaes.decrypt(key, header.nonce, pieces[1], associated)
     except InvalidTag as error:
         raise WrongKey(name=name, reason="it was sealed with another key, or altered together with its CRC") from error
-
-
-def _compress(plain: bytes, compression: Compression, level: int) -> tuple[Codec, bytes]:
-    if compression is Compression.LZ4:
-        codec, packed = Codec.LZ4, lz4.block.compress(plain, store_size=False)
-    elif compression is Compression.ZSTD:
-        codec, packed = Codec.ZSTD, zstandard.ZstdCompressor(level=level, write_content_size=True).compress(plain)
-    else:
-        return Codec.NONE, plain
-    return (codec, packed) if len(packed) <= len(plain) * _WORTH else (Codec.NONE, plain)
-
-
-def _decompress(codec: Codec, packed: Buffer, plain_length: int) -> bytes | None:
-    """The plain bytes, or None if ``packed`` does not decode to exactly ``plain_length`` bytes; allocates no more."""
-    try:
-        if codec is Codec.LZ4:
-            plain = bytes(lz4.block.decompress(packed, uncompressed_size=plain_length))
-        elif codec is Codec.ZSTD:
-            # The decoder trusts the length inside the frame, so that one is compared first.
-            if zstandard.frame_content_size(packed) != plain_length:
-                return None
-            plain = zstandard.ZstdDecompressor().decompress(packed)
-        else:
-            plain = bytes(packed)
-    except (lz4.block.LZ4BlockError, zstandard.ZstdError):
-        return None
-    return plain if len(plain) == plain_length else None
 
 
 def _header(
@@ -243,5 +227,5 @@ def _front(
 
 
 def _finish(front: bytes, payload: bytes) -> bytes:
-    header = front + zlib.crc32(payload).to_bytes(4, "little")
-    return header + zlib.crc32(header).to_bytes(4, "little")
+    header = front + crc32(payload).to_bytes(4, "little")
+    return header + crc32(header).to_bytes(4, "little")

@@ -7,7 +7,9 @@ Source: https://c2sp.org/XAES-256-GCM.
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+import threading
+
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 Buffer = bytes | bytearray | memoryview
@@ -34,11 +36,27 @@ def _derive(key: bytes, nonce: bytes) -> tuple[bytes, bytes]:
     """Key and 96-bit nonce of the inner AES-256-GCM: two one-block CMACs over the first half of the nonce."""
     if len(nonce) != NONCE_BYTES:
         raise ValueError(f"an XAES-256-GCM nonce has {NONCE_BYTES} bytes")
-    block = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 -- single blocks, as CMAC is defined
-    zero = int.from_bytes(block.update(bytes(16)), "big")
-    subkey = ((zero << 1) & _MASK) ^ (0x87 if zero & _MSB else 0)
+    block, subkey = _outer.of(key)
     first, second = (
         (int.from_bytes(bytes((0, counter, 0x58, 0)) + nonce[:12], "big") ^ subkey).to_bytes(16, "big")
         for counter in (1, 2)
     )
     return block.update(first + second), nonce[12:]
+
+
+class _Outer(threading.local):
+    """The last outer key's AES and CMAC subkey in this thread: OpenSSL takes longer to set them up than to use them."""
+
+    def __init__(self) -> None:
+        self._key = b""
+
+    def of(self, key: bytes) -> tuple[CipherContext, int]:
+        if key != self._key:
+            self._block = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 -- as CMAC is defined
+            zero = int.from_bytes(self._block.update(bytes(16)), "big")
+            self._subkey = ((zero << 1) & _MASK) ^ (0x87 if zero & _MSB else 0)
+            self._key = key
+        return self._block, self._subkey
+
+
+_outer = _Outer()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, ObjectMissing
 from holdfast_agent.model.ids import ID_BYTES, BlockId
+from holdfast_agent.sealing.codecs import Codec
 from holdfast_agent.sealing.keys import Cipher, repository_id_bytes
-from holdfast_agent.sealing.records import Codec, RecordKind
+from holdfast_agent.sealing.records import RecordKind
 
 from .. import layout
 from ..packs import read_contents

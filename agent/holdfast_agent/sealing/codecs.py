@@ -1,0 +1,99 @@
+"""Compression of blocks, proved by decoding, without a copy.
+
+cramjam compresses and decodes LZ4 blocks into buffers that are kept, with the GIL released; the lz4 package makes a
+new object and copies into it with the GIL held, which held up the other threads of a mover for a third of its time.
+Reading, where a new object is wanted anyway, is lz4's. Both speak the same LZ4 block format.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+
+import cramjam
+import lz4.block
+import zstandard
+
+from holdfast_agent.errors import BlockNotVerified
+from holdfast_agent.model.rules import Compression
+
+from .xaes import Buffer
+
+DEFAULT_ZSTD_LEVEL = 1
+_WORTH = 0.97  # a payload that shrinks by less than 3 % is stored as it is: decoding it would cost every reader
+
+
+class Codec(enum.IntEnum):
+    """Compression as a number in headers."""
+
+    NONE = 0
+    LZ4 = 1
+    ZSTD = 2
+
+
+def compress(plain: Buffer, compression: Compression, level: int, *, verify: bool) -> tuple[Codec, Buffer]:
+    """Codec and packed bytes; ``plain`` itself where it would not shrink by 3 %.
+
+    Packed LZ4 is a view of this thread's buffer, overwritten by its next call. ``verify``: decode again and compare.
+    Thread-safe. Raises :class:`BlockNotVerified`.
+    """
+    if compression is Compression.NONE or not len(plain):
+        return Codec.NONE, plain
+    codec = Codec.LZ4 if compression is Compression.LZ4 else Codec.ZSTD
+    packed = _scratch.lz4(plain) if codec is Codec.LZ4 else _scratch.zstd(plain, level)
+    if len(packed) > len(plain) * _WORTH:
+        return Codec.NONE, plain
+    if verify and not _scratch.decodes(codec, packed, plain):
+        raise BlockNotVerified(codec=codec.name.lower())
+    return codec, packed
+
+
+def decompress(codec: Codec, packed: Buffer, plain_length: int) -> bytes | None:
+    """The plain bytes, or None if ``packed`` does not decode to exactly ``plain_length`` bytes; allocates no more."""
+    try:
+        if codec is Codec.LZ4:
+            plain = bytes(lz4.block.decompress(packed, uncompressed_size=plain_length))
+        elif codec is Codec.ZSTD:
+            # The decoder trusts the length inside the frame, so that one is compared first.
+            if zstandard.frame_content_size(packed) != plain_length:
+                return None
+            plain = zstandard.ZstdDecompressor().decompress(packed)
+        else:
+            plain = bytes(packed)
+    except (lz4.block.LZ4BlockError, zstandard.ZstdError):
+        return None
+    return plain if len(plain) == plain_length else None
+
+
+class _Scratch(threading.local):
+    """Buffers of one thread, as large as its largest block."""
+
+    def __init__(self) -> None:
+        self._packed = bytearray()
+        self._decoded = bytearray()
+
+    def lz4(self, plain: Buffer) -> Buffer:
+        most = len(plain) + len(plain) // 255 + 16  # LZ4_COMPRESSBOUND
+        if len(self._packed) < most:
+            self._packed = bytearray(most)
+        length = cramjam.lz4.compress_block_into(plain, self._packed, store_size=False)
+        return memoryview(self._packed)[:length]
+
+    def zstd(self, plain: Buffer, level: int) -> Buffer:
+        return zstandard.ZstdCompressor(level=level, write_content_size=True).compress(plain)
+
+    def decodes(self, codec: Codec, packed: Buffer, plain: Buffer) -> bool:
+        """Whether ``packed`` decodes to ``plain``."""
+        if codec is not Codec.LZ4:
+            return decompress(codec, packed, len(plain)) == plain
+        if len(self._decoded) != len(plain):
+            self._decoded = bytearray(len(plain))
+        try:
+            length = cramjam.lz4.decompress_block_into(packed, self._decoded, output_len=len(plain))
+        except cramjam.DecompressionError:
+            return False
+        # What was decoded before stands behind what this call decoded, so the length counts.
+        return length == len(plain) and self._decoded == plain
+
+
+_scratch = _Scratch()
