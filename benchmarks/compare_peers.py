@@ -1,4 +1,6 @@
-"""Full and unchanged backup of one image by Holdfast, restic and borg, in one run, in alternating order.
+"""Full and unchanged backup, restore and verification of one image by Holdfast, restic and borg, in one run.
+
+The order alternates from round to round. A verification reads, decodes and compares all data.
 
 Writes bench-work/compare_peers.json and prints medians and ratios as Markdown, ready for docs/performance.md.
 """
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import isnan, nan
 from pathlib import Path
 
 import images
@@ -34,10 +37,12 @@ WHOLE, TRANSFER = "holdfast, whole command", "holdfast, step transfer"
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the first and of the second, unchanged backup, and what the repository then holds."""
+    """Seconds of the first and of the second, unchanged backup, of restore and verification; what is then stored."""
 
     full_s: float
     unchanged_s: float
+    restore_s: float
+    verify_s: float
     stored_mib: float
 
 
@@ -98,10 +103,14 @@ def _holdfast(house: Installation) -> dict[str, Measured]:
     full, unchanged = backup(house, name), backup(house, name)
     assert unchanged.mode == "digest", unchanged.report
     stored = _size(house.store / name) / MIB
+    to = house.out / "restored.raw"
+    restore_s = _timed(lambda: house.restore_disk("vm", house.points("vm")[0]["sid"], to))
+    to.unlink()
+    verify_s = _timed(lambda: house.holdfast("repository", "verify", name, "--level", "2"))
     shutil.rmtree(house.store / name)
     return {
-        WHOLE: Measured(full.wall_s, unchanged.wall_s, stored),
-        TRANSFER: Measured(full.transfer_s, unchanged.transfer_s, stored),
+        WHOLE: Measured(full.wall_s, unchanged.wall_s, restore_s, verify_s, stored),
+        TRANSFER: Measured(full.transfer_s, unchanged.transfer_s, nan, nan, stored),
     }
 
 
@@ -110,8 +119,13 @@ def _peer(peer: Peer, home: Path, image: Path) -> dict[str, Measured]:
     full_s = _timed(lambda: peer.run(home, image))
     unchanged_s = _timed(lambda: peer.run(home, image))
     stored = _size(home / "repo") / MIB
+    target = home / "restored"
+    target.mkdir()
+    restore_s = _timed(lambda: peer.restore_to(home, target))
+    shutil.rmtree(target)
+    verify_s = _timed(lambda: peer.check(home))
     shutil.rmtree(home)
-    return {peer.name: Measured(full_s, unchanged_s, stored)}
+    return {peer.name: Measured(full_s, unchanged_s, restore_s, verify_s, stored)}
 
 
 def _hash(dense: Path) -> None:
@@ -147,6 +161,10 @@ def _size(directory: Path) -> int:
     )
 
 
+def _beside(each_s: float, own_s: float) -> str:
+    return "" if isnan(each_s) else f"{each_s:.1f} s (× {each_s / own_s:.1f})"
+
+
 def _median(runs: list[Measured]) -> Measured:
     columns = zip(*(asdict(run).values() for run in runs), strict=True)
     return Measured(*(statistics.median(column) for column in columns))
@@ -157,16 +175,17 @@ def _markdown(medians: dict[str, Measured], hash_s: float, size_mib: int, used_m
     lines = [
         f"Image of {size_mib} MiB, {used_mib} MiB used; {len(os.sched_getaffinity(0))} cores; medians.",
         "",
-        "| | full | × Holdfast | unchanged | × Holdfast | stored |",
+        "| | full | unchanged | restore | verify all data | stored |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {name} | {each.full_s:.1f} s | {each.full_s / own.full_s:.1f} | {each.unchanged_s:.1f} s "
-        f"| {each.unchanged_s / own.unchanged_s:.1f} | {each.stored_mib:,.0f} MiB |"
+        f"| {name} | {_beside(each.full_s, own.full_s)} | {_beside(each.unchanged_s, own.unchanged_s)} "
+        f"| {_beside(each.restore_s, own.restore_s)} | {_beside(each.verify_s, own.verify_s)} "
+        f"| {each.stored_mib:,.0f} MiB |"
         for name, each in medians.items()
     ]
     lines += [f"| {peer.name} | not installed | | | | |" for peer in PEERS if peer.version is None]
-    lines += [f"| b3sum, one thread, allocated data | | | {hash_s:.2f} s | {hash_s / own.unchanged_s:.1f} | |", ""]
+    lines += [f"| b3sum, one thread, allocated data | | {_beside(hash_s, own.unchanged_s)} | | | |", ""]
     peers = [each.full_s for name, each in medians.items() if name not in (WHOLE, TRANSFER)]
     if peers:
         ratio = min(peers) / own.full_s

@@ -14,15 +14,18 @@ _PASSPHRASE = "benchmark"  # noqa: S105 - protects nothing
 
 @dataclass(frozen=True)
 class Peer:
-    """A program, how it makes a repository, and how it backs up an image into it.
+    """A program, how it makes a repository, backs up an image into it, restores the last one and verifies all.
 
-    The command must read the whole image each time: an image of a running VM is never as old as it was.
+    The command must read the whole image each time: an image of a running VM is never as old as it was. ``restore``
+    is run in a folder that the image goes to; ``verify`` must read and decode all data.
     """
 
     name: str
     program: str
     init: Sequence[str]
     backup: Sequence[str]
+    restore: Sequence[str]
+    verify: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -41,6 +44,15 @@ class Peer:
     def run(self, home: Path, image: Path) -> None:
         self._run([*self.backup, str(image)], home)
 
+    def restore_to(self, home: Path, folder: Path) -> None:
+        """Restore the newest backup to somewhere below ``folder``."""
+        last = self._run(["list", "--last", "1", "--short"], home).strip() if self.program == "borg" else ""
+        self._run([argument.replace("LAST", last) for argument in self.restore], home, folder)
+
+    def check(self, home: Path) -> None:
+        """Read, decode and compare all data."""
+        self._run(self.verify, home)
+
     def forget(self, home: Path, keep: int) -> None:
         """Keep the newest ``keep`` backups; frees nothing yet."""
         verb = "forget" if self.program == "restic" else "prune"
@@ -50,12 +62,15 @@ class Peer:
         """Give the space of what was forgotten back."""
         self._run(["prune"] if self.program == "restic" else ["compact"], home)
 
-    def _run(self, arguments: Sequence[str], home: Path) -> None:
+    def _run(self, arguments: Sequence[str], home: Path, folder: Path | None = None) -> str:
         told = {name: value.format(home=home) for name, value in self.environment.items()}
         command = [self.program, *(argument.format(home=home) for argument in arguments)]
-        done = subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env={**os.environ, **told}, cwd=folder, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"{self.program} failed: {done.stderr[-2000:]}")
+        return done.stdout
 
 
 _BORG = {
@@ -64,7 +79,17 @@ _BORG = {
     "BORG_PASSPHRASE": _PASSPHRASE,
     "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
 }
-_BORG_CREATE = ("create", "--compression", "lz4", "--files-cache", "disabled", "::{{now:%s.%f}}")
+_BORG_CREATE = ("create", "--compression", "lz4", "--files-cache", "disabled")
+_BORG_FIXED = (*_BORG_CREATE, "--chunker-params", "fixed,4194304")
+_BORG_NAME = "::{{now:%s.%f}}"
+_BORG_RESTORE = ("extract", "--sparse", "::LAST")
+_BORG_VERIFY = ("check", "--verify-data")
+_OPEN, _SEALED = ("init", "--encryption", "none"), ("init", "--encryption", "repokey-blake2")
+
+
+def _borg(name: str, init: Sequence[str], create: Sequence[str]) -> Peer:
+    return Peer(name, "borg", init, (*create, _BORG_NAME), _BORG_RESTORE, _BORG_VERIFY, _BORG)
+
 
 PEERS = (
     Peer(
@@ -72,12 +97,15 @@ PEERS = (
         program="restic",
         init=("init", "--quiet"),
         backup=("backup", "--quiet", "--force"),
+        restore=("restore", "latest", "--target", "."),
+        verify=("check", "--read-data"),
         environment={
             "RESTIC_REPOSITORY": "{home}/repo",
             "RESTIC_CACHE_DIR": "{home}/cache",
             "RESTIC_PASSWORD": _PASSPHRASE,
         },
     ),
-    Peer("borg lz4, not encrypted", "borg", ("init", "--encryption", "none"), _BORG_CREATE, _BORG),
-    Peer("borg lz4, encrypted", "borg", ("init", "--encryption", "repokey-blake2"), _BORG_CREATE, _BORG),
+    _borg("borg lz4, not encrypted", _OPEN, _BORG_CREATE),
+    _borg("borg lz4, encrypted", _SEALED, _BORG_CREATE),
+    _borg("borg lz4, not encrypted, blocks of 4 MiB", _OPEN, _BORG_FIXED),
 )
