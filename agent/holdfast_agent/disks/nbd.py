@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from holdfast_agent.errors import DiskNotFound, DiskUnreadable
@@ -33,6 +34,9 @@ _CMD_READ, _CMD_DISC, _CMD_BLOCK_STATUS = 0, 2, 7
 _CHUNK_DONE = 1
 _CHUNK_NONE, _CHUNK_DATA, _CHUNK_HOLE, _CHUNK_STATUS, _CHUNK_ERROR, _CHUNK_ERROR_OFFSET = 0, 1, 2, 5, 32769, 32770
 _STATE_ZERO = 2
+_STATE_DIRTY = 1
+_ALLOCATION = "base:allocation"
+_BITMAP = "qemu:dirty-bitmap:"
 
 _MAX_OPTION_REPLY_BYTES = 64 << 10
 _MAX_OPTION_REPLIES = 64
@@ -53,18 +57,21 @@ class NbdRequestError(Exception):
 
 
 class Status(NamedTuple):
-    """A run of the export that is alike; ``zero`` says that it reads as zeros."""
+    """A run of the export that is alike: it reads as zeros; it was written since the bitmap began (if there is one)."""
 
     length: int
     zero: bool
+    dirty: bool
 
 
 class NbdConnection:
     """One connection in transmission phase. Not thread-safe."""
 
-    def __init__(self, peer: socket.socket, export: str, url: str, host: str) -> None:
-        """Negotiate on a connected socket, which then belongs to this object. Raises :class:`DiskNotFound` for an
-        unknown export, :class:`DiskUnreadable` (retryable) if the server does not speak NBD as it should."""
+    def __init__(self, peer: socket.socket, export: str, url: str, host: str, bitmap: str = "") -> None:
+        """Negotiate on a connected socket, which then belongs to this object; ``bitmap`` is asked for too.
+
+        Raises :class:`DiskNotFound` for an unknown export, :class:`DiskUnreadable` (retryable) if the server does not
+        speak NBD as it should."""
         self._socket = peer
         self._url = url
         self._host = host
@@ -72,9 +79,11 @@ class NbdConnection:
         self.size_bytes = 0
         self.multi_connection = False
         self.tells_allocation = False
+        self.tells_changes = False
+        self._contexts: dict[int, str] = {}
         self._structured = False
         try:
-            self._negotiate(export)
+            self._negotiate(export, bitmap)
         except (OSError, NbdProtocolError) as error:
             peer.close()
             raise DiskUnreadable(url=url, offset_bytes=0, length_bytes=0, reason=f"NBD: {error}") from error
@@ -93,22 +102,26 @@ class NbdConnection:
         """Allocation from ``offset`` on: at least one run, possibly covering less than ``length``, never more."""
         length = min(length, _STATUS_RANGE_BYTES)
         self._request(_CMD_BLOCK_STATUS, offset, length)
-        runs: list[Status] = []
+        told: dict[str, list[tuple[int, int]]] = {}
         problem = 0
         done = False
         while not done:
             kind, done, size = self._chunk_header()
             if kind == _CHUNK_STATUS:
-                if runs or size < 12 or (size - 4) % 8 or size > _MAX_STATUS_BYTES:
+                if size < 12 or (size - 4) % 8 or size > _MAX_STATUS_BYTES:
                     raise NbdProtocolError("a malformed block status")
                 body = self._exactly(size)
-                for run_length, flags in struct.iter_unpack(">II", body[4:]):
-                    runs.append(Status(run_length, bool(flags & _STATE_ZERO)))
+                context = self._contexts.get(struct.unpack(">I", body[:4])[0])
+                if context is None or context in told:
+                    raise NbdProtocolError("a block status of something that was not asked")
+                told[context] = list(struct.iter_unpack(">II", body[4:]))
             else:
                 problem = self._other_chunk(kind, size)
         if problem:
             raise NbdRequestError(problem)
-        return _cut(runs, length)
+        if len(told) != len(self._contexts):
+            raise NbdProtocolError("a block status without runs")
+        return list(_together(told, length))
 
     def close(self) -> None:
         """Say goodbye as far as that works. Idempotent, never raises."""
@@ -122,7 +135,7 @@ class NbdConnection:
 
     # --- negotiation ------------------------------------------------------------------------------------------------
 
-    def _negotiate(self, export: str) -> None:
+    def _negotiate(self, export: str, bitmap: str) -> None:
         magic, option_magic, flags = struct.unpack(">QQH", self._exactly(18))
         if magic != _MAGIC or option_magic != _OPTION_MAGIC or not flags & _FIXED_NEWSTYLE:
             raise NbdProtocolError("the server does not speak fixed newstyle NBD")
@@ -130,9 +143,7 @@ class NbdConnection:
         name = export.encode()
         self._structured = self._option(_OPT_STRUCTURED, b"")[-1][0] == _REP_ACK
         if self._structured:
-            query = b"base:allocation"
-            body = struct.pack(">I", len(name)) + name + struct.pack(">II", 1, len(query)) + query
-            self.tells_allocation = any(kind == _REP_META_CONTEXT for kind, _ in self._option(_OPT_SET_META, body))
+            self._ask_contexts(name, [_ALLOCATION] + ([_BITMAP + bitmap] if bitmap else []))
         replies = self._option(_OPT_GO, struct.pack(">I", len(name)) + name + struct.pack(">H", 0))
         if replies[-1][0] == _REP_UNKNOWN_EXPORT:
             raise DiskNotFound(url=self._url, host=self._host)
@@ -144,6 +155,18 @@ class NbdConnection:
                 self.multi_connection = bool(flags & _FLAG_MULTI_CONNECTION)
                 return
         raise NbdProtocolError("the server did not tell the size of the export")
+
+    def _ask_contexts(self, export: bytes, wanted: list[str]) -> None:
+        queries = b"".join(struct.pack(">I", len(query.encode())) + query.encode() for query in wanted)
+        body = struct.pack(">I", len(export)) + export + struct.pack(">I", len(wanted)) + queries
+        for kind, reply in self._option(_OPT_SET_META, body):
+            if kind == _REP_META_CONTEXT:
+                name = reply[4:].decode(errors="replace")
+                if name not in wanted or name in self._contexts.values():
+                    raise NbdProtocolError(f"the server offers the context {name!r}, which was not asked for")
+                self._contexts[struct.unpack(">I", reply[:4])[0]] = name
+        self.tells_allocation = _ALLOCATION in self._contexts.values()
+        self.tells_changes = any(name.startswith(_BITMAP) for name in self._contexts.values())
 
     def _option(self, option: int, body: bytes) -> list[tuple[int, bytes]]:
         """Send one option; all replies to it, the last being an acknowledgement or an error."""
@@ -236,19 +259,24 @@ class NbdConnection:
             done += count
 
 
-def _cut(runs: list[Status], length: int) -> list[Status]:
-    """Runs of the reply, cut at ``length``: only the last may reach beyond, and none may be empty."""
-    kept: list[Status] = []
-    for run in runs:
-        if run.length == 0:
-            raise NbdProtocolError("an empty run in a block status")
-        kept.append(Status(min(run.length, length), run.zero))
-        length -= kept[-1].length
-        if length == 0:
-            break
-    if not kept:
-        raise NbdProtocolError("a block status without runs")
-    return kept
+def _together(told: dict[str, list[tuple[int, int]]], length: int) -> Iterator[Status]:
+    """The runs of all contexts laid over each other, as far as every context reaches, cut at ``length``."""
+    zeros = [(size, bool(flags & _STATE_ZERO)) for size, flags in told.get(_ALLOCATION, [(length, 0)])]
+    bitmap = next((runs for name, runs in told.items() if name.startswith(_BITMAP)), [(length, 0)])
+    dirty = [(size, bool(flags & _STATE_DIRTY)) for size, flags in bitmap]
+    if not all(size for size, _ in zeros) or not all(size for size, _ in dirty):
+        raise NbdProtocolError("an empty run in a block status")
+    zeros.reverse()
+    dirty.reverse()
+    while zeros and dirty and length:
+        (left, zero), (right, changed) = zeros.pop(), dirty.pop()
+        step = min(left, right, length)
+        yield Status(step, zero, changed)
+        length -= step
+        if left > step:
+            zeros.append((left - step, zero))
+        if right > step:
+            dirty.append((right - step, changed))
 
 
 def _errno(number: int) -> int:

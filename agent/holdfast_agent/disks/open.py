@@ -34,7 +34,7 @@ def open_disk(url: str, host: MoverHost) -> ReadableDisk:
         path = real_path(fd)
     finally:
         os.close(fd)
-    return NbdDisk(path, parsed.option("export"), url, host)
+    return NbdDisk(path, parsed.option("export"), url, host, parsed.option("bitmap"))
 
 
 def open_target(url: str, host: MoverHost, size_bytes: int, *, create: bool, overwrite: bool) -> WritableDisk:

@@ -11,7 +11,8 @@ hypervisors. Forms of this version:
     An image in a format that QEMU knows. The mover starts ``qemu-nbd`` for itself on a private socket, so the
     server lives and dies with the mover.
 ``nbd+unix:/path/of/socket?export=name``
-    An NBD export on a Unix socket.
+    An NBD export on a Unix socket. ``bitmap=name``: a dirty bitmap of QEMU (``qemu:dirty-bitmap:name``) that tells
+    what changed; a mover asks it when a backup goes by change tracking and its order names no extents.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _OPTIONS: dict[str, frozenset[str]] = {
     "file": frozenset(),
     "block": frozenset(),
     "image": frozenset({"format"}),
-    "nbd+unix": frozenset({"export"}),
+    "nbd+unix": frozenset({"export", "bitmap"}),
 }
 
 
