@@ -30,6 +30,10 @@ def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> 
         from .image import ImageDisk
 
         return ImageDisk(parsed, host)
+    if parsed.scheme in (DiskScheme.HTTPS, DiskScheme.HTTP):
+        from .web.disk import WebDisk
+
+        return WebDisk(parsed, host, access_to(parsed, granted))
     from .nbd.dial import dialler
     from .nbd.disk import NbdDisk
 

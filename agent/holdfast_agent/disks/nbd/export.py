@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable
 
+from holdfast_agent.disks import patience
 from holdfast_agent.errors import DiskChanged, DiskShrunk, DiskUnreadable
 
 from .connection import Connection
@@ -15,8 +16,6 @@ from .requests import Request
 Dial = Callable[[float | None], Connection]
 """Makes one connection within so many seconds, or the usual time. Raises :class:`DiskError`."""
 
-_PAUSES_S = (0.0, 0.3, 1.0, 3.0, 6.0)
-"""Before each attempt to go on: a server that is restarted, or a link that flaps, is borne for some ten seconds."""
 _AGAIN_S = 10.0
 _MAX_RECONNECTIONS = 100  # a server that dies so often is not worth waiting for
 
@@ -32,7 +31,7 @@ class NbdExport:
         """
         self.url = url
         self._dial = dial
-        self._pauses_s = _PAUSES_S if resume else ()
+        self._pauses_s = patience.PAUSES_S if resume else ()
         self._closed = threading.Event()
         self._guard = threading.Lock()
         self._lost: list[Connection] = []

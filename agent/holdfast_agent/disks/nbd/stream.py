@@ -8,9 +8,10 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Sequence
 from typing import Protocol
+
+from holdfast_agent.disks.patience import Patience
 
 _CIPHERTEXT_BYTES = 256 << 10
 
@@ -29,18 +30,6 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Release the socket, after the last use. Idempotent, never raises."""
-
-
-class Patience:
-    """The end of a call that is made of several: a server that lets bytes drip does not hold it for longer."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._end = time.monotonic() + timeout_s
-
-    def check(self) -> None:
-        """Raise TimeoutError when it has run out."""
-        if time.monotonic() > self._end:
-            raise TimeoutError("the server is too slow")
 
 
 class PlainStream:
@@ -65,7 +54,7 @@ class PlainStream:
         left = [memoryview(part) for part in parts if len(part)]
         patience = Patience(self.timeout_s)
         while left:
-            patience.check()
+            patience.left_s()
             try:
                 sent = self._socket.sendmsg(left)
             except BlockingIOError as error:
@@ -79,7 +68,7 @@ class PlainStream:
         done = 0
         patience = Patience(self.timeout_s)
         while done < len(view):
-            patience.check()
+            patience.left_s()
             done += self._receive(view[done:], socket.MSG_WAITALL)
 
     def receive_some(self, view: memoryview) -> int:
@@ -140,7 +129,7 @@ class TlsStream:
         done = 0
         patience = Patience(self._plain.timeout_s)
         while done < len(view):
-            patience.check()
+            patience.left_s()
             try:
                 with self._state:
                     count = self._tls.read(len(view) - done, view[done:])
