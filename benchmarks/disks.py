@@ -1,4 +1,4 @@
-"""How fast disks are read over NBD and HTTPS, beside nbdcopy and curl: one file in the page cache, everything thrown away.
+"""How fast disks are read over NBD and HTTPS, beside nbdcopy and curl: a file in the page cache, all thrown away.
 
 Each row is the median of several rounds, ours and the peer's in turn.
 """
@@ -49,7 +49,7 @@ def main() -> int:
         for name, block, threads, ours, peer in _cases(folder, image):
             found = [(ours(), peer()) for _ in range(arguments.rounds)]
             rates = [statistics.median(column) / MIB for column in zip(*found, strict=True)]
-            print(f"{name:<28}{block >> 10:>4} KiB{threads:>9}{rates[0]:>9,.0f}{rates[1] or 0:>9,.0f}", flush=True)
+            print(f"{name:<28}{block >> 10:>4} KiB{threads:>9}{rates[0]:>9,.0f}{rates[1]:>9,.0f}", flush=True)
     return 0
 
 
