@@ -28,6 +28,19 @@ def loop_device(image: Path) -> Iterator[str]:
 
 
 @contextmanager
+def mounted(image: Path, mount_point: Path, options: str = "defaults") -> Iterator[Path]:
+    """``mount_point``, made, with the file system of ``image``."""
+    mount_point.mkdir()
+    with loop_device(image) as device:
+        subprocess.run(["mount", "-o", options, device, mount_point], check=True)
+        try:
+            yield mount_point
+        finally:
+            subprocess.run(["umount", mount_point], check=True)
+            mount_point.rmdir()
+
+
+@contextmanager
 def small_file_system(directory: Path, size_bytes: int) -> Iterator[Path]:
     """An ext4 of ``size_bytes`` in all, mounted below ``directory``."""
     mkfs = require_tool("mkfs.ext4", "e2fsprogs")
@@ -35,11 +48,5 @@ def small_file_system(directory: Path, size_bytes: int) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(size_bytes)
     subprocess.run([mkfs, "-q", "-F", "-m", "0", image], check=True)
-    mount_point.mkdir()
-    with loop_device(image) as device:
-        subprocess.run(["mount", device, mount_point], check=True)
-        try:
-            yield mount_point
-        finally:
-            subprocess.run(["umount", mount_point], check=True)
-            mount_point.rmdir()
+    with mounted(image, mount_point):
+        yield mount_point

@@ -1,13 +1,16 @@
-"""What every readable disk must do. A backend's test file supplies ``image``: a disk that holds given bytes."""
+"""What every disk must do, readable or writable. A backend's test file supplies the disk."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 
-from holdfast_agent.disks.disk import DiskExtent, ReadableDisk
+from holdfast_agent.disks.disk import DiskExtent, ReadableDisk, WritableDisk
 
 SIZE = (9 << 20) + 4096
 DATA = ((0, 4096), (3 << 20, 70_000), (9 << 20, 4096))
@@ -76,3 +79,72 @@ class DiskSuite:
     def test_close_is_idempotent(self, disk: ReadableDisk) -> None:
         disk.close()
         disk.close()
+
+
+class Restored(NamedTuple):
+    """A target of :data:`SIZE` bytes that is open, and how to see what it holds after ``finish``.
+
+    ``before``: what it held when it was opened; no new disk holds anything.
+    """
+
+    target: WritableDisk
+    found: Callable[[], bytes]
+    before: bytes
+
+
+class WritableSuite:
+    """Subclasses give the fixture ``restored``."""
+
+    @pytest.fixture
+    def restored(self) -> Restored:
+        raise NotImplementedError
+
+    def test_blocks_in_any_order_from_several_threads(self, restored: Restored) -> None:
+        whole = random.Random(1).randbytes(SIZE)
+        starts = list(range(0, SIZE, 1 << 20))
+        random.Random(2).shuffle(starts)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda start: restored.target.write(start, whole[start : start + (1 << 20)]), starts))
+        restored.target.finish()
+        assert restored.found() == whole
+
+    def test_data_and_zeros_side_by_side_from_several_threads(self, restored: Restored) -> None:
+        target, expected = restored.target, content()
+        ends = sorted({0, SIZE, *(place for start, length in DATA for place in (start, start + length))})
+
+        def restore(piece: tuple[int, int]) -> None:
+            start, end = piece
+            if any(expected[start:end]):
+                target.write(start, memoryview(expected)[start:end])
+            else:
+                target.write_zeros(start, end - start)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(restore, pairwise(ends)))
+        target.finish()
+        assert restored.found() == expected
+
+    @pytest.mark.parametrize(("start", "length"), [(0, 1), (511, 2), (4095, 4098), (70_000, 3 << 20), (SIZE - 1, 1)])
+    def test_any_range_and_nothing_beside_it(self, restored: Restored, start: int, length: int) -> None:
+        expected = bytearray(restored.before)
+        data = random.Random(3).randbytes(length)
+        restored.target.write(start, data)
+        expected[start : start + length] = data
+        zeros = (start + length + 100, min(SIZE - start - length - 100, 1 << 20))
+        if zeros[1] > 0:
+            restored.target.write_zeros(*zeros)
+            expected[zeros[0] : sum(zeros)] = bytes(zeros[1])
+        restored.target.finish()
+        assert restored.found() == expected
+
+    def test_ends_are_idempotent(self, restored: Restored) -> None:
+        restored.target.write(0, b"x" * 512)
+        restored.target.finish()
+        restored.target.abort()
+        restored.target.abort()
+        assert restored.found()[:512] == b"x" * 512
+
+    def test_giving_up_needs_nothing(self, restored: Restored) -> None:
+        restored.target.write(0, b"x" * 512)
+        restored.target.abort()
+        restored.target.abort()

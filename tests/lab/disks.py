@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from holdfast_agent.wire.movers import MoverHost
 from lab.disk_suite import DATA, SIZE, content
 
 
-def host_for(folder: Path) -> MoverHost:
-    """A host that may open disks below ``folder``."""
+def host_for(folder: Path, *servers: str, timeout_s: float = 60.0, ca: Path | None = None) -> MoverHost:
+    """A host that may open disks below ``folder`` and on ``servers``, whom it trusts by ``ca``."""
     return MoverHost(
         agent="lab",
         disk_paths=(str(folder),),
@@ -23,6 +24,10 @@ def host_for(folder: Path) -> MoverHost:
         cache_dir=str(folder),
         runtime_dir=str(folder),
         workers=2,
+        connect_timeout_s=timeout_s,
+        stall_timeout_s=timeout_s,
+        disk_servers=servers,
+        tls_ca_file=str(ca or ""),
     )
 
 
@@ -37,17 +42,42 @@ def raw_image(path: Path) -> Path:
     return path
 
 
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
-def nbdkit(folder: Path, *arguments: str) -> Iterator[Path]:
-    """An nbdkit server on a Unix socket in ``folder``; it is serving when this returns."""
-    socket, pid = folder / "nbd.sock", folder / "nbd.pid"
-    command = ["nbdkit", "--foreground", f"--unix={socket}", f"--pidfile={pid}", "--exit-with-parent", *arguments]
+def nbdkit(folder: Path, *arguments: str, port: int = 0) -> Iterator[Path]:
+    """An nbdkit server on a Unix socket in ``folder``, or on a port of loopback; it is serving when this returns."""
+    address, pid = folder / "nbd.sock", folder / "nbd.pid"
+    pid.unlink(missing_ok=True)
+    listen = ["--ipaddr=127.0.0.1", f"--port={port}"] if port else [f"--unix={address}"]
+    command = ["nbdkit", "--foreground", *listen, f"--pidfile={pid}", "--exit-with-parent", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
         try:
             while not pid.exists():  # nbdkit writes it when it is ready to serve
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     server.wait(0.01)
                     raise AssertionError(server.stdout.read() if server.stdout else "")
-            yield socket
+            yield address
         finally:
             server.kill()  # SIGTERM would wait for clients that are still connected
+            address.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def qemu_nbd(folder: Path, image: Path, *arguments: str) -> Iterator[Path]:
+    """A qemu-nbd that serves a raw image on a Unix socket in ``folder``."""
+    address, pid = folder / "qemu.sock", folder / "qemu.pid"
+    command = ["qemu-nbd", "--format=raw", "--persistent", f"--socket={address}", f"--pid-file={pid}", *arguments]
+    with subprocess.Popen([*command, str(image)]) as server:
+        try:
+            while not pid.exists():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    assert server.wait(0.01) is None, "qemu-nbd ended"
+            yield address
+        finally:
+            server.kill()

@@ -50,7 +50,7 @@ def test_a_rendered_file_gives_its_settings_back(tmp_path: Path) -> None:
         log_level="debug",
         control=ControlSettings(listen="tcp://[::1]:0"),
         data=DataSettings(listen_address="10.0.0.1", advertised_address="a.example", port_range=(1, 2)),
-        proxy=ProxySettings(paths=("/a", "/b c"), slots=3, workers=7),
+        proxy=ProxySettings(paths=("/a", "/b c"), servers=("https://[::1]:9",), tls_ca_file="/ca", slots=3, workers=7),
     )
     assert load_config(_write(tmp_path, render(settings))) == settings
 
@@ -106,6 +106,9 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, key: str, n
         ("[proxy]\nslots = 1", "missing required field `paths`"),
         ("[proxy]\npaths = []", "paths must be a list of at least one"),
         ("[proxy]\npaths = ['images']", "'images' is not"),
+        ("[proxy]\npaths = ['/a']\nservers = ['host']", "'host' is not SCHEME://HOST"),
+        ("[proxy]\npaths = ['/a']\nservers = ['nbd://10.0.0.1/8']", "has host bits set"),
+        ("[proxy]\npaths = ['/a']\ntls_ca_file = 'ca.pem'", "tls_ca_file must be an absolute path"),
         ("[proxy]\npaths = ['/a']\nslots = -1", "slots must be 0"),
         ("[proxy]\npaths = ['/a']\nworkers = 33", "workers must be 0"),
         ("[proxy]\npaths = ['/a']\nslots = true", "proxy.slots: Expected `int`"),

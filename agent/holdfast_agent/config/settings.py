@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from holdfast_agent.model.server_rules import parse_server_rule
+
 _LISTEN = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+|\*):(?P<port>[0-9]{1,5})")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _MAX_SLOTS = 256
@@ -65,15 +67,27 @@ class DataSettings(_Settings, frozen=True, kw_only=True):
 
 
 class ProxySettings(_Settings, frozen=True, kw_only=True):
-    """The role proxy. ``slots`` 0: one task per core. ``workers``: threads of a mover, 0: one per core, at most 4."""
+    """The role proxy. ``slots`` 0: one task per core. ``workers``: threads of a mover, 0: one per core, at most 4.
+
+    ``servers``: rules of :mod:`holdfast_agent.model.server_rules`; the files of TLS are in PEM.
+    """
 
     paths: tuple[str, ...]
+    servers: tuple[str, ...] = ()
+    tls_ca_file: str = ""
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
     slots: int = 0
     workers: int = 0
 
     def __post_init__(self) -> None:
         self._require_directories(self.paths)
         self._require("slots", 0 <= self.slots <= _MAX_SLOTS, f"0 (one per core) to {_MAX_SLOTS}")
+        for rule in self.servers:
+            parse_server_rule(rule)
+        for key in ("tls_ca_file", "tls_certificate_file", "tls_key_file"):
+            path = getattr(self, key)
+            self._require(key, not path or Path(path).is_absolute(), "an absolute path, or empty")
         self._require("workers", 0 <= self.workers <= _MAX_WORKERS, f"0 (one per core, at most 4) to {_MAX_WORKERS}")
 
     @property

@@ -48,6 +48,18 @@ _PROXY = """
 # Directories below which disks may be opened. Symbolic links are resolved first; everything else is refused.
 {paths}
 
+# Servers from which disks may be read over the network; none by default. SCHEME://HOST or SCHEME://HOST:PORT, where
+# HOST is a name, an address, or a network: ["https://esx1.example.com", "nbds://10.0.0.0/24:10809"]. The schemes nbd
+# and http are not encrypted: name them for loopback and for storage networks only.
+{servers}
+
+# Certificates (PEM) of the authorities that vouch for these servers. Default: those of the system.
+{tls_ca_file}
+
+# Certificate and key (PEM) with which this host proves itself to servers that ask for it. Default: none.
+{tls_certificate_file}
+{tls_key_file}
+
 # Tasks at a time, one per virtual disk. 0: one per core (a core compresses some 600 MiB/s).
 {slots}
 
@@ -89,6 +101,9 @@ def _role(template: str, role: ProxySettings | RepositorySettings | None) -> str
     lines = {"paths": _line("paths", role.paths, None), "slots": _line("slots", role.slots, 0)}
     if isinstance(role, ProxySettings):
         lines["workers"] = _line("workers", role.workers, 0)
+        lines["servers"] = _line("servers", role.servers, ())
+        for key in ("tls_ca_file", "tls_certificate_file", "tls_key_file"):
+            lines[key] = _line(key, getattr(role, key), "")
     return template.format(**lines)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from holdfast_agent.errors import ChangeTrackingLost
 
 
 class DiskExtent(NamedTuple):
@@ -36,6 +38,30 @@ class ReadableDisk(Protocol):
 
     def close(self) -> None:
         """Release everything, processes included. Idempotent, never raises."""
+
+
+@runtime_checkable
+class ChangeTrackingDisk(ReadableDisk, Protocol):
+    """A disk that also knows what was written to it since the moment that its URL's ``bitmap`` stands for."""
+
+    def changed_extents(self) -> Iterator[DiskExtent]:
+        """See :func:`changed_extents`."""
+
+
+def changed_extents(disk: ReadableDisk) -> Iterator[DiskExtent]:
+    """What changed on ``disk``: ascending, without overlaps, alike neighbours merged; gaps are unchanged.
+
+    An extent with ``data=False`` was written and reads as zeros now (discarded, mostly): it needs no reading. Asked of
+    an NBD export whose URL names a bitmap (``nbd+unix:/socket?export=disk&bitmap=name``), to the end of the disk, in
+    bounded memory. Called by one thread, beside reads in others; may be walked again.
+
+    Raises :class:`ChangeTrackingLost`, before the first extent, where there is no such bitmap or the disk tracks no
+    changes: the disk stays open and readable, so that the caller can fall to the next change mode. Raises
+    :class:`DiskUnreadable` (retryable) if the storage fails.
+    """
+    if not isinstance(disk, ChangeTrackingDisk):
+        raise ChangeTrackingLost(reason=f"{disk.url} tracks no changes")
+    return disk.changed_extents()
 
 
 class WritableDisk(Protocol):

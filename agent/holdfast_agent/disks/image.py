@@ -26,7 +26,8 @@ from holdfast_agent.model.disk_url import DiskUrl
 from holdfast_agent.wire.movers import MoverHost
 
 from .disk import DiskExtent
-from .nbd_disk import NbdDisk
+from .nbd.dial import private_dialler
+from .nbd.disk import NbdDisk
 from .places import check_allowed, check_kind, open_allowed, real_path
 
 _START_S = 20.0
@@ -118,7 +119,8 @@ class ImageDisk:
                 raise self._unreadable(self._said())
             if time.monotonic() > deadline:
                 raise self._unreadable("qemu-nbd did not begin to serve")
-        return NbdDisk(address, "", self.url, self._host)
+        dial = private_dialler(address, self.url, self._host)
+        return NbdDisk(dial, self.url, self._host, resume=False)  # a server that died does not come back
 
     def _said(self) -> str:
         self._log.seek(0)

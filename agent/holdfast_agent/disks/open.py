@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
 from holdfast_agent.errors import UsageError
+from holdfast_agent.model.disk_access import DiskAccess, access_to
 from holdfast_agent.model.disk_url import DiskScheme, parse_disk_url
 from holdfast_agent.wire.movers import MoverHost
 
 from .disk import ReadableDisk, WritableDisk
 
+_NBD = (DiskScheme.NBD_UNIX, DiskScheme.NBD, DiskScheme.NBDS)
 
-def open_disk(url: str, host: MoverHost) -> ReadableDisk:
+
+def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> ReadableDisk:
     """Open a disk for reading; the caller closes it. Called in the mover's main thread.
 
-    Raises :class:`DiskUrlInvalid`, :class:`DiskNotFound`, :class:`DiskDenied`, :class:`DiskUnreadable` (retryable),
-    :class:`ToolMissing`.
+    ``granted``: secrets that came with the order; those for the URL's server are used.
+    Raises :class:`DiskUrlInvalid`, :class:`DiskNotFound`, :class:`DiskDenied`, :class:`DiskServerDenied`,
+    :class:`DiskServerUntrusted`, :class:`DiskUnreadable` (retryable), :class:`ToolMissing`.
     """
     parsed = parse_disk_url(url)
     if parsed.scheme in (DiskScheme.FILE, DiskScheme.BLOCK):
@@ -26,28 +30,40 @@ def open_disk(url: str, host: MoverHost) -> ReadableDisk:
         from .image import ImageDisk
 
         return ImageDisk(parsed, host)
-    from .nbd_disk import NbdDisk
-    from .places import open_allowed, real_path
+    if parsed.scheme in (DiskScheme.HTTPS, DiskScheme.HTTP):
+        from .web.disk import WebDisk
 
-    fd = open_allowed(parsed.path, os.O_PATH, url, host)
-    try:
-        path = real_path(fd)
-    finally:
-        os.close(fd)
-    return NbdDisk(path, parsed.option("export"), url, host)
+        return WebDisk(parsed, host, access_to(parsed, granted))
+    from .nbd.dial import dialler
+    from .nbd.disk import NbdDisk
+
+    return NbdDisk(dialler(parsed, host, access_to(parsed, granted)), url, host, parsed.option("bitmap"))
 
 
-def open_target(url: str, host: MoverHost, size_bytes: int, *, create: bool, overwrite: bool) -> WritableDisk:
+def open_target(
+    url: str,
+    host: MoverHost,
+    size_bytes: int,
+    *,
+    create: bool,
+    overwrite: bool,
+    granted: Sequence[DiskAccess] = (),
+) -> WritableDisk:
     """Open a disk to restore ``size_bytes`` to.
 
     ``create``: a new sparse file, refused if there is one unless ``overwrite``; it appears under its name only when it
-    is whole. Without ``create``, and for block devices always, the disk must exist and be large enough.
-    Raises as :func:`open_disk`, and :class:`DiskExists`, :class:`DiskInUse`, :class:`DiskUnwritable`,
-    :class:`UsageError`.
+    is whole. Without ``create``, and for block devices and NBD always, the disk must exist and be large enough.
+    Raises as :func:`open_disk`, and :class:`DiskExists`, :class:`DiskInUse`, :class:`DiskReadOnly`,
+    :class:`DiskUnwritable`, :class:`UsageError`.
     """
     parsed = parse_disk_url(url)
+    if parsed.scheme in _NBD:
+        from .nbd.dial import dialler
+        from .nbd.target import NbdTarget
+
+        return NbdTarget(dialler(parsed, host, access_to(parsed, granted)), url, host, size_bytes)
     if parsed.scheme not in (DiskScheme.FILE, DiskScheme.BLOCK):
-        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file: or block:")
+        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file:, block: or nbd:")
     from .raw_target import ExistingTarget, NewFileTarget
 
     if parsed.scheme is DiskScheme.FILE and create:

@@ -1,4 +1,5 @@
-"""Where a manager may make this host open disks: only below the directories that the agent's configuration names."""
+"""Where a manager may make this host open disks: only below the directories, and on the servers, that the agent's
+configuration names."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast_agent.errors import DiskDenied, DiskInUse, DiskNotFound, DiskUnreadable
+from holdfast_agent.errors import DiskDenied, DiskInUse, DiskNotFound, DiskServerDenied, DiskUnreadable
+from holdfast_agent.model.disk_url import DiskUrl
+from holdfast_agent.model.server_rules import parse_server_rule
 from holdfast_agent.wire.movers import MoverHost
 
 
@@ -42,6 +45,12 @@ def check_allowed(path: str, url: str, host: MoverHost) -> None:
     """Raise :class:`DiskDenied` unless ``path`` (resolved) lies below an allowed directory."""
     if not any(_below(path, allowed) for allowed in host.disk_paths):
         raise DiskDenied(host=host.agent, url=url, reason=f"{path} lies outside {_listed(host.disk_paths)}")
+
+
+def check_server(url: DiskUrl, host: MoverHost) -> None:
+    """Raise :class:`DiskServerDenied` unless the agent's configuration names the server of ``url``."""
+    if not any(parse_server_rule(rule).covers(url) for rule in host.disk_servers):
+        raise DiskServerDenied(host=host.agent, server=url.origin, url=str(url))
 
 
 def check_kind(fd: int, url: str, host: MoverHost, *, device: bool) -> None:

@@ -12,7 +12,10 @@ class DiskError(HoldfastError):
 class DiskUrlInvalid(DiskError):
     code = "disk_url_invalid"
     message = "{url!r} is not a disk URL: {reason}"
-    action = "Known forms: file:/path, block:/dev/name, image:/path?format=qcow2"
+    action = (
+        "Known forms: file:/path, block:/dev/name, image:/path?format=qcow2, nbd+unix:/socket?export=name, "
+        "nbds://host:10809?export=name, nbd://…, https://host/path, http://…"
+    )
     exit_code = 2
 
 
@@ -30,6 +33,38 @@ class DiskDenied(DiskError):
     message = "{host} may not open {url}: {reason}"
     action = "Add its directory to proxy.paths in the agent's configuration, or correct its permissions"
     exit_code = 13
+
+
+class DiskServerDenied(DiskError):
+    """The agent's configuration names the servers that managers may make it connect to."""
+
+    code = "disk_server_denied"
+    message = "{host} may not connect to {server} for {url}"
+    action = "Add {server} to proxy.servers in the agent's configuration; nbd: and http: are not encrypted"
+    exit_code = 13
+
+
+class DiskServerUntrusted(DiskError):
+    code = "disk_server_untrusted"
+    message = "the server of {url} did not prove who it is: {reason}"
+    action = "Name its authority in proxy.tls_ca_file of the agent's configuration, or correct the server's certificate"
+    exit_code = 13
+
+
+class DiskReadOnly(DiskError):
+    code = "disk_read_only"
+    message = "{url} cannot be written: its server exports it read-only"
+    action = "Export it for writing, or restore to another disk"
+    exit_code = 13
+
+
+class DiskChanged(DiskError):
+    """What is read now is not what was opened. Nothing of it was used."""
+
+    code = "disk_changed"
+    message = "{url} became another disk while it was read: {reason}"
+    action = "Read from a snapshot that nobody writes to"
+    retryable = True
 
 
 class DiskUnreadable(DiskError):

@@ -10,12 +10,22 @@ hypervisors. Forms of this version:
 ``image:/path?format=qcow2``
     An image in a format that QEMU knows. The mover starts ``qemu-nbd`` for itself on a private socket, so the
     server lives and dies with the mover.
-``nbd+unix:/path/of/socket?export=name``
-    An NBD export on a Unix socket.
+``nbd+unix:/path/of/socket?export=name&bitmap=name``
+    An NBD export on a Unix socket. ``bitmap``: a dirty bitmap of QEMU (``qemu:dirty-bitmap:name``) that tells what
+    changed; a mover asks it when a backup goes by change tracking and its order names no extents. A connection that is
+    lost is made anew, so an export's name must stand for one snapshot for good: never give it to another.
+``nbds://host:10809?export=name&bitmap=name``, ``nbd://…``
+    The same over TCP, with TLS and without.
+``https://host/path?query``, ``http://…``
+    A raw image on a web server that answers ranges. Path and query are sent as they stand here.
+
+Network forms reach only the servers that the agent's configuration names. Secrets have no place in a URL, which is
+logged; they travel as :class:`holdfast_agent.model.disk_access.DiskAccess`.
 """
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import PurePosixPath
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -25,12 +35,9 @@ import msgspec
 from holdfast_agent.errors import DiskUrlInvalid
 
 IMAGE_FORMATS = frozenset({"qcow2", "vmdk", "vdi", "vhdx", "vpc", "raw"})
-_OPTIONS: dict[str, frozenset[str]] = {
-    "file": frozenset(),
-    "block": frozenset(),
-    "image": frozenset({"format"}),
-    "nbd+unix": frozenset({"export"}),
-}
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._-]{1,253})(?::([0-9]{1,5}))?", re.ASCII)
+_TARGET = re.compile(r"/[!$-~]*", re.ASCII)  # what may stand in a request line, "#" left out
+_MAX_NAME_BYTES = 1024  # of exports and bitmaps, less than NBD's limit
 
 
 class DiskScheme(StrEnum):
@@ -40,33 +47,119 @@ class DiskScheme(StrEnum):
     BLOCK = "block"
     IMAGE = "image"
     NBD_UNIX = "nbd+unix"
+    NBD = "nbd"
+    NBDS = "nbds"
+    HTTP = "http"
+    HTTPS = "https"
+
+    @property
+    def port(self) -> int:
+        """The usual port; 0 for what is not reached over the network."""
+        return _PORTS.get(self, 0)
+
+    @property
+    def encrypted(self) -> bool:
+        return self in (DiskScheme.NBDS, DiskScheme.HTTPS)
+
+
+_PORTS = {DiskScheme.NBD: 10809, DiskScheme.NBDS: 10809, DiskScheme.HTTP: 80, DiskScheme.HTTPS: 443}
+_WEB = (DiskScheme.HTTP, DiskScheme.HTTPS)
+_NBD_OPTIONS = frozenset({"export", "bitmap"})
+_OPTIONS: dict[DiskScheme, frozenset[str]] = {
+    DiskScheme.FILE: frozenset(),
+    DiskScheme.BLOCK: frozenset(),
+    DiskScheme.IMAGE: frozenset({"format"}),
+    DiskScheme.NBD_UNIX: _NBD_OPTIONS,
+    DiskScheme.NBD: _NBD_OPTIONS,
+    DiskScheme.NBDS: _NBD_OPTIONS,
+}
 
 
 class DiskUrl(msgspec.Struct, frozen=True):
-    """A parsed disk URL. ``options`` are checked against the scheme; ``path`` is absolute without ".."."""
+    """A parsed disk URL.
+
+    ``path``: absolute without "..", plain text; for http and https path and query as they are sent; empty for nbd and
+    nbds. ``options`` are checked against the scheme. ``host`` (IPv6 without brackets) and ``port``: network only.
+    """
 
     scheme: DiskScheme
     path: str
     options: tuple[tuple[str, str], ...] = ()
+    host: str = ""
+    port: int = 0
 
     def option(self, name: str, default: str = "") -> str:
         return dict(self.options).get(name, default)
 
+    @property
+    def origin(self) -> str:
+        """``scheme://host[:port]``, without a port that is the usual one; empty if not on the network."""
+        if not self.host:
+            return ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + (f":{self.port}" if self.port != self.scheme.port else "")
+
     def __str__(self) -> str:
+        if self.scheme in _WEB:
+            return self.origin + self.path
         query = f"?{urlencode(self.options, quote_via=quote)}" if self.options else ""
-        return f"{self.scheme}:{quote(self.path)}{query}"
+        return (self.origin or f"{self.scheme}:{quote(self.path)}") + query
 
 
 def parse_disk_url(text: str) -> DiskUrl:
     """Parse and check a disk URL. Raises :class:`DiskUrlInvalid`."""
-    scheme, colon, rest = text.partition(":")
-    if not colon or scheme not in _OPTIONS:
-        raise DiskUrlInvalid(url=text, reason=f"the scheme must be one of {', '.join(sorted(_OPTIONS))}")
-    raw_path, _, query = rest.partition("?")
-    path = unquote(raw_path)
+    name, colon, rest = text.partition(":")
+    if not colon or name not in list(DiskScheme):
+        raise DiskUrlInvalid(url=text, reason=f"the scheme must be one of {', '.join(sorted(DiskScheme))}")
+    scheme = DiskScheme(name)
+    if not scheme.port:
+        raw_path, _, query = rest.partition("?")
+        return DiskUrl(scheme, _local_path(text, raw_path), _options(text, scheme, query))
+    if not rest.startswith("//"):
+        raise DiskUrlInvalid(url=text, reason=f"a server must follow: {scheme}://host")
+    authority, mark, target = _split(rest[2:])
+    host, port = _server(text, authority, scheme)
+    if scheme in _WEB:
+        if not _TARGET.fullmatch(mark + target):
+            raise DiskUrlInvalid(url=text, reason="a path must follow the server, encoded, without fragment")
+        return DiskUrl(scheme, mark + target, host=host, port=port)
+    if mark == "/" and target.partition("?")[0]:
+        raise DiskUrlInvalid(url=text, reason="name the export as an option: ?export=name")
+    query = target if mark == "?" else target.partition("?")[2]
+    return DiskUrl(scheme, "", _options(text, scheme, query), host, port)
+
+
+def file_url(path: str) -> DiskUrl:
+    """The URL of a raw image file at an absolute path."""
+    return parse_disk_url(f"file:{quote(path)}")
+
+
+def _split(rest: str) -> tuple[str, str, str]:
+    """(server, "/" or "?" or nothing, what follows)."""
+    end = next((at for at, letter in enumerate(rest) if letter in "/?"), len(rest))
+    return rest[:end], rest[end : end + 1], rest[end + 1 :]
+
+
+def _server(text: str, authority: str, scheme: DiskScheme) -> tuple[str, int]:
+    if "@" in authority:
+        # The text is not repeated: it may hold a password.
+        raise DiskUrlInvalid(url=f"{scheme}://…", reason="no user or password may stand in it")
+    match = _AUTHORITY.fullmatch(authority)
+    port = int(match[2]) if match and match[2] else scheme.port
+    if match is None or not 1 <= port <= 65535:
+        raise DiskUrlInvalid(url=text, reason="the server must be a name or an address, and its port 1 to 65535")
+    return match[1].strip("[]").lower(), port
+
+
+def _local_path(text: str, raw: str) -> str:
+    path = unquote(raw)
     pure = PurePosixPath(path)
     if not pure.is_absolute() or ".." in pure.parts or "\0" in path:
         raise DiskUrlInvalid(url=text, reason="the path must be absolute and free of '..'")
+    return str(pure)
+
+
+def _options(text: str, scheme: DiskScheme, query: str) -> tuple[tuple[str, str], ...]:
     try:
         options = tuple(sorted(parse_qsl(query, keep_blank_values=True, strict_parsing=True))) if query else ()
     except ValueError as error:
@@ -76,11 +169,8 @@ def parse_disk_url(text: str) -> DiskUrl:
             raise DiskUrlInvalid(url=text, reason=f"{scheme}: has no option {name!r}")
         if name == "format" and value not in IMAGE_FORMATS:
             raise DiskUrlInvalid(url=text, reason=f"the format must be one of {', '.join(sorted(IMAGE_FORMATS))}")
+        if len(value.encode()) > _MAX_NAME_BYTES or "\0" in value:
+            raise DiskUrlInvalid(url=text, reason=f"{name} must have at most {_MAX_NAME_BYTES} bytes")
     if len(dict(options)) != len(options):
         raise DiskUrlInvalid(url=text, reason="an option is given twice")
-    return DiskUrl(DiskScheme(scheme), str(pure), options)
-
-
-def file_url(path: str) -> DiskUrl:
-    """The URL of a raw image file at an absolute path."""
-    return parse_disk_url(f"file:{quote(path)}")
+    return options

@@ -75,7 +75,7 @@ class Source:
         if order.base_geometry is not None and order.base_geometry.block_log2 != order.geometry.block_log2:
             raise UsageError(reason="the base point has another block size")
         self._order = order
-        self._disk, self._used = _open_first(order.disks, self._host)
+        self._disk, self._used = _open_first(order, self._host)
         if self._disk.size_bytes < order.geometry.size_bytes:
             raise DiskShrunk(
                 url=self._used, found_bytes=self._disk.size_bytes, expected_bytes=order.geometry.size_bytes
@@ -327,12 +327,12 @@ class _Transfer:
             self.root = compute_root(self._ids.ids(self._geometry.blocks), self._geometry)
 
 
-def _open_first(urls: tuple[str, ...], host: MoverHost) -> tuple[ReadableDisk, str]:
+def _open_first(order: BackupOrder, host: MoverHost) -> tuple[ReadableDisk, str]:
     """The first disk that opens. Raises the error of the first one if none does."""
     first: DiskError | ToolMissing | None = None
-    for url in urls:
+    for url in order.disks:
         try:
-            return open_disk(url, host), url
+            return open_disk(url, host, order.access), url
         except (DiskError, ToolMissing) as error:
             first = first or error
     raise first or UsageError(reason="the order names no disk")

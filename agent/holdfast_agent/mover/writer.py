@@ -61,7 +61,12 @@ class Writer:
             raise UsageError(reason="a writer takes one restore order")
         if order.disk is not None:
             self._disk = open_target(
-                order.disk, self._host, order.geometry.size_bytes, create=order.create, overwrite=order.overwrite
+                order.disk,
+                self._host,
+                order.geometry.size_bytes,
+                create=order.create,
+                overwrite=order.overwrite,
+                granted=order.access,
             )
         self.tally.begin(order.geometry.size_bytes)
         self._transfer = _Transfer(self._connection, self.workers, self.tally, self._spec.keys, order, self._disk)

@@ -119,4 +119,8 @@ def _mover_host(settings: AgentSettings) -> MoverHost:
         runtime_dir=str(settings.runtime_dir),
         workers=settings.proxy.worker_count if settings.proxy else 1,
         identity=identity(settings),
+        disk_servers=settings.proxy.servers if settings.proxy else (),
+        tls_ca_file=settings.proxy.tls_ca_file if settings.proxy else "",
+        tls_certificate_file=settings.proxy.tls_certificate_file if settings.proxy else "",
+        tls_key_file=settings.proxy.tls_key_file if settings.proxy else "",
     )

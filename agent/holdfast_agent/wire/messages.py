@@ -12,7 +12,6 @@ from typing import Annotated
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord
-from holdfast_agent.model.disk_url import DiskScheme
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import PointEntry
 from holdfast_agent.model.rules import TransferRules
@@ -73,7 +72,7 @@ class HelloReply(Reply, frozen=True, tag=True, kw_only=True):
     roles: tuple[str, ...]
     proxy_slots: int
     repository_slots: int
-    disk_schemes: tuple[DiskScheme, ...]
+    disk_schemes: tuple[str, ...]
     tools: tuple[str, ...]
 
 

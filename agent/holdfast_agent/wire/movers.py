@@ -28,6 +28,8 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     ``cache_dir``: host-local caches of repositories. ``workers``: threads of the pool. ``session_fd``: target only,
     the inherited descriptor that holds the lock of the write session. ``connect_timeout_s``: how long a mover waits for
     its peer; ``stall_timeout_s``: how long a silent peer is borne. ``identity``: as which a repository is opened.
+    ``disk_servers``: rules of :mod:`holdfast_agent.model.server_rules` for disks on the network. ``tls_ca_file``: whom
+    to trust there, the system's authorities if empty; ``tls_certificate_file``, ``tls_key_file``: to prove ourselves.
     """
 
     agent: str
@@ -43,6 +45,10 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 60.0
     stall_timeout_s: float = 120.0
     identity: RepositoryHost | None = None
+    disk_servers: tuple[str, ...] = ()
+    tls_ca_file: str = ""
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
 
 
 class ToMover(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from holdfast_agent.model.change import ChangeMode
+from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import BlockId, Sid
 from holdfast_agent.model.rules import TransferRules
@@ -66,9 +67,13 @@ class CheckerSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
 
 
 class TransferOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Base of the orders that begin a transfer; sent to the mover on the proxy, which drives the conversation."""
+    """Base of the orders that begin a transfer; sent to the mover on the proxy, which drives the conversation.
+
+    ``access``: secrets for the servers of its disks.
+    """
 
     geometry: Geometry
+    access: tuple[DiskAccess, ...] = ()
 
 
 class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):

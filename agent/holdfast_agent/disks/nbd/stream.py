@@ -1,0 +1,159 @@
+"""Bytes to and from a server: a socket as it is, or TLS over it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from holdfast_agent.disks.patience import Patience
+
+_CIPHERTEXT_BYTES = 256 << 10
+
+
+class Stream(Protocol):
+    """One thread sends and one receives at a time; these two may be different and at it at once."""
+
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send all parts, one after the other. Raises OSError, TimeoutError among them."""
+
+    def receive_into(self, view: memoryview) -> None:
+        """Fill ``view``. Raises OSError, TimeoutError and ConnectionError (the end) among them."""
+
+    def shut_down(self) -> None:
+        """Wake whoever sends or receives, with an error. Any thread; idempotent, never raises."""
+
+    def close(self) -> None:
+        """Release the socket, after the last use. Idempotent, never raises."""
+
+
+class PlainStream:
+    """Time-outs are the kernel's: then one system call fills a whole buffer, and the GIL changes hands once."""
+
+    def __init__(self, peer: socket.socket, timeout_s: float) -> None:
+        """Takes over a connected socket. ``timeout_s``: for each part that is sent or received, as a whole."""
+        self._socket = peer
+        peer.setblocking(True)
+        self.timeout_s = timeout_s
+        self.set_timeout(timeout_s)
+
+    def set_timeout(self, timeout_s: float) -> None:
+        """From the next call on."""
+        self.timeout_s = max(timeout_s, 0.001)  # the kernel takes 0 for "none"
+        fraction, seconds = math.modf(self.timeout_s)
+        value = struct.pack("@ll", int(seconds), int(fraction * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        left = [memoryview(part) for part in parts if len(part)]
+        patience = Patience(self.timeout_s)
+        while left:
+            patience.left_s()
+            try:
+                sent = self._socket.sendmsg(left)
+            except BlockingIOError as error:
+                raise TimeoutError("the server takes nothing") from error
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if left:
+                left[0] = left[0][sent:]
+
+    def receive_into(self, view: memoryview) -> None:
+        done = 0
+        patience = Patience(self.timeout_s)
+        while done < len(view):
+            patience.left_s()
+            done += self._receive(view[done:], socket.MSG_WAITALL)
+
+    def receive_some(self, view: memoryview) -> int:
+        """Receive what is there, at least one byte."""
+        return self._receive(view, 0)
+
+    def shut_down(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _receive(self, view: memoryview, flags: int) -> int:
+        try:
+            count = self._socket.recv_into(view, 0, flags)
+        except BlockingIOError as error:
+            raise TimeoutError("the server says nothing") from error
+        if count == 0:
+            raise ConnectionResetError("the server closed the connection")
+        return count
+
+
+class TlsStream:
+    """TLS between two memory buffers: OpenSSL's state is touched by one thread at a time, but no thread that waits for
+    the network keeps another from sending."""
+
+    def __init__(self, plain: PlainStream, context: ssl.SSLContext, server: str) -> None:
+        """The handshake. Raises :class:`ssl.SSLError`, OSError."""
+        self._plain = plain
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server)
+        self._state = threading.Lock()
+        self._ciphertext = memoryview(bytearray(_CIPHERTEXT_BYTES))
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._feed()
+            else:
+                self._flush()
+                return
+
+    def peer_certificate(self) -> bytes:
+        """The server's certificate in DER."""
+        return self._tls.getpeercert(binary_form=True) or b""
+
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        with self._state:
+            for part in parts:
+                done = 0
+                while done < len(part):
+                    done += self._tls.write(part[done:])
+        self._flush()
+
+    def receive_into(self, view: memoryview) -> None:
+        done = 0
+        patience = Patience(self._plain.timeout_s)
+        while done < len(view):
+            patience.left_s()
+            try:
+                with self._state:
+                    count = self._tls.read(len(view) - done, view[done:])
+            except ssl.SSLWantReadError:
+                self._feed()
+                continue
+            if not count:
+                raise ConnectionResetError("the server closed the connection")
+            done += int(count)
+
+    def shut_down(self) -> None:
+        self._plain.shut_down()
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def _flush(self) -> None:
+        """Only by the thread that sends. An answer to a key update waits for the next request, which is in time."""
+        with self._state:
+            data = self._outgoing.read()
+        if data:
+            self._plain.send([data])
+
+    def _feed(self) -> None:
+        count = self._plain.receive_some(self._ciphertext)
+        with self._state:
+            self._incoming.write(self._ciphertext[:count])

@@ -1,0 +1,1 @@
+"""Raw images on web servers, read by ranges over connections that stay open."""

@@ -1,0 +1,104 @@
+"""Partition tables: GPT (UEFI specification, 5.3) and MBR with logical partitions."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from itertools import pairwise
+
+from holdfast_agent.disks.disk import ReadableDisk
+from holdfast_agent.model.geometry import Extent
+
+from .reading import Doubt, Volume
+
+_MBR_SECTOR = 512
+_MBR_SIGNATURE = b"\x55\xaa"
+_GPT_SIGNATURE = b"EFI PART"
+_EXTENDED = (0x05, 0x0F, 0x85)
+_PROTECTIVE = 0xEE
+_MAX_PARTITIONS = 256
+
+
+def volumes(disk: ReadableDisk) -> list[Volume]:
+    """The partitions of a disk, ascending; the disk itself if it has no table.
+
+    Raises :class:`Doubt` for a table that is not sound, and errors of the disk.
+    """
+    whole = Volume(disk, Extent(0, disk.size_bytes))
+    if not whole.has(510, _MBR_SIGNATURE):
+        if any(whole.has(sector, _GPT_SIGNATURE) for sector in (512, 4096)):
+            raise Doubt("it has a GPT without the MBR that protects it")
+        return [whole]
+    entries = _mbr_entries(whole, 0)
+    if any(kind == _PROTECTIVE for kind, _, _ in entries):
+        extents = _gpt(whole)
+    elif entries:
+        extents = _mbr(whole, entries)
+    else:
+        return [whole]  # a boot sector of a file system on the whole disk
+    extents.sort()
+    if any(before.end > after.start for before, after in pairwise(extents)):
+        raise Doubt("partitions overlap")
+    if extents and (extents[0].start <= 0 or extents[-1].end > disk.size_bytes):
+        raise Doubt("a partition does not lie on the disk")
+    return [Volume(disk, extent) for extent in extents]
+
+
+def _mbr_entries(whole: Volume, sector: int) -> list[tuple[int, int, int]]:
+    """(type, first sector, sectors) of the entries in use."""
+    table = whole.read(sector * _MBR_SECTOR, _MBR_SECTOR)
+    if table[510:] != _MBR_SIGNATURE:
+        raise Doubt("a partition table has no signature")
+    found = [struct.unpack_from("<B3xB3xII", table, 446 + 16 * number) for number in range(4)]
+    if any(status not in (0, 0x80) for status, _, _, _ in found):
+        return []  # code or text, no table
+    return [(kind, start, count) for _, kind, start, count in found if kind and count]
+
+
+def _mbr(whole: Volume, entries: list[tuple[int, int, int]]) -> list[Extent]:
+    extents = [_sectors(start, count, _MBR_SECTOR) for kind, start, count in entries if kind not in _EXTENDED]
+    for kind, first, _ in entries:
+        at = first if kind in _EXTENDED else 0
+        seen: set[int] = set()
+        while at:
+            if at in seen or len(seen) > _MAX_PARTITIONS:
+                raise Doubt("its logical partitions go round in a circle")
+            seen.add(at)
+            following = 0
+            for logical, start, count in _mbr_entries(whole, at):
+                if logical in _EXTENDED:
+                    following = first + start
+                else:
+                    extents.append(_sectors(at + start, count, _MBR_SECTOR))
+            at = following
+    return extents
+
+
+def _gpt(whole: Volume) -> list[Extent]:
+    sector = next((sector for sector in (512, 4096) if whole.has(sector, _GPT_SIGNATURE)), 0)
+    if not sector:
+        raise Doubt("its GPT is missing")
+    header = whole.read(sector, sector)
+    revision, size, checksum, own = struct.unpack_from("<III4xQ", header, 8)
+    if revision != 0x10000 or not 92 <= size <= sector or own != 1:
+        raise Doubt("its GPT has an unknown form")
+    if zlib.crc32(header[:16] + bytes(4) + header[20:size]) != checksum:
+        raise Doubt("the checksum of its GPT is wrong")
+    table, count, entry_bytes, table_checksum = struct.unpack_from("<QIII", header, 72)
+    if not 0 < count <= _MAX_PARTITIONS or not 128 <= entry_bytes <= 4096 or entry_bytes % 128:
+        raise Doubt("its GPT has an unknown form")
+    entries = whole.read(table * sector, count * entry_bytes)
+    if zlib.crc32(entries) != table_checksum:
+        raise Doubt("the checksum of its GPT's entries is wrong")
+    extents = []
+    for at in range(0, len(entries), entry_bytes):
+        if any(entries[at : at + 16]):
+            first, last = struct.unpack_from("<QQ", entries, at + 32)
+            extents.append(_sectors(first, last - first + 1, sector))
+    return extents
+
+
+def _sectors(first: int, count: int, sector: int) -> Extent:
+    if count <= 0:
+        raise Doubt("a partition ends before it begins")
+    return Extent(first * sector, count * sector)

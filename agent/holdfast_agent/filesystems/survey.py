@@ -1,0 +1,122 @@
+"""One look at a whole disk: what of it nobody needs, and why the rest is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from holdfast_agent.disks.disk import DiskExtent, ReadableDisk
+from holdfast_agent.model.geometry import Extent
+
+from . import ext4, partitions, swap
+from .reading import Doubt, Volume
+
+# Signatures of what else a volume may be. One of them beside a known one means that one of the two is a leftover.
+_OTHERS = (
+    (0, b"XFSB", "XFS"),
+    (3, b"NTFS    ", "NTFS"),
+    (0, b"LUKS\xba\xbe", "LUKS"),
+    (65600, b"_BHRfS_M", "Btrfs"),
+    *((sector * 512, b"LABELONE", "LVM") for sector in range(4)),
+    (4096, b"\xfc\x4e\x2b\xa9", "RAID"),
+    (0, b"\xfc\x4e\x2b\xa9", "RAID"),
+)
+_RAID = b"\xfc\x4e\x2b\xa9"
+
+
+class Finding(NamedTuple):
+    """A volume. ``unused_bytes`` 0 with a ``doubt``: all of it is kept, for that reason. For the session's log."""
+
+    extent: Extent
+    kind: str
+    unused_bytes: int
+    doubt: str = ""
+
+
+class Survey(NamedTuple):
+    """``unused``: ascending and merged, in whole blocks of the grain that was asked for."""
+
+    unused: list[Extent]
+    findings: list[Finding]
+
+
+def survey(disk: ReadableDisk, grain_bytes: int) -> Survey:
+    """Look for what need not be read. ``disk`` must hold still: a snapshot, or a disk that nobody writes to.
+
+    ``grain_bytes``: the blocks in which the disk is stored; only whole ones can be left out, so the list has at most
+    one extent for two of them. Called once before a transfer; costs some reads for each GiB. Raises errors of the
+    disk, nothing else: a disk that is not understood is all used.
+    """
+    try:
+        volumes = partitions.volumes(disk)
+    except Doubt as doubt:
+        return Survey([], [Finding(Extent(0, disk.size_bytes), "disk", 0, str(doubt))])
+    unused: list[Extent] = []
+    findings = []
+    for volume in volumes:
+        kind, found, reason = _look(volume)
+        whole = list(_whole_blocks(_merged(found), volume.extent.start, grain_bytes))
+        unused += whole
+        findings.append(Finding(volume.extent, kind, sum(extent.length for extent in whole), reason))
+    return Survey(list(_merged(unused)), findings)
+
+
+def used_extents(extents: Iterable[DiskExtent], unused: list[Extent]) -> Iterator[DiskExtent]:
+    """The allocation of a disk as if ``unused`` were holes: contiguous, ascending, like ``extents``."""
+    holes = iter(unused)
+    hole = next(holes, None)
+    for start, length, data in extents:
+        at, end = start, start + length
+        while at < end:
+            while hole is not None and hole.end <= at:
+                hole = next(holes, None)
+            if hole is None or hole.start >= end:
+                yield DiskExtent(at, end - at, data)
+                break
+            if hole.start > at:
+                yield DiskExtent(at, hole.start - at, data)
+            stop = min(hole.end, end)
+            yield DiskExtent(max(at, hole.start), stop - max(at, hole.start), data=False)
+            at = stop
+
+
+def _look(volume: Volume) -> tuple[str, list[Extent], str]:
+    """(kind, unused in bytes of the volume, doubt)."""
+    known = [kind for kind, is_it in (("ext4", ext4.is_ext4), ("swap", swap.is_swap)) if is_it(volume)]
+    others = sorted({name for offset, magic, name in _OTHERS if volume.has(offset, magic)} | _raid_at_end(volume))
+    if not known:
+        return " or ".join(others) or "unknown", [], "it is not of a kind whose free blocks are known"
+    if len(known) + len(others) > 1:
+        return known[0], [], f"it has the marks of {', '.join(known + others)} at once"
+    try:
+        return known[0], list((ext4.unused if known[0] == "ext4" else swap.unused)(volume)), ""
+    except Doubt as doubt:
+        return known[0], [], str(doubt)
+
+
+def _raid_at_end(volume: Volume) -> set[str]:
+    """A member of a Linux RAID with its superblock at the end (0.90, 1.0) looks like the file system on the array."""
+    size = volume.extent.length
+    places = (size // 65536 * 65536 - 65536, (size - 8192) // 4096 * 4096)
+    return {"RAID"} if any(volume.has(place, _RAID) for place in places) else set()
+
+
+def _merged(extents: Iterable[Extent]) -> Iterator[Extent]:
+    last: Extent | None = None
+    for extent in extents:
+        if last is not None and extent.start == last.end:
+            last = Extent(last.start, last.length + extent.length)
+            continue
+        if last is not None and last.length:
+            yield last
+        last = extent
+    if last is not None and last.length:
+        yield last
+
+
+def _whole_blocks(extents: Iterable[Extent], offset: int, grain: int) -> Iterator[Extent]:
+    for extent in extents:
+        start = -(-(offset + extent.start) // grain) * grain
+        end = (offset + extent.end) // grain * grain
+        if end > start:
+            yield Extent(start, end - start)

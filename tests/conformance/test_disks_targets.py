@@ -1,0 +1,82 @@
+"""The restore targets against the conformance suite, each with a real counterpart."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.disks.open import open_target
+from lab.devices import loop_device
+from lab.disk_suite import SIZE, Restored, WritableSuite
+from lab.disks import host_for, nbdkit, qemu_nbd
+
+
+def used_disk(path: Path) -> bytes:
+    """A file full of old data at ``path``, and what is in it."""
+    path.write_bytes(random.Random(9).randbytes(SIZE))
+    return path.read_bytes()
+
+
+class TestNewFile(WritableSuite):
+    @pytest.fixture
+    def restored(self, tmp_path: Path) -> Restored:
+        target = open_target(f"file:{tmp_path}/new", host_for(tmp_path), SIZE, create=True, overwrite=False)
+        return Restored(target, (tmp_path / "new").read_bytes, bytes(SIZE))
+
+
+class TestExistingFile(WritableSuite):
+    @pytest.fixture
+    def restored(self, tmp_path: Path) -> Restored:
+        before = used_disk(tmp_path / "disk")
+        target = open_target(f"file:{tmp_path}/disk", host_for(tmp_path), SIZE, create=False, overwrite=True)
+        return Restored(target, (tmp_path / "disk").read_bytes, before)
+
+
+class TestBlockDevice(WritableSuite):
+    @pytest.fixture
+    def restored(self, tmp_path: Path) -> Iterator[Restored]:
+        before = used_disk(tmp_path / "disk")
+        with loop_device(tmp_path / "disk") as device:
+            target = open_target(f"block:{device}", host_for(Path("/dev")), SIZE, create=False, overwrite=True)
+            yield Restored(target, Path(device).read_bytes, before)
+            target.abort()
+
+
+_STRICT = ("blocksize-minimum=4K", "blocksize-preferred=4K", "blocksize-maximum=64K", "blocksize-error-policy=error")
+
+
+@pytest.mark.usefixtures("nbdkit_program")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("file",),
+        ("--filter=nozero", "file"),
+        ("--filter=fua", "file", "fuamode=force"),
+        ("--filter=blocksize-policy", "file", *_STRICT),
+        ("--filter=multi-conn", "file", "multi-conn-mode=disable"),
+    ],
+    ids=["as-it-is", "no-zeroes", "fua", "strict-blocks", "one-connection"],
+)
+class TestNbd(WritableSuite):
+    @pytest.fixture
+    def restored(self, tmp_path: Path, options: tuple[str, ...]) -> Iterator[Restored]:
+        before = used_disk(tmp_path / "disk")
+        with nbdkit(tmp_path, *options, f"file={tmp_path}/disk") as socket:
+            target = open_target(f"nbd+unix:{socket}", host_for(tmp_path), SIZE, create=False, overwrite=True)
+            yield Restored(target, (tmp_path / "disk").read_bytes, before)
+            target.abort()
+
+
+@pytest.mark.usefixtures("qemu_nbd")
+@pytest.mark.parametrize("shared", [1, 4])
+class TestNbdOfQemu(WritableSuite):
+    @pytest.fixture
+    def restored(self, tmp_path: Path, shared: int) -> Iterator[Restored]:
+        before = used_disk(tmp_path / "disk")
+        with qemu_nbd(tmp_path, tmp_path / "disk", f"--shared={shared}") as socket:
+            target = open_target(f"nbd+unix:{socket}", host_for(tmp_path), SIZE, create=False, overwrite=True)
+            yield Restored(target, (tmp_path / "disk").read_bytes, before)
+            target.abort()

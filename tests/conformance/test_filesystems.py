@@ -1,0 +1,270 @@
+"""What is left out of a disk, against real file systems: the rest must be a sound one with the same files."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.disks.open import open_disk
+from holdfast_agent.filesystems.survey import Survey, survey
+from holdfast_agent.model.geometry import Extent
+from lab.devices import mounted
+from lab.disks import host_for
+from lab.tools import require_tool
+
+MIB = 1 << 20
+SIZE = 192 * MIB
+OLD = 0xAA  # what lies in blocks that nobody uses
+
+
+def look(image: Path, grain: int = 65536) -> Survey:
+    with closing(open_disk(f"file:{image}", host_for(image.parent))) as disk:
+        return survey(disk, grain)
+
+
+def make_ext4(image: Path, *options: str, size: int = SIZE, kind: str = "ext4") -> Path:
+    """An empty ext4 on a disk full of old data."""
+    with image.open("wb") as file:
+        for _ in range(size // MIB):
+            file.write(bytes([OLD]) * MIB)
+    program = require_tool("mke2fs", "e2fsprogs")
+    subprocess.run([program, "-q", "-F", "-t", kind, "-E", "nodiscard", *options, image], check=True)
+    return image
+
+
+def live_on(folder: Path) -> None:
+    """Write files of many sizes, delete two thirds of them, write more."""
+    rng = random.Random(5)
+    for number in range(150):
+        (folder / f"{number}").write_bytes(rng.randbytes(rng.choice([0, 100, 5000, 70_000, 900_000])))
+    for number in range(0, 150, 3):
+        (folder / f"{number}").unlink()
+        (folder / f"{number + 1}").unlink()
+    (folder / "folder").mkdir()
+    for number in range(30):
+        (folder / "folder" / f"{number}").write_bytes(rng.randbytes(30_000))
+
+
+def restored(image: Path, found: Survey) -> Path:
+    """The disk as it is after a backup and a restore: zeros where it was left out."""
+    copy = image.with_name(f"{image.name}.restored")
+    shutil.copyfile(image, copy)
+    with copy.open("r+b") as file:
+        for extent in found.unused:
+            file.seek(extent.start)
+            file.write(bytes(extent.length))
+    return copy
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_same_file_system(image: Path, copy: Path, folder: Path) -> None:
+    subprocess.run([require_tool("e2fsck", "e2fsprogs"), "-f", "-n", copy], check=True, capture_output=True)
+    with mounted(image, folder / "one", "ro") as one, mounted(copy, folder / "other", "ro") as other:
+        assert files(one) == files(other)
+        assert len(files(one)) > 50
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("-b", "4096"),
+        ("-b", "4096", "-O", "^64bit"),
+        ("-O", "^flex_bg,^resize_inode"),
+        ("-O", "sparse_super2,inline_data,large_dir"),
+        ("-O", "metadata_csum_seed,^has_journal"),
+        ("-E", "nodiscard,lazy_itable_init=0"),
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+def test_free_blocks_of_ext4(tmp_path: Path, options: tuple[str, ...]) -> None:
+    image = make_ext4(tmp_path / "disk", *options)
+    with mounted(image, tmp_path / "live") as folder:
+        live_on(folder)
+    found = look(image)
+    copy = restored(image, found)
+    assert_same_file_system(image, copy, tmp_path)
+    (finding,) = found.findings
+    assert (finding.kind, finding.doubt) == ("ext4", "")
+    assert finding.unused_bytes > SIZE * 0.6
+
+
+def test_a_frozen_file_system_can_be_believed_and_a_mounted_one_cannot(tmp_path: Path) -> None:
+    image, snapshot = make_ext4(tmp_path / "disk"), tmp_path / "snapshot"
+    with mounted(image, tmp_path / "live") as folder:
+        live_on(folder)
+        subprocess.run(["sync", "-f", folder], check=True)
+        shutil.copyfile(image, snapshot)
+        (finding,) = look(snapshot).findings
+        assert (finding.unused_bytes, "not frozen" in finding.doubt) == (0, True)
+        subprocess.run(["fsfreeze", "--freeze", folder], check=True)
+        try:
+            shutil.copyfile(image, snapshot)
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", folder], check=True)
+    found = look(snapshot)
+    assert found.findings[0].unused_bytes > SIZE * 0.6
+    assert_same_file_system(snapshot, restored(snapshot, found), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "doubt"),
+    [
+        (("-O", "^metadata_csum"), "no checksums"),
+        (("-O", "bigalloc"), "unknown features"),
+        (("-O", "meta_bg,^resize_inode"), "unknown features"),
+        (("-b", "4096", "-g", "8192"), "not possible"),
+    ],
+)
+def test_forms_of_ext4_that_are_not_known_are_kept_whole(tmp_path: Path, options: tuple[str, ...], doubt: str) -> None:
+    found = look(make_ext4(tmp_path / "disk", *options, size=32 * MIB))
+    assert found.unused == []
+    assert doubt in found.findings[0].doubt
+
+
+def test_ext2_and_ext3_are_kept_whole(tmp_path: Path) -> None:
+    for kind in ("ext2", "ext3"):
+        image = make_ext4(tmp_path / kind, size=32 * MIB, kind=kind)
+        assert look(image).unused == []
+
+
+def _spots(image: Path) -> Iterator[int]:
+    """Offsets of bytes that decide what is left out: in the superblock, a descriptor, and two bitmaps."""
+    raw = image.read_bytes()
+    yield from (1024 + 0x4, 1024 + 0x18, 1024 + 0x20, 1024 + 0x60, 1024 + 0x3FC)
+    for group in (0, 1):
+        descriptor = 4096 + 64 * group
+        yield from (descriptor, descriptor + 0x12, descriptor + 0x1E)
+        (bitmap,) = struct.unpack_from("<I", raw, descriptor)
+        yield from (bitmap * 4096, bitmap * 4096 + 4095)
+
+
+def test_a_flipped_bit_anywhere_on_the_way_keeps_the_whole_volume(tmp_path: Path) -> None:
+    image = make_ext4(tmp_path / "disk", "-b", "4096", "-O", "^uninit_bg")
+    whole = image.read_bytes()
+    assert look(image).unused != []
+    for spot in _spots(image):
+        for bit in (0, 7):
+            with image.open("r+b") as file:
+                file.seek(spot)
+                file.write(bytes([whole[spot] ^ 1 << bit]))
+            assert look(image).unused == [], f"the checker is broken at {spot}"
+            with image.open("r+b") as file:
+                file.seek(spot)
+                file.write(whole[spot : spot + 1])
+    assert look(image).unused != []
+
+
+def _mark(offset: int, magic: bytes) -> Callable[[Path], None]:
+    def mark(image: Path) -> None:
+        with image.open("r+b") as file:
+            file.seek(offset % image.stat().st_size)
+            file.write(magic)
+
+    return mark
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _mark(0, b"XFSB"),
+        _mark(512, b"LABELONE"),
+        _mark(4086, b"SWAPSPACE2"),
+        _mark(-65536, b"\xfc\x4e\x2b\xa9"),
+        _mark(-8192, b"\xfc\x4e\x2b\xa9"),
+        lambda image: os.truncate(image, 16 * MIB),
+    ],
+    ids=["xfs", "lvm", "swap", "raid-0.90", "raid-1.0", "cut"],
+)
+def test_a_volume_that_may_be_something_else_is_kept_whole(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    image = make_ext4(tmp_path / "disk", "-b", "4096", size=32 * MIB)
+    assert look(image).unused
+    damage(image)
+    found = look(image)
+    assert found.unused == []
+    assert found.findings[0].doubt
+
+
+def make_swap(image: Path, size: int = 8 * MIB) -> Path:
+    image.write_bytes(bytes([OLD]) * size)
+    image.chmod(0o600)
+    subprocess.run([require_tool("mkswap", "util-linux"), "-q", image], check=True)
+    return image
+
+
+def test_the_content_of_swap_is_left_out_and_its_header_stays(tmp_path: Path) -> None:
+    image = make_swap(tmp_path / "swap")
+    assert look(image, 4096).unused == [Extent(4096, 8 * MIB - 4096)]
+    assert look(image, MIB).unused == [Extent(MIB, 7 * MIB)]
+    before = subprocess.run(["swaplabel", image], check=True, capture_output=True).stdout
+    restored_image = restored(image, look(image, 4096))
+    assert subprocess.run(["swaplabel", restored_image], check=True, capture_output=True).stdout == before
+
+
+def test_a_hibernated_system_is_kept(tmp_path: Path) -> None:
+    image = make_swap(tmp_path / "swap")
+    _mark(4086, b"S1SUSPEND\0")(image)
+    assert look(image).unused == []
+
+
+def test_swap_that_claims_more_than_there_is_is_kept(tmp_path: Path) -> None:
+    image = make_swap(tmp_path / "swap")
+    with image.open("r+b") as file:
+        file.truncate(4 * MIB)
+    assert look(image).findings[0].doubt == "its header is not sound"
+
+
+@pytest.mark.parametrize("label", ["gpt", "dos"])
+def test_partitions(tmp_path: Path, label: str) -> None:
+    """ext4, swap and something unknown; with MBR two of them are logical partitions."""
+    system, swap = make_ext4(tmp_path / "system", size=64 * MIB), make_swap(tmp_path / "swap")
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(100 * MIB)
+    table = [f"label: {label}", "start=2048, size=131072, type=L"]
+    if label == "dos":
+        table.append("start=133120, type=E")
+    table += ["start=135168, size=16384, type=S", "start=153600, size=2048, type=L"]
+    subprocess.run([require_tool("sfdisk", "fdisk"), "-q", disk], input="\n".join(table), text=True, check=True)
+    with disk.open("r+b") as file:
+        for image, place in ((system, MIB), (swap, 66 * MIB)):
+            file.seek(place)
+            file.write(image.read_bytes())
+    found = look(disk)
+    assert [(finding.extent.start, finding.kind) for finding in found.findings] == [
+        (MIB, "ext4"),
+        (66 * MIB, "swap"),
+        (75 * MIB, "unknown"),
+    ]
+    alone = [Extent(extent.start + MIB, extent.length) for extent in look(system).unused]
+    assert [extent for extent in found.unused if extent.end <= 65 * MIB] == alone
+    assert found.unused[-1] == Extent(66 * MIB + 65536, 8 * MIB - 65536)
+    assert all(before.end < after.start for before, after in pairwise(found.unused))
+
+
+def test_a_damaged_gpt_keeps_the_whole_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(8 * MIB)
+    subprocess.run(
+        [require_tool("sfdisk", "fdisk"), "-q", disk], input="label: gpt\nstart=2048\n", text=True, check=True
+    )
+    for spot in (512 + 16, 512 + 72, 1024 + 32):
+        raw = disk.read_bytes()
+        _mark(spot, bytes([raw[spot] ^ 1]))(disk)
+        (finding,) = look(disk).findings
+        assert "GPT" in finding.doubt
+        disk.write_bytes(raw)
+    assert [finding.kind for finding in look(disk).findings] == ["unknown"]
