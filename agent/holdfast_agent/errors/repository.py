@@ -82,6 +82,15 @@ class ObjectMissing(RepositoryError):
     exit_code = 14
 
 
+class OriginDamaged(RepositoryError):
+    """A copy or a heal that meets damage in the repository that it reads from."""
+
+    code = "origin_damaged"
+    message = "{what} of {disk} cannot be read from the repository that it is copied from: {reason}"
+    action = "Other points are not touched. The next backup into that repository heals it; so does `repository heal`"
+    exit_code = 14
+
+
 class PointNotFound(RepositoryError):
     code = "point_not_found"
     message = "there is no restore point {point} in this repository"

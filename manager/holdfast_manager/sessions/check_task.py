@@ -9,7 +9,7 @@ from holdfast_agent.model.points import Point
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.messages import VerifyBudget
-from holdfast_agent.wire.specs import CheckerSpec, CheckOrder, CheckTree, MoverResult, ReaderSpec
+from holdfast_agent.wire.specs import BlockTree, CheckerSpec, CheckOrder, MoverResult, ReaderSpec
 
 from .events import Event, MoversStarted, TaskKey, TaskStopped, TransferBegan
 from .instructions import BeginTransfer, ReleaseTask, RequestSlot, StartMovers, StopTask, TaskInstruction
@@ -24,17 +24,17 @@ class CheckTask:
         self._keys = keys
         self._proxy = proxy
         self._budget = budget
-        self._trees: tuple[CheckTree, ...] = ()
+        self._trees: tuple[BlockTree, ...] = ()
         self._key = TaskKey(context.repository.name, "level 2")
         self._finished = False
         self.work = TaskWork(context)
 
     def add(self, points: Sequence[Point]) -> TaskKey:
         """What is to be checked; before the machine is told of the task. Trees that are the same count once."""
-        trees: dict[tuple[BlockId, int, int], CheckTree] = {}
+        trees: dict[tuple[BlockId, int, int], BlockTree] = {}
         for point in points:
             for disk in point.disks:
-                tree = CheckTree(root_id(disk.root), disk.geometry)
+                tree = BlockTree(root_id(disk.root), disk.geometry)
                 trees[tree.root, disk.size_bytes, disk.block_log2] = tree
         self._trees = tuple(trees.values())
         size = sum(tree.geometry.size_bytes for tree in self._trees)
