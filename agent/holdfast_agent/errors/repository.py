@@ -201,6 +201,15 @@ class VerificationFailed(RepositoryError):
     exit_code = 14
 
 
+class HealIncomplete(RepositoryError):
+    """The outcome of a heal that could not bring everything back; each thing stands in its session's log."""
+
+    code = "heal_incomplete"
+    message = "{findings} thing(s) that restore points of {repository} need are still lost"
+    action = "`holdfast session show` names each. Another repository, or the next backup of the disk, may have them"
+    exit_code = 14
+
+
 class CollectionRefused(RepositoryError):
     """The collector sees something that a sound repository never shows, and deletes nothing."""
 

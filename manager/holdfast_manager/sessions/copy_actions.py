@@ -1,0 +1,317 @@
+"""What each step of a copy does. It is a backup whose VMs are restore points of another repository.
+
+It runs on the backup's machine, each point in the place of a VM: a point is frozen for ever, so that the steps
+`guest` and `snapshot` only tell what it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from holdfast_agent.errors import (
+    HoldfastError,
+    ObjectMissing,
+    PointNotAuthentic,
+    PointNotFound,
+    TreesDiffer,
+)
+from holdfast_agent.model.change import ChangeDecision, ChangeMode
+from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.sealing.keys import RepositoryKeys
+from holdfast_agent.sealing.roots import pack_set_digest
+from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
+from holdfast_manager.catalog.point_rows import row_of_point
+from holdfast_manager.catalog.values import PointState
+
+from .change_choice import base_disk
+from .committing import PointWriter
+from .copy_plan import CopyPlan, Pair, VmKey, best_base, plan_copy, vm_of
+from .events import (
+    Event,
+    GuestQuiesced,
+    InventoryRead,
+    PlannedVm,
+    PointCommitted,
+    RepositorySessionBegun,
+    SessionFailed,
+    SnapshotRemoved,
+    SnapshotTaken,
+    TaskFailed,
+    TaskKey,
+    VmAbandoned,
+    VmFailed,
+    VmsPlanned,
+)
+from .instructions import (
+    AbandonVm,
+    BeginRepositorySession,
+    CommitPoint,
+    Instruction,
+    PlanVms,
+    ReadInventory,
+    RemoveSnapshot,
+    RequestSlot,
+    TakeSnapshot,
+    TaskInstruction,
+    VmInstruction,
+)
+from .movers import Outcome
+from .point_reader import PointReader
+from .point_tasks import PointTasks, PointTransfer
+from .requests import CopyRequest
+from .steps import Step
+from .tasks import Context
+from .write_sessions import WriteAttempt, begin_write_session, give_up_write_session
+
+_NAMED = 5
+
+
+@dataclass
+class CopyWork(WriteAttempt):
+    """One point on its way. Owned by the actions; instructions about one point never run at once."""
+
+    point: Point
+    base: Pair | None = None
+    decisions: dict[str, ChangeDecision] = field(default_factory=dict)
+
+
+class CopyActions:
+    """Carries out the instructions of :class:`~.backup_machine.BackupMachine` for a copy."""
+
+    def __init__(self, context: Context, request: CopyRequest, origin: PointReader, keys: RepositoryKeys) -> None:
+        self._context = context
+        self._request = request
+        self._origin = origin
+        self._keys = keys
+        self._target = PointReader(context, context.repository, keys)
+        self._writer = PointWriter(context, keys)
+        self._works: dict[str, CopyWork] = {}
+        self._lock = threading.Lock()  # of the bases: points of one VM follow each other, VMs do not wait for another
+        self._bases: dict[VmKey, tuple[Pair, ...]] = {}
+        self._unwell: frozenset[Sid] = frozenset()
+        rules = TransferRules(request.compression, bandwidth_bytes_per_s=request.bandwidth_bytes_per_s)
+        self._points = PointTasks(
+            context, origin, keys, request.proxy, rules, lambda key: self._works[key.vm], self._transfer
+        )
+        self.tasks = self._points.work
+
+    def perform(self, instruction: Instruction) -> Event | None:
+        match instruction:
+            case PlanVms():
+                return self._plan()
+            case RequestSlot():
+                self._add_task(instruction.task)
+                return self._points.perform(instruction)
+            case TaskInstruction():
+                return self._points.perform(instruction)
+            case VmInstruction():
+                return self._perform_point(instruction, self._works[instruction.vm])
+        raise AssertionError(f"a copy has no {type(instruction).__name__}")
+
+    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
+        match instruction:
+            case TaskInstruction():
+                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
+            case VmInstruction():
+                return VmFailed(vm=instruction.vm, error=error.to_record(), at=instruction.step)
+        return SessionFailed(error=error.to_record())
+
+    def tick(self) -> None:
+        self.tasks.tick()
+
+    def _perform_point(self, instruction: VmInstruction, work: CopyWork) -> Event:
+        vm = instruction.vm
+        match instruction:
+            case BeginRepositorySession():
+                return self._begin_session(work)
+            case ReadInventory():
+                return self._read_point(work)
+            case TakeSnapshot():
+                consistency = work.point.consistency
+                self._context.driver.post(GuestQuiesced(vm=vm, consistency=consistency, note="as it was backed up"))
+                note = f"restore point {work.point.sid[:12]} of {self._origin.repository.name}, frozen for ever"
+                return SnapshotTaken(vm=vm, snapshot=work.point.sid, frozen_s=0.0, note=note)
+            case CommitPoint():
+                return PointCommitted(vm=vm, sid=self._commit(work).sid)
+            case RemoveSnapshot():
+                return SnapshotRemoved(vm=vm, note="the original stays")
+            case AbandonVm():
+                if give_up_write_session(self._context, work):
+                    return PointCommitted(vm=vm, sid=work.sid)
+                return VmAbandoned(vm=vm)
+        raise AssertionError(f"a point has no {type(instruction).__name__}")
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> Event:
+        """Step `start`: both repositories are there; what the one has and the other has not."""
+        for repository in (self._context.repository, self._origin.repository):
+            request = OpenRepository(repository=repository.path)
+            self._context.pool.ask(repository.agent, request, RepositoryFacts)
+        plan = plan_copy(self._context.catalog, self._request, self._origin.ask, self._target.ask)
+        self._remember_unknown(plan)
+        self._bases, self._unwell = dict(plan.bases), plan.unwell
+        self._tell(plan)
+        planned, unplanned = [], [sid[:12] for sid in plan.refused]
+        for chain in plan.chains:
+            before: str | None = None
+            for point in chain:
+                self._works[point.sid] = CopyWork(point)
+                disks = tuple(disk.disk_id for disk in point.disks)
+                planned.append(PlannedVm(point.sid, _name(point), disks, before))
+                before = point.sid
+        left_out = tuple(_name(point) for point in plan.suspect)
+        return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned), left_out=left_out)
+
+    def _tell(self, plan: CopyPlan) -> None:
+        note, names = self._context.recorder.note, (self._origin.repository.name, self._context.repository.name)
+        due = sum(len(chain) for chain in plan.chains)
+        pruned = f", {plan.pruned} were pruned there and are not made again" if plan.pruned else ""
+        note(f"{due} restore point(s) of {names[0]} to copy; {names[1]} has {plan.present} already{pruned}")
+        for sid in plan.refused:
+            text = f"restore point {sid} of {names[0]} is not authentic, or too new for this version; it is not copied"
+            note(text, "error", Step.START)
+        if plan.suspect:
+            which = _listed(f"{_name(point)} ({point.sid[:12]})" for point in plan.suspect)
+            text = f"suspect points are left out: {which}. After a verification of {names[0]} has found them whole"
+            note(f"{text} they are copied; --point copies one all the same", "warning", Step.START)
+
+    def _remember_unknown(self, plan: CopyPlan) -> None:
+        """Copies that a session made which died before the catalogue knew of them."""
+        catalog, name = self._context.catalog, self._context.repository.name
+        known = {row.sid for row in catalog.points.list(repository=name, limit=1 << 30)}
+        for pair in (pair for bases in plan.bases.values() for pair in bases):
+            if pair.copy.origin is not None and pair.copy.sid not in known:
+                catalog.points.add(row_of_point(name, pair.copy))
+                self._context.recorder.note(f"the copy {pair.copy.sid[:12]} of {_name(pair.copy)} was remembered")
+
+    def _add_task(self, key: TaskKey) -> None:
+        point = self._works[key.vm].point
+        disk = _disk(point, key)
+        self._context.recorder.add_task(key, _name(point), disk.name, disk.size_bytes)
+
+    # --- movers, inventory ------------------------------------------------------------------------------------------
+
+    def _begin_session(self, work: CopyWork) -> Event:
+        """The write session first, only then the base: what it builds on can then no longer be collected."""
+        work.renew()
+        begin_write_session(self._context, work.sid)
+        work.base = self._choose_base(work.point)
+        base = None if work.base is None else work.base.copy.sid
+        return RepositorySessionBegun(vm=work.point.sid, sid=work.sid, base=base)
+
+    def _choose_base(self, point: Point) -> Pair | None:
+        with self._lock:
+            pair = best_base(self._bases.get(vm_of(point), ()), point, self._unwell)
+        if pair is None:
+            return None
+        try:
+            return Pair(self._target.point(pair.copy.sid), pair.original)
+        except (PointNotFound, PointNotAuthentic, ObjectMissing) as error:
+            self._context.recorder.note(f"{_name(point)}: nothing to build on: {error}", "warning", Step.MOVERS)
+            return None
+
+    def _read_point(self, work: CopyWork) -> Event:
+        """The points once more, now that a reader is there, which a collector waits for: else they were pruned."""
+        work.point = self._origin.point(work.point.sid)
+        if work.base is not None and work.base.original is not None:
+            try:
+                self._origin.point(work.base.original.sid)
+            except (PointNotFound, PointNotAuthentic):
+                work.base = Pair(work.base.copy, None)
+        return InventoryRead(vm=work.point.sid, disks=tuple(disk.disk_id for disk in work.point.disks))
+
+    # --- transfer ---------------------------------------------------------------------------------------------------
+
+    def _transfer(self, key: TaskKey) -> PointTransfer:
+        work = self._works[key.vm]
+        disk = _disk(work.point, key)
+        base, since = _comparable(work.base, disk)
+        decision = _decide(work.base, base, since)
+        work.decisions[key.disk] = decision
+        return PointTransfer(work.point, disk, decision, base, since)
+
+    # --- commit -----------------------------------------------------------------------------------------------------
+
+    def _commit(self, work: CopyWork) -> Point:
+        desk, original = self._context.desk, work.point
+        outcomes = {disk.disk_id: desk.outcome(TaskKey(original.sid, disk.disk_id)) for disk in original.disks}
+        packs = [pack for outcome in outcomes.values() for pack in outcome.listener.packs]
+        config = None
+        if original.config is not None:
+            config, blob_packs = self._writer.store_config(work, self._origin.config(original))
+            packs += blob_packs
+        point = msgspec.structs.replace(
+            original,
+            sid=work.sid,
+            repository_id=self._keys.repository_id,
+            job=self._request.job or original.job,
+            disks=tuple(_copied(disk, work.decisions[disk.disk_id], outcomes[disk.disk_id]) for disk in original.disks),
+            packs=pack_set_digest(pack.name for pack in packs),
+            base=work.base.copy.sid if work.base else None,
+            config=config,
+            origin=original.identity,
+        )
+        self._writer.commit(point, packs)
+        self._remember(point, original, sum(outcome.counters.stored_bytes for outcome in outcomes.values()))
+        return point
+
+    def _remember(self, point: Point, original: Point, stored_bytes: int) -> None:
+        catalog, name = self._context.catalog, self._context.repository.name
+        catalog.points.add(row_of_point(name, point, session=self._context.session, stored_bytes=stored_bytes))
+        if original.sid in self._unwell:
+            catalog.points.set_state(point.sid, PointState.SUSPECT)  # what was found wrong is wrong in the copy, too
+        with self._lock:
+            bases = [*self._bases.get(vm_of(point), ()), Pair(point, original)]
+            self._bases[vm_of(point)] = tuple(sorted(bases, key=lambda pair: (pair.copy.created, pair.copy.sid)))
+
+
+def _comparable(pair: Pair | None, disk: DiskPoint) -> tuple[DiskPoint | None, DiskPoint | None]:
+    """The same disk in the base, and in the origin's equal of it: cut into blocks alike."""
+    base = None if pair is None else base_disk(pair.copy, disk.disk_id)
+    if pair is None or base is None or base.block_log2 != disk.block_log2:
+        return None, None
+    since = base_disk(pair.original, disk.disk_id)
+    return base, since if since is not None and since.geometry == base.geometry else None
+
+
+def _decide(pair: Pair | None, base: DiskPoint | None, since: DiskPoint | None) -> ChangeDecision:
+    if pair is None or base is None:
+        return ChangeDecision(ChangeMode.ALLOCATION, "first copy of this disk")
+    when = _moment(pair.copy)
+    if since is None:
+        reason = f"no point that both repositories have; compared with the point of {when}"
+        return ChangeDecision(ChangeMode.DIGEST, reason)
+    return ChangeDecision(ChangeMode.CBT, f"the trees tell what changed since the point of {when}")
+
+
+def _copied(disk: DiskPoint, decision: ChangeDecision, outcome: Outcome) -> DiskPoint:
+    """The disk in the copy. A change id is for the repository whose backups it was made for: it is left out."""
+    if outcome.listener.root is None:
+        raise TreesDiffer(disk=disk.name)
+    root, mode = outcome.listener.root.hex(), decision.mode
+    return msgspec.structs.replace(disk, root=root, mode=mode, reason=decision.reason, change_id=None)
+
+
+def _disk(point: Point, key: TaskKey) -> DiskPoint:
+    return next(disk for disk in point.disks if disk.disk_id == key.disk)
+
+
+def _name(point: Point) -> str:
+    return f"{point.vm_name} of {_moment(point)}"
+
+
+def _moment(point: Point) -> str:
+    return datetime.fromtimestamp(point.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:_NAMED]) + (f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else "")
