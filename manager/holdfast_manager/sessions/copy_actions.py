@@ -15,7 +15,9 @@ import msgspec
 
 from holdfast_agent.errors import (
     HoldfastError,
+    ObjectDamaged,
     ObjectMissing,
+    OriginDamaged,
     PointNotAuthentic,
     PointNotFound,
     TreesDiffer,
@@ -58,6 +60,7 @@ from .instructions import (
     ReadInventory,
     RemoveSnapshot,
     RequestSlot,
+    StopTask,
     TakeSnapshot,
     TaskInstruction,
     VmInstruction,
@@ -108,6 +111,9 @@ class CopyActions:
                 return self._plan()
             case RequestSlot():
                 self._add_task(instruction.task)
+                return self._points.perform(instruction)
+            case StopTask():
+                self._doubt(instruction.task)
                 return self._points.perform(instruction)
             case TaskInstruction():
                 return self._points.perform(instruction)
@@ -237,6 +243,21 @@ class CopyActions:
         decision = _decide(work.base, base, since)
         work.decisions[key.disk] = decision
         return PointTransfer(work.point, disk, decision, base, since)
+
+    def _doubt(self, key: TaskKey) -> None:
+        """A task that met damage: nothing builds on that point any more, here or in later sessions."""
+        work, error = self._works[key.vm], self._context.recorder.task(key).error
+        if error is None:
+            return
+        bad: Sid | None = None
+        if error.code == OriginDamaged.code:
+            bad = work.point.sid
+        elif work.base is not None and error.code in (ObjectDamaged.code, ObjectMissing.code):
+            bad = work.base.copy.sid
+        if bad is not None:
+            self._context.catalog.points.set_state(bad, PointState.SUSPECT)
+            with self._lock:
+                self._unwell |= {bad}
 
     # --- commit -----------------------------------------------------------------------------------------------------
 
