@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,6 +131,30 @@ def another_manager(house: Installation) -> Installation:
     agent_key = json.loads(house.agent_command("show", "--output", "json"))["public_key"]
     fresh.holdfast("agent", "add", "local", f"127.0.0.1:{house.port}", agent_key)
     return fresh
+
+
+def test_copies_have_a_retention_of_their_own(house: Installation) -> None:
+    """By the job that they are filed under. One that was pruned is not made again, but for somebody who names it."""
+    vm = Vm(house, "kept", encrypted=(False, False))
+    vm.backup()
+    vm.backup(1)
+    older, newer = (point["sid"] for point in vm.points(vm.name))
+    one = ("--keep-days", "0", "--keep-count", "1", "--keep-minimum", "1")
+    house.add_job("one", *one, repository=vm.far, include=vm.name)
+    house.add_job("held", "--immutable", "1 d", repository=vm.far, include=vm.name)
+
+    assert len(vm.copy("--job", "one")["points"]) == 2
+    (kept,) = vm.points(vm.far)
+    assert (kept["origin"]["sid"], kept["job"]) == (newer, "one")
+    dry = vm.copy("--dry-run")
+    assert (dry["points"], dry["present"], dry["pruned"]) == ([], 1, 1)
+    assert vm.copy("--job", "one")["points"] == []
+
+    vm.copy("--point", older, "--job", "held")
+    (again, _) = vm.points(vm.far)
+    assert (again["origin"]["sid"], again["job"]) == (older, "held")
+    assert again["retained_until"] > time.time() + 80_000
+    assert len(vm.points(vm.name)) == 2
 
 
 def test_a_damaged_block_costs_its_point_and_no_other(house: Installation) -> None:

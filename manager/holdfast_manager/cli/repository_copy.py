@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--point", "points", multiple=True, metavar="POINT", help="This restore point only (repeatable).")
 @click.option("--since", metavar="DATE", help="Not older than 2026-12-31, or 2026-12-31T18:00+01:00.")
 @click.option("--latest", type=click.IntRange(min=1), metavar="N", help="Of each VM only the newest N.")
-@click.option("--job", default="", metavar="NAME", help="File the copies under this job, whose retention rules them.")
+@click.option("--job", default="", metavar="NAME", help="File the copies under this job: its retention rules them.")
 @click.option("--proxy", default="", help="The agent between the two. Default: any with the role.")
 @click.option("--compression", type=click.Choice([each.value for each in Compression]), help="Default: lz4.")
 @click.option("--bandwidth", metavar="RATE", help='Limit of all tasks together per second, such as "50 MiB".')

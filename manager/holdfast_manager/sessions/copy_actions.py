@@ -7,6 +7,7 @@ It runs on the backup's machine, each point in the place of a VM: a point is fro
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import pack_set_digest
 from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
 from holdfast_manager.catalog.point_rows import row_of_point
-from holdfast_manager.catalog.values import PointState
+from holdfast_manager.catalog.values import PointEntryRow, PointState
 
 from .change_choice import base_disk
 from .committing import PointWriter
@@ -88,8 +89,12 @@ class CopyWork(WriteAttempt):
 class CopyActions:
     """Carries out the instructions of :class:`~.backup_machine.BackupMachine` for a copy."""
 
-    def __init__(self, context: Context, request: CopyRequest, origin: PointReader, keys: RepositoryKeys) -> None:
+    def __init__(
+        self, context: Context, request: CopyRequest, origin: PointReader, keys: RepositoryKeys, immutable_s: float
+    ) -> None:
+        """``immutable_s``: for so long from its commit on nobody may prune a copy."""
         self._context = context
+        self._immutable_s = immutable_s
         self._request = request
         self._origin = origin
         self._keys = keys
@@ -280,13 +285,21 @@ class CopyActions:
             config=config,
             origin=original.identity,
         )
-        self._writer.commit(point, packs)
-        self._remember(point, original, sum(outcome.counters.stored_bytes for outcome in outcomes.values()))
+        retain_until = time.time() + self._immutable_s if self._immutable_s else 0.0
+        self._writer.commit(point, packs, retain_until)
+        row = row_of_point(
+            self._context.repository.name,
+            point,
+            session=self._context.session,
+            stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
+            retained_until=retain_until,
+        )
+        self._remember(row, point, original)
         return point
 
-    def _remember(self, point: Point, original: Point, stored_bytes: int) -> None:
-        catalog, name = self._context.catalog, self._context.repository.name
-        catalog.points.add(row_of_point(name, point, session=self._context.session, stored_bytes=stored_bytes))
+    def _remember(self, row: PointEntryRow, point: Point, original: Point) -> None:
+        catalog = self._context.catalog
+        catalog.points.add(row)
         if original.sid in self._unwell:
             catalog.points.set_state(point.sid, PointState.SUSPECT)  # what was found wrong is wrong in the copy, too
         with self._lock:

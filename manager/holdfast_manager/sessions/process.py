@@ -155,9 +155,14 @@ class SessionProcess:
 
     def _copy(self, request: CopyRequest, cleanup: ExitStack) -> str:
         context = self._context(request.repository, cleanup)
-        actions = CopyActions(context, request, self._origin(context, request.origin), session_keys(context))
+        job = self._catalog.jobs.get(request.job) if request.job else None
+        origin, immutable_s = self._origin(context, request.origin), job.retention.immutable_s if job else 0.0
+        actions = CopyActions(context, request, origin, session_keys(context), immutable_s)
         self._handlers.append(actions.tasks.push)
-        return self._drive(context, BackupMachine(RetryPolicy()), actions)
+        result = self._drive(context, BackupMachine(RetryPolicy()), actions)
+        if job is not None and SessionResult(result) in _MADE_POINTS:
+            apply_retention(context, job)
+        return result
 
     def _heal(self, request: HealRequest, cleanup: ExitStack) -> str:
         context = self._context(request.repository, cleanup)

@@ -57,7 +57,8 @@ class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``points``: these and no others. Else all, of the VMs that ``vms`` name (names, ids or patterns; empty: all), not
     older than ``since`` (Unix time), and of each VM the ``latest`` so many. ``job``: file the copies under this job,
-    whose retention then rules them ("": under that of the original). ``bandwidth_bytes_per_s``: of the whole session.
+    whose retention rules them from then on ("": under that of the original). ``bandwidth_bytes_per_s``: of the whole
+    session.
     """
 
     origin: str
