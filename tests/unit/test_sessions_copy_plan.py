@@ -18,7 +18,7 @@ from holdfast_agent.wire import messages as m
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import PointState, RepositoryEntry
-from holdfast_manager.sessions.copy_plan import CopyPlan, Pair, best_base, plan_copy
+from holdfast_manager.sessions.copy_plan import CopyPlan, Pair, best_base, choose_transfer, plan_copy
 from holdfast_manager.sessions.requests import CopyRequest
 
 NEAR, FAR = "11" * 16, "22" * 16
@@ -146,3 +146,26 @@ def test_the_best_base_is_the_last_that_both_have_before_it() -> None:
     assert best_base(bases, point(9, 0.5), nobody) == both[0], "none before it: the first after"
     assert best_base([alone], point(9, 3.5), nobody) == alone
     assert best_base([], point(9, 3.5), nobody) is None
+
+
+def test_a_disk_inherits_only_what_both_repositories_have() -> None:
+    """Else it is compared with what the target has, or read whole."""
+    before, now = point(1, 1.0), point(2, 2.0)
+    pair = Pair(copy_of(before, 21), before)
+    resized = msgspec.structs.replace(DISK, size_bytes=2 << 30)
+    coarser = msgspec.structs.replace(DISK, block_log2=22)
+    other = msgspec.structs.replace(DISK, disk_id="disk1")
+
+    def mode(disk: DiskPoint, base: Pair | None) -> ChangeMode:
+        transfer = choose_transfer(now, disk, base)
+        order = transfer.order()
+        inherits = order.mode in (ChangeMode.CBT, ChangeMode.DIGEST)
+        assert (order.base_root is not None, order.base_geometry is not None) == (inherits, inherits)
+        assert order.origin is not None
+        assert (order.origin.since is not None) == (order.mode is ChangeMode.CBT)
+        return order.mode
+
+    assert mode(DISK, pair) is mode(resized, pair) is ChangeMode.CBT
+    assert mode(DISK, Pair(pair.copy, None)) is ChangeMode.DIGEST
+    assert mode(DISK, Pair(msgspec.structs.replace(pair.copy, disks=(resized,)), before)) is ChangeMode.DIGEST
+    assert mode(coarser, pair) is mode(other, pair) is mode(DISK, None) is ChangeMode.ALLOCATION

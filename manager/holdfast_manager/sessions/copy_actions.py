@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -23,7 +22,7 @@ from holdfast_agent.errors import (
     PointNotFound,
     TreesDiffer,
 )
-from holdfast_agent.model.change import ChangeDecision, ChangeMode
+from holdfast_agent.model.change import ChangeDecision
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.rules import TransferRules
@@ -33,9 +32,8 @@ from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import PointEntryRow, PointState
 
-from .change_choice import base_disk
 from .committing import PointWriter
-from .copy_plan import CopyPlan, Pair, VmKey, best_base, plan_copy, vm_of
+from .copy_plan import CopyPlan, Pair, VmKey, best_base, choose_transfer, name_of, plan_copy, vm_of
 from .events import (
     Event,
     GuestQuiesced,
@@ -176,9 +174,9 @@ class CopyActions:
             for point in chain:
                 self._works[point.sid] = CopyWork(point)
                 disks = tuple(disk.disk_id for disk in point.disks)
-                planned.append(PlannedVm(point.sid, _name(point), disks, before))
+                planned.append(PlannedVm(point.sid, name_of(point), disks, before))
                 before = point.sid
-        left_out = tuple(_name(point) for point in plan.suspect)
+        left_out = tuple(name_of(point) for point in plan.suspect)
         return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned), left_out=left_out)
 
     def _tell(self, plan: CopyPlan) -> None:
@@ -190,7 +188,7 @@ class CopyActions:
             text = f"restore point {sid} of {names[0]} is not authentic, or too new for this version; it is not copied"
             note(text, "error", Step.START)
         if plan.suspect:
-            which = _listed(f"{_name(point)} ({point.sid[:12]})" for point in plan.suspect)
+            which = _listed(f"{name_of(point)} ({point.sid[:12]})" for point in plan.suspect)
             text = f"suspect points are left out: {which}. After a verification of {names[0]} has found them whole"
             note(f"{text} they are copied; --point copies one all the same", "warning", Step.START)
 
@@ -201,12 +199,12 @@ class CopyActions:
         for pair in (pair for bases in plan.bases.values() for pair in bases):
             if pair.copy.origin is not None and pair.copy.sid not in known:
                 catalog.points.add(row_of_point(name, pair.copy))
-                self._context.recorder.note(f"the copy {pair.copy.sid[:12]} of {_name(pair.copy)} was remembered")
+                self._context.recorder.note(f"the copy {pair.copy.sid[:12]} of {name_of(pair.copy)} was remembered")
 
     def _add_task(self, key: TaskKey) -> None:
         point = self._works[key.vm].point
         disk = _disk(point, key)
-        self._context.recorder.add_task(key, _name(point), disk.name, disk.size_bytes)
+        self._context.recorder.add_task(key, name_of(point), disk.name, disk.size_bytes)
 
     # --- movers, inventory ------------------------------------------------------------------------------------------
 
@@ -226,7 +224,7 @@ class CopyActions:
         try:
             return Pair(self._target.point(pair.copy.sid), pair.original)
         except (PointNotFound, PointNotAuthentic, ObjectMissing) as error:
-            self._context.recorder.note(f"{_name(point)}: nothing to build on: {error}", "warning", Step.MOVERS)
+            self._context.recorder.note(f"{name_of(point)}: nothing to build on: {error}", "warning", Step.MOVERS)
             return None
 
     def _read_point(self, work: CopyWork) -> Event:
@@ -243,11 +241,9 @@ class CopyActions:
 
     def _transfer(self, key: TaskKey) -> PointTransfer:
         work = self._works[key.vm]
-        disk = _disk(work.point, key)
-        base, since = _comparable(work.base, disk)
-        decision = _decide(work.base, base, since)
-        work.decisions[key.disk] = decision
-        return PointTransfer(work.point, disk, decision, base, since)
+        transfer = choose_transfer(work.point, _disk(work.point, key), work.base)
+        work.decisions[key.disk] = transfer.decision
+        return transfer
 
     def _doubt(self, key: TaskKey) -> None:
         """A task that met damage: nothing builds on that point any more, here or in later sessions."""
@@ -307,25 +303,6 @@ class CopyActions:
             self._bases[vm_of(point)] = tuple(sorted(bases, key=lambda pair: (pair.copy.created, pair.copy.sid)))
 
 
-def _comparable(pair: Pair | None, disk: DiskPoint) -> tuple[DiskPoint | None, DiskPoint | None]:
-    """The same disk in the base, and in the origin's equal of it: cut into blocks alike."""
-    base = None if pair is None else base_disk(pair.copy, disk.disk_id)
-    if pair is None or base is None or base.block_log2 != disk.block_log2:
-        return None, None
-    since = base_disk(pair.original, disk.disk_id)
-    return base, since if since is not None and since.geometry == base.geometry else None
-
-
-def _decide(pair: Pair | None, base: DiskPoint | None, since: DiskPoint | None) -> ChangeDecision:
-    if pair is None or base is None:
-        return ChangeDecision(ChangeMode.ALLOCATION, "first copy of this disk")
-    when = _moment(pair.copy)
-    if since is None:
-        reason = f"no point that both repositories have; compared with the point of {when}"
-        return ChangeDecision(ChangeMode.DIGEST, reason)
-    return ChangeDecision(ChangeMode.CBT, f"the trees tell what changed since the point of {when}")
-
-
 def _copied(disk: DiskPoint, decision: ChangeDecision, outcome: Outcome) -> DiskPoint:
     """The disk in the copy. A change id is for the repository whose backups it was made for: it is left out."""
     if outcome.listener.root is None:
@@ -336,14 +313,6 @@ def _copied(disk: DiskPoint, decision: ChangeDecision, outcome: Outcome) -> Disk
 
 def _disk(point: Point, key: TaskKey) -> DiskPoint:
     return next(disk for disk in point.disks if disk.disk_id == key.disk)
-
-
-def _name(point: Point) -> str:
-    return f"{point.vm_name} of {_moment(point)}"
-
-
-def _moment(point: Point) -> str:
-    return datetime.fromtimestamp(point.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _listed(names: Iterable[str]) -> str:

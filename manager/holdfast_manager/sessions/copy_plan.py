@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 import msgspec
 
 from holdfast_agent.errors import PointNotFound
+from holdfast_agent.model.change import ChangeDecision, ChangeMode
 from holdfast_agent.model.ids import Sid
-from holdfast_agent.model.points import Point
+from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import PointState
 from holdfast_manager.enrolment.points import Ask, authentic_points
 
+from .change_choice import base_disk
+from .point_tasks import PointTransfer
 from .requests import CopyRequest
 
 VmKey = tuple[str, str]
@@ -123,6 +127,32 @@ def best_base(bases: Sequence[Pair], point: Point, unwell: Set[Sid]) -> Pair | N
     usable = [pair for pair in sound if pair.original is not None] or sound
     before = [pair for pair in usable if pair.copy.created <= point.created]
     return before[-1] if before else usable[0] if usable else None
+
+
+def choose_transfer(point: Point, disk: DiskPoint, pair: Pair | None) -> PointTransfer:
+    """How ``disk`` of ``point`` is copied on top of ``pair``, and why.
+
+    What two points have in common is inherited only if both repositories have the earlier one, in the same blocks.
+    """
+    base = None if pair is None else base_disk(pair.copy, disk.disk_id)
+    if pair is None or base is None or base.block_log2 != disk.block_log2:
+        return PointTransfer(point, disk, ChangeDecision(ChangeMode.ALLOCATION, "first copy of this disk"))
+    since = base_disk(pair.original, disk.disk_id)
+    when = moment_of(pair.copy)
+    if since is None or since.geometry != base.geometry:
+        reason = f"no point that both repositories have; compared with the point of {when}"
+        return PointTransfer(point, disk, ChangeDecision(ChangeMode.DIGEST, reason), base)
+    decision = ChangeDecision(ChangeMode.CBT, f"the trees tell what changed since the point of {when}")
+    return PointTransfer(point, disk, decision, base, since)
+
+
+def name_of(point: Point) -> str:
+    """A point as the session's log names it."""
+    return f"{point.vm_name} of {moment_of(point)}"
+
+
+def moment_of(point: Point) -> str:
+    return datetime.fromtimestamp(point.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _suspects(catalog: Catalog, repository: str) -> frozenset[Sid]:
