@@ -174,8 +174,8 @@ class Fetcher:
 
     def _take(self, message: AnyMessage, payload: memoryview) -> None:
         if isinstance(message, Record):
-            for future in self._answered(parse_header(message.header).id):
-                future.set_result((message.header, payload))
+            for future in self._answered(parse_header(message.head).id):
+                future.set_result((message.head, payload))
         elif isinstance(message, Unreadable):
             for future in self._answered(split_ids(payload, 1, 1)[0]):
                 future.set_exception(NoWholeRecord(message.reason))
