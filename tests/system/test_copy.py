@@ -189,7 +189,8 @@ def test_a_copy_that_is_cut_off_leaves_no_half_point(house: Installation, victim
     vm.backup(*range(BLOCKS))
     first = vm.points(vm.name)[0]["sid"]
     vm.copy("--point", first)
-    session = house.holdfast("repository", "copy", vm.name, vm.far, "--bandwidth", "4 MiB", "--detach")["session"]
+    session = house.holdfast("repository", "copy", vm.name, vm.far, "--bandwidth", "2 MiB", "--detach")["session"]
+    process = house.holdfast("session", "show", str(session))["process"]
     follow = subprocess.Popen(
         house.command("session", "follow", str(session)), stdout=subprocess.PIPE, text=True, env=house.environment
     )
@@ -198,7 +199,7 @@ def test_a_copy_that_is_cut_off_leaves_no_half_point(house: Installation, victim
         for line in follow.stdout:
             if any(task["counters"]["sent_bytes"] for task in json.loads(line).get("tasks", ())):
                 break
-        cut_off(house, session, victim)
+        cut_off(house, session, victim, int(process.split()[1]))
         for line in follow.stdout:
             report = json.loads(line).get("report")
     copied = {point["origin"]["sid"] for point in vm.points(vm.far)}
@@ -208,20 +209,21 @@ def test_a_copy_that_is_cut_off_leaves_no_half_point(house: Installation, victim
         assert (report["result"], copied) == ({"session": "failed", "stop": "cancelled"}[victim], {first})
         vm.copy()
     assert vm.restored(vm.far) == vm.contents
-    house.holdfast("repository", "show", vm.name)  # opening it clears what dead readers left
-    for name in ("tmp", "sessions"):
-        assert list((house.store / vm.far / name).iterdir()) == []
-        assert list((house.store / vm.name / name).iterdir()) == []
+    house.stop_agent()  # all leases end with it
+    house.start_agent()
+    for repository in (vm.name, vm.far):
+        house.holdfast("repository", "show", repository)  # opening it clears what the dead left
+        left = [path for name in ("tmp", "sessions") for path in (house.store / repository / name).iterdir()]
+        assert left == []
 
 
-def cut_off(house: Installation, session: int, victim: str) -> None:
+def cut_off(house: Installation, session: int, victim: str, process: int) -> None:
     assert house.agent is not None
     movers = children(house.agent.pid, MOVER)
     assert len(movers) == 3, "target, reader and source, in the order of their start"
     if victim == "stop":
         house.holdfast("session", "stop", str(session))
     elif victim == "session":
-        process = house.holdfast("session", "show", str(session))["process"]
-        os.kill(int(process.split()[1]), signal.SIGKILL)
+        os.kill(process, signal.SIGKILL)
     else:
         os.kill(movers[-1], signal.SIGKILL)
