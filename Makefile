@@ -55,6 +55,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/compare_peers.py --size-mib $(BENCH_SIZE_MIB)
 	@$(BIN)/python benchmarks/gc.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_gc.py
+	@$(BIN)/python benchmarks/compare_copy.py
 
 clean:
 	@rm -rf demo-work bench-work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

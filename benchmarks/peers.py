@@ -62,6 +62,12 @@ class Peer:
         """Give the space of what was forgotten back."""
         self._run(["prune"] if self.program == "restic" else ["compact"], home)
 
+    def copy(self, origin: Path, home: Path) -> None:
+        """Copy all backups of the repository in ``origin`` that the one in ``home`` has not; restic only."""
+        password = origin / "password"
+        password.write_text(_PASSPHRASE)
+        self._run(["copy", "--quiet", "--from-repo", f"{origin}/repo", "--from-password-file", str(password)], home)
+
     def _run(self, arguments: Sequence[str], home: Path, folder: Path | None = None) -> str:
         told = {name: value.format(home=home) for name, value in self.environment.items()}
         command = [self.program, *(argument.format(home=home) for argument in arguments)]

@@ -90,6 +90,22 @@ def listed(client: ControlClient, repository: str) -> dict[Sid, m.RetainedPoint 
     return {entry.sid: retained.get(entry.sid) for entry in reply.points}
 
 
+def test_what_was_pruned_is_listed_when_it_is_asked_for(client: ControlClient, repository: str) -> None:
+    """A copy that was pruned is known for ever, so that nobody makes it again."""
+    kept, pruned = back_up(client, repository), back_up(client, repository)
+    back_out = m.AbortSession(lease="l", repository=repository, sid=new_sid())
+    client.call(m.BeginSession(lease="l", repository=repository, sid=back_out.sid))
+    client.call(back_out)  # FENCED is no point, hidden or not
+    assert prune(client, repository, pruned, window_s=0.0) == [""]
+
+    def listed(hidden: bool) -> list[Sid]:
+        reply = client.call(m.ListPoints(repository=repository, hidden=hidden))
+        assert isinstance(reply, m.PointList)
+        return [entry.sid for entry in reply.points]
+
+    assert (listed(hidden=False), listed(hidden=True)) == ([kept], [pruned])
+
+
 def test_one_point_that_may_not_go_does_not_spoil_the_others(client: ControlClient, repository: str) -> None:
     plain, held, retained = (back_up(client, repository) for _ in range(3))
     unknown = new_sid()

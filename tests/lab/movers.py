@@ -41,10 +41,11 @@ from holdfast_agent.wire.movers import (
 from holdfast_agent.wire.specs import (
     AnySpec,
     BackupOrder,
+    BlockTree,
     CheckerSpec,
     CheckOrder,
-    CheckTree,
     MoverResult,
+    OriginSpec,
     ReaderSpec,
     RestoreOrder,
     SourceSpec,
@@ -261,8 +262,38 @@ class Site:
                 checker.expect(Connected)
                 reader.expect(Connected)
                 began = time.monotonic()
-                checker.send(Begin(order=CheckOrder(trees=tuple(CheckTree(*tree) for tree in trees), **how)))
+                checker.send(Begin(order=CheckOrder(trees=tuple(BlockTree(*tree) for tree in trees), **how)))
                 return _finish(checker, reader, began)
+
+    @contextlib.contextmanager
+    def copy_trio(self, origin: Site, sid: Sid) -> Iterator[tuple[Mover, Mover, Mover]]:
+        """A connected (source, target here, reader at ``origin``)."""
+        inner, outer = secrets.token_bytes(32), secrets.token_bytes(32)
+        self.mover_number += 1
+        there = ReaderSpec(task_id="t", secret=inner, repository=str(origin.folder / "repository"))
+        here = TargetSpec(
+            task_id="t", secret=outer, repository=str(self.folder / "repository"), sid=sid, mover=self.mover_number
+        )
+        with Mover(there, origin.host()) as reader, Mover(here, self.host()) as target:
+            found = OriginSpec(secret=inner, endpoints=reader.expect(Listening).endpoints, keys=origin.keys)
+            endpoints = target.expect(Listening).endpoints
+            spec = SourceSpec(task_id="t", secret=outer, endpoints=endpoints, keys=self.keys, origin=found)
+            with Mover(spec, self.host()) as source:
+                for mover in (source, target, reader):
+                    mover.expect(Connected)
+                yield source, target, reader
+
+    def copy(self, origin: Site, order: BackupOrder, sid: Sid | None = None) -> tuple[Done, Mover]:
+        """Copy a tree of ``origin`` to here; the packs are published, nothing is committed. Also the reader, ended."""
+        with contextlib.ExitStack() as stack:
+            sid = sid or stack.enter_context(self.session()).sid
+            source, target, reader = stack.enter_context(self.copy_trio(origin, sid))
+            began = time.monotonic()
+            source.send(Begin(order=order))
+            done = _finish(source, target, began)
+            reader.expect(Finished)
+            assert reader.process.wait(PATIENCE_S) == 0
+            return done, reader
 
     def restore(self, root: BlockId, geometry: Geometry, disk: str | None, **how: bool) -> Done:
         """Restore a tree with a pair of movers, or only check it."""

@@ -38,6 +38,20 @@ class Backed:
     def backup(self) -> dict[str, Any]:
         return self.house.run_job(self.name)
 
+    def copy(self) -> str:
+        """All points to a repository with another key; its name."""
+        far = f"{self.name}-far"
+        if not (self.house.store / far).exists():
+            self.house.add_repository(far, encrypted=True)
+        self.house.holdfast("repository", "copy", self.name, far)
+        return far
+
+    def change(self, block: int) -> None:
+        """The disk is another from now on; what it was is in the points only."""
+        fresh = random.Random(f"{self.name} {block}").randbytes(MIB)
+        self.content = self.content[: block * MIB] + fresh + self.content[(block + 1) * MIB :]
+        self.disk.write_bytes(self.content)
+
     def damage(self) -> None:
         """Flip a byte in the middle of the only data pack: in a record's payload."""
         (pack,) = (self.house.store / self.name / "packs" / "d").rglob("*-d*")
@@ -46,18 +60,25 @@ class Backed:
     def verify(self, *options: str, expect: int = 0) -> str:
         """The whole log of the session, as `session follow` tells it."""
         report = self.house.holdfast("repository", "verify", self.name, *options, expect=expect)
-        command = [BIN / "holdfast", "session", "follow", str(report["id"])]
-        told = subprocess.run(command, capture_output=True, text=True, env=self.house.environment, check=False)
-        return told.stdout + told.stderr
+        return log_of(self.house, report["id"])
 
     def restores(self) -> bool:
         """Whether every point restores bit for bit."""
         for point in self.house.points(self.name):
             to = self.house.out / f"{point['sid']}.raw"
             self.house.restore_disk(self.name, point["sid"], to)
-            if to.read_bytes() != self.content:
+            restored = to.read_bytes()
+            to.unlink()
+            if restored != self.content:
                 return False
         return True
+
+
+def log_of(house: Installation, session: int) -> str:
+    """The whole log of a session, as `session follow` tells it."""
+    command = [BIN / "holdfast", "session", "follow", str(session)]
+    told = subprocess.run(command, capture_output=True, text=True, env=house.environment, check=False)
+    return told.stdout + told.stderr
 
 
 @pytest.mark.parametrize("level", ["1", "2"])
@@ -128,3 +149,59 @@ def test_a_damaged_point_that_was_asked_for_is_a_finding(house: Installation) ->
     for level in ("0", "2"):
         told = vm.verify("--level", level, "--point", first["sid"], expect=14)
         assert f"points/{first['sid']}: point" in told
+
+
+def originals(house: Installation, vm: str) -> list[dict[str, Any]]:
+    return [point for point in house.points(vm) if point["origin"] is None]
+
+
+def heal(vm: Backed, other: str, expect: int = 0) -> tuple[dict[str, Any], str]:
+    report = vm.house.holdfast("repository", "heal", vm.name, "--from", other, expect=expect)
+    return report, log_of(vm.house, report["id"])
+
+
+def test_a_copy_heals_what_no_disk_has_any_more(house: Installation) -> None:
+    """A damaged block, then all packs of blocks, then those of trees and configurations: each time bit for bit."""
+    vm = Backed(house, "twice")
+    far = vm.copy()
+    original = vm.content
+    vm.damage()
+    vm.change(0)
+    vm.content = original  # what the point must give back; the disk is another by now
+    assert "data is lost" in vm.verify("--level", "2", expect=14)
+    (point,) = originals(house, vm.name)
+    before = {path for path in (house.store / vm.name).rglob("*") if path.is_file()}
+
+    report, told = heal(vm, far)
+    assert report["total"]["sent_bytes"] == report["total"]["read_bytes"] == MIB, "the damaged block alone travels"
+    assert "1 thing(s) healed, 0 still lost" in told
+    assert before <= {path for path in (house.store / vm.name).rglob("*") if path.is_file()}, "nothing is deleted"
+    vm.verify("--level", "2")
+    (after,) = originals(house, vm.name)
+    assert (after["sid"], after["state"]) == (point["sid"], "ok"), "no point is made"
+
+    for packs, sent in (("d", BLOCKS), ("m", 0)):
+        for path in list((house.store / vm.name / "packs" / packs).rglob("*-*")):
+            path.unlink()
+        report, _ = heal(vm, far)
+        assert report["total"]["sent_bytes"] == sent * MIB
+        vm.verify("--level", "2")
+        assert vm.restores()
+    report, told = heal(vm, far)
+    assert "nothing was to heal" in told
+    assert report["disks"] == []
+
+
+def test_what_the_other_repository_has_not_stays_lost_and_is_named(house: Installation) -> None:
+    vm = Backed(house, "alone")
+    far = vm.copy()
+    vm.change(1)
+    vm.backup()
+    newest = house.points(vm.name)[0]
+    for path in list((house.store / vm.name / "packs" / "d").rglob("*-d*")):
+        path.unlink()
+    report, told = heal(vm, far, expect=14)
+    assert report["error"]["code"] == "heal_incomplete"
+    assert report["total"]["sent_bytes"] == BLOCKS * MIB
+    assert f"no point with the content of {vm.name}, point {newest['sid'][:12]}" in told
+    vm.verify(expect=14)

@@ -66,6 +66,17 @@ def test_one_session_per_job_but_any_number_of_restores(stocked: Catalog) -> Non
         stocked.sessions.begin_job("wbe")
 
 
+def test_one_copy_into_a_repository_at_a_time(stocked: Catalog) -> None:
+    first = stocked.sessions.begin_copy("main", {"origin": "near"})
+    assert (first.kind, first.job, first.spec) == (SessionKind.COPY, "", {"origin": "near"})
+    with pytest.raises(Locked, match=f"copies into main is in use by session {first.id}"):
+        stocked.sessions.begin_copy("main", {"origin": "far"})
+    stocked.sessions.begin_copy("other", {})
+    stocked.sessions.begin_job("web")
+    stocked.sessions.end(first.id, SessionResult.SUCCESS)
+    assert stocked.sessions.begin_copy("main", {}).id > first.id
+
+
 def test_sessions_are_listed_newest_first_in_pages(stocked: Catalog) -> None:
     numbers = [stocked.sessions.begin(SessionKind.VERIFY, {}).id for _ in range(5)]
     page = stocked.sessions.list(limit=3)

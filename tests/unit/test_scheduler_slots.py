@@ -7,8 +7,10 @@ import pytest
 
 from holdfast_agent.errors import NotFound, UsageError
 from holdfast_manager.catalog import Catalog
-from holdfast_manager.catalog.values import SessionKind, SessionResult
+from holdfast_manager.catalog.values import AgentRole, RepositoryEntry, SessionKind, SessionResult
 from holdfast_manager.scheduler.slots import SlotGrant, SlotLedger, SlotWait
+
+BOTH = (AgentRole.PROXY, AgentRole.REPOSITORY)
 
 
 @pytest.fixture
@@ -47,6 +49,29 @@ def test_tasks_get_slots_in_order_and_the_rest_learn_why_they_wait(
     ledger.release_all(one)
     assert ledger.poll(two).grants == (SlotGrant(1, "a", "main"),)
     assert ledger.poll(one) == msgspec.structs.replace(state, grants=(), waits=())
+
+
+def test_what_a_task_reads_besides_counts_too(ledger: SlotLedger, stocked: Catalog, one: int) -> None:
+    """A copy holds a slot of both repositories and of both hosts; one host of both is held once."""
+    stocked.agents.update(
+        msgspec.structs.replace(stocked.agents.get("b"), roles=BOTH, proxy_slots=9, repository_slots=1)
+    )
+    for name, agent, slots in (("far", "b", 9), ("near", "a", 1)):
+        entry = RepositoryEntry(
+            name=name, agent=agent, path=f"/{name}", repository_id="11" * 16, encrypted=False, slots=slots
+        )  # fmt: skip
+        stocked.repositories.add(entry)
+    for task, also in ((1, "near"), (2, "near"), (3, "far"), (4, "far")):
+        ledger.request(one, task, ("b",), "main", (also,))
+    state = ledger.poll(one)
+    assert [grant.task for grant in state.grants] == [1, 3]
+    assert [wait.reason.partition(",")[0] for wait in state.waits] == [
+        "waiting for a slot on repository near",
+        "waiting for a slot on repository host b",
+    ]
+    assert state.grants[0] == SlotGrant(1, "b", "main")
+    with pytest.raises(NotFound):
+        ledger.request(one, 5, ("b",), "main", ("nowhere",))
 
 
 def test_repository_and_host_limits_hold_too(ledger: SlotLedger, stocked: Catalog, one: int) -> None:

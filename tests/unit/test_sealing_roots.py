@@ -8,7 +8,7 @@ import pytest
 from holdfast_agent.errors import FormatUnsupported, PointNotAuthentic
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.ids import Sid
-from holdfast_agent.model.points import DiskPoint, Point, PointEntry
+from holdfast_agent.model.points import DiskPoint, Origin, Point, PointEntry
 from holdfast_agent.sealing.keys import MasterKey, RepositoryKeys
 from holdfast_agent.sealing.roots import open_point, pack_set_digest, read_point, seal_point
 
@@ -34,6 +34,16 @@ def test_round_trip_and_stable_bytes() -> None:
     keys = list(msgspec.json.decode(entry.body))
     assert keys == sorted(keys)
     assert entry.mac.hex() == "09ea1a685e4fb6869ab05cca85dd33746f91991763feeeed9ddc1e0f1d48374d"
+
+
+def test_the_origin_of_a_copy_is_in_the_body_and_nothing_is_in_that_of_others() -> None:
+    """So a copy's relation to its original is under the MAC; and points that are none are the bytes that they were."""
+    copy = msgspec.structs.replace(POINT, origin=Origin("ff" * 16, Sid("cd" * 16)))
+    entry = seal_point(copy, KEYS)
+    assert open_point(entry, KEYS).identity == copy.origin
+    assert msgspec.json.decode(entry.body)["origin"] == {"repository_id": "ff" * 16, "sid": "cd" * 16}
+    assert b"origin" not in seal_point(POINT, KEYS).body
+    assert POINT.identity == Origin(ID, POINT.sid)
 
 
 def test_every_flipped_byte_of_body_and_mac_is_detected() -> None:

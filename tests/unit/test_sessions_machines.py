@@ -35,8 +35,12 @@ class World:
     (a slot granted, a transfer finished) comes at any later time, unless the task was stopped meanwhile.
     """
 
-    def __init__(self, rng: random.Random, failure_rate: float, vms: dict[str, list[str]]) -> None:
+    def __init__(
+        self, rng: random.Random, failure_rate: float, vms: dict[str, list[str]], chained: bool = False
+    ) -> None:
+        """``chained``: each VM is planned to begin after the one before, as the points of a copy are."""
         self.rng = rng
+        self.chained = chained
         self.failure_rate = failure_rate
         self.vms = vms
         self.lanes: dict[object, deque[Callable[[], list[e.Event]]]] = {}
@@ -102,7 +106,11 @@ class World:
     def _answer(self, instruction: i.Instruction) -> list[e.Event]:
         match instruction:
             case i.PlanVms():
-                planned = tuple(e.PlannedVm(vm, vm, tuple(disks)) for vm, disks in self.vms.items())
+                before = [None, *self.vms] if self.chained else [None] * len(self.vms)
+                planned = tuple(
+                    e.PlannedVm(vm, vm, tuple(disks), after)
+                    for (vm, disks), after in zip(self.vms.items(), before, strict=False)
+                )
                 return [e.VmsPlanned(vms=planned)]
             case i.TaskInstruction():
                 return self._answer_task(instruction)
@@ -122,6 +130,7 @@ class World:
             return [e.TaskFailed(task=key, error=error, at=Step.TRANSFER)]
         match instruction:
             case i.RequestSlot():
+                assert not self.chained or self.open_sessions <= {key.vm}, "it began before the one before had ended"
                 self.slots.add(key)
                 self.later.append((key, e.SlotGranted(task=key, proxy="p", repository="r", waited_s=0)))
                 return []
@@ -185,13 +194,14 @@ class World:
     rate=st.sampled_from([0.0, 0.02, 0.1, 0.4, 1.0]),
     disks=st.lists(st.integers(1, 3), min_size=1, max_size=4),
     cancel_after=st.none() | st.integers(0, 60),
+    chained=st.booleans(),
 )
 def test_whatever_happens_a_backup_keeps_its_promises(
-    seed: int, rate: float, disks: list[int], cancel_after: int | None
+    seed: int, rate: float, disks: list[int], cancel_after: int | None, chained: bool
 ) -> None:
     vms = {f"vm{n}": [f"disk{d}" for d in range(count)] for n, count in enumerate(disks)}
     machine = BackupMachine(POLICY)
-    world = World(random.Random(seed), rate, vms)
+    world = World(random.Random(seed), rate, vms, chained)
     world.run(machine, cancel_after)
     if rate == 0.0 and not world.cancelled:
         assert world.committed == set(vms)
@@ -276,6 +286,12 @@ def test_unplanned_vms_make_the_session_partial() -> None:
     machine = BackupMachine(POLICY)
     machine.handle(e.SessionStarted())
     assert machine.handle(e.VmsPlanned(vms=(), unplanned=("broken",))) == [i.EndSession(result="failed")]
+
+
+def test_what_was_left_out_makes_the_session_end_with_a_warning() -> None:
+    machine = BackupMachine(POLICY)
+    machine.handle(e.SessionStarted())
+    assert machine.handle(e.VmsPlanned(vms=(), left_out=("suspect",))) == [i.EndSession(result="warning")]
 
 
 def test_an_illegal_transition_tells_its_story() -> None:

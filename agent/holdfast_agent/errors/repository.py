@@ -82,6 +82,15 @@ class ObjectMissing(RepositoryError):
     exit_code = 14
 
 
+class OriginDamaged(RepositoryError):
+    """A copy or a heal that meets damage in the repository that it reads from."""
+
+    code = "origin_damaged"
+    message = "{what} of {disk} cannot be read from the repository that it is copied from: {reason}"
+    action = "Other points are not touched. The next backup into that repository heals it; so does `repository heal`"
+    exit_code = 14
+
+
 class PointNotFound(RepositoryError):
     code = "point_not_found"
     message = "there is no restore point {point} in this repository"
@@ -189,6 +198,15 @@ class VerificationFailed(RepositoryError):
     code = "verification_failed"
     message = "the verification of {repository} found {findings} thing(s) wrong"
     action = "`holdfast session show` names each, and the restore points that it touches"
+    exit_code = 14
+
+
+class HealIncomplete(RepositoryError):
+    """The outcome of a heal that could not bring everything back; each thing stands in its session's log."""
+
+    code = "heal_incomplete"
+    message = "{findings} thing(s) that restore points of {repository} need are still lost"
+    action = "`holdfast session show` names each. Another repository, or the next backup of the disk, may have them"
     exit_code = 14
 
 

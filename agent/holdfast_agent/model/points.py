@@ -31,13 +31,21 @@ class DiskPoint(msgspec.Struct, frozen=True):
         return Geometry(self.size_bytes, self.block_log2)
 
 
+class Origin(msgspec.Struct, frozen=True, order=True):
+    """The restore point that a copy was made of: the first one, also of a copy of a copy."""
+
+    repository_id: str
+    sid: Sid
+
+
 class Point(msgspec.Struct, frozen=True):
     """A committed restore point: one VM at one instant, all its disks, logically full.
 
     ``created`` is Unix time in seconds by the manager's clock. ``base`` is the point that unchanged blocks were
     compared with; it is history only, a point needs no other to be restored. ``config`` is the hex id of the
     blob record with the sealed VM configuration. ``consistency`` is "crash", "file-system" or "application".
-    ``packs`` is the hex BLAKE3 of the sorted names of all packs this session wrote.
+    ``packs`` is the hex BLAKE3 of the sorted names of all packs this session wrote. ``origin``: of which point this is
+    a copy; it has the same disks and the same time, under this repository's ids.
     """
 
     sid: Sid
@@ -53,6 +61,12 @@ class Point(msgspec.Struct, frozen=True):
     config: str | None = None
     consistency: str = "crash"
     version: int = 1
+    origin: Origin | None = None
+
+    @property
+    def identity(self) -> Origin:
+        """What a point and all its copies, in whatever repository, have in common: the same content."""
+        return self.origin or Origin(self.repository_id, self.sid)
 
 
 class PointEntry(msgspec.Struct, frozen=True):

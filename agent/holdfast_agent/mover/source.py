@@ -36,9 +36,11 @@ from .conversation import (
     encode,
     runs_of,
 )
+from .fetcher import Fetcher
 from .limiter import RateLimiter
 from .pages import IdMap, IdPage
 from .plan import Fate, Part, plan
+from .point_disk import PointDisk, open_point
 from .records import send_record
 from .role import unexpected
 from .stages import Tally
@@ -64,18 +66,31 @@ class Source:
         self._connection = connection
         self._rules = spec.rules
         self._limiter = RateLimiter(spec.rules.bandwidth_bytes_per_s)
+        self._fetcher = Fetcher(spec.origin, host) if spec.origin is not None else None
+        self._order: BackupOrder | None = None
         self._disk: ReadableDisk | None = None
         self._transfer: _Transfer | None = None
 
     def begin(self, order: Order) -> None:
-        if not isinstance(order, BackupOrder) or self._disk is not None:
+        if not isinstance(order, BackupOrder) or self._order is not None:
             raise UsageError(reason="a source takes one backup order")
         if order.mode in (ChangeMode.CBT, ChangeMode.DIGEST) and (order.base_root is None or not order.base_geometry):
             raise UsageError(reason=f"the mode {order.mode} needs a base point")
         if order.base_geometry is not None and order.base_geometry.block_log2 != order.geometry.block_log2:
             raise UsageError(reason="the base point has another block size")
         self._order = order
-        self._disk, self._used = _open_first(order, self._host)
+        if self._fetcher is not None and self._spec.origin is not None:
+            self.workers.submit(self._begin_point, open_point, order, self._spec.origin.keys, self._fetcher)
+        else:
+            self._begin(*_open_first(order, self._host), order)
+
+    def _begin_point(self, opened: tuple[PointDisk, BackupOrder]) -> None:
+        disk, order = opened
+        self._begin(disk, disk.url, order)
+
+    def _begin(self, disk: ReadableDisk, used: str, order: BackupOrder) -> None:
+        """The disk is open: tell the target what comes."""
+        self._disk, self._used, self._order = disk, used, order
         if self._disk.size_bytes < order.geometry.size_bytes:
             raise DiskShrunk(
                 url=self._used, found_bytes=self._disk.size_bytes, expected_bytes=order.geometry.size_bytes
@@ -102,9 +117,11 @@ class Source:
     def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
         self._connection.release(cost_bytes)
         if self._transfer is None:
-            if not isinstance(message, Opened) or self._disk is None:
+            if not isinstance(message, Opened) or self._disk is None or self._order is None:
                 raise unexpected(message)
             count_blocks(message.lost, self._order.base_geometry or self._order.geometry)
+            if isinstance(self._disk, PointDisk):
+                self._disk.expect(message.lost)
             self._transfer = _Transfer(self, self._disk, self._order, message.lost)
         elif isinstance(message, Wanted):
             self._transfer.answer(message)
@@ -119,7 +136,9 @@ class Source:
         return self._transfer.pump() if self._transfer is not None else _IDLE_S
 
     def close(self, error: BaseException | None, timeout_s: float) -> bool:
-        ended = self.workers.close(timeout_s)
+        # The fetcher first: it wakes the workers that wait for it.
+        parted = self._fetcher is None or self._fetcher.close(error is None, timeout_s)
+        ended = self.workers.close(timeout_s) and parted
         if ended and self._disk is not None:
             self._disk.close()
         return ended

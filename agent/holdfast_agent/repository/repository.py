@@ -226,6 +226,10 @@ class Repository:
         """Sids of all outcomes (FENCED ones too) without a tombstone, ascending; nothing is opened."""
         return sorted(self._outcomes() - self.tombstones.hidden())
 
+    def hidden_sids(self) -> list[Sid]:
+        """Sids of outcomes that a tombstone hides, retired ones too, ascending; open them with :meth:`committed`."""
+        return sorted(self._outcomes() & self.tombstones.hidden())
+
     def roots(self) -> list[Sid]:
         """Sids of all outcomes that the collector must treat as alive, ascending: all but the retired ones.
 

@@ -27,10 +27,16 @@ class _Version(msgspec.Struct):
 
 
 def seal_point(point: Point, keys: RepositoryKeys) -> PointEntry:
-    """``point`` as canonical JSON with its MAC, ready for ``Repository.commit``. Called by the manager."""
+    """``point`` as canonical JSON with its MAC, ready for ``Repository.commit``. Called by the manager.
+
+    ``origin`` stands in it for copies only, so that all other points are the bytes that they always were.
+    """
     if point.repository_id != keys.repository_id:
         raise ValueError("the point belongs to another repository than the keys")
-    body = msgspec.json.encode(point, order="sorted")
+    fields = msgspec.to_builtins(point)
+    if point.origin is None:
+        del fields["origin"]
+    body = msgspec.json.encode(fields, order="sorted")
     return PointEntry(point.sid, body, _mac(body, keys))
 
 

@@ -124,7 +124,8 @@ def raise_key_epoch(agent: Agent, call: Call[RaiseKeyEpoch]) -> None:
 def list_points(agent: Agent, call: Call[ListPoints]) -> None:
     def work() -> PointList:
         with opened(agent.settings, call.request.repository) as repository:
-            return _page(repository, call.request.after, min(max(1, call.request.limit), _PAGE_POINTS))
+            limit = min(max(1, call.request.limit), _PAGE_POINTS)
+            return _page(repository, call.request.after, limit, call.request.hidden)
 
     agent.repository_work.run(work, call.settle)
 
@@ -169,16 +170,18 @@ def _facts(repository: Repository) -> RepositoryFacts:
     )
 
 
-def _page(repository: Repository, after: str, limit: int) -> PointList:
+def _page(repository: Repository, after: str, limit: int, hidden: bool) -> PointList:
     """Points in the order of their ids. Outcomes that are no readable point are passed over; verify names them."""
     points: list[PointEntry] = []
     size = 0
-    for sid in repository.point_sids():
+    for sid in repository.hidden_sids() if hidden else repository.point_sids():
         if sid <= after:
             continue
         try:
-            entry = repository.point(sid)
+            entry = repository.committed(sid) if hidden else repository.point(sid)
         except (PointNotFound, ObjectDamaged, FormatUnsupported):
+            continue
+        if entry is None:
             continue
         size += len(entry.body) + len(entry.mac)
         if points and (len(points) >= limit or size > _PAGE_BYTES):

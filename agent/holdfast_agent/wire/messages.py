@@ -234,11 +234,15 @@ class RepositoryFacts(Reply, frozen=True, tag=True, kw_only=True):
 
 
 class ListPoints(Request, frozen=True, tag=True, kw_only=True):
-    """Committed points in pages: those with ids after ``after``, at most ``limit``, ascending by id."""
+    """Committed points in pages: those with ids after ``after``, at most ``limit``, ascending by id.
+
+    ``hidden``: instead those that were pruned, also long ago: a copy that was pruned is not made again.
+    """
 
     repository: str
     after: str = ""
     limit: int = 500
+    hidden: bool = False
 
 
 class ReadPoint(Request, frozen=True, tag=True, kw_only=True):

@@ -27,11 +27,36 @@ class MoverSpec(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         return f"{type(self).__name__}(task_id={self.task_id!r})"
 
 
+class BlockTree(msgspec.Struct, frozen=True, array_like=True):
+    """The tree of one disk of a restore point."""
+
+    root: BlockId
+    geometry: Geometry
+
+
+class OriginSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a source reads restore points instead of disks: a reader mover at another repository, and its keys.
+
+    ``secret`` seals the data channel to that reader, which has one of its own.
+    """
+
+    secret: bytes
+    endpoints: tuple[str, ...]
+    keys: DataKeys
+
+    def __repr__(self) -> str:
+        return f"OriginSpec(keys={self.keys!r})"
+
+
 class SourceSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
-    """Backup, proxy side: reads the disk, seals blocks under ``keys``, connects to one of the target's endpoints."""
+    """Backup, proxy side: reads the disk, seals blocks under ``keys``, connects to one of the target's endpoints.
+
+    ``origin``: for copies; what it reads is the disk of a restore point.
+    """
 
     endpoints: tuple[str, ...]
     keys: DataKeys
+    origin: OriginSpec | None = None
 
 
 class TargetSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
@@ -47,7 +72,7 @@ class TargetSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
 
 
 class ReaderSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
-    """Restore and level 2 verification, repository side: listens and serves records of one tree. Holds no keys."""
+    """Restore, level 2 verification and copy, repository side: listens and serves records. Holds no keys."""
 
     repository: str
 
@@ -76,12 +101,25 @@ class TransferOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     access: tuple[DiskAccess, ...] = ()
 
 
+class OriginDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """The disk of a restore point that a copy reads; ``root`` is that of its tree, its geometry the order's.
+
+    ``since``: in the mode CBT, the tree of an earlier point of the same repository whose copy is the order's base: what
+    changed is what the two trees tell. ``name``: for people.
+    """
+
+    name: str
+    root: BlockId
+    since: BlockTree | None = None
+
+
 class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     """Read this disk in this mode.
 
     ``disks`` are the disk URLs to try in order (transport fail-over). ``base_root``: tree of the base point of the
     same disk (needed by CBT and DIGEST), with ``base_geometry``. ``extents``: ascending changed (CBT) or allocated
     (ALLOCATION) extents where a change tracker named them; None means that the disk is asked for its allocation.
+    ``origin`` stands in the place of ``disks`` for a source that reads restore points.
     """
 
     disks: tuple[str, ...]
@@ -89,6 +127,7 @@ class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     base_root: BlockId | None = None
     base_geometry: Geometry | None = None
     extents: tuple[Extent, ...] | None = None
+    origin: OriginDisk | None = None
 
 
 class RestoreOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
@@ -104,13 +143,6 @@ class RestoreOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     overwrite: bool = False
 
 
-class CheckTree(msgspec.Struct, frozen=True, array_like=True):
-    """One tree to be checked."""
-
-    root: BlockId
-    geometry: Geometry
-
-
 class CheckOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Check every distinct record of these trees once.
 
@@ -120,7 +152,7 @@ class CheckOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     always checked.
     """
 
-    trees: tuple[CheckTree, ...]
+    trees: tuple[BlockTree, ...]
     max_duration_s: float = 0.0
     sample_percent: float = 100.0
 

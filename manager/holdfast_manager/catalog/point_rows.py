@@ -24,4 +24,5 @@ def row_of_point(
         stored_bytes=stored_bytes,
         consistency=point.consistency,
         retained_until=retained_until,
+        origin=point.origin,
     )

@@ -35,13 +35,18 @@ class Sessions:
         """
         with self._database.writing() as connection:
             require(connection, jobs, "job", job)
-            holder = connection.execute(select(*_COLUMNS).where(sessions.c.holds == job)).first()
-            if holder is not None:
-                other = from_row(holder, SessionEntry)
-                if not other.process.is_dead():
-                    raise Locked(what=f"job {job!r}", holder=f"session {other.id} ({other.process})")
-                self._bury(connection, other)
+            self._make_way(connection, job, f"job {job!r}")
             return self._begin(connection, SessionKind.BACKUP, job, spec or {}, holds=job)
+
+    def begin_copy(self, repository: str, spec: dict[str, Any]) -> SessionEntry:
+        """Write down a session that copies into ``repository``: one at a time, so that no point is copied twice.
+
+        Raises :class:`Locked` with the holder while one lives.
+        """
+        holds = f"copies into {repository}"  # no job has a name with blanks
+        with self._database.writing() as connection:
+            self._make_way(connection, holds, holds)
+            return self._begin(connection, SessionKind.COPY, "", spec, holds=holds)
 
     def begin(self, kind: SessionKind, spec: dict[str, Any]) -> SessionEntry:
         """Write down a restore or verify session; any number may run at once. ``spec`` is what was asked, JSON-able."""
@@ -140,6 +145,16 @@ class Sessions:
             if owed:
                 raise InUse(kind="session", name=str(number), users=f"{len(owed)} open obligations")
             connection.execute(sessions.delete().where(sessions.c.id == number))
+
+    def _make_way(self, connection: Connection, holds: str, what: str) -> None:
+        """See that no living session holds ``holds``; one whose process is dead is marked failed."""
+        holder = connection.execute(select(*_COLUMNS).where(sessions.c.holds == holds)).first()
+        if holder is None:
+            return
+        other = from_row(holder, SessionEntry)
+        if not other.process.is_dead():
+            raise Locked(what=what, holder=f"session {other.id} ({other.process})")
+        self._bury(connection, other)
 
     def _begin(
         self, connection: Connection, kind: SessionKind, job: str, spec: dict[str, Any], holds: str | None

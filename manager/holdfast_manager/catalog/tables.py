@@ -168,6 +168,7 @@ points = Table(
     Column("held", Boolean, nullable=False, server_default=false()),
     Column("retained_until", Double, nullable=False, server_default=text("0")),
     Column("undo_until", Double),
+    Column("origin", _Json),
     Index(None, "repository", "server", "vm_id", "created"),
     Index(None, "job", "created"),
     Index(None, "vm_name", "created"),

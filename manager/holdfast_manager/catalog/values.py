@@ -11,6 +11,7 @@ from holdfast_agent.errors import ErrorRecord
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import DEFAULT_BLOCK_LOG2, MAX_BLOCK_LOG2, MIN_BLOCK_LOG2
 from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.points import Origin
 from holdfast_agent.model.rules import Compression
 from holdfast_agent.model.stats import TransferCounters
 
@@ -135,6 +136,8 @@ class SessionKind(StrEnum):
     RESTORE = "restore"
     VERIFY = "verify"
     GC = "gc"
+    COPY = "copy"
+    HEAL = "heal"
 
 
 class SessionState(StrEnum):
@@ -230,7 +233,7 @@ class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     ``session`` None: found by a rescan. ``stored_bytes``: what the repository appended for it. Times are Unix seconds.
     ``verified``: when every block of it was last read, decoded and compared, by a verification or a restore. ``held``
     and ``retained_until`` protect it from pruning; the repository holds the same and enforces it. ``undo_until``: it is
-    pruned, and can be given back until about then (None: it is not pruned).
+    pruned, and can be given back until about then (None: it is not pruned). ``origin``: of which point it is a copy.
     """
 
     sid: Sid
@@ -249,6 +252,7 @@ class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
     retained_until: float = 0.0
     undo_until: float | None = None
+    origin: Origin | None = None
 
 
 class Obligation(msgspec.Struct, frozen=True, kw_only=True):

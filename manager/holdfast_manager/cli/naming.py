@@ -55,4 +55,5 @@ def _latest(catalog: Catalog, vm: str, repository: str | None) -> PointEntryRow:
     if len(servers) > 1:
         reason = f"VMs called {vm!r} were backed up from {', '.join(servers)}; name the restore point by its id"
         raise UsageError(reason=reason)
-    return rows[0]
+    # A copy has the time of its original: the one made first is meant then.
+    return min((row for row in rows if row.created == rows[0].created), key=lambda row: row.origin is not None)

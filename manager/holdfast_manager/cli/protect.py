@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import click
 
-from holdfast_agent.errors import UsageError
 from holdfast_agent.wire.messages import PointRetention, RetainedPoint, RetainPoint
 from holdfast_manager.catalog.values import PointEntryRow
 from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
 from .commands import Command
+from .dates import parse_date
 from .naming import chosen_point
 
 _vm_option = click.option("--vm", help='With "latest": of which VM.')
@@ -32,7 +30,7 @@ def protect(app: App, point: str, until: str | None, vm: str | None) -> None:
     have here: the repository's host refuses. That date can be put off later, never brought forward.
     """
     row = chosen_point(app.catalog, point, vm)
-    wanted = _moment(until) if until is not None else None
+    wanted = parse_date(until, "--until", end_of_day=True) if until is not None else None
     if wanted is not None and wanted <= row.retained_until:
         app.out.note(f"It is kept until {moment(row.retained_until)} already; that cannot be shortened")
     now = _retain(app, row, wanted or 0.0, hold=True if wanted is None else None)
@@ -61,13 +59,3 @@ def _retain(app: App, row: PointEntryRow, until: float, hold: bool | None) -> Re
         reply = ask(RetainPoint(repository=path, sid=row.sid, until=until, hold=hold), PointRetention)
     app.catalog.points.set_retention(row.sid, reply.retained.until, reply.retained.hold)
     return reply.retained
-
-
-def _moment(text: str) -> float:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(reason=f"--until takes 2027-12-31 or 2027-12-31T18:00+01:00, not {text!r}") from None
-    if len(text) == len("2027-12-31"):
-        at += timedelta(days=1)
-    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()

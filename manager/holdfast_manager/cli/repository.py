@@ -12,15 +12,18 @@ import msgspec
 from holdfast_agent.errors import AlreadyExists, UsageError
 from holdfast_agent.model.units import format_size
 from holdfast_manager.catalog.rows import checked
-from holdfast_manager.catalog.values import AgentEntry, RepositoryEntry, SessionKind
+from holdfast_manager.catalog.values import AgentEntry, RepositoryEntry
 from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 
 from .app import App, pass_app
 from .asking import existing_passphrase, new_passphrase, paper_key
 from .commands import Group
+from .repository_copy import copy
+from .repository_gc import gc
+from .repository_heal import heal
 from .repository_stats import stats
-from .running import detach_option, run_session
+from .repository_verify import verify
 
 if TYPE_CHECKING:
     from holdfast_manager.enrolment.repositories import Opened
@@ -140,78 +143,8 @@ def show(app: App, name: str) -> None:
     app.out.result(document, facts(pairs))
 
 
-@repository.command(
-    examples=(
-        "holdfast repository verify main",
-        "holdfast repository verify main --level 2",
-        "holdfast repository verify main --level 2 --point 3f2a1b0c",
-        "holdfast repository verify main --older-than 30d --max-duration 2h",
-        "holdfast repository verify main --level 2 --sample 5",
-    )
-)
-@click.argument("name")
-@click.option(
-    "--level", type=click.IntRange(0, 2), default=1, show_default=True,
-    help="0: all is there. 1: every stored byte by its checksum. 2: every block decrypted and compared with its id.",
-)  # fmt: skip
-@click.option("--point", "points", multiple=True, metavar="POINT", help="Only this restore point (repeatable).")
-@click.option("--proxy", default="", help="The agent that decodes at level 2. Default: any with the role.")
-@click.option("--older-than", metavar="TIME", help="Level 1: only packs not found whole for so long, such as 30d.")
-@click.option(
-    "--max-duration", metavar="TIME", help="Begin nothing new after so long; the next run goes on from there."
-)
-@click.option(
-    "--sample", type=click.FloatRange(0, 100, min_open=True), default=100.0, metavar="PERCENT",
-    help="Only so much of the packs (level 1) or blocks (level 2), drawn anew.",
-)  # fmt: skip
-@detach_option
-@pass_app
-def verify(
-    app: App,
-    name: str,
-    level: int,
-    points: tuple[str, ...],
-    proxy: str,
-    older_than: str | None,
-    max_duration: str | None,
-    sample: float,
-    detach: bool,
-) -> int:
-    """Verify a repository. Exits with 14 when something is damaged; the report names what is touched.
-
-    Nothing is deleted. Bad blocks are put in quarantine: the next backup of their disks stores them again.
-    """
-    from holdfast_manager.sessions.requests import VerifyRequest
-
-    from .budgets import budget_of
-    from .naming import in_repository
-
-    app.catalog.repositories.get(name)
-    if proxy:
-        app.catalog.agents.get(proxy)
-    sids = tuple(in_repository(app.catalog, name, point).sid for point in points)
-    budget = budget_of(level, older_than, max_duration, sample)
-    request = VerifyRequest(repository=name, level=level, points=sids, proxy=proxy, budget=budget)
-    entry = app.catalog.sessions.begin(SessionKind.VERIFY, msgspec.to_builtins(request))
-    return run_session(app, entry, detach, strict=False)
-
-
-@repository.command(examples=("holdfast repository gc main", "holdfast repository gc main --dry-run"))
-@click.argument("name")
-@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
-@detach_option
-@pass_app
-def gc(app: App, name: str, dry_run: bool, detach: bool) -> int:
-    """Collect garbage: remove what no restore point refers to, beside whatever runs."""
-    from holdfast_manager.sessions.requests import GcRequest
-
-    app.catalog.repositories.get(name)
-    request = GcRequest(repository=name, dry_run=dry_run)
-    entry = app.catalog.sessions.begin(SessionKind.GC, msgspec.to_builtins(request))
-    return run_session(app, entry, detach, strict=False)
-
-
-repository.add_command(stats)
+for command in (verify, gc, stats, copy, heal):
+    repository.add_command(command)
 
 
 @repository.command(examples=("holdfast repository rescan main",))

@@ -31,6 +31,13 @@ class Ask(Protocol):
     def __call__(self, request: Request, kind: type[R], /) -> R: ...
 
 
+class Authentic(msgspec.Struct, frozen=True):
+    """``points`` are authentic; ``refused``: ids of those that are not, or too new to be read."""
+
+    points: tuple[Point, ...]
+    refused: tuple[str, ...]
+
+
 class Listed(msgspec.Struct, frozen=True):
     """What a repository has: ``rows`` of its authentic points, and ids of those that are not, or too new to be read."""
 
@@ -87,6 +94,20 @@ def stored_points(catalog: Catalog, repository: str, ask: Ask) -> Listed:
     return Listed(tuple(rows), tuple(refused))
 
 
+def authentic_points(catalog: Catalog, repository: str, ask: Ask, hidden: bool = False) -> Authentic:
+    """All points of a repository, whole; ``hidden``: those instead that were pruned. Raises what the channel raises."""
+    entry = catalog.repositories.get(repository)
+    secrets = repository_keys(catalog, entry)
+    points, refused = [], []
+    for page in _pages(ask, entry.path, hidden):
+        for stored in page.points:
+            try:
+                points.append(open_point(stored, secrets))
+            except (PointNotAuthentic, FormatUnsupported):
+                refused.append(str(stored.sid))
+    return Authentic(tuple(points), tuple(refused))
+
+
 def rescan(catalog: Catalog, repository: str, ask: Ask, now: float) -> Listed:
     """Make the catalogue's points of a repository those that it has; the rows of a lost catalogue come back.
 
@@ -116,10 +137,10 @@ def give_back(catalog: Catalog, repository: str, sid: Sid, ask: Ask) -> PointEnt
     return row
 
 
-def _pages(ask: Ask, path: str) -> Iterator[PointList]:
+def _pages(ask: Ask, path: str, hidden: bool = False) -> Iterator[PointList]:
     after, more = "", True
     while more:
-        page = ask(ListPoints(repository=path, after=after), PointList)
+        page = ask(ListPoints(repository=path, after=after, hidden=hidden), PointList)
         yield page
         # an agent that says "more" with an empty page would keep us here for ever
         more = page.more and bool(page.points) and page.points[-1].sid > after

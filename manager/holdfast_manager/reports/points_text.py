@@ -44,6 +44,7 @@ def point_text(row: PointEntryRow, point: Point | None) -> str:
         ("Job", (row.job or "-") + (f", session {row.session}" if row.session is not None else "")),
         ("Repository", row.repository),
         ("Size", f"{format_size(row.size_bytes)}, of which {format_size(row.stored_bytes)} were new and stored"),
+        *_origin(row),
         ("Consistency", row.consistency),
         ("State", state_of(row)),
     ]
@@ -59,9 +60,17 @@ def point_text(row: PointEntryRow, point: Point | None) -> str:
     return f"{text}\n\nDisks\n{indented(table(heads, disks, right=('size', 'blocks')))}"
 
 
+def _origin(row: PointEntryRow) -> list[tuple[str, str]]:
+    if row.origin is None:
+        return []
+    return [("Copy of", f"{row.origin.sid}, in the repository with the id {row.origin.repository_id}")]
+
+
 def state_of(row: PointEntryRow) -> str:
     """ "ok, verified, protected": all that the catalogue knows of a point's standing."""
     words = [row.state.value]
+    if row.origin is not None:
+        words.append(f"copy of {row.origin.sid[:_SID_DIGITS]}")
     if row.verified is not None:
         words.append("verified")
     if row.held:

@@ -75,7 +75,9 @@ def _failed(data: Data) -> str:
 
 
 def _removed(data: Data) -> str:
-    return f"snapshot not removed: {data['warning']}" if data.get("warning") else "snapshot removed"
+    if data.get("warning"):
+        return f"snapshot not removed: {data['warning']}"
+    return str(data.get("note") or "snapshot removed")
 
 
 def _ended(data: Data) -> str:

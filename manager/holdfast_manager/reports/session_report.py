@@ -23,6 +23,9 @@ from .names import Names
 from .problems import Problem, problems
 from .steps import StepLine, step_lines
 
+STORING = frozenset({SessionKind.BACKUP, SessionKind.COPY, SessionKind.HEAL})
+"""Kinds of sessions that read disks and store what is new."""
+
 
 class DiskLine(msgspec.Struct, frozen=True, kw_only=True):
     """One task. ``mode`` is None before the transfer began, and for restores and verifications."""
@@ -89,7 +92,7 @@ def session_report(session: SessionEntry, tasks: Sequence[TaskEntry], events: Se
     # a transfer that still runs has no span yet, but its mover has told how long it has been at it
     measured_s = max([transfer.took_s, *(task.counters.elapsed_s for task in tasks)])
     busy = total.elapsed_s > 0
-    covered_bytes = total.read_bytes if session.kind is SessionKind.BACKUP else total.sent_bytes
+    covered_bytes = total.read_bytes if session.kind in STORING else total.sent_bytes
     return SessionReport(
         id=session.id,
         kind=session.kind,
@@ -125,6 +128,10 @@ def what_for(session: SessionEntry) -> str:
         case SessionKind.GC:
             dry = ", a dry run" if spec.get("dry_run") else ""
             return f"garbage collection of {spec.get('repository', '?')}{dry}"
+        case SessionKind.COPY:
+            return f"copy of {spec.get('origin', '?')} to {spec.get('repository', '?')}"
+        case SessionKind.HEAL:
+            return f"heal of {spec.get('repository', '?')} from {spec.get('origin', '?')}"
         case SessionKind.RESTORE:
             point = str(spec.get("sid", "?"))[:8]
             place = f"server {spec['server']} as {spec.get('name')}" if spec.get("server") else _files(spec)

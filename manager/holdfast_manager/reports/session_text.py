@@ -9,7 +9,7 @@ from holdfast_agent.model.units import format_duration, format_rate, format_size
 from holdfast_manager.catalog.values import SessionKind, SessionState
 
 from .problems import Problem
-from .session_report import DiskLine, SessionReport
+from .session_report import STORING, DiskLine, SessionReport
 from .steps import StepLine
 from .table import facts, indented, printable, table
 from .times import clock, moment
@@ -79,8 +79,7 @@ def _steps(steps: list[StepLine]) -> str:
 
 
 def _disks(report: SessionReport) -> str:
-    backup = report.kind is SessionKind.BACKUP
-    columns = _COLUMNS if backup else tuple(each for each in _COLUMNS if each[0] not in _BACKUP_ONLY)
+    columns = _COLUMNS if report.kind in STORING else tuple(each for each in _COLUMNS if each[0] not in _STORING_ONLY)
     heads = tuple(head for head, _ in columns)
     rows = [tuple(cell(disk) for _, cell in columns) for disk in report.disks]
     text = table(heads, rows, right=_NUMBERS)
@@ -109,7 +108,7 @@ _COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (
     ("waited", lambda disk: format_duration(disk.queue_wait_s)),
 )
 _NUMBERS = frozenset({"processed", "read", "zero", "unchanged", "dedup", "transferred", "stored", "waited"})
-_BACKUP_ONLY = frozenset({"mode", "read", "unchanged", "dedup", "stored"})
+_STORING_ONLY = frozenset({"mode", "read", "unchanged", "dedup", "stored"})
 
 
 def _load(report: SessionReport) -> list[tuple[str, str]]:
@@ -124,6 +123,7 @@ def _load(report: SessionReport) -> list[tuple[str, str]]:
 
 _DONE = {
     SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked", SessionKind.GC: "moved",
+    SessionKind.COPY: "read", SessionKind.HEAL: "read",
 }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def _data(report: SessionReport) -> str:
         f"{format_size(total.processed_bytes)} processed",
         f"{format_size(total.transferred_bytes)} transferred{ratio}",
     ]
-    if report.kind is SessionKind.BACKUP:
+    if report.kind in STORING:
         told[1:1] = [f"{format_size(total.read_bytes)} read"]
         told.append(f"{format_size(total.stored_bytes)} stored")
     return ", ".join(told) + (f"; left out: {', '.join(skipped)}" if skipped else "")

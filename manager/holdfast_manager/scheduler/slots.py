@@ -63,9 +63,12 @@ class SlotLedger:
         self._clock = clock
         self._ttl_s = ttl_s
 
-    def request(self, session: int, task: int, proxies: Sequence[str], repository: str) -> None:
+    def request(
+        self, session: int, task: int, proxies: Sequence[str], repository: str, also: Sequence[str] = ()
+    ) -> None:
         """Put a task in the queue: it needs one of ``proxies`` (the most wanted first) and ``repository``.
 
+        ``also``: further repositories, which it reads; one slot of each, and of each host.
         An earlier request of the same task is dropped with what it held. Takes effect at the next ``poll``. Raises
         ``NotFound`` for the repository, ``UsageError`` without any proxy.
         """
@@ -73,13 +76,9 @@ class SlotLedger:
             raise UsageError(reason="no enabled agent has the role proxy; see `holdfast agent list`")
         now = self._clock()
         with self._database.writing() as connection:
-            host = connection.scalar(select(repositories.c.agent).where(repositories.c.name == repository))
-            if host is None:
-                raise NotFound(kind="repository", name=repository)
             needs = (
                 tuple(f"{_PROXY} {name}" for name in dict.fromkeys(proxies)),
-                (f"{_REPOSITORY} {repository}",),
-                (f"{_HOST} {host}",),
+                *_places(connection, (repository, *also)),
             )
             connection.execute(_of(session, task))
             connection.execute(
@@ -171,8 +170,19 @@ def _request(row: Row[Any]) -> Request:
     return Request(row.id, tuple(tuple(need) for need in row.needs), tuple(row.awaited))
 
 
+def _places(connection: Connection, names: Sequence[str]) -> list[tuple[str]]:
+    """A need for each repository, then one for each host of them; the first is that of the first name."""
+    hosts: dict[str, None] = {}
+    for name in names:
+        host = connection.scalar(select(repositories.c.agent).where(repositories.c.name == name))
+        if host is None:
+            raise NotFound(kind="repository", name=name)
+        hosts[host] = None
+    return [(f"{_REPOSITORY} {name}",) for name in dict.fromkeys(names)] + [(f"{_HOST} {host}",) for host in hosts]
+
+
 def _grant(row: Row[Any]) -> SlotGrant:
-    proxy, repository, _host = (name.rpartition(" ")[2] for name in row.granted)
+    proxy, repository, *_ = (name.rpartition(" ")[2] for name in row.granted)
     return SlotGrant(row.task, proxy, repository)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import msgspec
 
 from holdfast_agent.errors import (
-    AlreadyExists,
     ChangeTrackingLost,
     HoldfastError,
     ObjectDamaged,
@@ -23,15 +22,7 @@ from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.units import format_rate
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import open_point, root_id
-from holdfast_agent.wire.messages import (
-    AbortSession,
-    BeginSession,
-    Done,
-    OpenRepository,
-    PointList,
-    ReadPoint,
-    RepositoryFacts,
-)
+from holdfast_agent.wire.messages import OpenRepository, PointList, ReadPoint, RepositoryFacts
 from holdfast_agent.wire.specs import BackupOrder, SourceSpec, TargetSpec
 from holdfast_manager.broker.broker import Broker
 from holdfast_manager.catalog.values import JobSpec, PointState
@@ -88,6 +79,7 @@ from .quiescing import Guest, Quiesced, snapshot_quiesced
 from .steps import Step
 from .tasks import Context, TaskWork
 from .vm_work import VmWork
+from .write_sessions import begin_write_session, give_up_write_session
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -202,8 +194,7 @@ class BackupActions:
     def _begin_session(self, vm: VmWork) -> Event:
         """The write session first, only then the base point: what it builds on can then no longer be collected."""
         vm.begin_attempt()
-        pool, repository = self._context.pool, self._context.repository
-        pool.ask(repository.agent, BeginSession(lease=pool.lease, repository=repository.path, sid=vm.sid), Done)
+        begin_write_session(self._context, vm.sid)
         vm.base = self._base_point(vm)
         return RepositorySessionBegun(vm=vm.info.ref.vm_id, sid=vm.sid, base=vm.base.sid if vm.base else None)
 
@@ -340,16 +331,8 @@ class BackupActions:
 
     def _abandon(self, vm: VmWork) -> Event:
         """Fence the write session, so that nothing can commit it later, and leave nothing on the hypervisor."""
-        pool, repository = self._context.pool, self._context.repository
-        if vm.begun:
-            try:
-                request = AbortSession(lease=pool.lease, repository=repository.path, sid=vm.sid)
-                pool.ask(repository.agent, request, Done)
-            except AlreadyExists:
-                return PointCommitted(vm=vm.info.ref.vm_id, sid=vm.sid)
-            except HoldfastError as error:
-                # The agent fences it when the lease runs out, or at its next start.
-                self._context.recorder.note(f"the write session stays open for now: {error}", "warning", Step.COMMIT)
+        if give_up_write_session(self._context, vm):
+            return PointCommitted(vm=vm.info.ref.vm_id, sid=vm.sid)
         warning = self._drop_snapshot(vm, committed=False)
         if warning:
             self._context.recorder.note(warning, "warning", Step.COMMIT)

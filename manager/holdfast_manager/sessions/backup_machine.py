@@ -1,4 +1,7 @@
-"""A backup session as a whole: plans the job's VMs, runs each through its steps, and judges the outcome. Pure."""
+"""A backup session as a whole: plans the job's VMs, runs each through its steps, and judges the outcome. Pure.
+
+A copy is such a session too: its VMs are restore points, those of one VM after each other.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,22 @@ class BackupMachine:
         self._cancelled = False
         self._planned = False
         self._unplanned = 0
+        self._left_out = 0
+        self._open: set[str] = set()
+        self._waiting: dict[str, list[str]] = {}
         self._story = Story()
 
     def handle(self, event: Event) -> list[Instruction]:
         self._story.note(self._state, event)
         instructions = self._decide(event)
-        if self._planned and not self.ended and all(vm.ended for vm in self.vms.values()):
+        match event:
+            case TaskEvent():
+                instructions += self._followers(event.task.vm)
+            case VmEvent():
+                instructions += self._followers(event.vm)
+            case _:
+                self._open = {name for name, vm in self.vms.items() if not vm.ended}
+        if self._planned and not self.ended and not self._open:
             instructions.append(self._end(self._result()))
         return instructions
 
@@ -52,9 +65,25 @@ class BackupMachine:
     def _plan(self, event: VmsPlanned) -> list[Instruction]:
         self._planned = True
         self._unplanned = len(event.unplanned)
+        self._left_out = len(event.left_out)
         self.vms = {planned.vm: VmMachine(planned, self._policy) for planned in event.vms}
-        begin = VmMachine.cancel if self._cancelled else VmMachine.start
-        return [instruction for vm in self.vms.values() for instruction in begin(vm)]
+        if self._cancelled:
+            return [instruction for vm in self.vms.values() for instruction in vm.cancel()]
+        instructions = []
+        for planned in event.vms:
+            if planned.after is None:
+                instructions += self.vms[planned.vm].start()
+            else:
+                self._waiting.setdefault(planned.after, []).append(planned.vm)
+        return instructions
+
+    def _followers(self, vm: str) -> list[Instruction]:
+        """If ``vm`` has ended, however it ended: begin those that waited for it."""
+        if not self.vms[vm].ended:
+            return []
+        self._open.discard(vm)
+        followers = [self.vms[name] for name in self._waiting.pop(vm, ())]
+        return [instruction for follower in followers if not follower.ended for instruction in follower.start()]
 
     def _vm(self, vm: str, event: Event) -> VmMachine:
         if vm not in self.vms:
@@ -71,4 +100,4 @@ class BackupMachine:
             return "cancelled"
         if len(done) < len(self.vms) + self._unplanned:
             return "partial" if done else "failed"
-        return "warning" if any(vm.warnings for vm in done) else "success"
+        return "warning" if self._left_out or any(vm.warnings for vm in done) else "success"

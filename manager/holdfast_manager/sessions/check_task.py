@@ -9,32 +9,29 @@ from holdfast_agent.model.points import Point
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.messages import VerifyBudget
-from holdfast_agent.wire.specs import CheckerSpec, CheckOrder, CheckTree, MoverResult, ReaderSpec
+from holdfast_agent.wire.specs import BlockTree, CheckerSpec, CheckOrder, MoverResult, ReaderSpec
 
-from .events import Event, MoversStarted, TaskKey, TaskStopped, TransferBegan
-from .instructions import BeginTransfer, ReleaseTask, RequestSlot, StartMovers, StopTask, TaskInstruction
-from .tasks import Context, TaskWork
+from .events import Event, MoversStarted, TaskKey, TransferBegan
+from .pair_tasks import PairTasks
+from .tasks import Context
 
 
-class CheckTask:
-    """Slots, a pair of movers, one order. ``perform`` as in :class:`~.restore_actions.ReaderTasks`."""
+class CheckTask(PairTasks):
+    """One task with one order."""
 
     def __init__(self, context: Context, keys: RepositoryKeys, proxy: str, budget: VerifyBudget) -> None:
-        self._context = context
+        super().__init__(context, proxy)
         self._keys = keys
-        self._proxy = proxy
         self._budget = budget
-        self._trees: tuple[CheckTree, ...] = ()
+        self._trees: tuple[BlockTree, ...] = ()
         self._key = TaskKey(context.repository.name, "level 2")
-        self._finished = False
-        self.work = TaskWork(context)
 
     def add(self, points: Sequence[Point]) -> TaskKey:
         """What is to be checked; before the machine is told of the task. Trees that are the same count once."""
-        trees: dict[tuple[BlockId, int, int], CheckTree] = {}
+        trees: dict[tuple[BlockId, int, int], BlockTree] = {}
         for point in points:
             for disk in point.disks:
-                tree = CheckTree(root_id(disk.root), disk.geometry)
+                tree = BlockTree(root_id(disk.root), disk.geometry)
                 trees[tree.root, disk.size_bytes, disk.block_log2] = tree
         self._trees = tuple(trees.values())
         size = sum(tree.geometry.size_bytes for tree in self._trees)
@@ -44,26 +41,9 @@ class CheckTask:
     @property
     def result(self) -> MoverResult | None:
         """What the checker found, once it has come to its end."""
-        return self._context.desk.outcome(self._key).connector if self._finished else None
+        return self._context.desk.outcome(self._key).connector if self.finished(self._key) else None
 
-    def perform(self, instruction: TaskInstruction) -> Event | None:
-        key = instruction.task
-        match instruction:
-            case RequestSlot():
-                self.work.request(key, (self._proxy,) if self._proxy else self._context.catalog.agents.proxies())
-            case StartMovers():
-                return self._start(key)
-            case BeginTransfer():
-                return self._begin(key)
-            case ReleaseTask():
-                self._finished = True
-                self.work.stop(key)
-            case StopTask():
-                self.work.stop(key)
-                return TaskStopped(task=key)
-        return None
-
-    def _start(self, key: TaskKey) -> Event:
+    def start(self, key: TaskKey) -> Event:
         context = self._context
         context.desk.start(
             key,
@@ -76,7 +56,7 @@ class CheckTask:
         )
         return MoversStarted(task=key, rules="every distinct block is checked once by its id")
 
-    def _begin(self, key: TaskKey) -> Event:
+    def begin(self, key: TaskKey) -> Event:
         order = CheckOrder(
             trees=self._trees,
             max_duration_s=self._budget.max_duration_s,

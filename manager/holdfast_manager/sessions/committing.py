@@ -23,9 +23,51 @@ from .events import TaskKey
 from .movers import Outcome
 from .tasks import Context
 from .vm_work import VmWork
+from .write_sessions import WriteAttempt
 
 _TRIES = 5
 _PAUSE_S = 3.0
+
+
+class PointWriter:
+    """What makes a point of finished transfers exist, for backups and copies. Thread-safe for different points."""
+
+    def __init__(self, context: Context, keys: RepositoryKeys) -> None:
+        self._context = context
+        self._keys = keys
+
+    def store_config(self, attempt: WriteAttempt, plain: bytes) -> tuple[str, tuple[PackRef, ...]]:
+        """Seal and store a VM's configuration: its id in hex, and the packs that it took (none if it was there)."""
+        keys = self._keys.blob_keys()
+        blob = keys.block_id(plain)
+        request = StoreBlob(
+            lease=self._context.pool.lease,
+            repository=self._context.repository.path,
+            sid=attempt.sid,
+            mover=attempt.next_mover(),
+            record=b"".join(seal_record(RecordKind.BLOB, plain, blob, keys)),
+        )
+        return blob.hex(), self._context.pool.ask(self._context.repository.agent, request, BlobStored).packs
+
+    def commit(self, point: Point, packs: Sequence[PackRef], retain_until: float = 0.0) -> None:
+        """The one act that makes the point exist. Raises ``SessionFenced`` or ``ConnectionLost`` (both retryable)."""
+        request = CommitSession(
+            lease=self._context.pool.lease,
+            repository=self._context.repository.path,
+            entry=seal_point(point, self._keys),
+            packs=tuple(packs),
+            retain_until=retain_until,
+        )
+        # Repeated while its answer is lost: it is idempotent, and its outcome must be known.
+        for attempt in range(_TRIES):
+            try:
+                self._context.pool.ask(self._context.repository.agent, request, Done)
+            except (ConnectionLost, Unreachable):
+                if attempt == _TRIES - 1:
+                    raise
+                threading.Event().wait(_PAUSE_S)
+            else:
+                return
 
 
 class Committer:
@@ -36,6 +78,7 @@ class Committer:
         self._job = job
         self._keys = keys
         self._server = server
+        self._writer = PointWriter(context, keys)
 
     def commit(self, vm: VmWork) -> Point:
         """Make the restore point exist, then remember it in the catalogue. All transfers of the VM have finished.
@@ -47,33 +90,12 @@ class Committer:
             for disk in vm.snapshot_disks()
         }
         packs = [pack for outcome in outcomes.values() for pack in outcome.listener.packs]
-        config, blob_packs = self._store_config(vm)
+        config, blob_packs = self._writer.store_config(vm, msgspec.json.encode(vm.info))
         packs += blob_packs
         point = self._point(vm, outcomes, config, packs)
-        self._insist(
-            CommitSession(
-                lease=self._context.pool.lease,
-                repository=self._context.repository.path,
-                entry=seal_point(point, self._keys),
-                packs=tuple(packs),
-                retain_until=self._retain_until(point),
-            )
-        )
+        self._writer.commit(point, packs, self._retain_until(point))
         self._remember(point, outcomes)
         return point
-
-    def _store_config(self, vm: VmWork) -> tuple[str, tuple[PackRef, ...]]:
-        plain = msgspec.json.encode(vm.info)
-        keys = self._keys.blob_keys()
-        blob = keys.block_id(plain)
-        request = StoreBlob(
-            lease=self._context.pool.lease,
-            repository=self._context.repository.path,
-            sid=vm.sid,
-            mover=vm.next_mover(),
-            record=b"".join(seal_record(RecordKind.BLOB, plain, blob, keys)),
-        )
-        return blob.hex(), self._context.pool.ask(self._context.repository.agent, request, BlobStored).packs
 
     def _point(self, vm: VmWork, outcomes: dict[str, Outcome], config: str, packs: Sequence[PackRef]) -> Point:
         return Point(
@@ -105,18 +127,6 @@ class Committer:
             reason=decision.reason,
             change_id=disk.change_id,
         )
-
-    def _insist(self, request: CommitSession) -> None:
-        """Repeat the commit while its answer is lost: it is idempotent, and its outcome must be known."""
-        for attempt in range(_TRIES):
-            try:
-                self._context.pool.ask(self._context.repository.agent, request, Done)
-            except (ConnectionLost, Unreachable):
-                if attempt == _TRIES - 1:
-                    raise
-                threading.Event().wait(_PAUSE_S)
-            else:
-                return
 
     def _remember(self, point: Point, outcomes: dict[str, Outcome]) -> None:
         row = row_of_point(

@@ -44,11 +44,13 @@ class VmEvent(Event, frozen=True, tag=True, kw_only=True):
 
 
 class PlannedVm(msgspec.Struct, frozen=True):
-    """A VM of the session with its disks."""
+    """A VM of the session with its disks. ``after``: which other must have ended before it begins (a copy: the point
+    of the VM before)."""
 
     vm: str
     name: str
     disks: tuple[str, ...]
+    after: str | None = None
 
 
 # --- session ----------------------------------------------------------------------------------------------------
@@ -59,10 +61,14 @@ class SessionStarted(Event, frozen=True, tag=True, kw_only=True):
 
 
 class VmsPlanned(Event, frozen=True, tag=True, kw_only=True):
-    """The job's VMs and their disks are known. ``unplanned``: names of those that cannot be backed up at all."""
+    """The job's VMs and their disks are known. ``unplanned``: names of those that cannot be backed up at all.
+
+    ``left_out``: of those that could be and are not, which a warning has told.
+    """
 
     vms: tuple[PlannedVm, ...]
     unplanned: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class SessionFailed(Event, frozen=True, tag=True, kw_only=True):
@@ -176,10 +182,12 @@ class PointCommitted(VmEvent, frozen=True, tag=True, kw_only=True):
 
 
 class SnapshotRemoved(VmEvent, frozen=True, tag=True, kw_only=True):
-    """The hypervisor is as it was. ``warning``: the removal stays open as an obligation, and why."""
+    """The hypervisor is as it was. ``warning``: the removal stays open as an obligation, and why. ``note``: what there
+    was to do, if no snapshot was to be removed."""
 
     step: ClassVar[Step] = Step.COMMIT
     warning: str = ""
+    note: str = ""
 
 
 class VmFailed(VmEvent, frozen=True, tag=True, kw_only=True):

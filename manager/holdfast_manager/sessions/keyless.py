@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import itertools
 import queue
+from collections.abc import Iterable
 
 from holdfast_agent.channel.control_client import AgentLost
 from holdfast_agent.errors import HoldfastError, from_record
 from holdfast_agent.model.ids import Sid
-from holdfast_agent.wire.messages import Done, Push, StopVerification, VerifyBudget, VerifyEnded, VerifyRepository
+from holdfast_agent.wire.messages import (
+    Done,
+    Finding,
+    Push,
+    StopVerification,
+    VerifyBudget,
+    VerifyEnded,
+    VerifyRepository,
+)
 
 from .tasks import Context
 
@@ -64,3 +73,15 @@ class KeylessCheck:
                 raise ended
             if ended.ticket == ticket:
                 return ended
+
+
+def finding_text(finding: Finding) -> str:
+    """A finding as a sentence for people."""
+    lost = "; data is lost" if finding.lost else ""
+    return f"{finding.object}: {finding.kind}: {finding.detail}{lost}{_touched(finding.points)}"
+
+
+def _touched(points: Iterable[Sid]) -> str:
+    named = [sid[:12] for sid in points]
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    return f"; touches {', '.join(named[:5])}{more}" if named else ""

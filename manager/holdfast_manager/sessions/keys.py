@@ -26,13 +26,15 @@ def repository_keys(catalog: Catalog, repository: RepositoryEntry) -> Repository
     )
 
 
-def session_keys(context: Context) -> RepositoryKeys:
+def session_keys(context: Context, repository: RepositoryEntry | None = None) -> RepositoryKeys:
     """As :func:`repository_keys`, after asking the repository for its epoch: another manager may have raised it.
+
+    ``repository``: another than the session's own, which a copy reads.
 
     What the repository says can only raise the epoch: a host that puts an older state back gets nothing sealed under
     keys of the past. Raises what the channel raises too.
     """
-    entry = context.repository
+    entry = repository or context.repository
     if entry.encrypted:
         request = OpenRepository(repository=entry.path)
         facts = context.pool.ask(entry.agent, request, RepositoryFacts)

@@ -1,6 +1,7 @@
 """Pairs of movers: one listening on the repository, one connecting from the proxy. Backups and restores alike.
 
-The desk starts a pair, listens to what both agents tell of it, and turns that into the task's events.
+The desk starts a pair, listens to what both agents tell of it, and turns that into the task's events. A copy's pair has
+a third, the feeder: a reader at another repository that the connector reads from.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from holdfast_agent.errors import ConnectionLost, ErrorRecord, HoldfastError, MoverDied, TreesDiffer
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.sealing.keys import DataKeys
 from holdfast_agent.wire.messages import (
     BeginTransfer,
     ChangeRules,
@@ -30,9 +32,11 @@ from holdfast_agent.wire.messages import (
     StopMover,
 )
 from holdfast_agent.wire.specs import (
+    AnySpec,
     CheckerSpec,
     MoverResult,
     Order,
+    OriginSpec,
     ReaderSpec,
     SourceSpec,
     TargetSpec,
@@ -64,6 +68,14 @@ class Outcome(msgspec.Struct, frozen=True):
     counters: TransferCounters
 
 
+class Feeder(msgspec.Struct, frozen=True):
+    """Where a copy's source mover reads: a repository at ``path`` of ``agent``, opened by ``keys``."""
+
+    agent: str
+    path: str
+    keys: DataKeys
+
+
 @dataclass
 class _Pair:
     task: TaskKey
@@ -71,13 +83,15 @@ class _Pair:
     proxy: str
     listener: str
     connector: str
+    feeder: tuple[str, str] | None = None
     states: dict[str, MoverState] = field(default_factory=dict)
     connected: bool = False
     settled: bool = False
     give_up_at: float | None = None
 
     def movers(self) -> tuple[tuple[str, str], ...]:
-        return ((self.proxy, self.connector), (self.repository, self.listener))
+        pair = ((self.proxy, self.connector), (self.repository, self.listener))
+        return pair if self.feeder is None else (*pair, self.feeder)
 
     def counters(self) -> TransferCounters:
         """The connector counts what it reads and sends, the listener what it stores; each times its own stages."""
@@ -108,23 +122,43 @@ class MoverDesk:
         self._outcomes: dict[TaskKey, Outcome] = {}
 
     def start(
-        self, task: TaskKey, repository: str, make_listener: MakeListener, proxy: str, make_connector: MakeConnector
+        self,
+        task: TaskKey,
+        repository: str,
+        make_listener: MakeListener,
+        proxy: str,
+        make_connector: MakeConnector,
+        feeder: Feeder | None = None,
     ) -> None:
-        """Start both movers of ``task``; MoversConnected follows. Raises typed errors; then ``stop`` clears up."""
+        """Start the movers of ``task``; MoversConnected follows. Raises typed errors; then ``stop`` clears up.
+
+        ``feeder``: for a connector that is a source, what it reads instead of a disk.
+        """
         token = secrets.token_hex(6)
         pair = _Pair(task, repository, proxy, f"{token}-listener", f"{token}-connector")
+        if feeder is not None:
+            pair.feeder = (feeder.agent, f"{token}-feeder")
         with self._lock:
             self._pairs[task] = pair
             self._outcomes.pop(task, None)
-            self._by_mover |= {pair.listener: pair, pair.connector: pair}
+            self._by_mover |= {mover: pair for _, mover in pair.movers()}
         secret = secrets.token_bytes(32)
         name = f"{task}"
-        listener = make_listener(name, secret)
-        started = self._pool.ask(
-            repository, StartMover(lease=self._pool.lease, mover=pair.listener, spec=listener), MoverStarted
-        )
-        connector = make_connector(name, secret, started.endpoints)
-        self._pool.ask(proxy, StartMover(lease=self._pool.lease, mover=pair.connector, spec=connector), MoverStarted)
+        endpoints = self._start(repository, pair.listener, make_listener(name, secret))
+        connector = make_connector(name, secret, endpoints)
+        if feeder is not None and isinstance(connector, SourceSpec):
+            connector = msgspec.structs.replace(connector, origin=self._feed(pair, feeder))
+        self._start(proxy, pair.connector, connector)
+
+    def _feed(self, pair: _Pair, feeder: Feeder) -> OriginSpec:
+        secret = secrets.token_bytes(32)
+        spec = ReaderSpec(task_id=f"{pair.task}", secret=secret, repository=feeder.path)
+        endpoints = self._start(feeder.agent, pair.movers()[-1][1], spec)
+        return OriginSpec(secret=secret, endpoints=endpoints, keys=feeder.keys)
+
+    def _start(self, agent: str, mover: str, spec: AnySpec) -> Endpoints:
+        request = StartMover(lease=self._pool.lease, mover=mover, spec=spec)
+        return self._pool.ask(agent, request, MoverStarted).endpoints
 
     def begin(self, task: TaskKey, order: Order) -> None:
         """Give the pair's connector its order; TransferFinished or TaskFailed follows."""
@@ -170,7 +204,7 @@ class MoverDesk:
     def agent_lost(self, agent: str) -> None:
         """The connection to an agent broke: connect again and adopt its movers, or fail their tasks. Blocks."""
         with self._lock:
-            touched = [pair for pair in self._pairs.values() if agent in (pair.repository, pair.proxy)]
+            touched = [pair for pair in self._pairs.values() if agent in {where for where, _ in pair.movers()}]
         if not touched:
             return
         try:

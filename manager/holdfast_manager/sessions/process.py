@@ -26,14 +26,17 @@ from holdfast_plugins.api import HypervisorDriver
 from .agents import AgentPool, LeaseKeeper
 from .backup_actions import BackupActions, Platform
 from .backup_machine import BackupMachine
+from .copy_actions import CopyActions
 from .driver import Actions, Driver, Machine
 from .gc_actions import GcActions
+from .heal_actions import HealActions
 from .journal import CatalogJournal, fulfil_open
 from .keys import repository_keys, session_keys
 from .movers import MoverDesk
+from .point_reader import PointReader
 from .quiescing import Guest
 from .recorder import Recorder
-from .requests import GcRequest, RestoreRequest, VerifyRequest
+from .requests import CopyRequest, GcRequest, HealRequest, RestoreRequest, VerifyRequest
 from .restore_actions import Destination, RestoreActions
 from .restore_machine import RestoreMachine
 from .retaining import apply_retention
@@ -92,6 +95,10 @@ class SessionProcess:
                 return self._verify(msgspec.convert(entry.spec, VerifyRequest), cleanup)
             case SessionKind.GC:
                 return self._collect(msgspec.convert(entry.spec, GcRequest), cleanup)
+            case SessionKind.COPY:
+                return self._copy(msgspec.convert(entry.spec, CopyRequest), cleanup)
+            case SessionKind.HEAL:
+                return self._heal(msgspec.convert(entry.spec, HealRequest), cleanup)
 
     def _backup(self, job: JobSpec, cleanup: ExitStack) -> str:
         source = f"job {job.name}"
@@ -145,6 +152,28 @@ class SessionProcess:
         actions = GcActions(context, request)
         self._handlers.append(actions.push)
         return self._drive(context, RestoreMachine(RetryPolicy()), actions)
+
+    def _copy(self, request: CopyRequest, cleanup: ExitStack) -> str:
+        context = self._context(request.repository, cleanup)
+        job = self._catalog.jobs.get(request.job) if request.job else None
+        origin, immutable_s = self._origin(context, request.origin), job.retention.immutable_s if job else 0.0
+        actions = CopyActions(context, request, origin, session_keys(context), immutable_s)
+        self._handlers.append(actions.tasks.push)
+        result = self._drive(context, BackupMachine(RetryPolicy()), actions)
+        if job is not None and SessionResult(result) in _MADE_POINTS:
+            apply_retention(context, job)
+        return result
+
+    def _heal(self, request: HealRequest, cleanup: ExitStack) -> str:
+        context = self._context(request.repository, cleanup)
+        actions = HealActions(context, request, self._origin(context, request.origin), session_keys(context))
+        self._handlers += [actions.tasks.push, actions.push]
+        return self._drive(context, RestoreMachine(RetryPolicy(), keep_going=True), actions)
+
+    def _origin(self, context: Context, repository: str) -> PointReader:
+        """The repository that a copy or a heal reads from."""
+        entry = self._catalog.repositories.get(repository)
+        return PointReader(context, entry, session_keys(context, entry))
 
     def _drive(self, context: Context, machine: Machine, actions: Actions) -> str:
         def renew_slots() -> None:

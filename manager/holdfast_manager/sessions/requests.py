@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.rules import Compression
 from holdfast_agent.wire.messages import VerifyBudget
 
 
@@ -49,3 +50,32 @@ class GcRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     repository: str
     dry_run: bool = False
+
+
+class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Copy points of the repository ``origin`` that ``repository`` does not have.
+
+    ``points``: these and no others. Else all, of the VMs that ``vms`` name (names, ids or patterns; empty: all), not
+    older than ``since`` (Unix time), and of each VM the ``latest`` so many. ``job``: file the copies under this job,
+    whose retention rules them from then on ("": under that of the original). ``bandwidth_bytes_per_s``: of the whole
+    session.
+    """
+
+    origin: str
+    repository: str
+    vms: tuple[str, ...] = ()
+    points: tuple[Sid, ...] = ()
+    since: float | None = None
+    latest: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    proxy: str = ""
+    compression: Compression = Compression.LZ4
+    bandwidth_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] | None = None
+    job: str = ""
+
+
+class HealRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Store what points of ``repository`` have lost again, from points of ``origin`` with the same content."""
+
+    repository: str
+    origin: str
+    proxy: str = ""

@@ -9,12 +9,9 @@ import msgspec
 
 from holdfast_agent.errors import HoldfastError, NotFound, ObjectDamaged, UsageError
 from holdfast_agent.model.disk_url import file_url
-from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.sealing.keys import RepositoryKeys
-from holdfast_agent.sealing.records import open_record
-from holdfast_agent.sealing.roots import open_point, root_id
-from holdfast_agent.wire.messages import BlobRecord, PointList, ReadBlob, ReadPoint
+from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.specs import ReaderSpec, RestoreOrder, WriterSpec
 from holdfast_plugins.api import HypervisorDriver, Journal, RestoreTarget, VmInfo
 
@@ -28,23 +25,13 @@ from .events import (
     TargetPrepared,
     TaskFailed,
     TaskKey,
-    TaskStopped,
     TransferBegan,
 )
-from .instructions import (
-    AbandonTarget,
-    BeginTransfer,
-    FinishTarget,
-    Instruction,
-    PrepareTarget,
-    ReleaseTask,
-    RequestSlot,
-    StartMovers,
-    StopTask,
-    TaskInstruction,
-)
+from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget, TaskInstruction
+from .pair_tasks import PairTasks
+from .point_reader import PointReader
 from .requests import RestoreRequest
-from .tasks import Context, TaskWork
+from .tasks import Context
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -63,15 +50,13 @@ class Placed(msgspec.Struct, frozen=True):
     overwrite: bool = False
 
 
-class ReaderTasks:
+class ReaderTasks(PairTasks):
     """The tasks of a restore: each brings one tree from the repository to a disk on a proxy."""
 
     def __init__(self, context: Context, keys: RepositoryKeys, proxy: str) -> None:
-        self._context = context
+        super().__init__(context, proxy)
         self._keys = keys
-        self._proxy = proxy
         self._placed: dict[TaskKey, Placed] = {}
-        self.work = TaskWork(context)
 
     def add(self, key: TaskKey, vm_name: str, placed: Placed) -> TaskKey:
         """One more disk to bring over; before the machine is told of it."""
@@ -79,24 +64,7 @@ class ReaderTasks:
         self._context.recorder.add_task(key, vm_name, placed.disk.name, placed.disk.size_bytes)
         return key
 
-    def perform(self, instruction: TaskInstruction) -> Event | None:
-        key = instruction.task
-        match instruction:
-            case RequestSlot():
-                proxies = (self._proxy,) if self._proxy else self._context.catalog.agents.proxies()
-                self.work.request(key, proxies)
-            case StartMovers():
-                return self._start(key)
-            case BeginTransfer():
-                return self._begin(key)
-            case ReleaseTask():
-                self.work.stop(key)
-            case StopTask():
-                self.work.stop(key)
-                return TaskStopped(task=key)
-        return None
-
-    def _start(self, key: TaskKey) -> Event:
+    def start(self, key: TaskKey) -> Event:
         context = self._context
         context.desk.start(
             key,
@@ -109,7 +77,7 @@ class ReaderTasks:
         )
         return MoversStarted(task=key, rules="every block is checked by its id")
 
-    def _begin(self, key: TaskKey) -> Event:
+    def begin(self, key: TaskKey) -> Event:
         placed = self._placed[key]
         order = RestoreOrder(
             geometry=placed.disk.geometry,
@@ -130,7 +98,7 @@ class RestoreActions:
     ) -> None:
         self._context = context
         self._request = request
-        self._keys = keys
+        self._reader = PointReader(context, context.repository, keys)
         self._destination = destination
         self._readers = ReaderTasks(context, keys, request.proxy)
         self._target: RestoreTarget | None = None
@@ -165,7 +133,7 @@ class RestoreActions:
         self.tasks.tick()
 
     def _prepare(self) -> Event:
-        point = read_authentic_point(self._context, self._request.sid, self._keys)
+        point = self._reader.point(self._request.sid)
         wanted = _wanted_disks(point, self._request.disks)
         self._whole = len(wanted) == len(point.disks)
         if self._destination is None:
@@ -206,11 +174,7 @@ class RestoreActions:
         return f"VM {name} on {self._request.server}", placed
 
     def _read_config(self, point: Point) -> VmInfo:
-        if point.config is None:
-            raise UsageError(reason="this restore point holds no VM configuration; restore its disks to files instead")
-        request = ReadBlob(repository=self._context.repository.path, blob=point.config)
-        record = self._context.pool.ask(self._context.repository.agent, request, BlobRecord).record
-        plain = open_record(record, self._keys.blob_keys(), root_id(point.config))
+        plain = self._reader.config(point)
         try:
             return msgspec.json.decode(plain, type=VmInfo)
         except msgspec.DecodeError as error:
@@ -233,13 +197,6 @@ class RestoreActions:
         if self._destination is not None and self._target is not None:
             self._destination.driver.abandon_restore(self._target, self._destination.journal)
         return TargetAbandoned()
-
-
-def read_authentic_point(context: Context, sid: Sid, keys: RepositoryKeys) -> Point:
-    """A point from the repository, its MAC checked. Raises ``PointNotFound`` or ``PointNotAuthentic``."""
-    request = ReadPoint(repository=context.repository.path, sid=sid)
-    listed = context.pool.ask(context.repository.agent, request, PointList)
-    return open_point(listed.points[0], keys)
 
 
 def _wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:

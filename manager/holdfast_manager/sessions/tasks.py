@@ -46,10 +46,10 @@ class TaskWork:
         self._granted: dict[TaskKey, str] = {}
         self._reasons: dict[TaskKey, str] = {}
 
-    def request(self, key: TaskKey, proxies: Sequence[str]) -> None:
-        """Queue for one of ``proxies`` and the repository; SlotGranted follows from a tick."""
+    def request(self, key: TaskKey, proxies: Sequence[str], also: Sequence[str] = ()) -> None:
+        """Queue for one of ``proxies``, the repository and ``also`` others; SlotGranted follows from a tick."""
         number = self._context.recorder.task(key).id
-        self._context.ledger.request(self._context.session, number, proxies, self._context.repository.name)
+        self._context.ledger.request(self._context.session, number, proxies, self._context.repository.name, also)
         with self._lock:
             self._requested[key] = time.monotonic()
         self._context.driver.call_soon(self.tick)  # a free slot is taken at once, not at the next poll

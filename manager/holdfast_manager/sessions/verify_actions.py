@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 from holdfast_agent.errors import HoldfastError, VerificationFailed
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Point
 from holdfast_agent.sealing.keys import RepositoryKeys
-from holdfast_agent.sealing.records import open_record
-from holdfast_agent.sealing.roots import open_point, root_id
-from holdfast_agent.wire.messages import (
-    BlobRecord,
-    Finding,
-    ListPoints,
-    PointList,
-    ReadBlob,
-    VerifyBudget,
-    VerifyEnded,
-)
+from holdfast_agent.sealing.roots import open_point
+from holdfast_agent.wire.messages import Finding, ListPoints, PointList, VerifyBudget, VerifyEnded
 from holdfast_manager.catalog.values import PointState
 
 from .check_task import CheckTask
@@ -33,9 +23,9 @@ from .events import (
     TaskFailed,
 )
 from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget, TaskInstruction
-from .keyless import KeylessCheck
+from .keyless import KeylessCheck, finding_text
+from .point_reader import PointReader
 from .requests import VerifyRequest
-from .restore_actions import read_authentic_point
 from .tasks import Context
 
 _FINDINGS_SHOWN = 200
@@ -55,6 +45,7 @@ class VerifyActions:
         self._context = context
         self._request = request
         self._keys = keys
+        self._reader = PointReader(context, context.repository, keys)
         self._keyless = KeylessCheck(context)
         self._check = CheckTask(context, keys, request.proxy, request.budget)
         self._points: list[Point] = []
@@ -119,7 +110,7 @@ class VerifyActions:
         if self._request.points:
             for sid in self._request.points:
                 try:
-                    points.append(read_authentic_point(self._context, sid, self._keys))
+                    points.append(self._reader.point(sid))
                 except HoldfastError as error:
                     if error.retryable:
                         raise
@@ -148,12 +139,9 @@ class VerifyActions:
         for point in self._points:
             if point.config is not None:
                 users.setdefault(point.config, []).append(point.sid)
-        blob_keys = self._keys.blob_keys()
         for blob, sids in users.items():
             try:
-                request = ReadBlob(repository=self._context.repository.path, blob=blob)
-                record = self._context.pool.ask(self._context.repository.agent, request, BlobRecord).record
-                open_record(record, blob_keys, root_id(blob))
+                self._reader.blob(blob)
             except HoldfastError as error:
                 if error.retryable:
                     raise
@@ -200,15 +188,4 @@ class VerifyActions:
         self._found.add((finding.kind, finding.object))
         self._suspect.update(finding.points)
         if len(self._found) <= _FINDINGS_SHOWN:
-            self._context.recorder.note(_sentence(finding), "error")
-
-
-def _sentence(finding: Finding) -> str:
-    lost = "; data is lost" if finding.lost else ""
-    return f"{finding.object}: {finding.kind}: {finding.detail}{lost}{_touched(finding.points)}"
-
-
-def _touched(points: Iterable[Sid]) -> str:
-    named = [sid[:12] for sid in points]
-    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-    return f"; touches {', '.join(named[:5])}{more}" if named else ""
+            self._context.recorder.note(finding_text(finding), "error")

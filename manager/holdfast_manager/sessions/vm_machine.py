@@ -83,6 +83,7 @@ class VmMachine:
         self._policy = policy
         self._attempts = 1
         self._cancelled = False
+        self._started = False
         self._awaiting = False
         self._tasks = {disk: self._new_task(disk) for disk in planned.disks}
         self._gone: dict[str, TaskMachine] = {}  # disks that left the VM, until their movers are stopped
@@ -93,6 +94,7 @@ class VmMachine:
         return self.state in _ENDED
 
     def start(self) -> list[Instruction]:
+        self._started = True
         return [instruction for task in self._tasks.values() for instruction in task.request()]
 
     def cancel(self) -> list[Instruction]:
@@ -100,7 +102,7 @@ class VmMachine:
         if self.ended or self.state in _PAST_RETURN:
             return []
         self._cancelled = True
-        if self.state is VmState.PAUSED:
+        if self.state is VmState.PAUSED or not self._started:
             self.state = VmState.CANCELLED
             return []
         return self._abandon()

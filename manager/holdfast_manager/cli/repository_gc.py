@@ -1,0 +1,27 @@
+"""`holdfast repository gc`."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from holdfast_manager.catalog.values import SessionKind
+
+from .app import App, pass_app
+from .commands import Command
+from .running import detach_option, run_session
+
+
+@click.command(cls=Command, examples=("holdfast repository gc main", "holdfast repository gc main --dry-run"))
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
+@detach_option
+@pass_app
+def gc(app: App, name: str, dry_run: bool, detach: bool) -> int:
+    """Collect garbage: remove what no restore point refers to, beside whatever runs."""
+    from holdfast_manager.sessions.requests import GcRequest
+
+    app.catalog.repositories.get(name)
+    request = GcRequest(repository=name, dry_run=dry_run)
+    entry = app.catalog.sessions.begin(SessionKind.GC, msgspec.to_builtins(request))
+    return run_session(app, entry, detach, strict=False)

@@ -1,0 +1,320 @@
+"""What each step of a copy does. It is a backup whose VMs are restore points of another repository.
+
+It runs on the backup's machine, each point in the place of a VM: a point is frozen for ever, so that the steps
+`guest` and `snapshot` only tell what it is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from holdfast_agent.errors import (
+    HoldfastError,
+    ObjectDamaged,
+    ObjectMissing,
+    OriginDamaged,
+    PointNotAuthentic,
+    PointNotFound,
+    TreesDiffer,
+)
+from holdfast_agent.model.change import ChangeDecision
+from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.sealing.keys import RepositoryKeys
+from holdfast_agent.sealing.roots import pack_set_digest
+from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
+from holdfast_manager.catalog.point_rows import row_of_point
+from holdfast_manager.catalog.values import PointEntryRow, PointState
+
+from .committing import PointWriter
+from .copy_plan import CopyPlan, Pair, VmKey, best_base, choose_transfer, name_of, plan_copy, vm_of
+from .events import (
+    Event,
+    GuestQuiesced,
+    InventoryRead,
+    PlannedVm,
+    PointCommitted,
+    RepositorySessionBegun,
+    SessionFailed,
+    SnapshotRemoved,
+    SnapshotTaken,
+    TaskFailed,
+    TaskKey,
+    VmAbandoned,
+    VmFailed,
+    VmsPlanned,
+)
+from .instructions import (
+    AbandonVm,
+    BeginRepositorySession,
+    CommitPoint,
+    Instruction,
+    PlanVms,
+    ReadInventory,
+    RemoveSnapshot,
+    RequestSlot,
+    StopTask,
+    TakeSnapshot,
+    TaskInstruction,
+    VmInstruction,
+)
+from .movers import Outcome
+from .point_reader import PointReader
+from .point_tasks import PointTasks, PointTransfer
+from .requests import CopyRequest
+from .steps import Step
+from .tasks import Context
+from .write_sessions import WriteAttempt, begin_write_session, give_up_write_session
+
+_NAMED = 5
+
+
+@dataclass
+class CopyWork(WriteAttempt):
+    """One point on its way. Owned by the actions; instructions about one point never run at once."""
+
+    point: Point
+    base: Pair | None = None
+    decisions: dict[str, ChangeDecision] = field(default_factory=dict)
+
+
+class CopyActions:
+    """Carries out the instructions of :class:`~.backup_machine.BackupMachine` for a copy."""
+
+    def __init__(
+        self, context: Context, request: CopyRequest, origin: PointReader, keys: RepositoryKeys, immutable_s: float
+    ) -> None:
+        """``immutable_s``: for so long from its commit on nobody may prune a copy."""
+        self._context = context
+        self._immutable_s = immutable_s
+        self._request = request
+        self._origin = origin
+        self._keys = keys
+        self._target = PointReader(context, context.repository, keys)
+        self._writer = PointWriter(context, keys)
+        self._works: dict[str, CopyWork] = {}
+        self._lock = threading.Lock()  # of the bases: points of one VM follow each other, VMs do not wait for another
+        self._bases: dict[VmKey, tuple[Pair, ...]] = {}
+        self._unwell: frozenset[Sid] = frozenset()
+        rules = TransferRules(request.compression, bandwidth_bytes_per_s=request.bandwidth_bytes_per_s)
+        self._points = PointTasks(
+            context, origin, keys, request.proxy, rules, lambda key: self._works[key.vm], self._transfer
+        )
+        self.tasks = self._points.work
+
+    def perform(self, instruction: Instruction) -> Event | None:
+        match instruction:
+            case PlanVms():
+                return self._plan()
+            case RequestSlot():
+                self._add_task(instruction.task)
+                return self._points.perform(instruction)
+            case StopTask():
+                self._doubt(instruction.task)
+                return self._points.perform(instruction)
+            case TaskInstruction():
+                return self._points.perform(instruction)
+            case VmInstruction():
+                return self._perform_point(instruction, self._works[instruction.vm])
+        raise AssertionError(f"a copy has no {type(instruction).__name__}")
+
+    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
+        match instruction:
+            case TaskInstruction():
+                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
+            case VmInstruction():
+                return VmFailed(vm=instruction.vm, error=error.to_record(), at=instruction.step)
+        return SessionFailed(error=error.to_record())
+
+    def tick(self) -> None:
+        self.tasks.tick()
+
+    def _perform_point(self, instruction: VmInstruction, work: CopyWork) -> Event:
+        vm = instruction.vm
+        match instruction:
+            case BeginRepositorySession():
+                return self._begin_session(work)
+            case ReadInventory():
+                return self._read_point(work)
+            case TakeSnapshot():
+                consistency = work.point.consistency
+                self._context.driver.post(GuestQuiesced(vm=vm, consistency=consistency, note="as it was backed up"))
+                note = f"restore point {work.point.sid[:12]} of {self._origin.repository.name}, frozen for ever"
+                return SnapshotTaken(vm=vm, snapshot=work.point.sid, frozen_s=0.0, note=note)
+            case CommitPoint():
+                return PointCommitted(vm=vm, sid=self._commit(work).sid)
+            case RemoveSnapshot():
+                return SnapshotRemoved(vm=vm, note="the original stays")
+            case AbandonVm():
+                if give_up_write_session(self._context, work):
+                    return PointCommitted(vm=vm, sid=work.sid)
+                return VmAbandoned(vm=vm)
+        raise AssertionError(f"a point has no {type(instruction).__name__}")
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> Event:
+        """Step `start`: both repositories are there; what the one has and the other has not."""
+        for repository in (self._context.repository, self._origin.repository):
+            request = OpenRepository(repository=repository.path)
+            self._context.pool.ask(repository.agent, request, RepositoryFacts)
+        plan = plan_copy(self._context.catalog, self._request, self._origin.ask, self._target.ask)
+        self._remember_unknown(plan)
+        self._bases, self._unwell = dict(plan.bases), plan.unwell
+        self._tell(plan)
+        planned, unplanned = [], [sid[:12] for sid in plan.refused]
+        for chain in plan.chains:
+            before: str | None = None
+            for point in chain:
+                self._works[point.sid] = CopyWork(point)
+                disks = tuple(disk.disk_id for disk in point.disks)
+                planned.append(PlannedVm(point.sid, name_of(point), disks, before))
+                before = point.sid
+        left_out = tuple(name_of(point) for point in plan.suspect)
+        return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned), left_out=left_out)
+
+    def _tell(self, plan: CopyPlan) -> None:
+        note, names = self._context.recorder.note, (self._origin.repository.name, self._context.repository.name)
+        due = sum(len(chain) for chain in plan.chains)
+        pruned = f", {plan.pruned} were pruned there and are not made again" if plan.pruned else ""
+        note(f"{due} restore point(s) of {names[0]} to copy; {names[1]} has {plan.present} already{pruned}")
+        for sid in plan.refused:
+            text = f"restore point {sid} of {names[0]} is not authentic, or too new for this version; it is not copied"
+            note(text, "error", Step.START)
+        if plan.suspect:
+            which = _listed(f"{name_of(point)} ({point.sid[:12]})" for point in plan.suspect)
+            text = f"suspect points are left out: {which}. After a verification of {names[0]} has found them whole"
+            note(f"{text} they are copied; --point copies one all the same", "warning", Step.START)
+
+    def _remember_unknown(self, plan: CopyPlan) -> None:
+        """Copies that a session made which died before the catalogue knew of them."""
+        catalog, name = self._context.catalog, self._context.repository.name
+        known = {row.sid for row in catalog.points.list(repository=name, limit=1 << 30)}
+        for pair in (pair for bases in plan.bases.values() for pair in bases):
+            if pair.copy.origin is not None and pair.copy.sid not in known:
+                catalog.points.add(row_of_point(name, pair.copy))
+                self._context.recorder.note(f"the copy {pair.copy.sid[:12]} of {name_of(pair.copy)} was remembered")
+
+    def _add_task(self, key: TaskKey) -> None:
+        point = self._works[key.vm].point
+        disk = _disk(point, key)
+        self._context.recorder.add_task(key, name_of(point), disk.name, disk.size_bytes)
+
+    # --- movers, inventory ------------------------------------------------------------------------------------------
+
+    def _begin_session(self, work: CopyWork) -> Event:
+        """The write session first, only then the base: what it builds on can then no longer be collected."""
+        work.renew()
+        begin_write_session(self._context, work.sid)
+        work.base = self._choose_base(work.point)
+        base = None if work.base is None else work.base.copy.sid
+        return RepositorySessionBegun(vm=work.point.sid, sid=work.sid, base=base)
+
+    def _choose_base(self, point: Point) -> Pair | None:
+        with self._lock:
+            pair = best_base(self._bases.get(vm_of(point), ()), point, self._unwell)
+        if pair is None:
+            return None
+        try:
+            return Pair(self._target.point(pair.copy.sid), pair.original)
+        except (PointNotFound, PointNotAuthentic, ObjectMissing) as error:
+            self._context.recorder.note(f"{name_of(point)}: nothing to build on: {error}", "warning", Step.MOVERS)
+            return None
+
+    def _read_point(self, work: CopyWork) -> Event:
+        """The points once more, now that a reader is there, which a collector waits for: else they were pruned."""
+        work.point = self._origin.point(work.point.sid)
+        if work.base is not None and work.base.original is not None:
+            try:
+                self._origin.point(work.base.original.sid)
+            except (PointNotFound, PointNotAuthentic):
+                work.base = Pair(work.base.copy, None)
+        return InventoryRead(vm=work.point.sid, disks=tuple(disk.disk_id for disk in work.point.disks))
+
+    # --- transfer ---------------------------------------------------------------------------------------------------
+
+    def _transfer(self, key: TaskKey) -> PointTransfer:
+        work = self._works[key.vm]
+        transfer = choose_transfer(work.point, _disk(work.point, key), work.base)
+        work.decisions[key.disk] = transfer.decision
+        return transfer
+
+    def _doubt(self, key: TaskKey) -> None:
+        """A task that met damage: nothing builds on that point any more, here or in later sessions."""
+        work, error = self._works[key.vm], self._context.recorder.task(key).error
+        if error is None:
+            return
+        bad: Sid | None = None
+        if error.code == OriginDamaged.code:
+            bad = work.point.sid
+        elif work.base is not None and error.code in (ObjectDamaged.code, ObjectMissing.code):
+            bad = work.base.copy.sid
+        if bad is not None:
+            self._context.catalog.points.set_state(bad, PointState.SUSPECT)
+            with self._lock:
+                self._unwell |= {bad}
+
+    # --- commit -----------------------------------------------------------------------------------------------------
+
+    def _commit(self, work: CopyWork) -> Point:
+        desk, original = self._context.desk, work.point
+        outcomes = {disk.disk_id: desk.outcome(TaskKey(original.sid, disk.disk_id)) for disk in original.disks}
+        packs = [pack for outcome in outcomes.values() for pack in outcome.listener.packs]
+        config = None
+        if original.config is not None:
+            config, blob_packs = self._writer.store_config(work, self._origin.config(original))
+            packs += blob_packs
+        point = msgspec.structs.replace(
+            original,
+            sid=work.sid,
+            repository_id=self._keys.repository_id,
+            job=self._request.job or original.job,
+            disks=tuple(_copied(disk, work.decisions[disk.disk_id], outcomes[disk.disk_id]) for disk in original.disks),
+            packs=pack_set_digest(pack.name for pack in packs),
+            base=work.base.copy.sid if work.base else None,
+            config=config,
+            origin=original.identity,
+        )
+        retain_until = time.time() + self._immutable_s if self._immutable_s else 0.0
+        self._writer.commit(point, packs, retain_until)
+        row = row_of_point(
+            self._context.repository.name,
+            point,
+            session=self._context.session,
+            stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
+            retained_until=retain_until,
+        )
+        self._remember(row, point, original)
+        return point
+
+    def _remember(self, row: PointEntryRow, point: Point, original: Point) -> None:
+        catalog = self._context.catalog
+        catalog.points.add(row)
+        if original.sid in self._unwell:
+            catalog.points.set_state(point.sid, PointState.SUSPECT)  # what was found wrong is wrong in the copy, too
+        with self._lock:
+            bases = [*self._bases.get(vm_of(point), ()), Pair(point, original)]
+            self._bases[vm_of(point)] = tuple(sorted(bases, key=lambda pair: (pair.copy.created, pair.copy.sid)))
+
+
+def _copied(disk: DiskPoint, decision: ChangeDecision, outcome: Outcome) -> DiskPoint:
+    """The disk in the copy. A change id is for the repository whose backups it was made for: it is left out."""
+    if outcome.listener.root is None:
+        raise TreesDiffer(disk=disk.name)
+    root, mode = outcome.listener.root.hex(), decision.mode
+    return msgspec.structs.replace(disk, root=root, mode=mode, reason=decision.reason, change_id=None)
+
+
+def _disk(point: Point, key: TaskKey) -> DiskPoint:
+    return next(disk for disk in point.disks if disk.disk_id == key.disk)
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:_NAMED]) + (f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else "")

@@ -1,0 +1,165 @@
+"""Which restore points a copy brings from one repository to another, and what the next of a VM can build on.
+
+Both repositories are asked, and what they say is authenticated: with a catalogue that was lost nothing is copied twice.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from holdfast_agent.errors import PointNotFound
+from holdfast_agent.model.change import ChangeDecision, ChangeMode
+from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_manager.catalog.catalog import Catalog
+from holdfast_manager.catalog.values import PointState
+from holdfast_manager.enrolment.points import Ask, authentic_points
+
+from .change_choice import base_disk
+from .point_tasks import PointTransfer
+from .requests import CopyRequest
+
+VmKey = tuple[str, str]
+"""(server, the hypervisor's id of the VM)."""
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """A point of the target, and the point of the origin whose content it has; None: the origin has none."""
+
+    copy: Point
+    original: Point | None
+
+
+class CopyPlan(msgspec.Struct, frozen=True):
+    """``chains``: points to be copied, oldest first within each VM. ``present``: how many the target has already.
+
+    ``pruned``: how many copies were pruned in the target, so that they are not made again. ``suspect``: points of the
+    origin that are left out because something was found wrong with them. ``refused``: sids of the origin's points that
+    are not authentic, or too new. ``bases``: what the target has of each VM. ``unwell``: points of both that something
+    was found wrong with.
+    """
+
+    chains: tuple[tuple[Point, ...], ...]
+    bases: Mapping[VmKey, tuple[Pair, ...]]
+    present: int = 0
+    pruned: int = 0
+    suspect: tuple[Point, ...] = ()
+    refused: tuple[str, ...] = ()
+    unwell: frozenset[Sid] = frozenset()
+
+
+def plan_copy(catalog: Catalog, request: CopyRequest, ask_origin: Ask, ask_target: Ask) -> CopyPlan:
+    """What ``request`` asks for and the target does not have. Changes nothing.
+
+    Called by a copy session, and for a dry run. Raises ``PointNotFound`` for a point that was named and is not there,
+    and what the channel raises.
+    """
+    origin = authentic_points(catalog, request.origin, ask_origin)
+    target = authentic_points(catalog, request.repository, ask_target)
+    pruned = authentic_points(catalog, request.repository, ask_target, hidden=True)
+    unwell = _suspects(catalog, request.origin) | _suspects(catalog, request.repository)
+    wanted = chosen(origin.points, request)
+    present = {point.identity for point in target.points}
+    given_up = {point.identity for point in pruned.points} if not request.points else set()
+    missing = [point for point in wanted if point.identity not in present]
+    due = [point for point in missing if point.identity not in given_up]
+    chains: dict[VmKey, list[Point]] = defaultdict(list)
+    for point in due:
+        if point.sid not in unwell or request.points:
+            chains[vm_of(point)].append(point)
+    return CopyPlan(
+        chains=tuple(tuple(chain) for _, chain in sorted(chains.items())),
+        bases=pairs(origin.points, target.points),
+        present=len(wanted) - len(missing),
+        pruned=len(missing) - len(due),
+        suspect=() if request.points else tuple(point for point in due if point.sid in unwell),
+        refused=() if request.points else origin.refused,
+        unwell=unwell,
+    )
+
+
+def chosen(points: Iterable[Point], request: CopyRequest) -> list[Point]:
+    """The points that are asked for, oldest first. Raises ``PointNotFound`` for one that is named and is not there."""
+    ordered = sorted(points, key=lambda point: (point.created, point.sid))
+    if request.points:
+        known = {point.sid for point in ordered}
+        for sid in request.points:
+            if sid not in known:
+                raise PointNotFound(point=sid)
+        return [point for point in ordered if point.sid in request.points]
+    if request.vms:
+        ordered = [point for point in ordered if any(_matches(point, entry) for entry in request.vms)]
+    if request.since is not None:
+        ordered = [point for point in ordered if point.created >= request.since]
+    if request.latest is not None:
+        by_vm: dict[VmKey, list[Sid]] = defaultdict(list)
+        for point in ordered:
+            by_vm[vm_of(point)].append(point.sid)
+        newest = {sid for sids in by_vm.values() for sid in sids[-request.latest :]}
+        ordered = [point for point in ordered if point.sid in newest]
+    return ordered
+
+
+def vm_of(point: Point) -> VmKey:
+    return point.server, point.vm_id
+
+
+def pairs(origin: Sequence[Point], target: Sequence[Point]) -> dict[VmKey, tuple[Pair, ...]]:
+    """What the target has of each VM, oldest first, with its equals in the origin."""
+    originals = {point.identity: point for point in origin}
+    found: dict[VmKey, list[Pair]] = defaultdict(list)
+    for point in sorted(target, key=lambda point: (point.created, point.sid)):
+        found[vm_of(point)].append(Pair(point, originals.get(point.identity)))
+    return {vm: tuple(each) for vm, each in found.items()}
+
+
+def best_base(bases: Sequence[Pair], point: Point, unwell: Set[Sid]) -> Pair | None:
+    """What a copy of ``point`` builds on best: a point that both have, the last before it, else the first after it.
+
+    ``unwell``: points that nothing is built on. Without any that both have, the target's nearest alone will do.
+    """
+    sound = [pair for pair in bases if pair.copy.sid not in unwell]
+    usable = [pair for pair in sound if pair.original is not None] or sound
+    before = [pair for pair in usable if pair.copy.created <= point.created]
+    return before[-1] if before else usable[0] if usable else None
+
+
+def choose_transfer(point: Point, disk: DiskPoint, pair: Pair | None) -> PointTransfer:
+    """How ``disk`` of ``point`` is copied on top of ``pair``, and why.
+
+    What two points have in common is inherited only if both repositories have the earlier one, in the same blocks.
+    """
+    base = None if pair is None else base_disk(pair.copy, disk.disk_id)
+    if pair is None or base is None or base.block_log2 != disk.block_log2:
+        return PointTransfer(point, disk, ChangeDecision(ChangeMode.ALLOCATION, "first copy of this disk"))
+    since = base_disk(pair.original, disk.disk_id)
+    when = moment_of(pair.copy)
+    if since is None or since.geometry != base.geometry:
+        reason = f"no point that both repositories have; compared with the point of {when}"
+        return PointTransfer(point, disk, ChangeDecision(ChangeMode.DIGEST, reason), base)
+    decision = ChangeDecision(ChangeMode.CBT, f"the trees tell what changed since the point of {when}")
+    return PointTransfer(point, disk, decision, base, since)
+
+
+def name_of(point: Point) -> str:
+    """A point as the session's log names it."""
+    return f"{point.vm_name} of {moment_of(point)}"
+
+
+def moment_of(point: Point) -> str:
+    return datetime.fromtimestamp(point.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _suspects(catalog: Catalog, repository: str) -> frozenset[Sid]:
+    """Points of a repository with which something was found wrong."""
+    rows = catalog.points.list(repository=repository, limit=1 << 30)
+    return frozenset(row.sid for row in rows if row.state is PointState.SUSPECT)
+
+
+def _matches(point: Point, entry: str) -> bool:
+    return entry in (point.vm_name, point.vm_id) or fnmatchcase(point.vm_name, entry)

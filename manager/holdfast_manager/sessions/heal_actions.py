@@ -1,0 +1,208 @@
+"""What each step of a heal does: what points have lost is stored again from points with the same content elsewhere.
+
+It runs on the restore's machine. Each tree that has lost something is backed up onto itself from its equal in the other
+repository: the target asks for what it may not refer to any more, and gets that alone. Where nodes are lost, too, the
+whole disk is offered. An id is that of the content under this repository's key, so that nothing but what was lost can
+take its place. No point is made: the write session ends FENCED, as a collector's does, and its packs stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from holdfast_agent.errors import HealIncomplete, HoldfastError
+from holdfast_agent.model.change import ChangeDecision, ChangeMode
+from holdfast_agent.model.ids import HOLE, Sid
+from holdfast_agent.model.points import DiskPoint, Origin, Point
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.sealing.keys import RepositoryKeys
+from holdfast_agent.sealing.roots import root_id
+from holdfast_agent.wire.messages import Finding, OpenRepository, RepositoryFacts, VerifyBudget
+from holdfast_manager.enrolment.points import authentic_points
+
+from .change_choice import base_disk
+from .committing import PointWriter
+from .events import (
+    Event,
+    SessionFailed,
+    TargetAbandoned,
+    TargetFailed,
+    TargetFinished,
+    TargetPrepared,
+    TaskFailed,
+    TaskKey,
+)
+from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget, TaskInstruction
+from .keyless import KeylessCheck, finding_text
+from .point_reader import PointReader
+from .point_tasks import PointTasks, PointTransfer
+from .requests import HealRequest
+from .tasks import Context
+from .write_sessions import WriteAttempt, begin_write_session, give_up_write_session
+
+_NO_BUDGET = VerifyBudget()
+_SHOWN = 200
+
+
+class HealActions:
+    """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a heal."""
+
+    def __init__(self, context: Context, request: HealRequest, origin: PointReader, keys: RepositoryKeys) -> None:
+        self._context = context
+        self._origin = origin
+        self._target = PointReader(context, context.repository, keys)
+        self._writer = PointWriter(context, keys)
+        self._keyless = KeylessCheck(context)
+        self._attempt = WriteAttempt()
+        self._transfers: dict[TaskKey, PointTransfer] = {}
+        self._expected: dict[TaskKey, DiskPoint] = {}
+        self._lost: set[tuple[str, str]] = set()
+        self._points = PointTasks(
+            context,
+            origin,
+            keys,
+            request.proxy,
+            TransferRules(),
+            lambda key: self._attempt,
+            self._transfers.__getitem__,
+        )
+        self.tasks = self._points.work
+        self.push = self._keyless.push
+
+    def perform(self, instruction: Instruction) -> Event | None:
+        match instruction:
+            case PrepareTarget():
+                return self._prepare()
+            case FinishTarget():
+                return self._finish()
+            case AbandonTarget():
+                give_up_write_session(self._context, self._attempt)
+                return TargetAbandoned()
+            case TaskInstruction():
+                return self._points.perform(instruction)
+        raise AssertionError(f"a heal has no {type(instruction).__name__}")
+
+    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
+        match instruction:
+            case TaskInstruction():
+                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
+            case PrepareTarget() | FinishTarget():
+                return TargetFailed(error=error.to_record(), at=instruction.step)
+        return SessionFailed(error=error.to_record())
+
+    def tick(self) -> None:
+        self.tasks.tick()
+
+    # --- what is lost, and who has it -------------------------------------------------------------------------------
+
+    def _prepare(self) -> Event:
+        for repository in (self._context.repository, self._origin.repository):
+            request = OpenRepository(repository=repository.path)
+            self._context.pool.ask(repository.agent, request, RepositoryFacts)
+        # Notes in quarantine whatever level 0 can see; what only the key can tell was noted by verifications before.
+        lost = [finding for finding in self._keyless.run(0, (), _NO_BUDGET, tables=True).findings if finding.lost]
+        self._lost = {(finding.kind, finding.object) for finding in lost}
+        if not lost:
+            return TargetPrepared(note="no point has lost anything", tasks=())
+        self._attempt.renew()
+        begin_write_session(self._context, self._attempt.sid)
+        touched = {sid for finding in lost for sid in finding.points}
+        broken = {sid for finding in lost if _of_trees(finding) for sid in finding.points}
+        pairs = list(self._pairs(touched))
+        self._heal_configurations(pairs)
+        keys = tuple(self._add(point, equal, disk, point.sid in broken) for point, equal, disk in self._disks(pairs))
+        note = f"{len(lost)} thing(s) lost, which {len(touched)} restore point(s) need"
+        return TargetPrepared(note=f"{note}; {len(pairs)} of them are in {self._origin.repository.name}", tasks=keys)
+
+    def _pairs(self, touched: set[Sid]) -> Iterator[tuple[Point, Point]]:
+        """Each point that has lost something, and the origin's with the same content."""
+        catalog, name = self._context.catalog, self._context.repository.name
+        equals: dict[Origin | tuple[str, str, float], Point] = {}
+        for point in authentic_points(catalog, self._origin.repository.name, self._origin.ask).points:
+            equals[point.identity] = equals[point.server, point.vm_id, point.created] = point
+        for point in authentic_points(catalog, name, self._target.ask).points:
+            if point.sid not in touched:
+                continue
+            equal = equals.get(point.identity) or equals.get((point.server, point.vm_id, point.created))
+            if equal is not None:
+                yield point, equal
+            else:
+                text = f"{self._origin.repository.name} has no point with the content of {_named(point)}"
+                self._context.recorder.note(text, "warning")
+
+    def _disks(self, pairs: Iterable[tuple[Point, Point]]) -> Iterator[tuple[Point, Point, DiskPoint]]:
+        """The disks to heal; of those with the same tree one."""
+        seen: set[tuple[str, int]] = set()
+        for point, equal in pairs:
+            for disk in point.disks:
+                other = base_disk(equal, disk.disk_id)
+                if other is None or other.geometry != disk.geometry:
+                    text = f"{_named(point)}: {disk.name} is not in its equal, or cut into other blocks"
+                    self._context.recorder.note(text, "warning")
+                elif root_id(disk.root) != HOLE and (disk.root, disk.size_bytes) not in seen:
+                    seen.add((disk.root, disk.size_bytes))
+                    yield point, equal, disk
+
+    def _add(self, point: Point, equal: Point, disk: DiskPoint, broken: bool) -> TaskKey:
+        other = base_disk(equal, disk.disk_id)
+        assert other is not None  # noqa: S101 - it was looked up before
+        key = TaskKey(point.sid, disk.disk_id)
+        if broken:
+            decision = ChangeDecision(ChangeMode.ALLOCATION, "a part of the tree is lost: the whole disk is offered")
+            self._transfers[key] = PointTransfer(equal, other, decision)
+        else:
+            decision = ChangeDecision(ChangeMode.CBT, "the blocks that are lost")
+            self._transfers[key] = PointTransfer(equal, other, decision, disk, extents=())
+        self._expected[key] = disk
+        self._context.recorder.add_task(key, _named(point), disk.name, disk.size_bytes)
+        return key
+
+    def _heal_configurations(self, pairs: Iterable[tuple[Point, Point]]) -> None:
+        """Offer the VMs' configurations, each once; the repository stores those that it has not."""
+        offered: set[str] = set()
+        for point, equal in pairs:
+            if point.config is None or equal.config is None or point.config in offered:
+                continue
+            offered.add(point.config)
+            try:
+                plain = self._origin.config(equal)
+                if self._target.keys.blob_keys().block_id(plain).hex() == point.config:
+                    self._writer.store_config(self._attempt, plain)
+            except HoldfastError as error:
+                if error.retryable:
+                    raise
+                self._context.recorder.note(f"the configuration of {_named(point)}: {error}", "warning")
+
+    # --- what came of it --------------------------------------------------------------------------------------------
+
+    def _finish(self) -> Event:
+        for key, disk in self._expected.items():
+            if not self._points.finished(key):
+                continue
+            root = self._context.desk.outcome(key).listener.root
+            if root != root_id(disk.root):
+                text = (
+                    f"{self._context.recorder.task(key).vm_name}: the disk {disk.name} has other content in its equal"
+                )
+                self._context.recorder.note(text, "warning")
+        give_up_write_session(self._context, self._attempt)
+        if not self._lost:
+            return TargetFinished(note="nothing was to heal")
+        left = [finding for finding in self._keyless.run(0, (), _NO_BUDGET).findings if finding.lost]
+        healed = len(self._lost - {(finding.kind, finding.object) for finding in left})
+        self._context.recorder.note(f"{healed} thing(s) healed, {len(left)} still lost")
+        for finding in left[:_SHOWN]:
+            self._context.recorder.note(finding_text(finding), "error")
+        if left:
+            raise HealIncomplete(repository=self._context.repository.name, findings=len(left))
+        name = self._context.repository.name
+        return TargetFinished(note=f"all is there again; `holdfast repository verify {name} --level 2` proves it")
+
+
+def _of_trees(finding: Finding) -> bool:
+    """Whether nodes may be lost: one by one, or with a pack for nodes and configurations."""
+    return finding.kind == "node" or (finding.kind == "pack" and "-m" in finding.object)
+
+
+def _named(point: Point) -> str:
+    return f"{point.vm_name}, point {point.sid[:12]}"

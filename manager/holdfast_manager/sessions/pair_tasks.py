@@ -1,0 +1,58 @@
+"""Tasks that are a pair of movers each: slots, start, order, stop. Restores, verifications, copies and heals.
+
+What kind of movers and what order they get is all that differs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from .events import Event, TaskKey, TaskStopped
+from .instructions import BeginTransfer, ReleaseTask, RequestSlot, StartMovers, StopTask, TaskInstruction
+from .tasks import Context, TaskWork
+
+
+class PairTasks(ABC):
+    """``perform`` carries out the instructions of task machines, for different tasks in different threads."""
+
+    def __init__(self, context: Context, proxy: str, also: tuple[str, ...] = ()) -> None:
+        """``proxy``: where the movers run that are not the repository's; "": anywhere. ``also``: see ``TaskWork``."""
+        self.work = TaskWork(context)
+        self._context = context
+        self._proxy = proxy
+        self._also = also
+        self._finished: set[TaskKey] = set()
+
+    def perform(self, instruction: TaskInstruction) -> Event | None:
+        key = instruction.task
+        match instruction:
+            case RequestSlot():
+                proxies = (self._proxy,) if self._proxy else self._context.catalog.agents.proxies()
+                self.work.request(key, proxies, self._also)
+            case StartMovers():
+                return self.start(key)
+            case BeginTransfer():
+                return self.begin(key)
+            case ReleaseTask():
+                self._finished.add(key)
+                self.stop(key)
+            case StopTask():
+                self.stop(key)
+                return TaskStopped(task=key)
+        return None
+
+    def finished(self, key: TaskKey) -> bool:
+        """Whether the task has come to its end; its outcome is the desk's to tell."""
+        return key in self._finished
+
+    @abstractmethod
+    def start(self, key: TaskKey) -> Event:
+        """Have the desk start the movers of a task."""
+
+    @abstractmethod
+    def begin(self, key: TaskKey) -> Event:
+        """Have the desk give the order."""
+
+    def stop(self, key: TaskKey) -> None:
+        """Stop the task's movers, if there are any, and give its slots back."""
+        self.work.stop(key)

@@ -1,0 +1,114 @@
+"""Tasks that bring disks of another repository's points into write sessions of ours: those of copies and of heals.
+
+The movers are those of a backup; a third one, a reader at the other repository, feeds the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from holdfast_agent.model.change import ChangeDecision, ChangeMode
+from holdfast_agent.model.geometry import Extent
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.units import format_rate
+from holdfast_agent.sealing.keys import RepositoryKeys
+from holdfast_agent.sealing.roots import root_id
+from holdfast_agent.wire.specs import BackupOrder, BlockTree, OriginDisk, SourceSpec, TargetSpec
+
+from .bandwidth import BandwidthShare
+from .events import Event, MoversStarted, TaskKey, TransferBegan
+from .movers import Feeder
+from .pair_tasks import PairTasks
+from .point_reader import PointReader
+from .tasks import Context
+from .write_sessions import WriteAttempt
+
+
+class PointTransfer(msgspec.Struct, frozen=True):
+    """What a task is to do. ``disk`` is of ``point``, in the origin. ``base``: the disk of our repository to build on.
+
+    ``since``: in the mode CBT the origin's equal of ``base``; without it ``extents`` say what is read.
+    """
+
+    point: Point
+    disk: DiskPoint
+    decision: ChangeDecision
+    base: DiskPoint | None = None
+    since: DiskPoint | None = None
+    extents: tuple[Extent, ...] | None = None
+
+    def order(self) -> BackupOrder:
+        """As the source mover takes it."""
+        base = self.base if self.decision.mode in (ChangeMode.CBT, ChangeMode.DIGEST) else None
+        since = None if self.since is None else BlockTree(root_id(self.since.root), self.since.geometry)
+        return BackupOrder(
+            geometry=self.disk.geometry,
+            disks=(),
+            mode=self.decision.mode,
+            base_root=root_id(base.root) if base else None,
+            base_geometry=base.geometry if base else None,
+            extents=self.extents,
+            origin=OriginDisk(
+                name=f"disk {self.disk.name} of restore point {self.point.sid[:12]}",
+                root=root_id(self.disk.root),
+                since=since,
+            ),
+        )
+
+
+class PointTasks(PairTasks):
+    """``attempt_of`` tells the write session of a task, ``transfer_of`` what it is to do, once it is connected."""
+
+    def __init__(
+        self,
+        context: Context,
+        origin: PointReader,
+        keys: RepositoryKeys,
+        proxy: str,
+        rules: TransferRules,
+        attempt_of: Callable[[TaskKey], WriteAttempt],
+        transfer_of: Callable[[TaskKey], PointTransfer],
+    ) -> None:
+        super().__init__(context, proxy, (origin.repository.name,))
+        self._origin = origin
+        self._keys = keys
+        self._rules = rules
+        self._attempt_of = attempt_of
+        self._transfer_of = transfer_of
+        self._bandwidth = BandwidthShare(rules, context.desk)
+
+    def start(self, key: TaskKey) -> Event:
+        context, origin, attempt = self._context, self._origin.repository, self._attempt_of(key)
+        sid, number, rules = attempt.sid, attempt.next_mover(), self._bandwidth.first_rules()
+        context.desk.start(
+            key,
+            context.repository.agent,
+            lambda name, secret: TargetSpec(
+                task_id=name, secret=secret, rules=rules, repository=context.repository.path, sid=sid, mover=number
+            ),
+            self.work.proxy_of(key),
+            lambda name, secret, endpoints: SourceSpec(
+                task_id=name, secret=secret, rules=rules, endpoints=endpoints, keys=self._keys.data_keys()
+            ),
+            Feeder(origin.agent, origin.path, self._origin.keys.opening_keys()),
+        )
+        return MoversStarted(task=key, rules=self._told())
+
+    def begin(self, key: TaskKey) -> Event:
+        transfer = self._transfer_of(key)
+        self._bandwidth.join(key)
+        self._context.desk.begin(key, transfer.order())
+        return TransferBegan(task=key, mode=transfer.decision.mode, reason=transfer.decision.reason)
+
+    def stop(self, key: TaskKey) -> None:
+        self._bandwidth.leave(key)
+        super().stop(key)
+
+    def _told(self) -> str:
+        sealed = "encrypted" if self._context.repository.encrypted else "not encrypted"
+        limit = self._rules.bandwidth_bytes_per_s
+        bounded = f", at most {format_rate(limit)} for all tasks together" if limit else ""
+        return f"every block is checked by its id, then {self._rules.compression}, {sealed}{bounded}"
