@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Final
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from holdfast_agent.errors import HoldfastError, MalformedMessage
 from holdfast_agent.wire import codec
@@ -113,7 +112,7 @@ class DealerLoop:
             if socket in ready and not self._receive(socket):
                 return "the agent no longer knows this connection"
             if monitor in ready:
-                recv_monitor_message(monitor)
+                monitor.recv_multipart()  # (pyzmq's own parser would import asyncio)
                 if self._watching.is_set():
                     return "the agent closed the connection"
             silent_s = time.monotonic() - self._last_heard

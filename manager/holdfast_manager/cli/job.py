@@ -137,8 +137,12 @@ def run(app: App, name: str, detach: bool, strict: bool) -> int:
 
     Ctrl-C asks the session to stop, and waits until it has cleaned up; a second Ctrl-C leaves it to itself.
     """
-    app.catalog.sessions.reap_dead()
-    return run_session(app, app.catalog.sessions.begin_job(name), detach, strict)
+
+    def begin() -> SessionEntry:
+        app.catalog.sessions.reap_dead()
+        return app.catalog.sessions.begin_job(name)
+
+    return run_session(app, begin, detach, strict)
 
 
 @job.command(examples=("holdfast job stop nightly",))

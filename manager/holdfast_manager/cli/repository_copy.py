@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -96,8 +97,8 @@ def copy(
     if dry_run:
         _show(app, request)
         return 0
-    entry = app.catalog.sessions.begin_copy(target, msgspec.to_builtins(request))
-    return run_session(app, entry, detach, strict)
+    begin = partial(app.catalog.sessions.begin_copy, target, msgspec.to_builtins(request))
+    return run_session(app, begin, detach, strict)
 
 
 def _show(app: App, request: CopyRequest) -> None:

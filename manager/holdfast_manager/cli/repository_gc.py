@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 import msgspec
 
@@ -23,5 +25,5 @@ def gc(app: App, name: str, dry_run: bool, detach: bool) -> int:
 
     app.catalog.repositories.get(name)
     request = GcRequest(repository=name, dry_run=dry_run)
-    entry = app.catalog.sessions.begin(SessionKind.GC, msgspec.to_builtins(request))
-    return run_session(app, entry, detach, strict=False)
+    begin = partial(app.catalog.sessions.begin, SessionKind.GC, msgspec.to_builtins(request))
+    return run_session(app, begin, detach, strict=False)

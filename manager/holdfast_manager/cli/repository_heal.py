@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 import msgspec
 
@@ -35,5 +37,5 @@ def heal(app: App, name: str, origin: str, proxy: str, detach: bool) -> int:
     if proxy:
         app.catalog.agents.get(proxy)
     request = HealRequest(repository=name, origin=origin, proxy=proxy)
-    entry = app.catalog.sessions.begin(SessionKind.HEAL, msgspec.to_builtins(request))
-    return run_session(app, entry, detach, strict=False)
+    begin = partial(app.catalog.sessions.begin, SessionKind.HEAL, msgspec.to_builtins(request))
+    return run_session(app, begin, detach, strict=False)

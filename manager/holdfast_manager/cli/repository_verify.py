@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 import msgspec
 
@@ -64,5 +66,5 @@ def verify(
     sids = tuple(in_repository(app.catalog, name, point).sid for point in points)
     budget = budget_of(level, older_than, max_duration, sample)
     request = VerifyRequest(repository=name, level=level, points=sids, proxy=proxy, budget=budget)
-    entry = app.catalog.sessions.begin(SessionKind.VERIFY, msgspec.to_builtins(request))
-    return run_session(app, entry, detach, strict=False)
+    begin = partial(app.catalog.sessions.begin, SessionKind.VERIFY, msgspec.to_builtins(request))
+    return run_session(app, begin, detach, strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import PurePosixPath
 
 import click
@@ -147,5 +148,5 @@ def _chosen_disk(point: Point, wanted: str | None) -> DiskPoint:
 
 
 def _run(app: App, request: msgspec.Struct, detach: bool) -> int:
-    entry = app.catalog.sessions.begin(SessionKind.RESTORE, msgspec.to_builtins(request))
-    return run_session(app, entry, detach, strict=False)
+    begin = partial(app.catalog.sessions.begin, SessionKind.RESTORE, msgspec.to_builtins(request))
+    return run_session(app, begin, detach, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import click
 
@@ -34,19 +35,29 @@ class SessionNotStarted(HoldfastError):
     action = "Its log says why: {log}"
 
 
-def run_session(app: App, entry: SessionEntry, detach: bool, strict: bool) -> int:
-    """Run a session that was just written down; returns the exit code. Ctrl-C stops it, a second one leaves it."""
-    from holdfast_manager.sessions.launch import launch_session
+def run_session(app: App, begin: Callable[[], SessionEntry], detach: bool, strict: bool) -> int:
+    """Run the session that ``begin`` writes down; returns the exit code. Ctrl-C stops it, a second one leaves it.
 
-    launched = _Launched(app, entry)
-    with interrupts() as interrupt:
-        launched.begin(launch_session(app.settings, entry.id, app.config))
-        if detach:
-            launched.wait_until_adopted(interrupt)
-            document = {"session": entry.id}
-            app.out.result(document, f"Session {entry.id} runs; `holdfast session follow {entry.id}` shows it")
-            return 0
-        ended = follow(app.catalog, entry.id, display_for(app), interrupt, launched.interrupted, launched.check)
+    Its process starts while ``begin`` opens the catalogue. Raises what ``begin`` raises.
+    """
+    from holdfast_manager.sessions.launch import SessionLauncher
+
+    with SessionLauncher(app.settings, app.config) as launcher:
+        entry = begin()
+        launched = _Launched(app, entry)
+        with interrupts() as interrupt:
+            launched.begin(launcher.run(entry.id))
+            return _see_through(launched, interrupt, detach, strict)
+
+
+def _see_through(launched: _Launched, interrupt: Interrupt, detach: bool, strict: bool) -> int:
+    app, entry = launched.app, launched.entry
+    if detach:
+        launched.wait_until_adopted(interrupt)
+        text = f"Session {entry.id} runs; `holdfast session follow {entry.id}` shows it"
+        app.out.result({"session": entry.id}, text)
+        return 0
+    ended = follow(app.catalog, entry.id, display_for(app), interrupt, launched.interrupted, launched.check)
     if not ended:
         app.out.note(f"Session {entry.id} stops by itself; `holdfast session show {entry.id}` tells how it ended")
         return EXIT_CANCELLED
@@ -81,8 +92,8 @@ class _Launched:
     """A session process of ours, as long as we follow it."""
 
     def __init__(self, app: App, entry: SessionEntry) -> None:
-        self._app = app
-        self._entry = entry
+        self.app = app
+        self.entry = entry
         self._process: ProcessIdentity | None = None
 
     def begin(self, pid: int) -> None:
@@ -95,25 +106,25 @@ class _Launched:
         """End a session whose process died before it took the session over: until then we answer for it."""
         if self._process is not None and not self._process.is_dead():
             return
-        catalog = self._app.catalog
-        if catalog.sessions.get(self._entry.id).state is SessionState.STARTING:
-            log = self._app.settings.log_dir / f"session-{self._entry.id}.log"
-            error = SessionNotStarted(session=self._entry.id, log=str(log))
-            catalog.sessions.end(self._entry.id, SessionResult.FAILED, error.to_record())
+        catalog = self.app.catalog
+        if catalog.sessions.get(self.entry.id).state is SessionState.STARTING:
+            log = self.app.settings.log_dir / f"session-{self.entry.id}.log"
+            error = SessionNotStarted(session=self.entry.id, log=str(log))
+            catalog.sessions.end(self.entry.id, SessionResult.FAILED, error.to_record())
 
     def interrupted(self, count: int) -> bool:
         """The first Ctrl-C asks the session to stop, and we see it through; at the second we leave."""
         if count == 1:
-            self._app.catalog.sessions.request_stop(self._entry.id)
-            self._app.out.warning(f"stopping session {self._entry.id}, which cleans up first; Ctrl-C again to leave it")
+            self.app.catalog.sessions.request_stop(self.entry.id)
+            self.app.out.warning(f"stopping session {self.entry.id}, which cleans up first; Ctrl-C again to leave it")
         return count == 1
 
     def wait_until_adopted(self, interrupt: Interrupt) -> None:
         """Return once the session's process answers for it. Raises :class:`SessionNotStarted`."""
-        while self._app.catalog.sessions.get(self._entry.id).state is SessionState.STARTING and not interrupt.count:
+        while self.app.catalog.sessions.get(self.entry.id).state is SessionState.STARTING and not interrupt.count:
             self.check()
             time.sleep(POLL_S / 3)
-        ended = self._app.catalog.sessions.get(self._entry.id)
+        ended = self.app.catalog.sessions.get(self.entry.id)
         if ended.error is not None and ended.error.code == SessionNotStarted.code:
-            log = self._app.settings.log_dir / f"session-{self._entry.id}.log"
-            raise SessionNotStarted(session=self._entry.id, log=str(log))
+            log = self.app.settings.log_dir / f"session-{self.entry.id}.log"
+            raise SessionNotStarted(session=self.entry.id, log=str(log))
