@@ -55,6 +55,9 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/compare_peers.py --size-mib $(BENCH_SIZE_MIB)
 	@$(BIN)/python benchmarks/gc.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_gc.py
+	@$(BIN)/python benchmarks/data_path.py --size-mib $(BENCH_SIZE_MIB)
+	@$(BIN)/python benchmarks/points.py
+	@$(BIN)/python benchmarks/index.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_copy.py
 
 clean:
