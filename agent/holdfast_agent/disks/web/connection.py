@@ -161,7 +161,7 @@ class _TimedReader(io.RawIOBase):
         if left_s < 0.7 * self._timeout_s:  # not for each 16 KiB of TLS: it costs a system call
             self._peer.settimeout(left_s)
             self._timeout_s = left_s
-        return self._raw.readinto(buffer)
+        return self._peer.recv_into(buffer)
 
     def close(self) -> None:
         self._raw.close()
