@@ -59,6 +59,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/points.py
 	@$(BIN)/python benchmarks/index.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_copy.py
+	@$(BIN)/python benchmarks/disks.py
 
 clean:
 	@rm -rf demo-work bench-work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -131,7 +131,7 @@ def test_a_restore_asks_for_zeros_and_ends_with_a_flush(tmp_path: Path) -> None:
     image.write_bytes(b"x" * 4 * MIB)
     with nbdkit(tmp_path, "--filter=log", "file", f"file={image}", f"logfile={log}") as socket:
         disk = target(socket, 4 * MIB)
-        disk.write(0, b"y" * MIB)
+        disk.write(0, b"y" * 4096)
         disk.write_zeros(MIB, 3 * MIB)
         disk.finish()
     found = [match[1] for match in re.finditer(r" (Write|Zero|Flush) id=\d+ .*\.\.\.$", log.read_text(), re.MULTILINE)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import struct
 import threading
 import time
@@ -363,6 +364,29 @@ def test_a_write_is_never_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
         target.abort()
         assert peer.connections == 1
         assert [(request.command, request.payload) for request in peer.requests] == [(WRITE, b"x" * 512)]
+
+
+def test_many_threads_over_connections_that_break_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever breaks when, each read has its own bytes: no reply goes to a buffer that is used for something else."""
+    monkeypatch.setattr(patience, "PAUSES_S", (0.0,) * 30)
+    rng = random.Random(6)
+    budget: list[int | None] = [rng.randrange(10_000, 300_000) for _ in range(60)]
+    peer = Peer(tmp_path / "nbd.sock", budget=[*budget, None], info=lambda _: export_info(flags=1 | MULTI_CONN))
+    whole = disk_bytes(0, SIZE)
+
+    def reads(seed: int) -> int:
+        rng, buffer = random.Random(seed), bytearray(65536)
+        for _ in range(60):
+            length = rng.randrange(1, 65536)
+            offset = rng.randrange(SIZE - length)
+            view = memoryview(buffer)[:length]
+            disk.read_into(offset, view)
+            assert view == whole[offset : offset + length]
+        return 60
+
+    with serving(peer), opened(peer) as disk, ThreadPoolExecutor(6) as threads:
+        assert sum(threads.map(reads, range(6))) == 360
+        assert peer.connections > 10, "nothing broke"
 
 
 def test_a_server_that_speaks_no_structured_replies_can_be_read(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ class Connection:
         """Say goodbye as far as that works. After the last request; idempotent, never raises."""
         if not self._lost:
             with contextlib.suppress(OSError):
+                self._stream.set_timeout(_GOODBYE_S)
                 self._stream.send([Request(Command.DISCONNECT).header(0)])
         self._lost = self._lost or "it was closed"
         self._stream.close()

@@ -49,7 +49,7 @@ class Dialler:
                 with _at_most(timeout_s, plain):
                     start_tls = partial(self._start_tls, plain) if self._start_tls else None
                     stream, export = negotiate(plain, self._wish, start_tls)
-                plain.set_timeout(self._request_s)
+                stream.set_timeout(self._request_s)
             except BaseException:
                 plain.close()
                 raise

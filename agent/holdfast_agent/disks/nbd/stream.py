@@ -25,6 +25,9 @@ class Stream(Protocol):
     def receive_into(self, view: memoryview) -> None:
         """Fill ``view``. Raises OSError, TimeoutError and ConnectionError (the end) among them."""
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """For each part that is sent or received as a whole, from the next call on."""
+
     def shut_down(self) -> None:
         """Wake whoever sends or receives, with an error. Any thread; idempotent, never raises."""
 
@@ -36,14 +39,12 @@ class PlainStream:
     """Time-outs are the kernel's: then one system call fills a whole buffer, and the GIL changes hands once."""
 
     def __init__(self, peer: socket.socket, timeout_s: float) -> None:
-        """Takes over a connected socket. ``timeout_s``: for each part that is sent or received, as a whole."""
+        """Takes over a connected socket."""
         self._socket = peer
         peer.setblocking(True)
-        self.timeout_s = timeout_s
         self.set_timeout(timeout_s)
 
     def set_timeout(self, timeout_s: float) -> None:
-        """From the next call on."""
         self.timeout_s = max(timeout_s, 0.001)  # the kernel takes 0 for "none"
         fraction, seconds = math.modf(self.timeout_s)
         value = struct.pack("@ll", int(seconds), int(fraction * 1e6))
@@ -139,6 +140,9 @@ class TlsStream:
             if not count:
                 raise ConnectionResetError("the server closed the connection")
             done += int(count)
+
+    def set_timeout(self, timeout_s: float) -> None:
+        self._plain.set_timeout(timeout_s)
 
     def shut_down(self) -> None:
         self._plain.shut_down()

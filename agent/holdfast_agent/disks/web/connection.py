@@ -150,14 +150,18 @@ class _TimedReader(io.RawIOBase):
     def __init__(self, peer: socket.socket, raw: socket.SocketIO) -> None:
         self._peer = peer
         self._raw = raw
-        self._patience = Patience(peer.gettimeout() or 0)
+        self._timeout_s = peer.gettimeout() or 0.0
+        self._patience = Patience(self._timeout_s)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
-        self._peer.settimeout(self._patience.left_s())
-        return self._raw.readinto(buffer)
+        left_s = self._patience.left_s()
+        if left_s < 0.7 * self._timeout_s:  # not for each 16 KiB of TLS: it costs a system call
+            self._peer.settimeout(left_s)
+            self._timeout_s = left_s
+        return self._peer.recv_into(buffer)
 
     def close(self) -> None:
         self._raw.close()
