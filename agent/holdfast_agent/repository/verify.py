@@ -139,7 +139,7 @@ class _Verification:
         self._guarded("log", layout.GC, lambda: packs_swept(self._store))
         quarantine = Quarantine.read(self._store)
         sids = points if points is not None else self._repository.point_sids()
-        self._index.update()  # after the points, whose records it then knows
+        self._index.complete()  # after the points, whose records it then knows, by whatever still tells of them
         digests = self._check_presence()
         if self._level >= 1:
             self._read_packs(digests, budget)
