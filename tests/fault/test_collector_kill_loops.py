@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import busy_repository as busy
 from lab import repositories as lab
+from lab.devices import FILE_SYSTEMS, small_file_system
 
 CAST = ("writer", "writer", "writer", "writer", "collector", "collector", "reader", "verifier")
-QUICK_KILLS, LONG_KILLS = 12, 1500
+QUICK_KILLS, LONG_KILLS = 12, 600
 
 
 class Stage:
@@ -98,11 +100,18 @@ def check(folder: Path) -> None:
     repository.close()
 
 
-def test_kills_of_everybody_leave_every_point_whole(tmp_path: Path) -> None:
-    run(tmp_path, QUICK_KILLS)
+@pytest.fixture(params=FILE_SYSTEMS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Repository, cache and ledgers on a file system of their own."""
+    with small_file_system(tmp_path, 512 << 20, request.param) as mounted:
+        yield mounted
+
+
+def test_kills_of_everybody_leave_every_point_whole(folder: Path) -> None:
+    run(folder, QUICK_KILLS)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-def test_very_many_kills_leave_every_point_whole(tmp_path: Path) -> None:
-    run(tmp_path, LONG_KILLS)
+def test_very_many_kills_leave_every_point_whole(folder: Path) -> None:
+    run(folder, LONG_KILLS)

@@ -32,6 +32,8 @@ _ATTEMPTS = 5
 _RESERVE_BYTES = 64 << 20  # a generation's lists, and what the local index needs when it lies on the same disk
 _RESERVE_PART = 64  # at most this part of a small disk
 _RESERVE_WHEN = 4  # set aside only while so many times its size are free
+_RESERVE_SLICES = 16
+_RESERVE_SLICE_BYTES = 256 << 10  # a few blocks, or the inodes that XFS makes at once
 
 
 class ObjectExists(Exception):
@@ -90,6 +92,9 @@ class ObjectStore(Protocol):
 
     def release_reserve(self) -> None:
         """Give the reserve's space to whoever writes next. Idempotent."""
+
+    def spend_reserve(self) -> bool:
+        """Give a sixteenth of the reserve to whoever writes next; False if there is nothing left of it."""
 
     def remove_leftovers(self) -> int:
         """Remove uploads that a dead writer began; how many. Never touches those of a living one."""
@@ -232,6 +237,21 @@ class FileStore:
 
     def release_reserve(self) -> None:
         self.remove(RESERVE)
+
+    def spend_reserve(self) -> bool:
+        try:
+            fd = os.open(self._path(RESERVE), os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            size = os.fstat(fd).st_size
+            os.ftruncate(fd, max(0, size - max(size // _RESERVE_SLICES, _RESERVE_SLICE_BYTES)))
+            os.fsync(fd)  # some file systems give the space back only now
+        except OSError:  # a full btrfs removes files, and shrinks none
+            self.release_reserve()
+        finally:
+            os.close(fd)
+        return size > 0
 
     def remove_leftovers(self) -> int:
         removed = 0
