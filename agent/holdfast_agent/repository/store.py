@@ -163,7 +163,7 @@ class FileStore:
 
     def try_lock(self, name: str) -> Lock | None:
         with self._translated("locking", name):
-            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+            fd = _open_to_lock(self._path(name))
             if _flock(fd):
                 return FileLock(fd)
             os.close(fd)
@@ -199,6 +199,8 @@ class FileStore:
         with self._translated("listing", prefix), os.scandir(self._path(prefix)) as found:
             entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
         for name, folder in entries:
+            if name.startswith("."):
+                continue  # no object's: NFS keeps what is removed while somebody has it open as ".nfs…"
             if folder:
                 yield from self.names(f"{prefix}/{name}")
             else:
@@ -313,6 +315,16 @@ class FileStore:
                 return RepositoryDenied(path=str(self._root), reason=f"{operation} {name}: {reason}")
             return RepositoryReadOnly(path=str(self._root), reason=reason)
         return RepositoryIoError(operation=operation, name=name, reason=reason)
+
+
+def _open_to_lock(path: str) -> int:
+    """NFS gives the lock to a descriptor only that could write; read-only storage has none to give of that kind."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _flock(fd: int) -> bool:
