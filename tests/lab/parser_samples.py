@@ -18,7 +18,6 @@ from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.hosts import RepositoryHost
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.rules import Compression, TransferRules
-from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.mover import conversation
 from holdfast_agent.repository import layout
 from holdfast_agent.repository.configuration import Config
@@ -35,6 +34,7 @@ from holdfast_agent.sealing.roots import seal_point
 from holdfast_agent.sealing.slots import LEAST_MEMORY_KIB, public_slot, wrap_master
 from holdfast_agent.sealing.tree import encode_node
 from holdfast_agent.wire import codec, messages, movers, specs
+from holdfast_agent.wire.immutability import Release
 from holdfast_manager.catalog.sealed_stream import SealingWriter
 from lab import repositories as lab
 
@@ -96,7 +96,7 @@ SAID = [
         conversation.Stored(NODE_ID),
     )
 ]
-COUNTERS = msgspec.json.encode(TransferCounters())
+TO_HELPER = [msgspec.json.encode(Release("/REPOSITORY", packs)) for packs in ((), (str(PACK),))]
 HELLO = data_handshake.encode_hello(data_handshake.Hello(1, 0, 1, 1 << 22, b"c" * 16, b"r" * 32), SECRET)
 WELCOME = data_handshake.encode_welcome(data_handshake.Welcome(1, 1 << 22, b"w" * 32), HELLO, SECRET)
 DATA_RECORD = b"".join(data_records.RecordSealer(SECRET, 0).seal(data_records.RecordKind.MESSAGE, SAID[0] + bytes(100)))

@@ -6,9 +6,11 @@ A parser gives a value or raises a :class:`HoldfastError`, whatever it is given.
 # ruff: noqa: E501 -- a table reads best with one line to a row
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from holdfast_agent.errors import ObjectDamaged
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import parse_sid
+from holdfast_agent.model.paths import is_below
 from holdfast_agent.model.points import PointEntry
 from holdfast_agent.mover import control, conversation
 from holdfast_agent.repository import claims, layout
@@ -28,6 +31,7 @@ from holdfast_agent.repository.collector_log import packs_swept, packs_to_avoid
 from holdfast_agent.repository.configuration import read_config
 from holdfast_agent.repository.documents import DocumentType, decode_document
 from holdfast_agent.repository.gc.generations import earlier_roots
+from holdfast_agent.repository.immutability import decode_answer
 from holdfast_agent.repository.packs import check_pack, read_contents, scan_contents
 from holdfast_agent.repository.quarantine import Quarantine
 from holdfast_agent.repository.retention import Retention, Retentions
@@ -40,6 +44,7 @@ from holdfast_agent.sealing.roots import open_point, read_point
 from holdfast_agent.sealing.slots import open_slots, slot_facts
 from holdfast_agent.sealing.tree import decode_node
 from holdfast_agent.service.frame_pipe import FrameReader
+from holdfast_agent.service.immutable_helper import Helper, Ledger
 from holdfast_agent.service.trusted_clock import TrustedClock
 from holdfast_agent.wire import codec
 from holdfast_manager.catalog.sealed_stream import OpeningReader
@@ -160,6 +165,14 @@ def _nbd(ground: Ground, data: bytes) -> object:
             raise ObjectDamaged(name="nbd", offset_bytes=0, reason=str(error)) from error
 
 
+def _to_helper(ground: Ground, data: bytes) -> object:
+    """Of a repository whose points need not be kept, for a helper that may mark nothing here."""
+    ledger = Ledger(Path(":memory:"))
+    with contextlib.closing(ledger):
+        request = data.replace(b"/REPOSITORY", bytes(ground.folder / "repository"))
+        return Helper([ground.folder], os.geteuid(), ledger, time.time).handle(request)
+
+
 def _sealed_stream(ground: Ground, data: bytes) -> object:
     """The chunks alone: a slot that is altered costs as much memory as it says, and is among the key slots."""
     front, _ = of.sealed_stream()
@@ -217,9 +230,12 @@ PARSERS: tuple[Parser, ...] = (
     Parser("welcome of the data channel", lambda: [of.WELCOME], lambda g, d: data_handshake.decode_welcome(d, of.HELLO, of.SECRET), of.mend_welcome, sealed=True),
     Parser("record of the data channel", lambda: [of.DATA_RECORD], _data_record, sealed=True),
     Parser("message between movers", lambda: of.SAID, _said),
+    Parser("request to the immutable helper", lambda: of.TO_HELPER, _to_helper),
+    Parser("answer of the immutable helper", lambda: [b'{"kept":["a"],"until":1.0}'], lambda g, d: decode_answer(d)),
     Parser("NBD server", lambda: [of.NBD], _nbd),
 
     # from people
+    Parser("path from a manager", lambda: [b"/srv/holdfast/main"], lambda g, d: is_below(_text(d), [str(g.folder)])),
     Parser("disk URL", lambda: of.URLS, lambda g, d: parse_disk_url(_text(d))),
     Parser("configuration of an agent", lambda: [(CONFIGS / "agent.toml").read_bytes()], lambda g, d: load_config(g.file(d))),
     Parser("configuration of a manager", lambda: [(CONFIGS / "manager.toml").read_bytes()], lambda g, d: ManagerSettings.load(g.file(d))),

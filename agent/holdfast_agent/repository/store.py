@@ -262,8 +262,8 @@ class FileStore:
                 lock = self.try_lock(name)
                 if lock is None:
                     continue  # a living writer
-                with contextlib.closing(lock), self._translated("removing", name):
-                    self._system.unlink(self._path(name))
+                with contextlib.closing(lock), self._translated("removing", name), contextlib.suppress(PermissionError):
+                    self._system.unlink(self._path(name))  # not what has another name by now and is immutable
                     removed += 1
         return removed
 
