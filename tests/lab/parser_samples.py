@@ -99,7 +99,12 @@ SAID = [
 TO_HELPER = [msgspec.json.encode(Release("/REPOSITORY", packs)) for packs in ((), (str(PACK),))]
 HELLO = data_handshake.encode_hello(data_handshake.Hello(1, 0, 1, 1 << 22, b"c" * 16, b"r" * 32), SECRET)
 WELCOME = data_handshake.encode_welcome(data_handshake.Welcome(1, 1 << 22, b"w" * 32), HELLO, SECRET)
-DATA_RECORD = b"".join(data_records.RecordSealer(SECRET, 0).seal(data_records.RecordKind.MESSAGE, SAID[0] + bytes(100)))
+DATA_RECORDS = [
+    b"".join(data_records.RecordSealer(SECRET, 0).seal(data_records.RecordKind.MESSAGE, SAID[0] + bytes(100))),
+    b"".join(data_records.RecordSealer(SECRET, 0).seal_carrier(SAID[0], bytes(range(256)))),
+]
+"""Two or three frames, one after the other."""
+
 URLS = [b"file:/a%20b.raw", b"image:/x?format=qcow2", b"nbd+unix:/s.sock?export=a%2Fb", b"block:/dev/sdb"]
 PAPER = "\n".join(encode_paper(MasterKey(b"m" * 32), lab.REPOSITORY_ID)).encode()
 NBD = bytes.fromhex(  # what a server says to the negotiation, to a read of 512 bytes, and to a question of allocation

@@ -118,8 +118,10 @@ def _document(
 
 
 def _data_record(ground: Ground, data: bytes) -> object:
-    opener = data_records.RecordOpener(of.SECRET, 0)
-    return opener.open(data[: data_records.HEADER_BYTES], data[data_records.HEADER_BYTES :])
+    """Frames of the lengths that the header says; ZeroMQ keeps them apart."""
+    end = data_records.HEADER_BYTES + int.from_bytes(data[4:8], "little") + data_records.TAG_BYTES
+    frames = [data[: data_records.HEADER_BYTES], data[data_records.HEADER_BYTES : end], data[end:]]
+    return data_records.RecordOpener(of.SECRET, 0).open(frames if frames[-1] else frames[:-1])
 
 
 def _hello(ground: Ground, data: bytes) -> object:
@@ -228,7 +230,7 @@ PARSERS: tuple[Parser, ...] = (
     Parser("pipe of a mover", lambda: [b"\3\0\0\0abc" * 3], _frames),
     Parser("hello of the data channel", lambda: [of.HELLO], _hello, of.mend_hello, sealed=True),
     Parser("welcome of the data channel", lambda: [of.WELCOME], lambda g, d: data_handshake.decode_welcome(d, of.HELLO, of.SECRET), of.mend_welcome, sealed=True),
-    Parser("record of the data channel", lambda: [of.DATA_RECORD], _data_record, sealed=True),
+    Parser("record of the data channel", lambda: of.DATA_RECORDS, _data_record, sealed=True),
     Parser("message between movers", lambda: of.SAID, _said),
     Parser("request to the immutable helper", lambda: of.TO_HELPER, _to_helper),
     Parser("answer of the immutable helper", lambda: [b'{"kept":["a"],"until":1.0}'], lambda g, d: decode_answer(d)),
