@@ -206,11 +206,15 @@ def test_packs_that_may_not_go_are_compacted_once_and_swept_in_time(scene: Scene
 
 
 def test_a_collection_completes_what_was_cut_off(scene: Scene) -> None:
+    damaged = scene.back_up({0: lab.block("damaged")}, days=7)
+    for pack in list(scene.packs().values()):
+        pack.unlink()
     point = scene.back_up(FULL, days=7)
     scene.ask(Protect(str(scene.root), point.sid, (), last=False))  # cut off before the packs and the point
     assert layout.point_object(point.sid) not in scene.marked()
     scene.immutability.complete(scene.repository)
     assert layout.point_object(point.sid) in scene.marked()
+    assert layout.point_object(damaged.sid) not in scene.marked(), "what is lost cannot be kept"
     assert all(map(marked, scene.packs().values()))
 
 

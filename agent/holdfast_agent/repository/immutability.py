@@ -19,8 +19,8 @@ from holdfast_agent.errors import (
     ImmutableUnavailable,
     ImmutableUnsupported,
     MalformedMessage,
-    ObjectMissing,
     PointNotFound,
+    RepositoryError,
     from_record,
 )
 from holdfast_agent.model.ids import BlockId, Sid
@@ -58,12 +58,20 @@ class Immutability:
             self._ask(Protect(str(self._path), sid, batch, last=start + MOST_PACKS >= len(packs)))
 
     def complete(self, repository: Repository) -> None:
-        """Protect the points for which that was cut off. Called by the collector before anything else."""
+        """Protect the points for which that was cut off. Called by the collector before anything else.
+
+        Raises :class:`ImmutableUnavailable`.
+        """
         if self._socket_file:
             for sid in repository.point_sids():
-                if not self._is_marked(sid):
-                    with contextlib.suppress(PointNotFound, ImmutableUnsupported):
-                        self.protect(repository, sid)
+                if self._is_marked(sid):
+                    continue
+                try:
+                    self.protect(repository, sid)
+                except ImmutableUnavailable:
+                    raise
+                except RepositoryError:
+                    continue  # fenced, damaged or not to be marked here: no reason to leave the others unprotected
 
     def release(self, packs: Sequence[str]) -> list[str]:
         """Those of ``packs`` that may be removed now; the others stay marked. Raises :class:`ImmutableUnavailable`."""
@@ -119,10 +127,7 @@ def _packs_of(repository: Repository, sid: Sid) -> set[str]:
     packs: set[str] = set()
     with mark(reader, [read_point(entry)], repository.index.folder, lambda nodes: None) as ids:
         for batch in _batches(ids):
-            for wanted, home in zip(batch, reader.locate(batch), strict=True):
-                if home is None:
-                    raise ObjectMissing(name=f"record {wanted.hex()[:16]}")
-                packs.add(home.pack)
+            packs.update(home.pack for home in reader.locate(batch) if home is not None)  # what is lost, is
     return packs
 
 

@@ -218,7 +218,10 @@ def _retention_objects(tree: Tree, sid: Sid) -> Iterator[str]:
 def _receive(peer: socket.socket) -> bytes:
     data = bytearray()
     while not data.endswith(b"\n"):
-        more = peer.recv(1 << 16)
+        try:
+            more = peer.recv(1 << 16)
+        except OSError as error:
+            raise MalformedMessage(peer="the agent", reason=error.strerror or str(error)) from error
         if not more or len(data) + len(more) > LIMIT_BYTES:
             raise MalformedMessage(peer="the agent", reason="a request that does not end, or is too long")
         data += more
