@@ -20,7 +20,7 @@ from holdfast_agent.repository.repository import Outcome, Repository
 from holdfast_agent.repository.tree import TreeBuilder, TreeReader
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.repository.writer import SessionWriter
-from holdfast_agent.sealing.keys import MasterKey, RepositoryKeys
+from holdfast_agent.sealing.keys import PUBLIC, RepositoryKeys
 from holdfast_agent.sealing.paper import decode_paper
 from holdfast_agent.sealing.roots import open_point, pack_set_digest, root_id, seal_point
 from holdfast_agent.sealing.slots import open_slots, slots_opened
@@ -43,15 +43,11 @@ class Found:
             for segment in (self.path / layout.INDEX).iterdir():
                 segment.unlink()
         self.repository = self.open()
-        self.master = self.open_slot()
+        self.master = decode_paper("\n".join(self.expected.paper))[0] if self.expected.paper else PUBLIC
         self.keys = RepositoryKeys.derive(self.master, self.expected.repository_id, self.repository.epoch)
 
     def open(self, host: RepositoryHost | None = None) -> Repository:
         return Repository.open(self.path, self.folder / "cache", clock=lambda: golden.NOW, host=host)
-
-    def open_slot(self) -> MasterKey:
-        passphrase = min(self.expected.slots.values()) or None
-        return open_slots(self.repository.key_slots(), passphrase, self.expected.repository_id)
 
     def condemned(self) -> frozenset[str]:
         """Packs that a verification leaves alone: a collector may remove them at any moment."""
