@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import hmac
 import io
+import struct
+import subprocess
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -37,6 +40,7 @@ from holdfast_agent.wire import codec, messages, movers, specs
 from holdfast_agent.wire.immutability import Release
 from holdfast_manager.catalog.sealed_stream import SealingWriter
 from lab import repositories as lab
+from lab.tools import require_tool
 
 Mend = Callable[[bytes], bytes]
 SID = Sid("ab" * 16)
@@ -167,6 +171,20 @@ def sealed_stream() -> tuple[bytes, bytes]:
     writer.write(bytes(range(256)) * 5000)
     writer.finish()
     return target.getvalue()[:front], target.getvalue()[front:]
+
+
+@functools.cache
+def disks() -> list[bytes]:
+    """An ext4 with checksums, and a swap area."""
+    mkfs = require_tool("mke2fs", "e2fsprogs")
+    with tempfile.NamedTemporaryFile() as image:
+        image.truncate(256 << 10)
+        subprocess.run([mkfs, "-q", "-F", "-t", "ext4", "-O", "metadata_csum,^has_journal", image.name], check=True)
+        ext4 = image.read()
+    swap = bytearray(64 << 10)
+    swap[1024:1036] = struct.pack("<III", 1, 15, 0)
+    swap[4086:4096] = b"SWAPSPACE2"
+    return [ext4, bytes(swap)]
 
 
 def document(name: str, kind: DocumentType, body: object, mac: bytes = b"") -> bytes:

@@ -11,15 +11,21 @@ import io
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast_agent.channel import data_handshake, data_records
 from holdfast_agent.channel.authentication import AuthorisedKeys, KeyPair
 from holdfast_agent.config.load import load_config
-from holdfast_agent.disks.nbd import NbdConnection, NbdProtocolError, NbdRequestError
+from holdfast_agent.disks.disk import DiskExtent
+from holdfast_agent.disks.nbd.connection import Connection
+from holdfast_agent.disks.nbd.negotiation import Wish, negotiate
+from holdfast_agent.disks.nbd.protocol import ALLOCATION, NbdConnectionLost, NbdProtocolError, NbdRequestError
+from holdfast_agent.disks.nbd.requests import ReadRequest, StatusRequest
+from holdfast_agent.disks.nbd.stream import PlainStream
 from holdfast_agent.errors import ObjectDamaged
+from holdfast_agent.filesystems.survey import survey
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import parse_sid
@@ -159,12 +165,33 @@ def _nbd(ground: Ground, data: bytes) -> object:
     with near, far:
         far.sendall(data[: 32 << 10])
         far.shutdown(socket.SHUT_WR)
-        connection = NbdConnection(near, "disk", "nbd+unix:/s", "lab")
         try:
-            connection.read_into(0, memoryview(bytearray(512)))
-            return connection.status(0, 1 << 20)
-        except (NbdProtocolError, NbdRequestError, OSError) as error:  # as `disks.nbd_disk` translates them
+            stream, export = negotiate(PlainStream(near, 1.0), Wish("disk", (ALLOCATION,), "nbd+unix:/s", "lab"))
+            connection = Connection(stream, export, 1.0)
+            connection.run([ReadRequest(0, memoryview(bytearray(512))), StatusRequest(0, 1 << 20, export.contexts)])
+            return export
+        except (NbdProtocolError, NbdRequestError, NbdConnectionLost, OSError) as error:  # translated by the disk
             raise ObjectDamaged(name="nbd", offset_bytes=0, reason=str(error)) from error
+
+
+class _Disk:
+    """A disk whose content somebody chose."""
+
+    url = "file:/disk"
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.size_bytes = len(content)
+
+    def extents(self) -> Iterator[DiskExtent]:
+        yield DiskExtent(0, self.size_bytes, True)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        assert offset + len(buffer) <= self.size_bytes
+        buffer[:] = self._content[offset : offset + len(buffer)]
+
+    def close(self) -> None:
+        pass
 
 
 def _to_helper(ground: Ground, data: bytes) -> object:
@@ -235,6 +262,8 @@ PARSERS: tuple[Parser, ...] = (
     Parser("request to the immutable helper", lambda: of.TO_HELPER, _to_helper),
     Parser("answer of the immutable helper", lambda: [b'{"kept":["a"],"until":1.0}'], lambda g, d: decode_answer(d)),
     Parser("NBD server", lambda: [of.NBD], _nbd),
+
+    Parser("content of a disk", of.disks, lambda g, d: survey(_Disk(d), 4096), cost=2),
 
     # from people
     Parser("path from a manager", lambda: [b"/srv/holdfast/main"], lambda g, d: is_below(_text(d), [str(g.folder)])),
