@@ -20,6 +20,7 @@ _WORDS = [
 ]  # fmt: skip
 _RAW = [b"\0", b"\xc1", b"\xff\xfe", b"\xed\xa0\x80"]
 _TOKENS = st.sampled_from([*_NESTED, *_HUGE, *_RAW, *(word.encode() for word in _WORDS)])
+_SHOWN_BYTES = 2048
 Edit = Callable[[bytes], bytes]
 
 
@@ -94,12 +95,19 @@ def _edits(samples: Sequence[bytes]) -> st.SearchStrategy[Edit]:
     )
 
 
+class Bytes(bytes):
+    """Bytes that a report of a failure shows in part."""
+
+    def __repr__(self) -> str:
+        return f"{bytes(self[:_SHOWN_BYTES])!r}{f' … of {len(self)} bytes' if len(self) > _SHOWN_BYTES else ''}"
+
+
 @st.composite
 def hostile(draw: st.DrawFn, samples: Sequence[bytes], most_edits: int = 3) -> bytes:
     """A sample with up to ``most_edits`` edits, or bytes of no kind at all."""
     if draw(st.integers(0, 15)) == 0:
-        return draw(st.binary(max_size=512))
+        return Bytes(draw(st.binary(max_size=512)))
     data = draw(st.sampled_from(samples))
     for edit in draw(st.lists(_edits(samples), max_size=most_edits)):
         data = edit(data)
-    return data
+    return Bytes(data)

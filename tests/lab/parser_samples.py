@@ -109,7 +109,14 @@ DATA_RECORDS = [
 ]
 """Two or three frames, one after the other."""
 
-URLS = [b"file:/a%20b.raw", b"image:/x?format=qcow2", b"nbd+unix:/s.sock?export=a%2Fb", b"block:/dev/sdb"]
+URLS = [
+    b"file:/a%20b.raw",
+    b"image:/x?format=qcow2",
+    b"nbd+unix:/s.sock?export=a%2Fb&bitmap=now",
+    b"block:/dev/sdb",
+    b"nbds://[::1]:10809?export=disk",
+    b"https://server.example:8443/images/a.raw?version=2",
+]
 PAPER = "\n".join(encode_paper(MasterKey(b"m" * 32), lab.REPOSITORY_ID)).encode()
 NBD = bytes.fromhex(  # what a server says to the negotiation, to a read of 512 bytes, and to a question of allocation
     f"{b'NBDMAGICIHAVEOPT'.hex()} 0003"
