@@ -13,7 +13,7 @@ from holdfast_agent.model.disk_url import DiskScheme, parse_disk_url
 from holdfast_plugins.api import HypervisorDriver, RestoreDisk, VmRef
 from holdfast_plugins.hypervisors.images import ImagesDriver, ImagesOptions, SnapshotMethod
 from holdfast_plugins.testkit import HypervisorConformance, HypervisorLab
-from lab.reflinks import reflink_file_system
+from lab.devices import small_file_system
 from lab.tools import require_tool
 
 SIZES = {"root": 3 * 1024 * 1024 + 512, "data": 1024 * 1024}
@@ -89,7 +89,7 @@ class ImagesLab(HypervisorLab):
 
 @pytest.fixture(scope="module")
 def reflink_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with reflink_file_system(tmp_path_factory.mktemp("reflinks")) as root:
+    with small_file_system(tmp_path_factory.mktemp("reflinks"), kind="xfs") as root:
         yield root
 
 

@@ -16,7 +16,7 @@ from holdfast_agent.repository.gc.collector import collect
 from holdfast_agent.repository.verify import verify
 from lab import repositories as lab
 from lab.collecting import Ground
-from lab.faults import FaultySystem, PowerLoss
+from lab.faults import FaultySystem, PowerLoss, everything, nothing
 
 FEWEST_CALLS = 60
 STRIDE = 5
@@ -35,7 +35,7 @@ def collect_and_die(ground: Ground, at: int, lose: bool) -> bool:
     if child == 0:
         status = 1
         try:
-            collect(lab.open_at(ground.folder, PowerLoss(at, ground.folder / "stash", lose)))
+            collect(lab.open_at(ground.folder, PowerLoss(at, ground.folder / "stash", nothing if lose else everything)))
             status = 0
         finally:
             os._exit(status)

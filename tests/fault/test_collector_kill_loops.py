@@ -1,108 +1,33 @@
 """kill -9 of writers, collectors, readers and verifiers, again and again: every committed point stays whole.
 
-The moments come from a seed that is printed; HOLDFAST_KILL_SEED repeats a run. `make soak` goes round for long.
+`make soak` goes round for long.
 """
 
 from __future__ import annotations
 
-import os
-import random
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from holdfast_agent.repository.gc.collector import collect
-from holdfast_agent.repository.verify import verify
-from holdfast_agent.sealing.roots import open_point
-from lab import busy_repository as busy
-from lab import repositories as lab
+from lab import busy_stage
+from lab.devices import FILE_SYSTEMS, small_file_system
 
-CAST = ("writer", "writer", "writer", "writer", "collector", "collector", "reader", "verifier")
-QUICK_KILLS, LONG_KILLS = 12, 1500
+QUICK_KILLS, LONG_KILLS = 12, 600
 
 
-class Stage:
-    """The processes at work, each replaced when it is killed."""
-
-    def __init__(self, folder: Path, rng: random.Random) -> None:
-        self.folder = folder
-        self.rng = rng
-        self.kills = dict.fromkeys(CAST, 0)
-        self.running = [(kind, self._start(kind)) for kind in CAST]
-
-    def kill_one(self) -> None:
-        time.sleep(self.rng.uniform(0.05, 0.6))  # the moment itself, not a wait for something
-        place = self.rng.randrange(len(self.running))
-        kind, process = self.running[place]
-        self.check_alive()
-        process.kill()
-        process.wait()
-        self.kills[kind] += 1
-        self.running[place] = (kind, self._start(kind))
-
-    def check_alive(self) -> None:
-        for kind, process in self.running:
-            assert process.poll() is None, f"a {kind} failed by itself:\n{self._log()}"
-
-    def stop(self) -> None:
-        for _, process in self.running:
-            process.kill()
-            process.wait()
-
-    def _start(self, kind: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "lab.busy_repository", kind, self.folder, str(self.rng.random())]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-
-    def _log(self) -> str:
-        return (self.folder / "log").read_text()[-6000:]
+@pytest.fixture(params=FILE_SYSTEMS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Repository, cache and ledgers on a file system of their own."""
+    with small_file_system(tmp_path, 512 << 20, request.param) as mounted:
+        yield mounted
 
 
-def run(folder: Path, kills: int) -> None:
-    seed = int(os.environ.get("HOLDFAST_KILL_SEED", random.SystemRandom().randrange(1 << 32)))
-    print(f"HOLDFAST_KILL_SEED={seed}")
-    lab.create(folder / "repository")
-    stage = Stage(folder, random.Random(seed))
-    try:
-        for _ in range(kills):
-            stage.kill_one()
-        stage.check_alive()
-    finally:
-        stage.stop()
-    check(folder)
-
-
-def check(folder: Path) -> None:
-    lines = busy.ledger_lines(folder)
-    committed = {line["committed"] for line in lines if "committed" in line}
-    pruning = {line["pruning"] for line in lines if "pruning" in line}
-    contents = busy.contents(folder)
-    repository = lab.open_at(folder)
-    for _ in range(2):  # as it was left, and after the next collectors have ended what was begun
-        points = {entry.sid: entry for entry in repository.points()}
-        assert committed - pruning <= points.keys(), "a committed point is gone"
-        for sid, entry in points.items():
-            found = lab.restore(repository, open_point(entry, lab.KEYS))
-            assert found == {number: lab.block(kind) for number, kind in contents[sid].items()}
-        collect(repository)
-        found = collect(repository)
-    assert found.lost_records == 0
-    assert len(committed) > 3, "the writers hardly came to write"
-    assert repository.index.rebuild() == repository.index.rebuild()
-    report = verify(repository, 2, keys=lab.KEYS)
-    assert report.ok, report.findings
-    repository.close()
-
-
-def test_kills_of_everybody_leave_every_point_whole(tmp_path: Path) -> None:
-    run(tmp_path, QUICK_KILLS)
+def test_kills_of_everybody_leave_every_point_whole(folder: Path) -> None:
+    busy_stage.run(folder, QUICK_KILLS)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-def test_very_many_kills_leave_every_point_whole(tmp_path: Path) -> None:
-    run(tmp_path, LONG_KILLS)
+def test_very_many_kills_leave_every_point_whole(folder: Path) -> None:
+    busy_stage.run(folder, LONG_KILLS)

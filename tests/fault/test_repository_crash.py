@@ -15,7 +15,7 @@ from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import repositories as lab
-from lab.faults import FaultySystem, PowerLoss
+from lab.faults import FaultySystem, PowerLoss, everything, nothing
 
 GEOMETRY = Geometry(4 * lab.BLOCK, lab.LOG2)
 PARTS = 8
@@ -63,7 +63,7 @@ def run_and_die(folder: Path, history: History, at: int, lose: bool) -> int:
     child = os.fork()
     if child == 0:
         try:
-            history.run(lab.open_at(folder, PowerLoss(at, folder / "stash", lose)), writer)
+            history.run(lab.open_at(folder, PowerLoss(at, folder / "stash", nothing if lose else everything)), writer)
         finally:
             os._exit(1)
     os.close(writer)

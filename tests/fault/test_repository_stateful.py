@@ -25,7 +25,7 @@ from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import repositories as lab
 from lab.collecting import check_points
-from lab.faults import PowerLoss
+from lab.faults import PowerLoss, everything, nothing
 
 BLOCKS = 8
 GEOMETRY = Geometry(BLOCKS * lab.BLOCK, lab.LOG2)
@@ -119,7 +119,7 @@ class Life(RuleBasedStateMachine):
         if child == 0:
             status = 1
             try:
-                work(lab.open_at(self.folder, PowerLoss(at, self.folder / "stash", lose)))
+                work(lab.open_at(self.folder, PowerLoss(at, self.folder / "stash", nothing if lose else everything)))
                 status = 0
             finally:
                 os._exit(status)

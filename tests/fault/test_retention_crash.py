@@ -14,7 +14,7 @@ from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.repository.repository import Repository
 from lab import repositories as lab
-from lab.faults import FaultySystem, PowerLoss
+from lab.faults import FaultySystem, PowerLoss, everything, nothing
 
 GEOMETRY = Geometry(2 * lab.BLOCK, lab.LOG2)
 BLOCKS = {0: lab.block("kept")}
@@ -60,7 +60,7 @@ def run_and_die(folder: Path, sid: Sid, at: int, lose: bool) -> int:
     child = os.fork()
     if child == 0:
         try:
-            run(lab.open_at(folder, PowerLoss(at, folder / "stash", lose)), sid, writer)
+            run(lab.open_at(folder, PowerLoss(at, folder / "stash", nothing if lose else everything)), sid, writer)
         finally:
             os._exit(1)
     os.close(writer)

@@ -16,7 +16,7 @@ from holdfast_plugins.api import Snapshot, SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.images import ImagesDriver, ImagesOptions, ImagesSnapshotOptions, SnapshotMethod
 from holdfast_plugins.hypervisors.images import snapshots as snapshots_module
 from holdfast_plugins.testkit import MemoryJournal
-from lab.reflinks import reflink_file_system
+from lab.devices import WITH_REFLINKS, small_file_system
 from lab.tools import missing
 
 VM = VmRef("vm", "vm")
@@ -28,9 +28,9 @@ def images(tmp_path: Path) -> Path:
     return make_vm(tmp_path / "images")
 
 
-@pytest.fixture(scope="module")
-def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with reflink_file_system(tmp_path_factory.mktemp("xfs")) as root:
+@pytest.fixture(scope="module", params=WITH_REFLINKS)
+def reflinks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with small_file_system(tmp_path_factory.mktemp("reflinks"), kind=request.param) as root:
         yield root
 
 
@@ -91,8 +91,8 @@ def test_a_disk_that_changes_while_it_is_copied_fails_the_snapshot(
     assert not frozen(images / ".holdfast")
 
 
-def test_clones_that_are_not_of_one_instant_say_so(xfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = make_vm(xfs / "meddled")
+def test_clones_that_are_not_of_one_instant_say_so(reflinks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = make_vm(reflinks / "meddled")
     one = driver(images).create_snapshot(request(), MemoryJournal())
     assert one.note == "reflink"
     meddle(monkeypatch, "clone", images / "vm" / "a.raw")
@@ -100,14 +100,14 @@ def test_clones_that_are_not_of_one_instant_say_so(xfs: Path, monkeypatch: pytes
     assert "not of one instant" in several.note
 
 
-def test_a_clone_shares_its_blocks(xfs: Path) -> None:
-    images = make_vm(xfs / "shared")
+def test_a_clone_shares_its_blocks(reflinks: Path) -> None:
+    images = make_vm(reflinks / "shared")
     with (images / "vm" / "a.raw").open("r+b") as file:
         file.write(os.urandom(8 << 20))
         os.fsync(file.fileno())
-    before = os.statvfs(xfs).f_bfree
+    before = os.statvfs(reflinks).f_bfree
     driver(images, SnapshotMethod.REFLINK).create_snapshot(request(), MemoryJournal())
-    used = (before - os.statvfs(xfs).f_bfree) * os.statvfs(xfs).f_frsize
+    used = (before - os.statvfs(reflinks).f_bfree) * os.statvfs(reflinks).f_frsize
     assert used < 1 << 20
 
 

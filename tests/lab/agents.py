@@ -93,6 +93,7 @@ def start_agent(
     proxy_paths: Sequence[Path] = (),
     repository_paths: Sequence[Path] = (),
     slots: int = 2,
+    immutable_helper: str = "",
 ) -> Iterator[RunningAgent]:
     """Run an agent below ``directory`` and stop it at the end; may be called again there after a stop or a kill.
 
@@ -108,7 +109,9 @@ def start_agent(
         control=ControlSettings(listen="tcp://127.0.0.1:0"),
         data=DataSettings(listen_address="127.0.0.1", port_range=(0, 0)),
         proxy=_proxy(proxy_paths or [roots["proxy"]], slots) if "proxy" in roles else None,
-        repository=_repository(repository_paths or [roots["repository"]], slots) if "repository" in roles else None,
+        repository=_repository(repository_paths or [roots["repository"]], slots, immutable_helper)
+        if "repository" in roles
+        else None,
     )
     config, log = directory / "agent.toml", directory / "agent.log"
     config.write_text(render(settings), encoding="utf-8")
@@ -139,8 +142,8 @@ def _proxy(paths: Sequence[Path], slots: int) -> ProxySettings:
     return ProxySettings(paths=tuple(map(str, paths)), slots=slots)
 
 
-def _repository(paths: Sequence[Path], slots: int) -> RepositorySettings:
-    return RepositorySettings(paths=tuple(map(str, paths)), slots=slots)
+def _repository(paths: Sequence[Path], slots: int, immutable_helper: str) -> RepositorySettings:
+    return RepositorySettings(paths=tuple(map(str, paths)), slots=slots, immutable_helper=immutable_helper)
 
 
 def launch_agent(config: Path, log: Path, mover_command: Sequence[str] = ()) -> subprocess.Popen[bytes]:

@@ -7,8 +7,27 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from .tools import missing, require_tool
+
+MIB = 1 << 20
+
+
+class FileSystem(NamedTuple):
+    """How to make one. ``least_bytes``: what its maker asks for; the image is sparse."""
+
+    maker: tuple[str, ...]
+    package: str
+    least_bytes: int
+
+
+FILE_SYSTEMS = {
+    "ext4": FileSystem(("mkfs.ext4", "-q", "-F", "-m", "0"), "e2fsprogs", 8 * MIB),
+    "xfs": FileSystem(("mkfs.xfs", "-q", "-m", "reflink=1"), "xfsprogs", 304 * MIB),
+    "btrfs": FileSystem(("mkfs.btrfs", "-q", "--mixed", "-m", "single"), "btrfs-progs", 96 * MIB),
+}
+WITH_REFLINKS = ("xfs", "btrfs")
 
 
 @contextmanager
@@ -36,17 +55,20 @@ def mounted(image: Path, mount_point: Path, options: str = "defaults") -> Iterat
         try:
             yield mount_point
         finally:
-            subprocess.run(["umount", mount_point], check=True)
+            if subprocess.run(["umount", mount_point], check=False).returncode:  # a test failed with files open
+                subprocess.run(["umount", "--lazy", mount_point], check=True)
             mount_point.rmdir()
 
 
 @contextmanager
-def small_file_system(directory: Path, size_bytes: int) -> Iterator[Path]:
-    """An ext4 of ``size_bytes`` in all, mounted below ``directory``."""
-    mkfs = require_tool("mkfs.ext4", "e2fsprogs")
-    image, mount_point = directory / "small.img", directory / "small"
+def small_file_system(directory: Path, size_bytes: int = 0, kind: str = "ext4") -> Iterator[Path]:
+    """A file system of ``size_bytes`` in all, or the least that it can have, mounted below ``directory``."""
+    (program, *options), package, least_bytes = FILE_SYSTEMS[kind]
+    mkfs = require_tool(program, package)
+    image = directory / f"{kind}.img"
     with image.open("wb") as file:
-        file.truncate(size_bytes)
-    subprocess.run([mkfs, "-q", "-F", "-m", "0", image], check=True)
-    with mounted(image, mount_point):
-        yield mount_point
+        file.truncate(max(size_bytes, least_bytes))
+    subprocess.run([mkfs, *options, image], check=True, stdout=subprocess.DEVNULL)
+    with mounted(image, directory / kind):
+        yield directory / kind
+    image.unlink()

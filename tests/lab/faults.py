@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from holdfast_agent.repository.file_writing import Buffer
+
+_PAGE_BYTES = 4096
 
 
 class FaultySystem:
@@ -61,21 +64,41 @@ class FaultySystem:
         Path(path).unlink()
 
 
-class PowerLoss(FaultySystem):
-    """Kills the process before its ``at``-th call; what was not synced by then is lost.
+Survives = Callable[[], bool]
+"""Asked for each page and each change of a folder that was not synced: whether the disk has it all the same."""
 
-    Unsynced bytes are cut off, links and removals in folders that were not synced are undone: the worst that a file
-    system may do. ``stash`` (outside the repository) keeps removed files until their folder is synced.
+
+def everything() -> bool:
+    """The process is killed, and nothing is lost."""
+    return True
+
+
+def nothing() -> bool:
+    """Power is lost, and with it all that was not synced."""
+    return False
+
+
+def parts(seed: object) -> Survives:
+    """Power is lost, and the disk has written what it liked, in its own order."""
+    rng = random.Random(repr(seed))
+    return lambda: rng.random() < 0.5
+
+
+class PowerLoss(FaultySystem):
+    """Kills the process before its ``at``-th call; what was not synced by then survives or does not.
+
+    Of a file: each page since its last sync, and its new length. Of a folder: each entry that was made or removed since
+    its last sync. ``stash`` (outside the repository) keeps removed files until their folder is synced.
     """
 
-    def __init__(self, at: int, stash: Path, lose: bool) -> None:
+    def __init__(self, at: int, stash: Path, survives: Survives) -> None:
         super().__init__(at, lambda kind: self._die())
         self._stash = stash
-        self._lose = lose
+        self._survives = survives
         self._files: dict[int, str] = {}
         self._synced_bytes: dict[str, int] = {}
         self._folders: dict[int, str] = {}
-        self._linked: list[str] = []
+        self._made: list[str] = []
         self._unlinked: list[tuple[str, Path]] = []
 
     def open(self, path: str, flags: int, mode: int = 0o777) -> int:
@@ -85,6 +108,7 @@ class PowerLoss(FaultySystem):
         else:
             self._files[fd] = path
             self._synced_bytes[path] = 0
+            self._made.append(path)
         return fd
 
     def close(self, fd: int) -> None:
@@ -98,12 +122,12 @@ class PowerLoss(FaultySystem):
         if folder is None:
             self._synced_bytes[self._files[fd]] = os.fstat(fd).st_size
         else:
-            self._linked = [path for path in self._linked if str(Path(path).parent) != folder]
+            self._made = [path for path in self._made if str(Path(path).parent) != folder]
             self._unlinked = [pair for pair in self._unlinked if str(Path(pair[0]).parent) != folder]
 
     def link(self, src: str, dst: str) -> None:
         super().link(src, dst)
-        self._linked.append(dst)
+        self._made.append(dst)
         self._synced_bytes[dst] = self._synced_bytes[src]
 
     def unlink(self, path: str) -> None:
@@ -114,13 +138,26 @@ class PowerLoss(FaultySystem):
         self._unlinked.append((path, kept))
 
     def _die(self) -> None:
-        if self._lose:
-            for path, kept in self._unlinked:
-                if not Path(path).exists():
-                    Path(path).hardlink_to(kept)
-            for path, length in self._synced_bytes.items():
-                if Path(path).exists():
-                    os.truncate(path, length)
-            for path in self._linked:
+        for path, kept in self._unlinked:
+            if not Path(path).exists() and not self._survives():
+                Path(path).hardlink_to(kept)
+        for path, length in self._synced_bytes.items():
+            if Path(path).exists():
+                self._tear(Path(path), length)
+        for path in self._made:
+            if Path(path).exists() and not self._survives():
                 Path(path).unlink()
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def _tear(self, path: Path, synced_bytes: int) -> None:
+        size = path.stat().st_size
+        pages = range(synced_bytes, size, _PAGE_BYTES)
+        with path.open("r+b") as file:
+            for page in pages:
+                if not self._survives():
+                    file.seek(page)
+                    file.write(bytes(min(_PAGE_BYTES, size - page)))
+        for page in reversed(pages):
+            if self._survives():
+                break
+            os.truncate(path, page)

@@ -242,6 +242,12 @@ def test_a_name_is_given_once(store: FileStore) -> None:
     assert list(store.names("tmp")) == []
 
 
+def test_names_that_begin_with_a_dot_are_no_objects(store: FileStore, tmp_path: Path) -> None:
+    (tmp_path / "repository" / "points" / ".nfs00000000000000a1").write_bytes(b"removed while it was open")
+    store.create("points/a", [b"one"])
+    assert list(store.names("points")) == ["points/a"]
+
+
 def test_what_is_absent_or_too_large_is_told(store: FileStore) -> None:
     for call in (
         lambda: store.read("points/a", 1),

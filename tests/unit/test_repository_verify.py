@@ -245,6 +245,28 @@ def _mend(data: bytearray, offset: int, length: int) -> None:
     data[offset + 92 : offset + 96] = zlib.crc32(data[offset : offset + 92]).to_bytes(4, "little")
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["records", "payloads"])
+def test_records_that_changed_places_are_found_and_never_taken_for_each_other(stock: Stock, whole: bool) -> None:
+    """Two records of one length in one pack: as they are, or each under the other's header with its CRCs put right."""
+    path, one, length = stock.pack_of(FULL[0])
+    _, other, same = stock.pack_of(FULL[300])
+    assert length == same
+    data = path.read_bytes()
+    swapped = bytearray(data)
+    skip = 0 if whole else HEADER_BYTES
+    for here, there in ((one, other), (other, one)):
+        swapped[here + skip : here + length] = data[there + skip : there + length]
+        _mend(swapped, here, length)
+    path.write_bytes(swapped)
+    for level in (1, 2) if whole else (2,):
+        report = verify(stock.repository, level, keys=lab.KEYS)
+        assert points_of(report) == {stock.first.sid, stock.second.sid}
+        assert all(finding.lost for finding in report.findings if finding.kind == "record")
+    for made in (stock.first, stock.second):
+        with pytest.raises(HoldfastError):
+            lab.restore(stock.repository, made)
+
+
 def test_chosen_points_only(stock: Stock) -> None:
     record_of_first_alone(stock)
     assert points_of(verify(stock.repository, 2, [stock.second.sid], keys=lab.KEYS)) == set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import msgspec
 import pytest
 
@@ -134,3 +136,12 @@ def test_parameters_of_a_slot_are_authenticated(master: MasterKey, slot: bytes) 
 def test_too_little_memory_is_refused_when_wrapping(master: MasterKey) -> None:
     with pytest.raises(ValueError, match="64 MiB"):
         slots.wrap_master(master, "p", ID, memory_kib=1024)
+
+
+def test_a_slot_that_asks_for_much_is_tried_last(master: MasterKey, slot: bytes) -> None:
+    """A repository host may add one of 4 GiB; a passphrase that opens a cheaper one never gets so far."""
+    parsed = msgspec.json.decode(slot, type=slots.KeySlot)
+    dear = msgspec.json.encode(msgspec.structs.replace(parsed, memory_kib=slots.MOST_MEMORY_KIB))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert slots.open_slots({"a": dear, "b": slot}, "correct horse", ID) == master
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "it took the memory of the other"

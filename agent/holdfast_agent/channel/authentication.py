@@ -135,7 +135,7 @@ class AuthorisedKeys:
 
     def _parse(self) -> dict[str, str]:
         names: dict[str, str] = {}
-        with self._path.open(encoding="utf-8") as file:
+        with self._path.open(encoding="utf-8", errors="replace") as file:  # what is no text is no key either
             for number, line in enumerate(file.read(_MAX_FILE_BYTES).splitlines(), start=1):
                 text = line.strip()
                 if not text or text.startswith("#"):

@@ -100,13 +100,19 @@ class ProxySettings(_Settings, frozen=True, kw_only=True):
 
 
 class RepositorySettings(_Settings, frozen=True, kw_only=True):
-    """The role repository. ``slots`` 0: two tasks per core, for a target mover only checks and appends."""
+    """The role repository. ``slots`` 0: two tasks per core, for a target mover only checks and appends.
+
+    ``immutable_helper``: socket of the program that marks protected points as immutable; empty: nobody does.
+    """
 
     paths: tuple[str, ...]
     slots: int = 0
+    immutable_helper: str = ""
 
     def __post_init__(self) -> None:
         self._require_directories(self.paths)
+        good = not self.immutable_helper or Path(self.immutable_helper).is_absolute()
+        self._require("immutable_helper", good, "the absolute path of a socket, or empty")
         self._require("slots", 0 <= self.slots <= _MAX_SLOTS, f"0 (two per core) to {_MAX_SLOTS}")
 
     @property
@@ -149,6 +155,10 @@ class AgentSettings(_Settings, frozen=True, kw_only=True):
     @property
     def repository_paths(self) -> tuple[str, ...]:
         return self.repository.paths if self.repository else ()
+
+    @property
+    def immutable_helper(self) -> str:
+        return self.repository.immutable_helper if self.repository else ""
 
     @property
     def secret_key_file(self) -> Path:

@@ -75,6 +75,11 @@ _REPOSITORY = """
 
 # Tasks at a time. 0: two per core (a target mover only checks and appends).
 {slots}
+
+# Socket of holdfast-agent-immutable (packaging/systemd), which makes the files of points that must be kept until a time
+# immutable (chattr +i), so that not even this agent can remove them before. Empty: nobody does. The agent must not run
+# as root then.
+{immutable_helper}
 """
 
 
@@ -104,6 +109,8 @@ def _role(template: str, role: ProxySettings | RepositorySettings | None) -> str
         lines["servers"] = _line("servers", role.servers, ())
         for key in ("tls_ca_file", "tls_certificate_file", "tls_key_file"):
             lines[key] = _line(key, getattr(role, key), "")
+    else:
+        lines["immutable_helper"] = _line("immutable_helper", role.immutable_helper, "")
     return template.format(**lines)
 
 

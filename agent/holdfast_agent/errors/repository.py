@@ -107,6 +107,23 @@ class PointRetained(RepositoryError):
     exit_code = 13
 
 
+class ImmutableUnavailable(RepositoryError):
+    """The helper that sets ``chattr +i`` does not answer."""
+
+    code = "immutable_unavailable"
+    message = "the helper for immutable files at {socket} does not answer: {reason}"
+    action = "Start holdfast-agent-immutable, or empty repository.immutable_helper in the agent's configuration"
+    retryable = True
+
+
+class ImmutableUnsupported(RepositoryError):
+    """The file system has no attribute that keeps files from being removed."""
+
+    code = "immutable_unsupported"
+    message = "the file system of {path} cannot make files immutable (chattr +i)"
+    action = "ext4, XFS and btrfs can; else empty repository.immutable_helper in the agent's configuration"
+
+
 class PointHeld(RepositoryError):
     """Somebody protected the point until further notice."""
 

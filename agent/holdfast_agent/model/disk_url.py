@@ -108,6 +108,8 @@ class DiskUrl(msgspec.Struct, frozen=True):
 
 def parse_disk_url(text: str) -> DiskUrl:
     """Parse and check a disk URL. Raises :class:`DiskUrlInvalid`."""
+    if any("\ud800" <= character <= "\udfff" for character in text):  # bytes of a command line that are no text
+        raise DiskUrlInvalid(url=ascii(text[:200]), reason="it is not UTF-8")
     name, colon, rest = text.partition(":")
     if not colon or name not in list(DiskScheme):
         raise DiskUrlInvalid(url=text, reason=f"the scheme must be one of {', '.join(sorted(DiskScheme))}")

@@ -17,6 +17,9 @@ import msgspec
 from holdfast_agent.errors import ConfigInvalid, ConfigNotFound, ConfigUnreadable, UnknownConfigKey
 
 T = TypeVar("T")
+NOT_DECODED = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What msgspec raises for bytes that are not what they must be: its own errors, those for text that is not UTF-8, and
+that for nesting without end."""
 
 
 def read_toml(path: Path, advice: str = "") -> dict[str, Any]:
@@ -25,7 +28,7 @@ def read_toml(path: Path, advice: str = "") -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigNotFound(file=str(path), advice=advice) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # TOML's own errors are ValueErrors, and so are the others
         raise ConfigUnreadable(file=str(path), reason=str(error)) from error
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from holdfast_agent.errors import Cancelled, ErrorRecord, MalformedMessage
 from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.wire.movers import (
     PIPE_FRAME_LIMIT_BYTES,
     Begin,
@@ -64,7 +65,7 @@ class Control:
         os.set_blocking(self._orders_fd, True)
         try:
             (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
-            frame = _decode(self._exactly(_check_length(length)))
+            frame = decode_order(self._exactly(_check_length(length)))
         finally:
             os.set_blocking(self._orders_fd, False)
         if not isinstance(frame, MoverSetup):
@@ -79,7 +80,7 @@ class Control:
             length = _check_length(_LENGTH.unpack_from(self._buffer)[0])
             if len(self._buffer) < _LENGTH.size + length:
                 break
-            frame = _decode(bytes(self._buffer[_LENGTH.size : _LENGTH.size + length]))
+            frame = decode_order(bytes(self._buffer[_LENGTH.size : _LENGTH.size + length]))
             del self._buffer[: _LENGTH.size + length]
             if isinstance(frame, Stop):
                 raise Cancelled(reason=frame.reason)
@@ -147,8 +148,9 @@ def _check_length(length: int) -> int:
     return length
 
 
-def _decode(body: bytes) -> MoverSetup | Begin | NewRules | Stop:
+def decode_order(body: bytes) -> MoverSetup | Begin | NewRules | Stop:
+    """One frame from the agent. Raises :class:`MalformedMessage`."""
     try:
         return _decoder.decode(body)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except NOT_DECODED as error:
         raise MalformedMessage(peer="the agent", reason=str(error)) from error

@@ -15,6 +15,7 @@ from holdfast_agent.errors import ErrorRecord, MalformedMessage
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import ID_BYTES, BlockId
+from holdfast_agent.model.strict import NOT_DECODED
 
 PAGE_BLOCKS = 8192
 """Blocks to a page of ids: 256 KiB at most, well below one record."""
@@ -161,7 +162,7 @@ def decode(body: bytes | memoryview) -> AnyMessage:
     """Raises :class:`MalformedMessage`."""
     try:
         return _decoder.decode(body)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except NOT_DECODED as error:
         raise MalformedMessage(peer="the other mover", reason=str(error)) from error
 
 

@@ -6,9 +6,9 @@ import re
 
 import msgspec
 
-from holdfast_agent.errors import FormatUnsupported, ObjectDamaged
+from holdfast_agent.errors import FormatUnsupported
 
-from .documents import DocumentType, read_document
+from .documents import DocumentType, read_value
 from .layout import GC, collector_object
 from .store import ObjectStore
 
@@ -70,8 +70,4 @@ def read_generations(store: ObjectStore) -> dict[int, set[str]]:
 
 def read_packs(store: ObjectStore, generation: int, stage: str, document_type: DocumentType) -> tuple[str, ...]:
     """The packs of a condemned or sweep list. Raises :class:`ObjectDamaged`, :class:`ObjectMissing`."""
-    name = collector_object(generation, stage)
-    try:
-        return msgspec.json.decode(read_document(store, name, document_type), type=PackList).packs
-    except msgspec.DecodeError as error:
-        raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
+    return read_value(store, collector_object(generation, stage), document_type, PackList).packs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from msgspec import UNSET, UnsetType
 from holdfast_agent.errors import (
     AlreadyExists,
     FormatUnsupported,
-    ObjectDamaged,
     ObjectMissing,
     RepositoryDenied,
     RepositoryExists,
@@ -25,10 +25,11 @@ from holdfast_agent.sealing.keys import FIRST_EPOCH, repository_id_bytes
 from holdfast_agent.sealing.slots import MOST_SLOT_BYTES
 
 from . import layout
-from .documents import DocumentType, encode_document, read_document
+from .documents import DocumentType, encode_document, read_value
 from .store import ObjectExists, ObjectStore
 
 _FORMAT = "holdfast 1"
+_NAME = re.compile(rf"{layout.CONFIG}/(\d{{6,9}})")
 _FOLDERS = (
     layout.CONFIG, layout.KEYS, layout.PACKS, layout.INDEX, layout.SESSIONS, layout.POINTS, layout.TOMBSTONES,
     layout.RETENTION, layout.GC, layout.QUARANTINE, layout.TMP,
@@ -129,18 +130,17 @@ def _config_object(number: int) -> str:
 
 
 def _newest(store: ObjectStore) -> int:
-    return max(int(name.rpartition("/")[2]) for name in store.names(layout.CONFIG))
+    """The highest number; 0 if there is no configuration."""
+    found = (_NAME.fullmatch(name) for name in store.names(layout.CONFIG))
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def read_config(store: ObjectStore) -> Config:
     """The configuration with the highest number. Raises :class:`ObjectMissing` if there is none."""
-    names = sorted(store.names(layout.CONFIG))
-    if not names:
+    newest = _newest(store)
+    if not newest:
         raise ObjectMissing(name=layout.CONFIG)
-    try:
-        config = msgspec.json.decode(read_document(store, names[-1], DocumentType.CONFIG), type=Config)
-    except msgspec.DecodeError as error:
-        raise ObjectDamaged(name=names[-1], offset_bytes=0, reason=str(error)) from error
+    config = read_value(store, _config_object(newest), DocumentType.CONFIG, Config)
     if config.format != _FORMAT or config.read_features:
         raise FormatUnsupported(name="the repository", feature=f"{config.format} {', '.join(config.read_features)}")
     repository_id_bytes(config.repository_id)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import enum
 import struct
+from typing import TypeVar
 
+import msgspec
 from blake3 import blake3
 
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged
+from holdfast_agent.model.strict import NOT_DECODED
 
 from .store import ObjectStore
 
+T = TypeVar("T")
 MOST_DOCUMENT_BYTES = 64 << 20
 _MAGIC = b"HFDC"
 _VERSION = 1
@@ -69,6 +73,14 @@ def read_document(store: ObjectStore, name: str, expected: DocumentType) -> byte
     if found is not expected:
         raise ObjectDamaged(name=name, offset_bytes=5, reason=f"it is a {found.name}, not a {expected.name}")
     return body
+
+
+def read_value(store: ObjectStore, name: str, expected: DocumentType, to: type[T]) -> T:
+    """The body of a document as the struct ``to``. Raises as :func:`decode_document`."""
+    try:
+        return msgspec.json.decode(read_document(store, name, expected), type=to)
+    except NOT_DECODED as error:
+        raise ObjectDamaged(name=name, offset_bytes=_HEADER.size, reason=str(error)) from error
 
 
 def _digest(name: str, data: bytes) -> bytes:

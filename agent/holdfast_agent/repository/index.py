@@ -61,13 +61,16 @@ class LocalIndex:
         """
         self._healing(self._update)
 
+    def complete(self) -> None:
+        """As :meth:`update`, and packs that no segment names are read by their own tables: segments may be lost."""
+        self._healing(self._complete)
+
     def rebuild(self) -> int:
         """Throw everything away and read it again, packs that no segment names included. Returns the records found."""
 
         def rebuild() -> int:
             self._renew()
-            self._update()
-            self._add_unnamed_packs(lambda name: True)
+            self._complete()
             return int(self._database.execute("SELECT count(*) FROM records").fetchone()[0])
 
         return self._healing(rebuild)
@@ -168,6 +171,10 @@ class LocalIndex:
             return
         raise RepositoryIoError(operation="reading", name=INDEX, reason="segments vanish while they are read")
 
+    def _complete(self) -> None:
+        self._update()
+        self._add_unnamed_packs(lambda name: True)
+
     def _loaded(self) -> set[str]:
         return {name for (name,) in self._database.execute("SELECT name FROM segments")}
 
@@ -190,11 +197,14 @@ class LocalIndex:
             name = path.rpartition("/")[2]
             if name in known or not wanted(name):
                 continue
-            try:
-                contents = read_contents(self._store, name, repository_id)
-            except (ObjectDamaged, FormatUnsupported):
-                contents = scan_contents(self._store, name)
-            self._add(None, [contents])
+            with contextlib.suppress(ObjectMissing):  # a collector has removed it since the listing
+                self._add(None, [self._contents(name, repository_id)])
+
+    def _contents(self, pack: str, repository_id: bytes) -> PackContents:
+        try:
+            return read_contents(self._store, pack, repository_id)
+        except (ObjectDamaged, FormatUnsupported):
+            return scan_contents(self._store, pack)
 
     def _add(self, segment: str | None, packs: Sequence[PackContents]) -> None:
         with self._transaction():

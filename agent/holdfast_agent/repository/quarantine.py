@@ -17,7 +17,7 @@ from blake3 import blake3
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, ObjectMissing
 from holdfast_agent.model.ids import ID_BYTES, BlockId
 
-from .documents import DocumentType, encode_document, read_document
+from .documents import DocumentType, encode_document, read_value
 from .layout import QUARANTINE, parse_pack_name
 from .store import ObjectExists, ObjectStore
 
@@ -50,8 +50,8 @@ class Quarantine:
             pack, dot, _ = name.rpartition("/")[2].partition(".")
             ids: list[BlockId] | None = None
             if dot:
-                with contextlib.suppress(ObjectDamaged, FormatUnsupported, ValueError, msgspec.DecodeError):
-                    note = msgspec.json.decode(read_document(store, name, DocumentType.QUARANTINE), type=Note)
+                with contextlib.suppress(ObjectDamaged, FormatUnsupported, ValueError):
+                    note = read_value(store, name, DocumentType.QUARANTINE, Note)
                     ids = [_id(text) for text in note.records]
             if ids:
                 records.setdefault(pack, set()).update(ids)

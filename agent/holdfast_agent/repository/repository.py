@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +23,7 @@ from holdfast_agent.errors import (
     PointNotFound,
     RepositoryError,
     RepositoryExists,
+    RepositoryFull,
     RepositoryNotFound,
     SessionFenced,
     SessionUnknown,
@@ -44,6 +46,8 @@ from .readers import BlockReader
 from .retention import Retention, Retentions
 from .store import FileStore, Lock, ObjectExists, ObjectStore
 from .tombstones import Tombstones
+
+T = TypeVar("T")
 
 
 class Outcome(enum.Enum):
@@ -265,7 +269,7 @@ class Repository:
         if self.committed(sid) is None:
             raise PointNotFound(point=sid)
         self.retentions.require_free(sid)
-        return self.tombstones.place(sid, window_s, reason)
+        return self._on_a_full_disk(lambda: self.tombstones.place(sid, window_s, reason))
 
     def undo_tombstone(self, sid: Sid) -> bool:
         """Give a pruned point back. False if it was not pruned.
@@ -283,7 +287,7 @@ class Repository:
         Raises :class:`PointNotFound` for one that a tombstone hides: undo that first.
         """
         self.point(sid)
-        retention = self.retentions.set(parse_sid(sid), until, hold)
+        retention = self._on_a_full_disk(lambda: self.retentions.set(parse_sid(sid), until, hold))
         self.point(sid)  # a tombstone that came between would win: then say so
         return retention
 
@@ -297,6 +301,15 @@ class Repository:
     def due(self) -> list[Sid]:
         """What :meth:`retire` would give up; for a dry run."""
         return self.tombstones.due(self.retentions.keeps)
+
+    def _on_a_full_disk(self, action: Callable[[], T]) -> T:
+        """``action`` with a part of the reserve where there is no space: pruning is how space is made."""
+        while True:
+            try:
+                return action()
+            except RepositoryFull:
+                if not self.store.spend_reserve():
+                    raise
 
     def _outcomes(self) -> set[Sid]:
         return {Sid(name.rpartition("/")[2]) for name in self.store.names(layout.POINTS)}

@@ -16,7 +16,7 @@ import msgspec
 from holdfast_agent.errors import ObjectDamaged, ObjectMissing, PointHeld, PointRetained
 from holdfast_agent.model.ids import Sid
 
-from .documents import DocumentType, encode_document, read_document
+from .documents import DocumentType, encode_document, read_value
 from .layout import RETENTION
 from .store import ObjectExists, ObjectStore
 
@@ -99,10 +99,7 @@ class Retentions:
         raise AssertionError("count() has no end")
 
     def _read(self, name: str) -> Retention:
-        try:
-            return msgspec.json.decode(read_document(self._store, name, DocumentType.RETENTION), type=Retention)
-        except msgspec.DecodeError as error:
-            raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
+        return read_value(self._store, name, DocumentType.RETENTION, Retention)
 
 
 def text_of(moment: float) -> str:

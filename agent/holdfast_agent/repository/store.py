@@ -32,6 +32,8 @@ _ATTEMPTS = 5
 _RESERVE_BYTES = 64 << 20  # a generation's lists, and what the local index needs when it lies on the same disk
 _RESERVE_PART = 64  # at most this part of a small disk
 _RESERVE_WHEN = 4  # set aside only while so many times its size are free
+_RESERVE_SLICES = 16
+_RESERVE_SLICE_BYTES = 256 << 10  # a few blocks, or the inodes that XFS makes at once
 
 
 class ObjectExists(Exception):
@@ -90,6 +92,9 @@ class ObjectStore(Protocol):
 
     def release_reserve(self) -> None:
         """Give the reserve's space to whoever writes next. Idempotent."""
+
+    def spend_reserve(self) -> bool:
+        """Give a sixteenth of the reserve to whoever writes next; False if there is nothing left of it."""
 
     def remove_leftovers(self) -> int:
         """Remove uploads that a dead writer began; how many. Never touches those of a living one."""
@@ -158,7 +163,7 @@ class FileStore:
 
     def try_lock(self, name: str) -> Lock | None:
         with self._translated("locking", name):
-            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+            fd = _open_to_lock(self._path(name))
             if _flock(fd):
                 return FileLock(fd)
             os.close(fd)
@@ -194,6 +199,8 @@ class FileStore:
         with self._translated("listing", prefix), os.scandir(self._path(prefix)) as found:
             entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
         for name, folder in entries:
+            if name.startswith("."):
+                continue  # no object's: NFS keeps what is removed while somebody has it open as ".nfs…"
             if folder:
                 yield from self.names(f"{prefix}/{name}")
             else:
@@ -233,6 +240,21 @@ class FileStore:
     def release_reserve(self) -> None:
         self.remove(RESERVE)
 
+    def spend_reserve(self) -> bool:
+        try:
+            fd = os.open(self._path(RESERVE), os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            size = os.fstat(fd).st_size
+            os.ftruncate(fd, max(0, size - max(size // _RESERVE_SLICES, _RESERVE_SLICE_BYTES)))
+            os.fsync(fd)  # some file systems give the space back only now
+        except OSError:  # a full btrfs removes files, and shrinks none
+            self.release_reserve()
+        finally:
+            os.close(fd)
+        return size > 0
+
     def remove_leftovers(self) -> int:
         removed = 0
         for name in self.names(TMP):
@@ -240,8 +262,8 @@ class FileStore:
                 lock = self.try_lock(name)
                 if lock is None:
                     continue  # a living writer
-                with contextlib.closing(lock), self._translated("removing", name):
-                    self._system.unlink(self._path(name))
+                with contextlib.closing(lock), self._translated("removing", name), contextlib.suppress(PermissionError):
+                    self._system.unlink(self._path(name))  # not what has another name by now and is immutable
                     removed += 1
         return removed
 
@@ -293,6 +315,16 @@ class FileStore:
                 return RepositoryDenied(path=str(self._root), reason=f"{operation} {name}: {reason}")
             return RepositoryReadOnly(path=str(self._root), reason=reason)
         return RepositoryIoError(operation=operation, name=name, reason=reason)
+
+
+def _open_to_lock(path: str) -> int:
+    """NFS gives the lock to a descriptor only that could write; read-only storage has none to give of that kind."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _flock(fd: int) -> bool:

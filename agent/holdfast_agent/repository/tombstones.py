@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from holdfast_agent.errors import ObjectDamaged, ObjectMissing, RepositoryError, UndoWindowOver
+from holdfast_agent.errors import ObjectMissing, RepositoryError, UndoWindowOver
 from holdfast_agent.model.ids import Sid
 
-from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encode_document, read_document
+from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encode_document, read_value
 from .layout import TOMBSTONES
 from .store import ObjectExists, ObjectStore
 
@@ -140,11 +140,7 @@ class Tombstones:
             return False
 
     def _read(self, sid: Sid, number: int) -> Tombstone:
-        name = tombstone_object(sid, number)
-        try:
-            return msgspec.json.decode(read_document(self._store, name, DocumentType.TOMBSTONE), type=Tombstone)
-        except msgspec.DecodeError as error:
-            raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
+        return read_value(self._store, tombstone_object(sid, number), DocumentType.TOMBSTONE, Tombstone)
 
     def _end(self, sid: Sid, number: int) -> DocumentType:
         name = f"{tombstone_object(sid, number)}.end"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast_agent.errors import Cancelled, ObjectMissing, RepositoryError
+from holdfast_agent.errors import Cancelled, ObjectDamaged, ObjectMissing, RepositoryError
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.sealing.keys import RepositoryKeys, repository_id_bytes
 from holdfast_agent.wire.messages import Finding, VerifyBudget
@@ -25,7 +25,7 @@ from holdfast_agent.wire.messages import Finding, VerifyBudget
 from . import layout
 from .check_times import CheckTimes
 from .collector_log import packs_swept
-from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, read_document
+from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document
 from .findings import Findings
 from .index import LocalIndex
 from .pack_checks import choose_packs, in_parallel
@@ -37,6 +37,19 @@ from .repository import Repository
 from .segments import MOST_SEGMENT_BYTES, decode_segment
 
 Progress = Callable[[int, int], None]
+_DOCUMENTS = (
+    ("key slot", layout.KEYS, (DocumentType.KEY_SLOT,)),
+    ("configuration", layout.CONFIG, (DocumentType.CONFIG,)),
+    ("tombstone", layout.TOMBSTONES, (DocumentType.TOMBSTONE, DocumentType.UNDONE, DocumentType.RETIRED)),
+    ("retention", layout.RETENTION, (DocumentType.RETENTION,)),
+    ("quarantine", layout.QUARANTINE, (DocumentType.QUARANTINE,)),
+    ("session", layout.SESSIONS, (DocumentType.SESSION,)),
+    (
+        "log",
+        layout.GC,
+        (DocumentType.GC_BEGIN, DocumentType.GC_CONDEMNED, DocumentType.GC_SWEEP, DocumentType.GC_DONE),
+    ),
+)
 _NO_BUDGET = VerifyBudget()
 
 
@@ -133,13 +146,12 @@ class _Verification:
         self._packs_checked = 0
 
     def run(self, points: Sequence[Sid] | None, budget: VerifyBudget, tables: bool, put_aside: bool) -> VerifyReport:
-        self._check_slots()
+        self._check_documents()
         self._check_segments()
-        self._check_retention()
         self._guarded("log", layout.GC, lambda: packs_swept(self._store))
         quarantine = Quarantine.read(self._store)
         sids = points if points is not None else self._repository.point_sids()
-        self._index.update()  # after the points, whose records it then knows
+        self._index.complete()  # after the points, whose records it then knows, by whatever still tells of them
         digests = self._check_presence()
         if self._level >= 1:
             self._read_packs(digests, budget)
@@ -162,20 +174,17 @@ class _Verification:
             self._findings.report("quarantine", layout.QUARANTINE, f"what is bad could not be put aside: {error.text}")
             return 0
 
-    def _check_slots(self) -> None:
-        for name in sorted(self._store.names(layout.KEYS)):
-            self._guarded("key slot", name, partial(read_document, self._store, name, DocumentType.KEY_SLOT))
-        for name in sorted(self._store.names(layout.CONFIG)):
-            self._guarded("configuration", name, partial(read_document, self._store, name, DocumentType.CONFIG))
-
-    def _check_retention(self) -> None:
-        """What cannot be read here only protects: its point stays, which people ought to know."""
-        for kind, folder in (("tombstone", layout.TOMBSTONES), ("retention", layout.RETENTION)):
+    def _check_documents(self) -> None:
+        """All but the outcomes. What cannot be read among them only bars or protects, which people ought to know."""
+        for kind, folder, types in _DOCUMENTS:
             for name in sorted(self._store.names(folder)):
-                self._guarded(kind, name, partial(self._read_document, name))
+                self._guarded(kind, name, partial(self._read_document, name, types))
 
-    def _read_document(self, name: str) -> None:
-        decode_document(name, self._store.read(name, MOST_DOCUMENT_BYTES))
+    def _read_document(self, name: str, types: tuple[DocumentType, ...]) -> None:
+        with contextlib.suppress(ObjectMissing):  # of a session that ended, or a generation that is over
+            found, _, _ = decode_document(name, self._store.read(name, MOST_DOCUMENT_BYTES))
+            if found not in types:
+                raise ObjectDamaged(name=name, offset_bytes=5, reason=f"a {found.name} does not belong here")
 
     def _check_segments(self) -> None:
         for name in sorted(self._store.names(layout.INDEX)):

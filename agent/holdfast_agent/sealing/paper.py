@@ -7,7 +7,6 @@ whole carries one over all, so that lines of two papers are never mixed. Nothing
 from __future__ import annotations
 
 import base64
-import binascii
 
 from blake3 import blake3
 
@@ -69,7 +68,7 @@ def _decode_line(number: int, letters: str) -> bytes:
         raise PaperKeyWrong(reason=f"{where} has {len(letters)} letters, not {LINE_LETTERS}")
     try:
         raw = base64.b32decode(letters)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii's, or that of a letter that is not ASCII
         raise PaperKeyWrong(reason=f"{where} has a character that is no letter from A to Z or digit 2 to 7") from error
     part, check = raw[:_LINE_BYTES], raw[_LINE_BYTES:]
     if _check(b"%d" % number, part, _LINE_CHECK_BYTES) != check:

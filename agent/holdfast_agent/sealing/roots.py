@@ -14,6 +14,7 @@ from blake3 import blake3
 from holdfast_agent.errors import FormatUnsupported, PointNotAuthentic
 from holdfast_agent.model.ids import ID_BYTES, BlockId
 from holdfast_agent.model.points import Point, PointEntry
+from holdfast_agent.model.strict import NOT_DECODED
 
 from .keys import RepositoryKeys
 
@@ -67,7 +68,7 @@ def read_point(entry: PointEntry) -> Point:
         for disk in point.disks:
             root_id(disk.root)
             _ = disk.geometry
-    except (msgspec.DecodeError, ValueError) as error:
+    except NOT_DECODED as error:
         raise PointNotAuthentic(point=entry.sid) from error
     if point.sid != entry.sid:
         raise PointNotAuthentic(point=entry.sid)

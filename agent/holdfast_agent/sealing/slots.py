@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, WrongPassphrase
+from holdfast_agent.model.strict import NOT_DECODED
 
 from .keys import PUBLIC, MasterKey
 
@@ -110,21 +111,22 @@ def open_slots(slots: Mapping[str, bytes], passphrase: str | None, repository_id
     :class:`WrongPassphrase` if none opens, and the first damage found if no slot could be tried at all.
     """
     problems: list[ObjectDamaged | FormatUnsupported] = []
-    tried = 0
+    usable: list[KeySlot] = []
     for name, raw in sorted(slots.items()):
         try:
             slot = _decode(name, raw)
         except (ObjectDamaged, FormatUnsupported) as error:
             problems.append(error)
             continue
-        if slot.repository_id != repository_id:
+        if slot.repository_id == repository_id:
+            usable.append(slot)
+        else:
             problems.append(_damaged(name, "it belongs to another repository"))
-            continue
-        tried += 1
+    for slot in sorted(usable, key=lambda slot: slot.memory_kib * slot.iterations):
         master = _try(slot, passphrase)
         if master is not None:
             return master
-    if problems and not tried:
+    if problems and not usable:
         raise problems[0]
     raise WrongPassphrase(name=repository_id)
 
@@ -142,6 +144,7 @@ def _try(slot: KeySlot, passphrase: str | None) -> MasterKey | None:
 
 
 def _stretch(slot: KeySlot, passphrase: str) -> bytes:
+    """Raises :class:`FormatUnsupported` where there is not as much memory as the slot asks for."""
     stretcher = Argon2id(
         salt=bytes.fromhex(slot.salt),
         length=32,
@@ -149,7 +152,10 @@ def _stretch(slot: KeySlot, passphrase: str) -> bytes:
         lanes=slot.lanes,
         memory_cost=slot.memory_kib,
     )
-    return stretcher.derive(passphrase.encode())
+    try:
+        return stretcher.derive(passphrase.encode())
+    except MemoryError as error:
+        raise FormatUnsupported(name="a key slot", feature=f"{slot.memory_kib >> 10} MiB of memory") from error
 
 
 def _associated(slot: KeySlot) -> bytes:
@@ -167,7 +173,7 @@ def _decode(name: str, raw: bytes) -> KeySlot:
         raise _damaged(name, "it is too long")
     try:
         slot = msgspec.json.decode(raw, type=KeySlot)
-    except msgspec.DecodeError as error:
+    except NOT_DECODED as error:
         raise _damaged(name, str(error)) from error
     if slot.version != 1:
         raise FormatUnsupported(name=where, feature=f"key slots of version {slot.version}")

@@ -56,6 +56,8 @@ class Agent:
         workers = (self.repository_work, self.verify_work, self.collect_work)
         self.workers_by_fd = {each.wake_fd: each for each in workers}
         self.collecting: set[str] = set()
+        self.unmarked: set[tuple[str, str]] = set()
+        """(repository, code): why points are not immutable there, as far as it was told."""
         self.movers_by_fd: dict[int, MoverProcess] = {}
         self.closing_leases = 0
         self._authorised = authorised

@@ -48,6 +48,7 @@ def collect_garbage(agent: Agent, call: Call[CollectGarbage]) -> None:
         "cache_dir": str(agent.settings.cache_dir),
         "clock_file": str(agent.settings.clock_file),
         "dry_run": request.dry_run,
+        "immutable_helper": agent.settings.immutable_helper,
         "host": agent.host.identity,
     }
 

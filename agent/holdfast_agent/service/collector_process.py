@@ -19,6 +19,7 @@ import msgspec
 from holdfast_agent.errors import HoldfastError
 from holdfast_agent.model.hosts import RepositoryHost
 from holdfast_agent.repository.gc.collector import collect
+from holdfast_agent.repository.immutability import Immutability
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.wire.messages import CollectEnded, CollectProgress, Push
 
@@ -37,6 +38,7 @@ class CollectorTask(msgspec.Struct, frozen=True):
     cache_dir: str
     clock_file: str
     dry_run: bool
+    immutable_helper: str = ""
     host: RepositoryHost | None = None
 
 
@@ -57,8 +59,13 @@ def main() -> None:
         clock = TrustedClock(Path(task.clock_file))
         place, cache = Path(task.repository), Path(task.cache_dir)
         repository = Repository.open(place, cache, clock=clock, host=task.host)
+        immutability = Immutability(task.immutable_helper, place)
         with contextlib.closing(repository):
-            found = collect(repository, dry_run=task.dry_run, progress=progressed, stop=stop)
+            if not task.dry_run:
+                immutability.complete(repository)
+            found = collect(
+                repository, dry_run=task.dry_run, progress=progressed, stop=stop, release=immutability.release
+            )
         return CollectEnded(ticket=task.ticket, collection=found)
 
     outcome = guarded("garbage collection", work)

@@ -16,6 +16,7 @@ import msgspec
 
 from holdfast_agent.errors import ErrorRecord, HoldfastError, MalformedMessage, MoverDied, UsageError
 from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.wire import movers as pipe
 from holdfast_agent.wire.messages import MoverState
 from holdfast_agent.wire.specs import CheckerSpec, Order, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
@@ -210,7 +211,7 @@ class MoverProcess:
                 self._take(_reports.decode(frame))
             if self._reader.ended:
                 self._watcher.watch(self._stdout.fileno(), readable=False)
-        except (msgspec.DecodeError, HoldfastError) as error:
+        except (*NOT_DECODED, HoldfastError) as error:
             self._broken = (
                 error
                 if isinstance(error, HoldfastError)

@@ -20,6 +20,7 @@ from holdfast_agent.wire.messages import (
 
 from .agent import Agent
 from .calls import Call
+from .immutable_points import mark_immutable
 from .repositories import opened, told_points
 
 if TYPE_CHECKING:
@@ -77,7 +78,12 @@ def retain_point(agent: Agent, call: Call[RetainPoint]) -> None:
             now = repository.retain(request.sid, request.until, request.hold)
         return PointRetention(retained=RetainedPoint(sid=request.sid, until=now.until, hold=now.hold))
 
-    agent.repository_work.run(work, call.settle)
+    def retained(outcome: PointRetention | HoldfastError) -> None:
+        if isinstance(outcome, PointRetention) and request.until:
+            mark_immutable(agent, request.repository, request.sid)
+        call.settle(outcome)
+
+    agent.repository_work.run(work, retained)
 
 
 def check_until(repository: Repository, until: float) -> None:

@@ -21,6 +21,7 @@ from holdfast_agent.wire.messages import AbortSession, BeginSession, BlobStored,
 
 from .agent import Agent
 from .calls import Call
+from .immutable_points import mark_immutable
 from .repositories import allowed_repository, opened
 from .retention_handlers import check_until
 from .sessions import HeldLock, WriteSession, check_mover_number
@@ -87,7 +88,11 @@ def commit_session(agent: Agent, call: Call[CommitSession]) -> None:
             repository.commit(request.entry, request.packs, request.retain_until)
         return Done()
 
-    _end_session(agent, call, session, work)
+    def committed() -> None:
+        if request.retain_until:
+            mark_immutable(agent, request.repository, request.entry.sid)
+
+    _end_session(agent, call, session, work, committed)
 
 
 def abort_session(agent: Agent, call: Call[AbortSession]) -> None:
@@ -121,8 +126,9 @@ def abandon_session(agent: Agent, session: WriteSession, then: Callable[[], None
 
 
 def _end_session(
-    agent: Agent, call: Call[CommitSession] | Call[AbortSession], session: WriteSession, work: Callable[[], Done]
-) -> None:
+    agent: Agent, call: Call[CommitSession] | Call[AbortSession], session: WriteSession, work: Callable[[], Done],
+    then: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """A commit or an abort: on success the session leaves the lease; on failure it stays and may be tried again."""
     lease = agent.leases.get(call.key, call.request.lease)
     lease.session(session.repository, session.sid)
@@ -133,6 +139,7 @@ def _end_session(
         if isinstance(outcome, Done):
             lease.sessions.pop((session.repository, session.sid), None)
             session.lock.close()
+            then()
         call.settle(outcome)
 
     try:

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from holdfast_agent.errors import ConfigInvalid
+from holdfast_agent.model.strict import NOT_DECODED
 
 MOST_AWAY_S: Final = 7 * 86400.0
 """How far the clock may advance over a restart of the host: a week outlasts holidays and repairs, and whoever turns the
@@ -73,7 +74,7 @@ class TrustedClock:
                 return msgspec.json.decode(file.read(_MOST_BYTES), type=Seen)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *NOT_DECODED) as error:
             raise self._unusable(str(error)) from error
 
     def _save(self, seen: Seen) -> None:

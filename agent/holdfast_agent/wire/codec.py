@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from holdfast_agent.errors import MalformedMessage, MessageTooLarge, UnknownMessage
+from holdfast_agent.model.strict import NOT_DECODED
 
 from .messages import BeginTransfer, Message, Push, Reply, Request
 
@@ -107,7 +108,7 @@ def unpack_correlation(frame: bytes | memoryview, peer: str) -> int:
 def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview, peer: str, known: dict[str, Any]) -> Any:
     try:
         return decoder.decode(frame)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+    except NOT_DECODED as error:
         name = _type_of(frame, peer)
         if name not in known:
             raise UnknownMessage(type=name[:_TYPE_SHOWN_CHARS]) from None
@@ -124,5 +125,5 @@ def _is_order(frame: bytes | memoryview, peer: str) -> bool:
 def _type_of(frame: bytes | memoryview, peer: str) -> str:
     try:
         return _tagged.decode(frame).type
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+    except NOT_DECODED as error:
         raise MalformedMessage(peer=peer, reason=str(error)) from error

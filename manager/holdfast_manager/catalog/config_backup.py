@@ -22,6 +22,7 @@ import msgspec
 from blake3 import blake3
 
 from holdfast_agent.errors import AlreadyExists, Denied, UsageError
+from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.slots import DEFAULT_MEMORY_KIB
 
 from ..settings import ManagerSettings
@@ -161,7 +162,7 @@ def _read(file: Path, passphrase: str, scratch: Path, wanted: set[str]) -> Manif
                 pass
     except OSError as error:
         raise Denied(reason=f"{file} cannot be read: {error.strerror or error}") from error
-    except (tarfile.TarError, msgspec.MsgspecError) as error:
+    except (tarfile.TarError, *NOT_DECODED) as error:
         raise ConfigBackupUnreadable(file=str(file), reason=str(error)) from error
     found = {name: _digest(scratch / name) for name in wanted if (scratch / name).exists()}
     if found != manifest.members or manifest.version != 1:

@@ -10,6 +10,7 @@ import msgspec
 from holdfast_agent.errors import HoldfastError, NotFound, ObjectDamaged, UsageError
 from holdfast_agent.model.disk_url import file_url
 from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.specs import ReaderSpec, RestoreOrder, WriterSpec
@@ -177,7 +178,7 @@ class RestoreActions:
         plain = self._reader.config(point)
         try:
             return msgspec.json.decode(plain, type=VmInfo)
-        except msgspec.DecodeError as error:
+        except NOT_DECODED as error:
             name = f"the VM configuration of {point.sid}"
             raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
 

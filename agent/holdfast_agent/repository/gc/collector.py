@@ -31,16 +31,20 @@ from .sweeping import sweep
 Progress = Callable[[str, int, int], None]
 """(phase, done, total): "marking" in nodes and segments (total 0: not known), "compacting" in bytes, "waiting" in
 sessions, "sweeping" in packs."""
+Release = Callable[[list[str]], list[str]]
+"""Of packs that nothing needs those whose files may go; see ``repository.immutability``."""
 
 
 def collect(
     repository: Repository, *, dry_run: bool = False, progress: Progress = lambda phase, done, total: None,
-    stop: threading.Event | None = None,
+    stop: threading.Event | None = None, release: Release = list,
 ) -> Collection:  # fmt: skip
     """Collect garbage beside whoever writes and reads. May be killed at any moment: the next run goes on from there.
 
     ``progress`` and the check of ``stop`` run in the calling thread. A dry run writes nothing but the scratch files of
-    its cache. Raises :class:`CollectionRefused`, :class:`FormatUnsupported`, :class:`Cancelled`, and storage errors; in
+    its cache. ``release`` is asked before packs are condemned, and tells which of them can be removed at all.
+
+    Raises :class:`CollectionRefused`, :class:`FormatUnsupported`, :class:`Cancelled`, and storage errors; in
     every case nothing that a point needs was touched.
     """
     if repository.bars_collection:
@@ -50,7 +54,7 @@ def collect(
         repository.recover()  # where there is plenty this sets it aside again at once
     try:
         with _scratch(repository.index.folder) as folder:
-            run = _Run(repository, folder, progress, stop or threading.Event())
+            run = _Run(repository, folder, progress, stop or threading.Event(), release)
             return run.rehearse() if dry_run else run.run()
     except OSError as error:  # of the scratch files only: the store translates its own
         reason = error.strerror or str(error)
@@ -61,12 +65,15 @@ def collect(
 
 
 class _Run:
-    def __init__(self, repository: Repository, folder: Path, progress: Progress, stop: threading.Event) -> None:
+    def __init__(
+        self, repository: Repository, folder: Path, progress: Progress, stop: threading.Event, release: Release
+    ) -> None:  # fmt: skip
         self._repository = repository
         self._store = repository.store
         self._folder = folder
         self._progress = progress
         self._stop = stop
+        self._release = release
 
     def rehearse(self) -> Collection:
         with self._marked(given_up=self._repository.due()) as (roots, census, live):
@@ -119,7 +126,7 @@ class _Run:
             with choice.moving:
                 step = self._stepper("compacting", sum(choice.sparse.values()))
                 emptied, moved = compact(self._repository, census, choice, step)
-            names = [census.names[pack] for pack in (*choice.dead, *emptied)][:MOST_CONDEMNED]
+            names = self._release([census.names[pack] for pack in (*choice.dead, *emptied)])[:MOST_CONDEMNED]
             report = self._described(generation.number, roots, census, choice)
         return generation.condemn(names), msgspec.structs.replace(report, moved_bytes=moved)
 

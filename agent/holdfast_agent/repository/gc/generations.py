@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import msgspec
 from blake3 import blake3
 
-from holdfast_agent.errors import ObjectDamaged, ObjectMissing
+from holdfast_agent.errors import ObjectMissing
 from holdfast_agent.model.ids import Sid
 
 from ..collector_log import PackList, read_generations, read_packs
-from ..documents import DocumentType, encode_document, read_document
+from ..documents import DocumentType, encode_document, read_value
 from ..layout import collector_object
 from ..store import ObjectExists, ObjectStore
 
@@ -110,11 +110,9 @@ def earlier_roots(store: ObjectStore) -> frozenset[Sid]:
     for number in sorted(read_generations(store), reverse=True):
         name = collector_object(number, "begin")
         try:
-            begin = msgspec.json.decode(read_document(store, name, DocumentType.GC_BEGIN), type=Begin)
+            begin = read_value(store, name, DocumentType.GC_BEGIN, Begin)
         except ObjectMissing:
             continue
-        except msgspec.DecodeError as error:
-            raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
         return frozenset(begin.roots)
     return frozenset()
 
