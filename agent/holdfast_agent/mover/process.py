@@ -18,6 +18,7 @@ from holdfast_agent.wire.specs import CheckerSpec, MoverResult, ReaderSpec, Sour
 
 from .control import Control
 from .role import Role, drive
+from .route import route_to
 
 _CLOSE_S = 5.0
 _STEP_S = 0.5
@@ -59,12 +60,14 @@ class _Mover:
 
     def _work(self) -> MoverResult:
         setup = self._control.setup()
+        route = None
         if isinstance(setup.spec, (TargetSpec, ReaderSpec)):
             role, connection = self._serve(setup.spec, setup.host)
         else:
             role, connection = self._lead(setup.spec, setup.host)
+            route = route_to(connection.peer, setup.spec.rules.streams)
         try:
-            self._control.report(Connected())
+            self._control.report(Connected(route=route))
         except BaseException:
             connection.abort()
             raise
@@ -85,13 +88,14 @@ class _Mover:
             self._control.check()
         listener = DataListener(
             host.listen_address,
-            host.advertised_address,
+            host.advertised_addresses[0],
             host.port_range,
             spec.secret,
             stall_timeout_s=host.stall_timeout_s,
         )
         try:
-            self._control.report(Listening(endpoints=(listener.endpoint,)))
+            endpoints = tuple(listener.endpoint_at(address) for address in host.advertised_addresses)
+            self._control.report(Listening(endpoints=endpoints))
             connection = self._await(listener, listener.endpoint, host.connect_timeout_s)
         except BaseException:
             listener.close()

@@ -224,8 +224,8 @@ class MoverProcess:
             case pipe.Listening(endpoints=endpoints):
                 self.endpoints = endpoints
                 self._change("listening")
-            case pipe.Connected():
-                self._change("connected")
+            case pipe.Connected(route=route):
+                self._change("connected", route=route)
             case pipe.Progressed(counters=counters):
                 self._change("transferring", counters=counters)
             case pipe.Finished(result=result, counters=counters):

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord
-from holdfast_agent.model.stats import StageTimes, TransferCounters, bottleneck, load_line
+from holdfast_agent.model.stats import TransferCounters, bottleneck, load_line, summed
 from holdfast_manager.catalog.values import (
     EventEntry,
     SessionEntry,
@@ -136,15 +136,6 @@ def what_for(session: SessionEntry) -> str:
             point = str(spec.get("sid", "?"))[:8]
             place = f"server {spec['server']} as {spec.get('name')}" if spec.get("server") else _files(spec)
             return f"restore of {point} to {place}"
-
-
-def summed(counters: Sequence[TransferCounters]) -> TransferCounters:
-    """Field by field the sum; ``elapsed_s`` too, so that shares of it stay shares when tasks ran side by side."""
-    stages = StageTimes()
-    for each in counters:
-        stages = stages.merged(each.stages)
-    numbers = [field.name for field in msgspec.structs.fields(TransferCounters) if field.name != "stages"]
-    return TransferCounters(**{name: sum(getattr(each, name) for each in counters) for name in numbers}, stages=stages)
 
 
 def _files(spec: dict[str, Any]) -> str:
