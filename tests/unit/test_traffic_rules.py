@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_manager.catalog.values import RepositoryEntry, TrafficRule
-from holdfast_manager.traffic.routes import host_of, ordered, streams_for
+from holdfast_manager.traffic.routes import Way, host_of, ordered, streams_for
 from holdfast_manager.traffic.rules import Limits, Transfer, in_force, limits_of, matches
 from holdfast_manager.traffic.windows import Window, parse_window
 
@@ -157,17 +157,20 @@ def test_a_rule_that_is_wrong_is_refused(fields: dict[str, object], reason: str)
 
 # --- ways -------------------------------------------------------------------------------------------------------------
 
-ENDPOINTS = ("tcp://172.16.0.9:8440", "tcp://10.0.0.9:8440", "tcp://[fd00::9]:8440", "tcp://vault.example:8440")
+WAYS = tuple(
+    Way(endpoint, host_of(endpoint))
+    for endpoint in ("tcp://172.16.0.9:8440", "tcp://10.0.0.9:8440", "tcp://[fd00::9]:8440", "tcp://vault.example:8440")
+)
 
 
 def test_the_first_preferred_network_that_both_hosts_have_comes_first() -> None:
     ours = ("192.168.1.5", "10.0.0.5", "fd00::5")
-    assert ordered(ENDPOINTS, ours, ()) == ENDPOINTS
-    assert ordered(ENDPOINTS, ours, ("192.168.1.0/24", "10.0.0.0/24"))[0] == "tcp://10.0.0.9:8440"
-    assert ordered(ENDPOINTS, ours, ("fd00::/64", "10.0.0.0/24"))[:2] == ("tcp://[fd00::9]:8440", "tcp://10.0.0.9:8440")
-    assert ordered(ENDPOINTS, ("10.0.1.5",), ("10.0.0.0/24",)) == ENDPOINTS, "only the other host is in that network"
-    assert ordered(ENDPOINTS, (), ("10.0.0.0/8",)) == ENDPOINTS
-    assert sorted(ordered(ENDPOINTS, ours, ("0.0.0.0/0",))) == sorted(ENDPOINTS), "no way is lost"
+    assert ordered(WAYS, ours, ()) == WAYS
+    assert ordered(WAYS, ours, ("192.168.1.0/24", "10.0.0.0/24"))[0] == WAYS[1]
+    assert ordered(WAYS, ours, ("fd00::/64", "10.0.0.0/24"))[:2] == (WAYS[2], WAYS[1])
+    assert ordered(WAYS, ("10.0.1.5",), ("10.0.0.0/24",)) == WAYS, "only the other host is in that network"
+    assert ordered(WAYS, (), ("10.0.0.0/8",)) == WAYS
+    assert sorted(ordered(WAYS, ours, ("0.0.0.0/0",))) == sorted(WAYS), "no way is lost"
 
 
 def test_the_fewest_streams_of_the_rules_in_force_count() -> None:

@@ -192,9 +192,10 @@ class DataConnection:
             if self._clock() - stream.last_sent >= self._heartbeat_s:
                 self._send_record(number, RecordKind.HEARTBEAT, b"")
         timeout_s = min(timeout_s, self._heartbeat_s)
-        self._push()
         if self.throttled:
-            timeout_s = min(timeout_s, self._pacer.delay_s())
+            self._push()
+            # What has left just now makes room for more, which nobody need wait for.
+            timeout_s = min(timeout_s, self._pacer.delay_s()) if self.throttled else 0.0
         ready = self._wire.wait(timeout_s, fds)
         self._push()
         return ready

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .data_records import MAX_PLAIN_BYTES
 
-_BURST_S = 0.05
+_BURST_S = 0.07
 _PART_S = 0.025
 """Both together bound what a limit is exceeded by within any two seconds to less than 5 %."""
 _LEAST_PART_BYTES = 1024
@@ -15,7 +15,7 @@ _LEAST_DELAY_S = 0.001  # what a poll can wait for; what is overslept comes back
 
 
 class Pacer:
-    """Lets ``bytes_per_s`` pass on average, a twentieth of a second's worth at once. Owned by one thread.
+    """Lets ``bytes_per_s`` pass on average, 70 ms worth at once. Owned by one thread.
 
     Without a limit everything passes at once, whole. Under one a message is cut into parts of a fortieth of a second,
     so that a block of 1 MiB on a line of 64 KiB/s is a thin stream of 16 s, not a burst with a silence after it.

@@ -243,6 +243,7 @@ transfers = Table(
     Column("reads", Text, nullable=False),
     Column("writes", Text, nullable=False),
     Column("job", Text, nullable=False),
+    Column("own_limit", BigInteger),
     Column("rate_bytes_per_s", BigInteger),
     Column("expires", Double, nullable=False),
     Index("uq_transfers_session_task", "session", "task", unique=True),

@@ -16,6 +16,7 @@ _PLACES = {
     "server": (f"{_HERE}.server:server", "Servers: the hypervisors whose VMs are backed up."),
     "repository": (f"{_HERE}.repository:repository", "Repositories: where restore points are kept."),
     "key": (f"{_HERE}.key:key", "Keys of repositories: passphrases and the paper key."),
+    "network": (f"{_HERE}.network:network", "The network: traffic rules and preferred networks."),
     "job": (f"{_HERE}.job:job", "Backup jobs: what is backed up, and where to."),
     "session": (f"{_HERE}.session:session", "Sessions: what ran, what runs, and how it went."),
     "point": (f"{_HERE}.point:point", "Restore points."),

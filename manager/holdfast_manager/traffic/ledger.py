@@ -37,11 +37,11 @@ class TrafficLedger:
 
     def begin(self, session: int, task: int, transfer: Transfer) -> None:
         """A task is about to transfer, or takes another way now. Its rate is 0 until it is raised, or what it was."""
-        values = {**msgspec.structs.asdict(transfer), "expires": self._clock() + self._ttl_s}
+        values = {**msgspec.structs.asdict(transfer), "session": session, "expires": self._clock() + self._ttl_s}
         with self._database.writing() as connection:
             known = connection.execute(transfers.update().where(_of(session, task)).values(**values)).rowcount
             if not known:
-                row = {**values, "session": session, "task": task, "rate_bytes_per_s": 0}
+                row = {**values, "task": task, "rate_bytes_per_s": 0}
                 connection.execute(transfers.insert().values(row))
 
     def end(self, session: int, task: int) -> None:
@@ -142,7 +142,7 @@ def _limits(connection: Connection, rows: Mapping[int, Row[Any]], now: float) ->
 
 
 def _transfer(row: Row[Any]) -> Transfer:
-    return Transfer(source=row.source, target=row.target, reads=row.reads, writes=row.writes, job=row.job)
+    return Transfer(**{name: row._mapping[name] for name in Transfer.__struct_fields__})
 
 
 def _higher(share: int | None, rate: int | None) -> bool:

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_network
+from typing import NamedTuple
 
 from ..catalog.values import TrafficRule
 from .rules import Transfer, in_force, matches, numeric
 
 
-def ordered(endpoints: Sequence[str], ours: Sequence[str], preferred: Sequence[str]) -> tuple[str, ...]:
-    """``endpoints`` (tcp://ADDRESS:PORT) of the listening mover, the best first.
+class Way(NamedTuple):
+    """An endpoint (tcp://HOST:PORT) of the mover that listens, and its numeric address, "" if that is not known."""
 
-    ``ours``: addresses of the host that connects. ``preferred``: networks, the most wanted first. Addresses that are
-    names are in no network.
+    endpoint: str
+    address: str
+
+
+def ordered(ways: Sequence[Way], ours: Sequence[str], preferred: Sequence[str]) -> tuple[Way, ...]:
+    """``ways`` to the listening mover, the best first; none is left out.
+
+    ``ours``: addresses of the host that connects. ``preferred``: networks, the most wanted first.
     """
     here = [address for address in map(numeric, ours) if address is not None]
-    best: list[str] = []
+    best: list[Way] = []
     for network in map(ip_network, preferred):
         if any(address in network for address in here):
-            best += [each for each in endpoints if (there := numeric(host_of(each))) is not None and there in network]
-    return tuple(dict.fromkeys((*best, *endpoints)))
+            best += [way for way in ways if (there := numeric(way.address)) is not None and there in network]
+    return tuple(dict.fromkeys((*best, *ways)))
 
 
 def streams_for(rules: Sequence[TrafficRule], transfers: Sequence[Transfer], now: float) -> int | None:

@@ -17,7 +17,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """A task that transfers. ``source`` sends and ``target`` receives: numeric addresses, "" if nobody told them.
 
     ``reads`` and ``writes``: the repositories that it reads from and writes to, "" for none. ``job``: whose limit
-    covers it, "" for none.
+    covers it, "" for none. ``own_limit``: what all tasks of its ``session`` may send together, in bytes per second.
     """
 
     source: str = ""
@@ -25,6 +25,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     reads: str = ""
     writes: str = ""
     job: str = ""
+    session: int = 0
+    own_limit: int | None = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -55,6 +57,7 @@ def limits_of(
         if transfer.writes in kept:
             limits[f"write limit of {transfer.writes}"] = kept[transfer.writes].write_limit_bytes_per_s
         limits[f"bandwidth of job {transfer.job}"] = job_limits.get(transfer.job)
+        limits[f"bandwidth of session {transfer.session}"] = transfer.own_limit
         for name, limit in limits.items():
             if limit is not None:
                 found[name] = limit

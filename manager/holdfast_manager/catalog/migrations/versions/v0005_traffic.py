@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("reads", sa.Text(), nullable=False),
         sa.Column("writes", sa.Text(), nullable=False),
         sa.Column("job", sa.Text(), nullable=False),
+        sa.Column("own_limit", sa.BigInteger(), nullable=True),
         sa.Column("rate_bytes_per_s", sa.BigInteger(), nullable=True),
         sa.Column("expires", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_transfers"),
