@@ -14,7 +14,15 @@ from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import HoldfastError, InternalError, Unreachable
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
-from holdfast_agent.wire.specs import CheckerSpec, MoverResult, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import (
+    BenchmarkSpec,
+    CheckerSpec,
+    MoverResult,
+    ReaderSpec,
+    SourceSpec,
+    TargetSpec,
+    WriterSpec,
+)
 
 from .control import Control
 from .role import Role, drive
@@ -61,7 +69,7 @@ class _Mover:
     def _work(self) -> MoverResult:
         setup = self._control.setup()
         route = None
-        if isinstance(setup.spec, (TargetSpec, ReaderSpec)):
+        if isinstance(setup.spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
             role, connection = self._serve(setup.spec, setup.host)
         else:
             role, connection = self._lead(setup.spec, setup.host)
@@ -73,14 +81,14 @@ class _Mover:
             raise
         return drive(role, connection, self._control)
 
-    def _serve(self, spec: TargetSpec | ReaderSpec, host: MoverHost) -> tuple[Role, DataConnection]:
+    def _serve(self, spec: TargetSpec | ReaderSpec | BenchmarkSpec, host: MoverHost) -> tuple[Role, DataConnection]:
         """Repository side: open the repository, then listen; only then does anybody learn where."""
         from holdfast_agent.channel.data_listener import DataListener
 
         from .reader import Reader
         from .target import Target
 
-        role = Target(spec, host) if isinstance(spec, TargetSpec) else Reader(spec, host)
+        role = Reader(spec, host) if isinstance(spec, ReaderSpec) else Target(spec, host)
         self._role = role
         while not role.opened:
             select.select([role.workers.fd, *self._control.fds], [], [], _STEP_S)

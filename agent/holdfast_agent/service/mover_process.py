@@ -18,7 +18,7 @@ from holdfast_agent.errors import ErrorRecord, HoldfastError, MalformedMessage, 
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.wire import movers as pipe
 from holdfast_agent.wire.messages import MoverState
-from holdfast_agent.wire.specs import CheckerSpec, Order, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import BenchmarkSpec, CheckerSpec, Order, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
 
 from .frame_pipe import FrameReader, FrameWriter
 
@@ -50,6 +50,7 @@ _ROLE_NAMES = {
     ReaderSpec: "reader",
     WriterSpec: "writer",
     CheckerSpec: "checker",
+    BenchmarkSpec: "benchmark",
 }
 
 

@@ -33,6 +33,7 @@ from holdfast_agent.wire.messages import (
 )
 from holdfast_agent.wire.specs import (
     AnySpec,
+    BenchmarkSpec,
     CheckerSpec,
     MoverResult,
     Order,
@@ -50,7 +51,7 @@ from .routing import Routing
 from .steps import Step
 
 Endpoints = tuple[str, ...]
-MakeListener = Callable[[str, bytes], TargetSpec | ReaderSpec]
+MakeListener = Callable[[str, bytes], TargetSpec | ReaderSpec | BenchmarkSpec]
 MakeConnector = Callable[[str, bytes, Endpoints], SourceSpec | WriterSpec | CheckerSpec]
 
 _CONNECTED = frozenset({"connected", "transferring", "done"})
