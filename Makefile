@@ -56,6 +56,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/gc.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_gc.py
 	@$(BIN)/python benchmarks/compare_copy.py
+	@$(BIN)/python benchmarks/predicted_rate.py
 
 clean:
 	@rm -rf demo-work bench-work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
