@@ -14,12 +14,14 @@ from pathlib import Path
 from holdfast_runs import backup, one_disk
 from images import make_mixed_image
 
-TOLERANCE = 0.3  # rates of two cores that other work shares vary by a fifth
+# Rates of two cores vary by a fifth from run to run. An unchanged disk is over in a second, and a digest also fetches
+# the base's ids, which the benchmark has none of.
+TOLERANCES = {"full": 0.3, "unchanged": 0.6}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size-mib", type=int, default=2048)
+    parser.add_argument("--size-mib", type=int, default=4096)
     parser.add_argument("--folder", type=Path, help="where to work; default: the temporary directory")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -47,14 +49,14 @@ def main() -> int:
                 counters = run.report["disks"][0]["counters"]
                 measured = counters["processed_bytes"] / counters["elapsed_s"]
                 ratio = prediction[key] / measured
-                off += abs(ratio - 1) > TOLERANCE
+                off += abs(ratio - 1) > TOLERANCES[name]
                 print(
                     f"{name:10} predicted {prediction[key] / 2**20:6.0f} MiB/s, "
                     f"measured {measured / 2**20:6.0f} MiB/s: x {ratio:.2f}; "
                     f"bottleneck {prediction['bottleneck_full' if name == 'full' else 'bottleneck_incremental']}, "
                     f"the job's {run.report['bottleneck']}"
                 )
-    print("the prediction holds" if not off else f"the prediction is off by more than {TOLERANCE:.0%}")
+    print("the prediction holds" if not off else f"the prediction is off by more than {TOLERANCES}")
     return 1 if off else 0
 
 
