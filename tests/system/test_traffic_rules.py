@@ -154,7 +154,7 @@ def test_the_way_decides_which_rule_holds(house: Installation) -> None:
     house.holdfast("network", "rule", "remove", "two")
 
 
-def test_restores_and_verifications_obey_the_read_limit_and_backups_the_write_limit(house: Installation) -> None:
+def test_restores_verifications_and_copies_obey_the_read_limit_and_backups_the_write_limit(house: Installation) -> None:
     content = _disk(house, "kept", 3)
     house.holdfast("repository", "edit", "main", "--write-limit", "2 MiB")
     house.add_job("kept", "--compression", "none", repository="main", include="kept")
@@ -165,11 +165,21 @@ def test_restores_and_verifications_obey_the_read_limit_and_backups_the_write_li
     house.restore_disk("kept", report["points"][0]["sid"], house.out / "kept.raw")
     assert (house.out / "kept.raw").read_bytes() == content
     house.holdfast("repository", "verify", "main", "--level", "2", "--point", report["points"][0]["sid"])
+    house.add_repository("second", encrypted=False)
+    house.holdfast("repository", "copy", "main", "second", "--point", report["points"][0]["sid"])
     house.holdfast("repository", "edit", "main", "--reset", "read-limit")
-    for session in house.holdfast("session", "list")["sessions"][:2]:
+    for session in house.holdfast("session", "list")["sessions"][:3]:
         (disk,) = _disks(house, session["id"])
         assert 1.0 < disk["counters"]["throttled_by"]["read limit of main"] < 3, session["kind"]
         assert disk["counters"]["stages"]["throttled_s"] > 1
+
+    house.add_repository("third", encrypted=False)
+    copied = house.holdfast(
+        "repository", "copy", "main", "third", "--bandwidth", "2 MiB", "--point", report["points"][0]["sid"]
+    )
+    ((limit, held_s),) = copied["total"]["throttled_by"].items()
+    assert limit == f"bandwidth of session {copied['id']}"
+    assert held_s > 1
 
 
 def test_a_limit_smaller_than_a_block_a_second_is_no_stall(tmp_path: Path) -> None:
