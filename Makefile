@@ -60,6 +60,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/index.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_copy.py
 	@$(BIN)/python benchmarks/disks.py
+	@$(BIN)/python benchmarks/predicted_rate.py
 
 clean:
 	@rm -rf demo-work bench-work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,19 +146,23 @@ def _repository(paths: Sequence[Path], slots: int, immutable_helper: str) -> Rep
     return RepositorySettings(paths=tuple(map(str, paths)), slots=slots, immutable_helper=immutable_helper)
 
 
-def launch_agent(config: Path, log: Path, mover_command: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start the daemon and wait until it says READY=1 by the protocol of systemd, or ends."""
-    notify = f"holdfast-test-{secrets.token_hex(8)}"  # in the abstract name space, which has no length of a path
+def launch_agent(
+    config: Path, log: Path, mover_command: Sequence[str] = (), prefix: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start the daemon and wait until it says READY=1 by the protocol of systemd, or ends.
+
+    ``prefix`` is put before the command, such as what runs it in another network namespace.
+    """
     arguments = ["run", "--config", str(config)]
     command = [sys.executable, "-P", "-c", _LAUNCHER, *arguments, json.dumps(list(mover_command))]
     if not mover_command:
         command = [sys.executable, "-P", "-c", "from holdfast_agent.cli.main import main; main()", *arguments]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-        ready.bind(f"\0{notify}")
+    with tempfile.TemporaryDirectory(prefix="hf") as place, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        notify = f"{place}/ready"  # a short path; the abstract name space is another one in each network namespace
+        ready.bind(notify)
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stderr=output, env={**os.environ, "NOTIFY_SOCKET": f"@{notify}"}
-            )
+            environment = {**os.environ, "NOTIFY_SOCKET": notify}
+            process = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stderr=output, env=environment)
         ended = os.pidfd_open(process.pid)
         try:
             woken, _, _ = select.select([ready.fileno(), ended], [], [], START_TIMEOUT_S)

@@ -174,7 +174,7 @@ class Site:
             disk_paths=(str(self.folder / "disks"),),
             repository_paths=(str(self.folder),),
             listen_address="127.0.0.1",
-            advertised_address="127.0.0.1",
+            advertised_addresses=("127.0.0.1",),
             port_range=(20000, 29999),
             cache_dir=str(self.folder / "cache"),
             runtime_dir=str(self.folder / "run"),

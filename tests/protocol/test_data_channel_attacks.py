@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,7 +17,7 @@ from holdfast_agent.channel.data_connection import DataConnection, Incoming
 from holdfast_agent.channel.data_connector import DataConnector
 from holdfast_agent.channel.data_handshake import HELLO_BYTES, PROTOCOL_VERSION, Hello, decode_hello, encode_hello
 from holdfast_agent.channel.data_listener import DataListener
-from holdfast_agent.channel.data_records import MAX_FRAME_BYTES
+from holdfast_agent.channel.data_records import MAX_FRAME_BYTES, RecordKind
 from holdfast_agent.errors import ConnectionLost, HoldfastError, RecordRejected, Unreachable, VersionMismatch
 
 SECRET = bytes(range(32))
@@ -365,6 +367,79 @@ def test_heartbeats_keep_an_idle_connection() -> None:
             assert end.receive() is None
             end.check_alive()
     pair.close()
+
+
+def _drive(pair: Pair, seconds: float) -> tuple[int, Incoming | None]:
+    """Let both ends do what is due, as movers do; bytes that arrived at the far end, and the message if it is whole."""
+    arrived, begun = 0, time.monotonic()
+    while time.monotonic() - begun < seconds:
+        pair.near.wait(0.01)
+        pair.far.wait(0)
+        assert pair.near.receive() is None
+        message = pair.far.receive()
+        pair.near.check_alive()
+        pair.far.check_alive()
+        arrived = sum(len(stream.arriving) for stream in pair.far._streams)
+        if message is not None:
+            return arrived, message
+    return arrived, None
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_under_a_limit_a_large_message_is_a_thin_stream(pair: Pair, encrypted: bool) -> None:
+    bulk = bytes(range(256)) * 4096
+    pair.near.limit(64 << 10)
+    pair.near.send(b"block", [] if encrypted else [bulk], ciphertext=bulk if encrypted else b"")
+    assert pair.near.throttled
+    assert not pair.near.writable
+    arrived, message = _drive(pair, 2.0)
+    assert message is None
+    assert 0.7 * 2 * (64 << 10) < arrived < 1.05 * 2 * (64 << 10), "a busy machine may send less, but never more"
+    pair.near.send(b"after it")
+    pair.near.limit(None)
+    whole = hear(pair.far)
+    assert (bytes(whole.body), bytes(whole.payload)) == (b"block", bulk)
+    assert whole.cost_bytes == pair.near.sent_bytes - len(b"after it") - 4 - 32
+    assert bytes(hear(pair.far).body) == b"after it"
+    assert not pair.near.throttled
+
+
+def test_a_limit_never_looks_like_a_stalled_connection() -> None:
+    listener = listen(stall_timeout_s=0.4)
+    pair = Pair(listener, listener.endpoint, streams=2, stall_timeout_s=0.4)
+    pair.near.limit(100)  # one part every ten seconds
+    pair.near.send(b"block", [bytes(100_000)], spread=True)
+    assert _drive(pair, 1.2)[1] is None
+    pair.near.send(b"last words", urgent=True)
+    words = _drive(pair, 1.0)[1]
+    assert words is not None and bytes(words.body) == b"last words", (
+        "words in the middle of a message are not part of it"
+    )
+    pair.near.limit(None)
+    assert bytes(hear(pair.far).body) == b"block"
+    pair.close()
+
+
+def test_what_a_limit_held_back_still_leaves_at_the_end(pair: Pair) -> None:
+    pair.near.limit(1000)
+    pair.near.send(b"block", [bytes(100_000)])
+    pair.near.send(b"done")
+    leaving = threading.Thread(target=pair.near.close)
+    leaving.start()
+    assert bytes(hear(pair.far).body) == b"block"
+    assert bytes(hear(pair.far).body) == b"done"
+    pair.far.close()
+    leaving.join(5)
+    assert not leaving.is_alive()
+
+
+def test_parts_that_never_end_are_refused(pair: Pair) -> None:
+    sealer = pair.near._streams[0].sealer
+    with pytest.raises(RecordRejected, match="more than a message may have"):
+        for _ in range(5):
+            pair.near._wire.send(0, sealer.seal(RecordKind.PART, bytes(1 << 20)))
+            with contextlib.suppress(AssertionError):
+                hear(pair.far, 5)
 
 
 def test_a_sender_stops_at_its_credit_and_goes_on_when_it_is_paid_back() -> None:

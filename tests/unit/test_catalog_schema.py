@@ -67,6 +67,10 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
     with database.writing() as connection:
         for column in ("verified", "held", "retained_until", "undo_until", "origin"):
             connection.execute(text(f"ALTER TABLE points DROP COLUMN {column}"))
+        for column in ("epoch", "read_limit_bytes_per_s", "write_limit_bytes_per_s"):
+            connection.execute(text(f"ALTER TABLE repositories DROP COLUMN {column}"))
+        for table in ("traffic_rules", "preferred_networks", "transfers"):
+            connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         connection.execute(
             text(

@@ -252,6 +252,72 @@ def test_clean_removes_what_dead_sessions_left_and_tells_what_it_could_not(
     assert (refused.code, "open obligations" in refused.err) == (11, True)
 
 
+# --- network ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_traffic_rule_is_added_edited_and_shown(holdfast: Holdfast, stocked: Catalog) -> None:
+    made = holdfast(
+        "network", "rule", "add", "wan", "--source", "10.0.0.0/16", "--target", "10.8.0.0/16", "--target", "10.9.0.1",
+        "--bandwidth", "5 MiB", "--streams", "4", "--window", "mon-fri 08:00-18:00", "--time-zone", "Europe/Berlin",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    assert "Added traffic rule wan: 5.00 MiB/s, 4 stream(s) between 10.0.0.0/16 and 10.8.0.0/16, 10.9.0.1" in made.out
+    holdfast("network", "rule", "edit", "wan", "--one-way", "--reset", "streams", "--reset", "window")
+    rule = holdfast("network", "rule", "show", "wan", "--output", "json").json["rule"]
+    assert (rule["source"], rule["target"]) == (["10.0.0.0/16"], ["10.8.0.0/16", "10.9.0.1"])
+    assert (rule["bandwidth"], rule["one_way"], rule["windows"], rule["in_force"]) == (5 << 20, True, [], True)
+    assert "streams" not in rule
+    assert "10.0.0.0/16 to 10.8.0.0/16" in holdfast("network", "rule", "list").out
+    holdfast("network", "rule", "disable", "wan")
+    assert "disabled" in holdfast("network", "show").out
+    holdfast("network", "rule", "enable", "wan")
+    assert stocked.traffic_rules.get("wan").enabled
+    assert holdfast("network", "rule", "remove", "wan").code == 0
+    assert stocked.traffic_rules.list() == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (("add", "new"), 2, "says something"),
+        (("add", "new", "--bandwidth", "5 MiB", "--source", "here"), 2, "write a network such as"),
+        (("add", "new", "--bandwidth", "5 MiB", "--window", "noon"), 2, "no time window"),
+        (("add", "new", "--bandwidth", "1 KB"), 2, ">= 1024"),
+        (("add", "wan", "--streams", "2"), 2, "exists already"),
+        (("edit", "wan"), 2, "nothing to change"),
+        (("edit", "wan", "--reset", "name"), 2, "there are"),
+        (("edit", "wam", "--streams", "2"), 10, "Did you mean 'wan'?"),
+        (("remove", "lan"), 10, "wan"),
+    ],
+)
+def test_a_wrong_rule_is_refused(
+    holdfast: Holdfast, stocked: Catalog, options: tuple[str, ...], code: int, told: str
+) -> None:
+    assert holdfast("network", "rule", "add", "wan", "--streams", "3").code == 0
+    refused = holdfast("network", "rule", *options)
+    assert (refused.code, told in refused.err) == (code, True), refused.err
+    assert [rule.name for rule in stocked.traffic_rules.list()] == ["wan"]
+
+
+def test_networks_are_preferred_in_their_order(holdfast: Holdfast, stocked: Catalog) -> None:
+    assert holdfast("network", "prefer", "10.1.0.0/16", "10.0.0.0/8").code == 0
+    assert holdfast("network", "show", "--output", "json").json["preferred"] == ["10.1.0.0/16", "10.0.0.0/8"]
+    assert holdfast("network", "prefer", "10.1.0.0/8").code == 2
+    assert holdfast("network", "prefer").code == 2
+    assert holdfast("network", "prefer", "--none").code == 0
+    assert stocked.traffic_rules.preferred() == ()
+
+
+def test_the_limits_of_a_repository_are_set_and_lifted(holdfast: Holdfast, stocked: Catalog) -> None:
+    done = holdfast("repository", "edit", "main", "--write-limit", "2 MiB", "--read-limit", "4 MiB", "--slots", "6")
+    assert "6 slots, read 4.00 MiB/s, write 2.00 MiB/s for all tasks together" in done.out
+    assert holdfast("repository", "edit", "main", "--reset", "read-limit").code == 0
+    entry = stocked.repositories.get("main")
+    assert (entry.slots, entry.read_limit_bytes_per_s, entry.write_limit_bytes_per_s) == (6, None, 2 << 20)
+    assert holdfast("repository", "edit", "main").code == 2
+    assert holdfast("repository", "edit", "main", "--read-limit", "12").code == 2
+
+
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 

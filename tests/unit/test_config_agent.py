@@ -128,9 +128,12 @@ def test_roles_come_from_the_tables_that_are_there() -> None:
 
 
 def test_told_address() -> None:
-    assert DataSettings(listen_address="10.1.1.1").told_address == "10.1.1.1"
-    assert DataSettings(listen_address="10.1.1.1", advertised_address="x").told_address == "x"
-    assert DataSettings().told_address not in ("", DataSettings().listen_address)
+    assert DataSettings(listen_address="10.1.1.1").told_addresses == ("10.1.1.1",)
+    assert DataSettings(listen_address="10.1.1.1", advertised_address="x").told_addresses == ("x",)
+    assert DataSettings(advertised_address=("x", "y")).told_addresses == ("x", "y")
+    assert DataSettings().told_addresses[0] not in ("", DataSettings().listen_address)
+    with pytest.raises(ValueError, match="none of which is empty"):
+        DataSettings(advertised_address=("x", ""))
 
 
 def test_is_below_resolves_links(tmp_path: Path) -> None:

@@ -13,9 +13,15 @@ from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.errors import ConfigError, HoldfastError
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
-from holdfast_manager.catalog.values import GuestSettings, JobSpec
+from holdfast_manager.catalog.values import GuestSettings, JobSpec, TrafficRule
 from holdfast_manager.declarative.changes import Action, Change
-from holdfast_manager.declarative.document import AgentTable, RepositoryTable, ServerTable, read_document
+from holdfast_manager.declarative.document import (
+    AgentTable,
+    NetworkTable,
+    RepositoryTable,
+    ServerTable,
+    read_document,
+)
 from holdfast_manager.declarative.planning import Planner, apply_changes
 from holdfast_manager.host import PluginHost
 from holdfast_manager.retention.policy import RetentionPolicy
@@ -130,7 +136,7 @@ def test_a_changed_secret_is_seen_and_never_shown(stocked: Catalog, file: Path) 
         ("options.path", "options.pth", "servers.lab.options: unknown key 'pth'; did you mean 'path'?"),
         ("proxy_slots = 5", "proxy_slots = 0", "agents.a: proxy_slots: Expected `int` >= 1"),
         ("include", "inclde", "jobs.web: unknown key 'inclde'; did you mean 'include'?"),
-        ("[jobs.web]", "[jobs.web]\nname = 'x'", "jobs.web: name: a job's name stands in its heading"),
+        ("[jobs.web]", "[jobs.web]\nname = 'x'", "jobs.web: name: the name stands in the heading"),
         ("[jobs.web]", "[jobs.'no good']", "jobs.no good: a name is 1 to 64"),
         ('server = "new"', 'server = "nwe"', "jobs.web.server: there is no server named 'nwe'. Did you mean 'new'?"),
         ('agent = "a"', 'agent = "z"', "repositories.main.agent: there is no agent named 'z'"),
@@ -157,6 +163,51 @@ def test_a_wrong_file_changes_nothing_and_says_where(
     assert [spec.name for spec in stocked.jobs.list()] == ["web"]
 
 
+RULES = """\
+[repositories.main]
+agent = "a"
+path = "/backup"
+write_limit = "2 MiB"
+[traffic_rules.wan]
+target = ["10.8.0.0/16"]
+bandwidth = "5 MiB"
+[network]
+preferred = ["10.0.0.0/8"]
+"""
+
+
+def test_traffic_rules_limits_and_networks_are_planned_like_all_else(stocked: Catalog, file: Path) -> None:
+    stocked.traffic_rules.add(TrafficRule(name="old", streams=2))
+    changes = plan(stocked, file, RULES, prune=True)
+    assert [f"{each.action.value} {each.kind} {each.name}" for each in changes] == [
+        "~ repository main", "+ traffic rule wan", "~ network preferences", "- traffic rule old",
+    ]  # fmt: skip
+    apply_changes(changes)
+    assert stocked.repositories.get("main").write_limit_bytes_per_s == 2 << 20
+    assert [(rule.name, rule.bandwidth_bytes_per_s) for rule in stocked.traffic_rules.list()] == [("wan", 5 << 20)]
+    assert stocked.traffic_rules.preferred() == ("10.0.0.0/8",)
+    assert {each.action for each in plan(stocked, file, prune=True)} == {Action.UNCHANGED}
+    apply_changes(plan(stocked, file, "[network]\n"))
+    assert stocked.traffic_rules.preferred() == ()
+    assert len(stocked.traffic_rules.list()) == 1, "the file no longer speaks of rules"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("10.8.0.0/16", "10.8.0.1/16", "traffic_rules.wan: "),
+        ("bandwidth", "bandwith", "did you mean 'bandwidth'?"),
+        ('"5 MiB"', '"5 B"', "bandwidth: Expected `int` >= 1024"),
+        ('"10.0.0.0/8"', '"office"', "network: 'office' does not appear to be an IPv4 or IPv6 network"),
+        ('"2 MiB"', '"much"', "write_limit: 'much' is not a size"),
+    ],
+)
+def test_a_wrong_rule_is_refused_with_its_place(stocked: Catalog, file: Path, old: str, new: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        plan(stocked, file, RULES.replace(old, new, 1))
+    assert stocked.traffic_rules.list() == ()
+
+
 # --- the commented example --------------------------------------------------------------------------------------------
 
 
@@ -179,6 +230,8 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         (JobSpec, table["jobs"]["nightly"] | {"name": "nightly"}),
         (GuestSettings, table["jobs"]["nightly"]["guest"]),
         (RetentionPolicy, table["jobs"]["nightly"]["retention"]),
+        (TrafficRule, table["traffic_rules"]["wan"] | {"name": "wan"}),
+        (NetworkTable, table["network"]),
     ):
         assert set(found) == set(struct.__struct_encode_fields__), struct.__name__
     file = tmp_path / "all.toml"

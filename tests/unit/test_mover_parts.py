@@ -21,10 +21,9 @@ from holdfast_agent.mover.conversation import (
     runs_of,
     split_ids,
 )
-from holdfast_agent.mover.limiter import RateLimiter
 from holdfast_agent.mover.pages import IdMap, IdPage, PageCutter
 from holdfast_agent.mover.plan import Fate, plan
-from holdfast_agent.mover.stages import Pressure, StageClock
+from holdfast_agent.mover.stages import Pressure, StageClock, Throttle
 from holdfast_agent.mover.workers import Workers
 from holdfast_agent.wire.specs import BackupOrder
 
@@ -164,20 +163,14 @@ def test_pressure_counts_while_something_is_held_back() -> None:
     assert pressure.held_s == 2
 
 
-def test_a_limiter_keeps_its_rate_and_obeys_a_change_at_once() -> None:
+def test_throttling_is_counted_by_the_limit_that_asks_for_it() -> None:
     clock = Clock()
-    limiter = RateLimiter(1000, clock)
-    sent = 0
-    for _ in range(10_000):
-        if not limiter.delay_s():
-            limiter.spent(50)
-            sent += 50
-        clock.now += 0.001
-    assert 9_900 <= sent <= 10_250
-    limiter.spent(1_000_000)
-    assert limiter.delay_s() > 100
-    limiter.change(None)
-    assert limiter.delay_s() == 0
+    throttle = Throttle(clock)
+    for by in (None, "wan", "wan", "night", None, "wan", None):
+        throttle.tell(by)
+        clock.now += 1
+    assert throttle.by_limit == {"wan": 3, "night": 1}
+    assert throttle.held_s == 4
 
 
 def test_workers_hand_results_and_errors_to_the_main_thread_and_run_a_last_task() -> None:

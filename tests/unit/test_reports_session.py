@@ -289,3 +289,24 @@ def test_the_summary_of_a_restore_does_not_speak_of_storing() -> None:
     report = session_report(restore, [task("d0", mode=None)], [])
     assert " stored" not in summary_text(report)
     assert "restored while transferring" in summary_text(report)
+
+
+def test_what_throttled_a_task_and_its_way_are_told() -> None:
+    counters = msgspec.structs.replace(
+        task("d0").counters,
+        stages=StageTimes(1.0, 0.5, 0.1, 0.1, throttled_s=4.55),
+        throttled_by={"traffic rule wan": 4.5, "write limit of main": 0.05},
+    )
+    events = backup()
+    events[5] = msgspec.structs.replace(
+        event(2.5, happened.MoversConnected(task=KEYS["d0"], source="10.0.0.5", target="10.8.0.9", streams=4)), task=1
+    )
+    report = session_report(session(), [task("d0", counters=counters), task("d1")], events)
+    first, second = report.disks
+    assert (first.source, first.target, first.streams) == ("10.0.0.5", "10.8.0.9", 4)
+    assert (second.source, second.streams) == ("", 0)
+    text = session_text(report)
+    assert "web/disk0.img:  throttled 4.50 s by traffic rule wan\n" in text
+    assert "Limits:      throttled 4.50 s by traffic rule wan\n" in text
+    assert "10.0.0.5 to 10.8.0.9, 4 streams" in text
+    assert report.total.throttled_by["traffic rule wan"] == 4.5

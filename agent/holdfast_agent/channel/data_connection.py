@@ -3,6 +3,9 @@
 Each side grants the other a window of bytes. Every message costs its size on the wire and is paid back once its
 receiver has *consumed* it (:meth:`DataConnection.release`), not merely read it; so the window bounds what a slow disk
 or repository makes either side hold, whatever the network does. The channel's own records cost nothing.
+
+A limit on what is sent is kept here, below the messages: a large one leaves in small parts, with heartbeats between
+them, so that a slow transfer is neither a burst nor looks like a stalled one.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import msgspec
 
 from holdfast_agent.errors import ConnectionLost, RecordRejected
 
+from .data_pacing import Pacer
 from .data_records import (
     MAX_FRAME_BYTES,
     MAX_PLAIN_BYTES,
@@ -54,6 +58,20 @@ class Stream(msgspec.Struct):
     opener: RecordOpener
     last_sent: float
     last_received: float
+    arriving: bytearray = msgspec.field(default_factory=bytearray)
+
+
+class _Leaving(msgspec.Struct):
+    """A message on its way out, and how much of it has left."""
+
+    stream: int
+    plain: bytes
+    ciphertext: Buffer
+    sent: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.plain) + len(self.ciphertext)
 
 
 class DataConnection:
@@ -84,7 +102,9 @@ class DataConnection:
         self._may_receive = receive_window_bytes
         self._window = receive_window_bytes
         self._owed = 0
-        self._unsent: deque[tuple[int, bytes, Buffer]] = deque()
+        self._unsent: deque[_Leaving] = deque()
+        self._leaving: _Leaving | None = None
+        self._pacer = Pacer(clock)
         self._stall_timeout_s = stall_timeout_s
         self._heartbeat_s = min(MAX_HEARTBEAT_S, stall_timeout_s / 4)
         self._clock = clock
@@ -92,8 +112,19 @@ class DataConnection:
 
     @property
     def writable(self) -> bool:
-        """Whether a message sent now leaves at once. Whoever sends in bulk asks first; that bounds the memory."""
-        return self._may_send > 0 and not self._unsent
+        """Whether a message sent now begins to leave at once, but for a limit. Whoever sends in bulk asks first; that
+        bounds the memory."""
+        return self._may_send > 0 and self._leaving is None and not self._unsent
+
+    @property
+    def throttled(self) -> bool:
+        """Whether something waits for the limit alone."""
+        return self._leaving is not None
+
+    def limit(self, bytes_per_s: int | None) -> None:
+        """Send no more than this from now on, all streams together; None: as fast as it goes."""
+        self._pacer.change(bytes_per_s)
+        self._push()
 
     def send(
         self,
@@ -120,7 +151,7 @@ class DataConnection:
         if urgent:
             self._send_record(stream, RecordKind.MESSAGE, plain)
         else:
-            self._unsent.append((stream, plain, ciphertext))
+            self._unsent.append(_Leaving(stream, plain, ciphertext))
             self._push()
         return cost
 
@@ -137,7 +168,7 @@ class DataConnection:
             except RecordRejected as error:
                 self._fail(error)
             stream.last_received = self._clock()
-            incoming = self._take(kind, plain, ciphertext)
+            incoming = self._take(stream, kind, plain, ciphertext)
             if incoming is not None:
                 return incoming
         if self._wire.gone:
@@ -160,7 +191,14 @@ class DataConnection:
         for number, stream in enumerate(self._streams):
             if self._clock() - stream.last_sent >= self._heartbeat_s:
                 self._send_record(number, RecordKind.HEARTBEAT, b"")
-        return self._wire.wait(min(timeout_s, self._heartbeat_s), fds)
+        timeout_s = min(timeout_s, self._heartbeat_s)
+        if self.throttled:
+            self._push()
+            # What has left just now makes room for more, which nobody need wait for.
+            timeout_s = min(timeout_s, self._pacer.delay_s()) if self.throttled else 0.0
+        ready = self._wire.wait(timeout_s, fds)
+        self._push()
+        return ready
 
     def check_alive(self) -> None:
         """Raise :class:`ConnectionLost` if a stream has been silent for too long.
@@ -179,6 +217,7 @@ class DataConnection:
         something unread is reset, and a reset makes the other kernel forget what it had received but not handed out.
         """
         if not self._ended and not self._wire.gone:
+            self.limit(None)
             self._send_record(0, RecordKind.BYE, b"")
             self._wait_for_goodbye()
         self._ended = True
@@ -209,7 +248,7 @@ class DataConnection:
             return True
         return kind is RecordKind.BYE
 
-    def _take(self, kind: RecordKind, plain: memoryview, ciphertext: Buffer) -> Incoming | None:
+    def _take(self, stream: Stream, kind: RecordKind, plain: memoryview, ciphertext: Buffer) -> Incoming | None:
         if kind is RecordKind.CREDIT and len(plain) == _CREDIT.size:
             self._may_send += _CREDIT.unpack(plain)[0]
             self._push()
@@ -217,9 +256,20 @@ class DataConnection:
             self._fail(ConnectionLost(peer=self.peer, reason="the other mover ended"))
         elif kind in (RecordKind.MESSAGE, RecordKind.CARRIER):
             return self._take_message(plain, ciphertext)
+        elif kind in (RecordKind.PART, RecordKind.LAST):
+            return self._take_part(stream, kind, plain)
         elif kind is not RecordKind.HEARTBEAT:
             self._fail(RecordRejected(reason=f"a record of kind {kind.name} has no place here"))
         return None
+
+    def _take_part(self, stream: Stream, kind: RecordKind, plain: memoryview) -> Incoming | None:
+        stream.arriving += plain
+        if len(stream.arriving) > MAX_PLAIN_BYTES:
+            self._fail(RecordRejected(reason="the parts of a message are more than a message may have"))
+        if kind is RecordKind.PART:
+            return None
+        whole, stream.arriving = stream.arriving, bytearray()
+        return self._take_message(memoryview(whole), b"")
 
     def _take_message(self, plain: memoryview, ciphertext: Buffer) -> Incoming:
         cost = _cost(plain, ciphertext)
@@ -235,15 +285,39 @@ class DataConnection:
         return Incoming(plain[start : start + length], payload, cost)
 
     def _push(self) -> None:
-        while self._unsent and self._may_send > 0:
-            stream, plain, ciphertext = self._unsent.popleft()
-            cost = _cost(plain, ciphertext)
-            self._may_send -= cost
-            self.sent_bytes += cost
-            if len(ciphertext):
-                self._send_frames(stream, self._streams[stream].sealer.seal_carrier(plain, ciphertext))
-            else:
-                self._send_record(stream, RecordKind.MESSAGE, plain)
+        while (message := self._leaving or self._next()) is not None and not self._pacer.delay_s():
+            whole = message.sent == 0 and message.size <= self._pacer.part_bytes
+            size = self._send_whole(message) if whole else self._send_part(message)
+            self._pacer.spent(size + OVERHEAD_BYTES)
+            message.sent += size
+            self._leaving = message if message.sent < message.size else None
+
+    def _next(self) -> _Leaving | None:
+        """Begin with the next message, if there is one and credit for it."""
+        if not self._unsent or self._may_send <= 0:
+            return None
+        self._leaving = message = self._unsent.popleft()
+        cost = message.size + OVERHEAD_BYTES
+        self._may_send -= cost
+        self.sent_bytes += cost
+        return message
+
+    def _send_whole(self, message: _Leaving) -> int:
+        if len(message.ciphertext):
+            sealer = self._streams[message.stream].sealer
+            self._send_frames(message.stream, sealer.seal_carrier(message.plain, message.ciphertext))
+        else:
+            self._send_record(message.stream, RecordKind.MESSAGE, message.plain)
+        return message.size
+
+    def _send_part(self, message: _Leaving) -> int:
+        """A piece of the whole, in which ciphertext is text like any other; at so slow a rate that costs nothing."""
+        if len(message.ciphertext):
+            message.plain, message.ciphertext = b"".join((message.plain, message.ciphertext)), b""
+        part = message.plain[message.sent : message.sent + self._pacer.part_bytes]
+        kind = RecordKind.PART if message.sent + len(part) < message.size else RecordKind.LAST
+        self._send_record(message.stream, kind, part)
+        return len(part)
 
     def _send_record(self, stream: int, kind: RecordKind, plain: bytes) -> None:
         self._send_frames(stream, self._streams[stream].sealer.seal(kind, plain))

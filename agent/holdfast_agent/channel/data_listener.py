@@ -67,8 +67,12 @@ class DataListener:
         except BaseException:
             self._wire.close(0)
             raise
-        host = f"[{advertised_address}]" if ":" in advertised_address else advertised_address
-        self.endpoint = f"tcp://{host}:{self._wire.port}"
+        self.endpoint = self.endpoint_at(advertised_address)
+
+    def endpoint_at(self, address: str) -> str:
+        """Where peers that reach this host by ``address`` find the listener."""
+        host = f"[{address}]" if ":" in address else address
+        return f"tcp://{host}:{self._wire.port}"
 
     def _bind(self, port_range: tuple[int, int]) -> None:
         first, last = port_range

@@ -37,7 +37,10 @@ Frames = tuple[Buffer, ...]
 
 class RecordKind(IntEnum):
     """CONFIRM ends the handshake; MESSAGE and CARRIER (with a frame of ciphertext) are the movers'; CREDIT, HEARTBEAT
-    and BYE are the channel's own."""
+    and BYE are the channel's own.
+
+    A message that a limit slows down goes as several PARTs and a LAST, between which others of the stream may come.
+    """
 
     CONFIRM = 1
     MESSAGE = 2
@@ -45,6 +48,8 @@ class RecordKind(IntEnum):
     HEARTBEAT = 4
     BYE = 5
     CARRIER = 6
+    PART = 7
+    LAST = 8
 
 
 class RecordSealer:

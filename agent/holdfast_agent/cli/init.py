@@ -30,7 +30,9 @@ from .options import config_option
 @click.option("--repository", multiple=True, metavar="DIR", help="Take the role repository below DIR (repeatable)")
 @click.option("--listen", default=ControlSettings().listen, show_default=True, help="Where managers connect")
 @click.option("--state-dir", default=AgentSettings().state_dir, show_default=True, help="Keys, caches and lock")
-@click.option("--advertise", default="", metavar="ADDRESS", help="Address that movers on other hosts are told")
+@click.option(
+    "--advertise", multiple=True, metavar="ADDRESS", help="Address that movers on other hosts are told; repeat for more"
+)
 @click.option("--yes", is_flag=True, help="Ask nothing")
 def init(
     config: Path | None,
@@ -39,7 +41,7 @@ def init(
     repository: tuple[str, ...],
     listen: str,
     state_dir: str,
-    advertise: str,
+    advertise: tuple[str, ...],
     yes: bool,
 ) -> None:
     """Write a commented configuration and make the agent's keys, where they are not there yet.
@@ -71,7 +73,12 @@ def _ask_roles() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _settings(
-    name: str, proxy: tuple[str, ...], repository: tuple[str, ...], listen: str, state_dir: str, advertise: str
+    name: str,
+    proxy: tuple[str, ...],
+    repository: tuple[str, ...],
+    listen: str,
+    state_dir: str,
+    advertise: tuple[str, ...],
 ) -> AgentSettings:
     if not (proxy or repository):
         raise UsageError(reason="an agent needs a role: give --proxy DIR, --repository DIR or both")
@@ -80,7 +87,7 @@ def _settings(
             name=name,
             state_dir=_absolute(state_dir),
             control=ControlSettings(listen=listen),
-            data=DataSettings(advertised_address=advertise),
+            data=DataSettings(advertised_address=advertise[0] if len(advertise) == 1 else advertise),
             proxy=ProxySettings(paths=tuple(map(_absolute, proxy))) if proxy else None,
             repository=RepositorySettings(paths=tuple(map(_absolute, repository))) if repository else None,
         )

@@ -47,23 +47,29 @@ class ControlSettings(_Settings, frozen=True, kw_only=True):
 
 
 class DataSettings(_Settings, frozen=True, kw_only=True):
-    """Where movers listen for movers. ``port_range`` is inclusive; [0, 0] takes any free port."""
+    """Where movers listen for movers. ``port_range`` is inclusive; [0, 0] takes any free port.
+
+    ``advertised_address``: one address, or several of a host in several networks.
+    """
 
     listen_address: str = "0.0.0.0"  # noqa: S104 - movers admit nobody without their task's secret
-    advertised_address: str = ""
+    advertised_address: str | tuple[str, ...] = ""
     port_range: tuple[int, int] = (8440, 8499)
 
     def __post_init__(self) -> None:
         first, last = self.port_range
         good = (first, last) == (0, 0) or 1 <= first <= last <= 65535
         self._require("port_range", good, "[first, last] with 1 <= first <= last <= 65535, or [0, 0] for any")
+        several = isinstance(self.advertised_address, str) or all(self.advertised_address)
+        self._require("advertised_address", several, "an address, or a list of addresses none of which is empty")
 
     @property
-    def told_address(self) -> str:
-        """The address that peers are told: as configured, else where it listens, else this host's name."""
+    def told_addresses(self) -> tuple[str, ...]:
+        """The addresses that peers are told: as configured, else where it listens, else this host's name."""
         if self.advertised_address:
-            return self.advertised_address
-        return socket.getfqdn() if self.listen_address in _ANY_ADDRESS else self.listen_address
+            several = self.advertised_address
+            return (several,) if isinstance(several, str) else several
+        return (socket.getfqdn() if self.listen_address in _ANY_ADDRESS else self.listen_address,)
 
 
 class ProxySettings(_Settings, frozen=True, kw_only=True):

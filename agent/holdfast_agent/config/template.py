@@ -34,7 +34,9 @@ _HEAD = """\
 {listen_address}
 
 # Address that the other mover is told. Default: listen_address, or this host's name if that is 0.0.0.0; set it where
-# movers reach this host by another address (several networks, NAT).
+# movers reach this host by another address (NAT). A host in several networks names them all, the usual one first:
+# ["10.0.0.5", "192.168.7.5"]; movers then connect by the first network that `holdfast network prefer` puts before the
+# others and that both hosts have, and by the next one when that fails.
 {advertised_address}
 
 # First and last port for movers, to be opened in the firewall: at least one port for each task slot.

@@ -30,6 +30,10 @@ def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> 
         from .image import ImageDisk
 
         return ImageDisk(parsed, host)
+    if parsed.scheme is DiskScheme.SYNTHETIC:
+        from .synthetic import SyntheticDisk
+
+        return SyntheticDisk(parsed)
     if parsed.scheme in (DiskScheme.HTTPS, DiskScheme.HTTP):
         from .web.disk import WebDisk
 

@@ -18,6 +18,8 @@ hypervisors. Forms of this version:
     The same over TCP, with TLS and without.
 ``https://host/path?query``, ``http://…``
     A raw image on a web server that answers ranges. Path and query are sent as they stand here.
+``synthetic:/bytes``
+    So many bytes that are made up as they are read: the load of a benchmark.
 
 Network forms reach only the servers that the agent's configuration names. Secrets have no place in a URL, which is
 logged; they travel as :class:`holdfast_agent.model.disk_access.DiskAccess`.
@@ -38,6 +40,7 @@ IMAGE_FORMATS = frozenset({"qcow2", "vmdk", "vdi", "vhdx", "vpc", "raw"})
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._-]{1,253})(?::([0-9]{1,5}))?", re.ASCII)
 _TARGET = re.compile(r"/[!$-~]*", re.ASCII)  # what may stand in a request line, "#" left out
 _MAX_NAME_BYTES = 1024  # of exports and bitmaps, less than NBD's limit
+_MOST_SYNTHETIC_BYTES = 1 << 44
 
 
 class DiskScheme(StrEnum):
@@ -51,6 +54,7 @@ class DiskScheme(StrEnum):
     NBDS = "nbds"
     HTTP = "http"
     HTTPS = "https"
+    SYNTHETIC = "synthetic"
 
     @property
     def port(self) -> int:
@@ -72,6 +76,7 @@ _OPTIONS: dict[DiskScheme, frozenset[str]] = {
     DiskScheme.NBD_UNIX: _NBD_OPTIONS,
     DiskScheme.NBD: _NBD_OPTIONS,
     DiskScheme.NBDS: _NBD_OPTIONS,
+    DiskScheme.SYNTHETIC: frozenset(),
 }
 
 
@@ -116,6 +121,8 @@ def parse_disk_url(text: str) -> DiskUrl:
     scheme = DiskScheme(name)
     if not scheme.port:
         raw_path, _, query = rest.partition("?")
+        if scheme is DiskScheme.SYNTHETIC:
+            _check_size(text, raw_path)
         return DiskUrl(scheme, _local_path(text, raw_path), _options(text, scheme, query))
     if not rest.startswith("//"):
         raise DiskUrlInvalid(url=text, reason=f"a server must follow: {scheme}://host")
@@ -159,6 +166,12 @@ def _local_path(text: str, raw: str) -> str:
     if not pure.is_absolute() or ".." in pure.parts or "\0" in path:
         raise DiskUrlInvalid(url=text, reason="the path must be absolute and free of '..'")
     return str(pure)
+
+
+def _check_size(text: str, raw: str) -> None:
+    size = raw.removeprefix("/")
+    if not (size.isascii() and size.isdigit() and 0 < int(size) <= _MOST_SYNTHETIC_BYTES):
+        raise DiskUrlInvalid(url=text, reason="write synthetic:/BYTES with a number of bytes up to 16 TiB")
 
 
 def _options(text: str, scheme: DiskScheme, query: str) -> tuple[tuple[str, str], ...]:

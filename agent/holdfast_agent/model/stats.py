@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 
 
@@ -35,7 +39,8 @@ class TransferCounters(msgspec.Struct, frozen=True):
 
     processed: covered so far, holes included. read: read from the disk. zero, unchanged, deduplicated: not sent,
     by cause. sent: plain bytes of the blocks that were sent. transferred: bytes on the wire (compressed, sealed).
-    stored: bytes that the repository appended.
+    stored: bytes that the repository appended. throttled_by: seconds of ``stages.throttled_s`` by the name of the limit
+    that held the transfer back.
     """
 
     size_bytes: int = 0
@@ -49,6 +54,19 @@ class TransferCounters(msgspec.Struct, frozen=True):
     stored_bytes: int = 0
     elapsed_s: float = 0.0
     stages: StageTimes = StageTimes()
+    throttled_by: dict[str, float] = {}
+
+
+def summed(counters: Sequence[TransferCounters]) -> TransferCounters:
+    """Field by field the sum; ``elapsed_s`` too, so that shares of it stay shares when tasks ran side by side."""
+    stages = StageTimes()
+    throttled_by: Counter[str] = Counter()
+    for each in counters:
+        stages = stages.merged(each.stages)
+        throttled_by.update(each.throttled_by)
+    numbers = [name for name in TransferCounters.__struct_fields__ if name not in ("stages", "throttled_by")]
+    sums: dict[str, Any] = {name: sum(getattr(each, name) for each in counters) for name in numbers}
+    return TransferCounters(**sums, stages=stages, throttled_by=dict(throttled_by))
 
 
 def load_line(stages: StageTimes, elapsed_s: float) -> str:

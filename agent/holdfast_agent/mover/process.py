@@ -14,10 +14,19 @@ from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import HoldfastError, InternalError, Unreachable
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
-from holdfast_agent.wire.specs import CheckerSpec, MoverResult, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import (
+    BenchmarkSpec,
+    CheckerSpec,
+    MoverResult,
+    ReaderSpec,
+    SourceSpec,
+    TargetSpec,
+    WriterSpec,
+)
 
 from .control import Control
 from .role import Role, drive
+from .route import route_to
 
 _CLOSE_S = 5.0
 _STEP_S = 0.5
@@ -59,25 +68,27 @@ class _Mover:
 
     def _work(self) -> MoverResult:
         setup = self._control.setup()
-        if isinstance(setup.spec, (TargetSpec, ReaderSpec)):
+        route = None
+        if isinstance(setup.spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
             role, connection = self._serve(setup.spec, setup.host)
         else:
             role, connection = self._lead(setup.spec, setup.host)
+            route = route_to(connection.peer, setup.spec.rules.streams)
         try:
-            self._control.report(Connected())
+            self._control.report(Connected(route=route))
         except BaseException:
             connection.abort()
             raise
         return drive(role, connection, self._control)
 
-    def _serve(self, spec: TargetSpec | ReaderSpec, host: MoverHost) -> tuple[Role, DataConnection]:
+    def _serve(self, spec: TargetSpec | ReaderSpec | BenchmarkSpec, host: MoverHost) -> tuple[Role, DataConnection]:
         """Repository side: open the repository, then listen; only then does anybody learn where."""
         from holdfast_agent.channel.data_listener import DataListener
 
         from .reader import Reader
         from .target import Target
 
-        role = Target(spec, host) if isinstance(spec, TargetSpec) else Reader(spec, host)
+        role = Reader(spec, host) if isinstance(spec, ReaderSpec) else Target(spec, host)
         self._role = role
         while not role.opened:
             select.select([role.workers.fd, *self._control.fds], [], [], _STEP_S)
@@ -85,13 +96,14 @@ class _Mover:
             self._control.check()
         listener = DataListener(
             host.listen_address,
-            host.advertised_address,
+            host.advertised_addresses[0],
             host.port_range,
             spec.secret,
             stall_timeout_s=host.stall_timeout_s,
         )
         try:
-            self._control.report(Listening(endpoints=(listener.endpoint,)))
+            endpoints = tuple(listener.endpoint_at(address) for address in host.advertised_addresses)
+            self._control.report(Listening(endpoints=endpoints))
             connection = self._await(listener, listener.endpoint, host.connect_timeout_s)
         except BaseException:
             listener.close()

@@ -33,10 +33,9 @@ from .conversation import (
     encode,
     split_ids,
 )
-from .limiter import RateLimiter
 from .pages import PageCutter
 from .records import send_record
-from .role import unexpected
+from .role import tell_pressure, unexpected
 from .stages import StageClock, Tally
 from .store import open_repository
 from .workers import Workers
@@ -54,7 +53,7 @@ class Reader:
         self.result: MoverResult | None = None
         self.opened = False
         self._connection: DataConnection | None = None
-        self._limiter = RateLimiter(spec.rules.bandwidth_bytes_per_s)
+        self._rules = spec.rules
         self._shelf = _Shelf(spec, host, self.tally.source)
         self._requests: deque[tuple[Fetch | Check, list[BlockId], int]] = deque()
         self._reading = False
@@ -70,12 +69,15 @@ class Reader:
     def connected(self, connection: DataConnection) -> None:
         """The writer has proved itself."""
         self._connection = connection
+        connection.limit(self._rules.bandwidth_bytes_per_s)
 
     def begin(self, order: Order) -> None:
         raise UsageError(reason="a reader mover takes its orders from the writer mover")
 
     def change_rules(self, rules: TransferRules) -> None:
-        self._limiter.change(rules.bandwidth_bytes_per_s)
+        self._rules = rules
+        if self._connection is not None:
+            self._connection.limit(rules.bandwidth_bytes_per_s)
 
     def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
         if isinstance(message, (Fetch, Check)):
@@ -103,12 +105,12 @@ class Reader:
                 self.workers.submit(self._read, self._shelf.check, ids, request.refused)
             else:
                 self.workers.submit(self._read, self._shelf.read, ids)
-        wait_s = self._send_ready()
+        self._send_ready()
         if self._done and not (self._requests or self._reading or self._ready or self.workers.busy):
             self._peer.send(encode(Stored(self._root or HOLE)))
             self.tally.end()
             self.result = MoverResult(root=self._root)
-        return wait_s
+        return _IDLE_S
 
     def close(self, error: BaseException | None, timeout_s: float) -> bool:
         return self.workers.close(timeout_s, self._shelf.close)
@@ -124,20 +126,18 @@ class Reader:
         self._ready.extend(answers)
         self._ready_bytes += sum(answer.size_bytes for answer in answers)
 
-    def _send_ready(self) -> float:
-        delay_s = 0.0
-        while self._ready and self._peer.writable and not (delay_s := self._limiter.delay_s()):
+    def _send_ready(self) -> None:
+        while self._ready and self._peer.writable:
             answer = self._ready.popleft()
             self._ready_bytes -= answer.size_bytes
-            self._limiter.spent(self._send(answer))
-        self.tally.throttled.tell(bool(self._ready) and delay_s > 0)
-        self.tally.network.tell(bool(self._ready) and not delay_s)
-        return delay_s or _IDLE_S
+            self._send(answer)
+        tell_pressure(self.tally, self._peer, self._rules, bool(self._ready))
 
-    def _send(self, answer: Answer) -> int:
+    def _send(self, answer: Answer) -> None:
         if answer.record is not None:
-            return send_record(self._peer, answer.record)
-        return self._peer.send(encode(Unreadable(answer.reason)), [answer.id], spread=True)
+            send_record(self._peer, answer.record)
+        else:
+            self._peer.send(encode(Unreadable(answer.reason)), [answer.id], spread=True)
 
     @property
     def _peer(self) -> DataConnection:

@@ -94,6 +94,16 @@ def _tell(connection: DataConnection, error: HoldfastError) -> None:
         connection.abort()
 
 
+def tell_pressure(tally: Tally, connection: DataConnection, rules: TransferRules, waits: bool) -> None:
+    """Count what holds records back after a step of a role that sends them: a limit, or the network.
+
+    ``waits``: records are ready and have not left.
+    """
+    throttled = connection.throttled
+    tally.throttled.tell((rules.limited_by or "a limit") if throttled else None)
+    tally.network.tell(waits and not throttled)
+
+
 def unexpected(message: AnyMessage) -> MalformedMessage:
     """The error for a message that has no place at this moment of the conversation."""
     return MalformedMessage(peer="the other mover", reason=f"{type(message).__name__} is out of place here")

@@ -37,12 +37,11 @@ from .conversation import (
     runs_of,
 )
 from .fetcher import Fetcher
-from .limiter import RateLimiter
 from .pages import IdMap, IdPage
 from .plan import Fate, Part, plan
 from .point_disk import PointDisk, open_point
 from .records import send_record
-from .role import unexpected
+from .role import tell_pressure, unexpected
 from .stages import Tally
 from .workers import Workers
 
@@ -65,7 +64,7 @@ class Source:
         self._host = host
         self._connection = connection
         self._rules = spec.rules
-        self._limiter = RateLimiter(spec.rules.bandwidth_bytes_per_s)
+        connection.limit(spec.rules.bandwidth_bytes_per_s)
         self._fetcher = Fetcher(spec.origin, host) if spec.origin is not None else None
         self._order: BackupOrder | None = None
         self._disk: ReadableDisk | None = None
@@ -110,7 +109,7 @@ class Source:
 
     def change_rules(self, rules: TransferRules) -> None:
         self._rules = rules
-        self._limiter.change(rules.bandwidth_bytes_per_s)
+        self._connection.limit(rules.bandwidth_bytes_per_s)
         if self._transfer is not None:
             self._transfer.rules = rules
 
@@ -160,7 +159,6 @@ class _Transfer:
         self.done = False
         self.root: BlockId | None = None
         self._connection = source._connection
-        self._limiter = source._limiter
         self._workers = source.workers
         self._tally = source.tally
         self._geometry = order.geometry
@@ -190,10 +188,10 @@ class _Transfer:
             return _IDLE_S
         self._read_ahead()
         self._offer()
-        wait_s = self._send_ready()
+        self._send_ready()
         if self._part is None and not (self._reading or self._offers or self._sealing or self._ready):
             self._end()
-        return wait_s
+        return _IDLE_S
 
     # --- plan and read ----------------------------------------------------------------------------------------------
 
@@ -321,13 +319,11 @@ class _Transfer:
         self._sealing -= 1
         self._ready.extend(sealed)
 
-    def _send_ready(self) -> float:
-        """Send what is sealed while there is credit and the limiter agrees; seconds until it will agree again."""
-        delay_s = 0.0
-        while self._ready and self._connection.writable and not (delay_s := self._limiter.delay_s()):
+    def _send_ready(self) -> None:
+        """Send what is sealed while the connection takes it."""
+        while self._ready and self._connection.writable:
             block, record = self._ready.popleft()
             size = send_record(self._connection, record)
-            self._limiter.spent(size)
             self._records += 1
             length = self._geometry.extent(block.number).length
             self._tally.sent += length
@@ -335,9 +331,7 @@ class _Transfer:
             self._tally.transferred += size
             # Given back only now, so that a slow network stops the reading and sealed records cannot pile up.
             self._buffers.give_back(block.buffer)
-        self._tally.throttled.tell(bool(self._ready) and delay_s > 0)
-        self._tally.network.tell(bool(self._ready) and not delay_s)
-        return delay_s or _IDLE_S
+        tell_pressure(self._tally, self._connection, self.rules, bool(self._ready))
 
     def _end(self) -> None:
         self.done = True

@@ -56,6 +56,29 @@ class Pressure:
         return self._total + (self._clock() - self._since if self._since is not None else 0.0)
 
 
+class Throttle:
+    """Seconds during which a limit held the transfer back, by the limit's name; told as :class:`Pressure` is."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._limits: dict[str, Pressure] = {}
+
+    def tell(self, by: str | None) -> None:
+        """``by``: the name of the limit; None: none holds anything back."""
+        if by is not None and by not in self._limits:
+            self._limits[by] = Pressure(self._clock)
+        for name, pressure in self._limits.items():
+            pressure.tell(name == by)
+
+    @property
+    def held_s(self) -> float:
+        return sum(self.by_limit.values())
+
+    @property
+    def by_limit(self) -> dict[str, float]:
+        return {name: pressure.held_s for name, pressure in self._limits.items()}
+
+
 class Tally:
     """The counters of one transfer while it runs. Main thread only, but for the stage clocks."""
 
@@ -73,7 +96,7 @@ class Tally:
         self.proxy = StageClock()
         self.target = StageClock()
         self.network = Pressure()
-        self.throttled = Pressure()
+        self.throttled = Throttle()
         self._begun: float | None = None
         self._ended: float | None = None
 
@@ -104,4 +127,5 @@ class Tally:
                 target_s=self.target.busy_s,
                 throttled_s=self.throttled.held_s,
             ),
+            throttled_by=self.throttled.by_limit,
         )

@@ -10,8 +10,9 @@ from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.records import Pieces
 from holdfast_agent.wire.movers import MoverHost
-from holdfast_agent.wire.specs import MoverResult, Order, PackRef, TargetSpec
+from holdfast_agent.wire.specs import BenchmarkSpec, MoverResult, Order, PackRef, TargetSpec
 
+from .bench_store import NoStore, bench_store
 from .conversation import (
     AnyMessage,
     BeginBackup,
@@ -38,7 +39,7 @@ _IDLE_S = 60.0
 class Target:
     """See :class:`holdfast_agent.mover.role.Role`. One worker: the store's thread, fed in the order of arrival."""
 
-    def __init__(self, spec: TargetSpec, host: MoverHost) -> None:
+    def __init__(self, spec: TargetSpec | BenchmarkSpec, host: MoverHost) -> None:
         self.workers = Workers(1, "store")
         self.tally = Tally()
         self.result: MoverResult | None = None
@@ -48,7 +49,11 @@ class Target:
         self._arrived: list[Pieces] = []  # since the last step; one task stores them all
         self._arrived_cost_bytes = 0
         self._done: Done | None = None
-        self._store = Store(spec, host, self.tally.target)
+        self._store: Store | NoStore
+        if isinstance(spec, BenchmarkSpec):
+            self._store = bench_store(spec, host, self.tally.target)
+        else:
+            self._store = Store(spec, host, self.tally.target)
         self.workers.submit(self._is_open, self._store.open)
 
     def _is_open(self, _nothing: None) -> None:
@@ -128,7 +133,7 @@ class Target:
         root, packs = stored
         self._peer.send(encode(Stored(root)))
         self.tally.end()
-        self.result = MoverResult(root=root, packs=tuple(packs))
+        self.result = MoverResult(root=None if isinstance(self._store, NoStore) else root, packs=tuple(packs))
 
     @property
     def _peer(self) -> DataConnection:

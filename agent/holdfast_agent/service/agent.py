@@ -115,7 +115,7 @@ def _mover_host(settings: AgentSettings) -> MoverHost:
         disk_paths=settings.disk_paths,
         repository_paths=settings.repository_paths,
         listen_address=data.listen_address,
-        advertised_address=data.told_address,
+        advertised_addresses=data.told_addresses,
         port_range=data.port_range,
         cache_dir=str(settings.cache_dir),
         runtime_dir=str(settings.runtime_dir),

@@ -68,6 +68,7 @@ def _hello(agent: Agent, call: Call[m.Hello]) -> None:
             repository_slots=settings.repository.slot_count if settings.repository else 0,
             disk_schemes=agent.disk_schemes,
             tools=agent.tools,
+            addresses=agent.host.advertised_addresses,
         )
     )
 

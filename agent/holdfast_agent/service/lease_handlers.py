@@ -24,7 +24,15 @@ from holdfast_agent.wire.messages import (
     StartMover,
     StopMover,
 )
-from holdfast_agent.wire.specs import AnySpec, CheckerSpec, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import (
+    AnySpec,
+    BenchmarkSpec,
+    CheckerSpec,
+    ReaderSpec,
+    SourceSpec,
+    TargetSpec,
+    WriterSpec,
+)
 
 from .agent import Agent
 from .calls import Call
@@ -166,7 +174,7 @@ def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
     if role not in settings.roles:
         raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
     session_fd = None
-    if isinstance(spec, (TargetSpec, ReaderSpec)):
+    if isinstance(spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
         real = allowed_repository(settings, spec.repository)
     if isinstance(spec, TargetSpec):
         check_mover_number(spec.mover)

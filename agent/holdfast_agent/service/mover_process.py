@@ -19,7 +19,7 @@ from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.wire import movers as pipe
 from holdfast_agent.wire.messages import MoverState
-from holdfast_agent.wire.specs import CheckerSpec, Order, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import BenchmarkSpec, CheckerSpec, Order, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
 
 from .frame_pipe import FrameReader, FrameWriter
 
@@ -51,6 +51,7 @@ _ROLE_NAMES = {
     ReaderSpec: "reader",
     WriterSpec: "writer",
     CheckerSpec: "checker",
+    BenchmarkSpec: "benchmark",
 }
 
 
@@ -225,8 +226,8 @@ class MoverProcess:
             case pipe.Listening(endpoints=endpoints):
                 self.endpoints = endpoints
                 self._change("listening")
-            case pipe.Connected():
-                self._change("connected")
+            case pipe.Connected(route=route):
+                self._change("connected", route=route)
             case pipe.Progressed(counters=counters):
                 self._change("transferring", counters=counters)
             case pipe.Finished(result=result, counters=counters):

@@ -87,8 +87,11 @@ def create_repository(agent: Agent, call: Call[CreateRepository]) -> None:
 
 def open_repository(agent: Agent, call: Call[OpenRepository]) -> None:
     def work() -> RepositoryFacts:
+        from holdfast_agent.repository.scratch import clear_scratch
+
         with opened(agent.settings, call.request.repository) as repository:
             repository.recover()
+            clear_scratch(allowed_repository(agent.settings, call.request.repository))
             return _facts(repository)
 
     agent.repository_work.run(work, call.settle)

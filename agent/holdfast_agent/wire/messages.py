@@ -14,7 +14,7 @@ import msgspec
 from holdfast_agent.errors import ErrorRecord
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import PointEntry
-from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.rules import Route, TransferRules
 from holdfast_agent.model.stats import TransferCounters
 
 from .specs import AnySpec, MoverResult, Order, PackRef
@@ -62,6 +62,7 @@ class HelloReply(Reply, frozen=True, tag=True, kw_only=True):
     """Who answers. ``tools``: optional programs found on the host (such as "qemu-nbd").
 
     ``proxy_slots`` and ``repository_slots``: tasks that the host is sized for in each role, 0 without the role.
+    ``addresses``: by which movers of other hosts reach movers here, the first one first (since 1.1).
     """
 
     major: int
@@ -74,6 +75,7 @@ class HelloReply(Reply, frozen=True, tag=True, kw_only=True):
     repository_slots: int
     disk_schemes: tuple[str, ...]
     tools: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
 
 
 class Heartbeat(Request, frozen=True, tag=True, kw_only=True):
@@ -146,7 +148,10 @@ class ListMovers(Request, frozen=True, tag=True, kw_only=True):
 
 
 class MoverState(msgspec.Struct, frozen=True, kw_only=True):
-    """One mover as its agent sees it. ``phase``: starting, listening, connected, transferring, done, failed."""
+    """One mover as its agent sees it. ``phase``: starting, listening, connected, transferring, done, failed.
+
+    ``route``: once connected, of a mover on a proxy (since 1.1).
+    """
 
     mover: str
     task_id: str
@@ -154,6 +159,7 @@ class MoverState(msgspec.Struct, frozen=True, kw_only=True):
     counters: TransferCounters = TransferCounters()
     result: MoverResult | None = None
     error: ErrorRecord | None = None
+    route: Route | None = None
 
 
 class MoverList(Reply, frozen=True, tag=True, kw_only=True):

@@ -11,7 +11,7 @@ import msgspec
 
 from holdfast_agent.errors import ErrorRecord
 from holdfast_agent.model.hosts import RepositoryHost
-from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.rules import Route, TransferRules
 from holdfast_agent.model.stats import TransferCounters
 
 from .specs import AnySpec, MoverResult, Order
@@ -24,7 +24,8 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent's own configuration says; a manager cannot alter it.
 
     ``disk_paths`` and ``repository_paths``: directories below which disks may be opened and repositories may lie.
-    ``listen_address`` and ``port_range`` (inclusive): data channel; ``advertised_address``: what peers are told.
+    ``listen_address`` and ``port_range`` (inclusive): data channel; ``advertised_addresses``: what peers are told, the
+    first one first.
     ``cache_dir``: host-local caches of repositories. ``workers``: threads of the pool. ``session_fd``: target only,
     the inherited descriptor that holds the lock of the write session. ``connect_timeout_s``: how long a mover waits for
     its peer; ``stall_timeout_s``: how long a silent peer is borne. ``identity``: as which a repository is opened.
@@ -36,7 +37,7 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     disk_paths: tuple[str, ...]
     repository_paths: tuple[str, ...]
     listen_address: str
-    advertised_address: str
+    advertised_addresses: tuple[str, ...]
     port_range: tuple[int, int]
     cache_dir: str
     runtime_dir: str
@@ -85,7 +86,9 @@ class Listening(FromMover, frozen=True, tag=True, kw_only=True):
 
 
 class Connected(FromMover, frozen=True, tag=True, kw_only=True):
-    """Both movers have authenticated each other."""
+    """Both movers have authenticated each other. ``route``: only the mover that connects can tell it."""
+
+    route: Route | None = None
 
 
 class Progressed(FromMover, frozen=True, tag=True, kw_only=True):

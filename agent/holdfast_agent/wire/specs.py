@@ -6,6 +6,8 @@ transfer. The specification therefore names only what is known at that time; the
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from holdfast_agent.model.change import ChangeMode
@@ -69,6 +71,25 @@ class TargetSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     repository: str
     sid: Sid
     mover: int
+
+
+class BenchmarkStage(StrEnum):
+    """How far a benchmark goes: to the ids of what is read, over the network, or into the storage."""
+
+    READ = "read"
+    SEND = "send"
+    STORE = "store"
+
+
+class BenchmarkSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Benchmark, repository side: listens as a target does, and keeps nothing. Since 1.1.
+
+    READ wants no record, SEND wants all and drops them, STORE writes them to a throw-away repository in the directory
+    of ``repository``, which is removed with the mover.
+    """
+
+    repository: str
+    stage: BenchmarkStage
 
 
 class ReaderSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
@@ -158,7 +179,7 @@ class CheckOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 Order = BackupOrder | RestoreOrder | CheckOrder
-AnySpec = SourceSpec | TargetSpec | ReaderSpec | WriterSpec | CheckerSpec
+AnySpec = SourceSpec | TargetSpec | ReaderSpec | WriterSpec | CheckerSpec | BenchmarkSpec
 
 
 class BadRecord(msgspec.Struct, frozen=True, array_like=True):

@@ -25,6 +25,7 @@ from .sealing import Sealer, make_key_file
 from .servers import Servers
 from .sessions import Sessions
 from .tasks import Tasks
+from .traffic_rules import TrafficRules
 
 
 class Catalog:
@@ -45,6 +46,7 @@ class Catalog:
         self.tasks = Tasks(database)
         self.events = Events(database)
         self.points = Points(database)
+        self.traffic_rules = TrafficRules(database)
         self.obligations = Obligations(database, clock)
 
     @classmethod

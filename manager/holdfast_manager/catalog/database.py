@@ -15,6 +15,8 @@ from holdfast_agent.errors import ConfigInvalid, Locked
 from ..settings import ManagerSettings
 from .errors import CatalogUnavailable
 
+_WRITER_LOCK = 0x486F6C64  # any number that other programs of the same database are unlikely to take
+_SAYS_LOCKED = ("locked", "lock timeout")  # SQLite's word and PostgreSQL's
 _BUSY_S = 30.0  # writers hold the file for milliseconds; only a stopped process or a dying disk takes this long
 
 
@@ -25,6 +27,9 @@ class Database:
     file that several connections write and checkpoint. ``synchronous=EXTRA`` syncs the directory
     too after a commit, because an obligation must not be lost by a power cut right after it was written. Writers
     begin with BEGIN IMMEDIATE: a transaction that reads first and writes later could otherwise fail in the middle.
+
+    On PostgreSQL writers take one advisory lock in turn. They decide by what they read (slots, shares of limits), so
+    two of them at once would give the same thing out twice; and they are as short there as they are here.
     """
 
     def __init__(self, url: URL, foreign_keys: bool = True) -> None:
@@ -35,6 +40,8 @@ class Database:
         self._writer = self._engine.execution_options(holdfast_writes=True)
         if self.is_sqlite:
             _treat_as_sqlite(self._engine, foreign_keys)
+        else:
+            _serialise_writers(self._engine)
 
     @property
     def is_sqlite(self) -> bool:
@@ -68,7 +75,7 @@ class Database:
                 what="an entry of the configuration database", holder=f"another process: {error.orig}"
             ) from error
         except DBAPIError as error:
-            if "locked" in str(error.orig):
+            if any(word in str(error.orig) for word in _SAYS_LOCKED):
                 raise Locked(what="the configuration database", holder="another process") from error
             raise CatalogUnavailable(place=self.place, reason=str(error.orig)) from error
 
@@ -102,3 +109,11 @@ def _treat_as_sqlite(engine: Engine, foreign_keys: bool) -> None:
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("holdfast_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _serialise_writers(engine: Engine) -> None:
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("holdfast_writes", False):
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(_BUSY_S)}s'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")

@@ -19,7 +19,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 def columns_of(table: Table, entry_type: type[msgspec.Struct]) -> list[Column[Any]]:
     """The columns of ``table`` that hold the fields of ``entry_type``."""
-    return [table.c[field.name] for field in msgspec.structs.fields(entry_type) if field.name in table.c]
+    names = [field.encode_name for field in msgspec.structs.fields(entry_type)]
+    return [table.c[name] for name in names if name in table.c]
 
 
 def from_row(row: Row[Any], entry_type: type[T]) -> T:

@@ -14,7 +14,7 @@ from .database import Database
 from .errors import InUse, SessionDied
 from .processes import ProcessIdentity
 from .rows import columns_of, from_row, insert, require
-from .tables import jobs, obligations, sessions, slot_requests
+from .tables import jobs, obligations, sessions, slot_requests, transfers
 from .values import SessionEntry, SessionKind, SessionResult, SessionState
 
 _COLUMNS = columns_of(sessions, SessionEntry)
@@ -186,7 +186,8 @@ class Sessions:
             error=msgspec.to_builtins(error),
             holds=None,
         )
-        connection.execute(slot_requests.delete().where(slot_requests.c.session == number))
+        for ledger in (slot_requests, transfers):
+            connection.execute(ledger.delete().where(ledger.c.session == number))
 
 
 def listing(job: str | None, kind: SessionKind | None, before: int | None, limit: int) -> Select[Any]:

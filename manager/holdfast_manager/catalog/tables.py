@@ -78,6 +78,30 @@ repositories = Table(
     Column("slots", Integer, nullable=False),
     Column("master_key", LargeBinary),
     Column("epoch", Integer, nullable=False, server_default=text("1")),
+    Column("read_limit_bytes_per_s", BigInteger),
+    Column("write_limit_bytes_per_s", BigInteger),
+)
+
+traffic_rules = Table(
+    "traffic_rules",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("source", _Json, nullable=False),
+    Column("target", _Json, nullable=False),
+    Column("one_way", Boolean, nullable=False),
+    Column("bandwidth", BigInteger),
+    Column("streams", Integer),
+    Column("windows", _Json, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("description", Text, nullable=False),
+)
+
+preferred_networks = Table(
+    "preferred_networks",
+    metadata,
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("network", Text, nullable=False),
 )
 
 jobs = Table(
@@ -203,5 +227,25 @@ slot_requests = Table(
     Column("requested", Double, nullable=False),
     Column("expires", Double, nullable=False, index=True),
     Index("uq_slot_requests_session_task", "session", "task", unique=True),
+    sqlite_autoincrement=True,
+)
+
+# The traffic ledger: what each transferring task may send (NULL: no limit; 0: nothing was decided yet), and until when
+# that holds unless its session renews it
+transfers = Table(
+    "transfers",
+    metadata,
+    _number(),
+    _of_session("CASCADE"),
+    Column("task", _Number, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("reads", Text, nullable=False),
+    Column("writes", Text, nullable=False),
+    Column("job", Text, nullable=False),
+    Column("own_limit", BigInteger),
+    Column("rate_bytes_per_s", BigInteger),
+    Column("expires", Double, nullable=False),
+    Index("uq_transfers_session_task", "session", "task", unique=True),
     sqlite_autoincrement=True,
 )

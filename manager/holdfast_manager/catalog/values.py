@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from ipaddress import ip_network
 from typing import Annotated, Any
 
 import msgspec
@@ -16,11 +17,14 @@ from holdfast_agent.model.rules import Compression
 from holdfast_agent.model.stats import TransferCounters
 
 from ..retention.policy import RetentionPolicy
+from ..traffic.windows import check_time_zone, parse_window
 from .processes import ProcessIdentity
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """Names of servers, agents, repositories and jobs: 1 to 64 letters, digits, dots, dashes and underscores."""
 Slots = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Rate = Annotated[int, msgspec.Meta(ge=1024)]
+"""A limit in bytes per second. Less than 1 KiB/s would be a stop, not a limit."""
 
 
 class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +60,11 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepositoryEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A repository at ``path`` on the host of ``agent``. ``slots``: tasks at once in it. The key is apart."""
+    """A repository at ``path`` on the host of ``agent``. ``slots``: tasks at once in it. The key is apart.
+
+    ``read_limit_bytes_per_s`` and ``write_limit_bytes_per_s``: what all tasks of all sessions together may read from
+    it and write to it over the network (None: no limit).
+    """
 
     name: Name
     agent: Name
@@ -64,6 +72,46 @@ class RepositoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     repository_id: str
     encrypted: bool
     slots: Slots = 4
+    read_limit_bytes_per_s: Rate | None = None
+    write_limit_bytes_per_s: Rate | None = None
+
+
+class TrafficRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A traffic rule: what tasks may do whose data goes from ``source`` to ``target``, or back unless ``one_way``.
+
+    ``source`` and ``target`` are networks ("10.0.0.0/8") or addresses; none are all. ``bandwidth_bytes_per_s``: what
+    all tasks that it covers may send together, in equal shares (None: no limit). ``streams``: connections of each new
+    task, in the place of the job's (None: no say). ``windows``: when it holds ("mon-fri 08:00-18:00"), by a clock in
+    ``time_zone``; none are always. Of several rules the most restrictive counts.
+    """
+
+    name: Name
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    one_way: bool = False
+    bandwidth_bytes_per_s: Rate | None = msgspec.field(default=None, name="bandwidth")
+    streams: Annotated[int, msgspec.Meta(ge=1, le=16)] | None = None
+    windows: tuple[str, ...] = ()
+    time_zone: str = "UTC"
+    enabled: bool = True
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        for network in (*self.source, *self.target):
+            check_network(network)
+        for window in self.windows:
+            parse_window(window)
+        check_time_zone(self.time_zone)
+        if self.bandwidth_bytes_per_s is None and self.streams is None:
+            raise ValueError("a traffic rule says something: give it a bandwidth, a number of streams, or both")
+
+
+def check_network(text: str) -> None:
+    """Raise ``ValueError`` unless ``text`` is a network such as 10.0.0.0/8, or an address."""
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; write a network such as 10.0.0.0/8, or one address") from None
 
 
 class GuestPolicy(StrEnum):
@@ -108,7 +156,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     proxies: tuple[Name, ...] = ()
     compression: Compression = Compression.LZ4
     block_bytes: int = msgspec.field(default=1 << DEFAULT_BLOCK_LOG2, name="block_size")
-    bandwidth_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] | None = msgspec.field(default=None, name="bandwidth")
+    bandwidth_bytes_per_s: Rate | None = msgspec.field(default=None, name="bandwidth")
     streams: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     retries: Annotated[int, msgspec.Meta(ge=0, le=20)] = 3
     retry_pause_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = msgspec.field(default=30.0, name="retry_pause")

@@ -20,6 +20,7 @@ from .app import App, pass_app
 from .asking import existing_passphrase, new_passphrase, paper_key
 from .commands import Group
 from .repository_copy import copy
+from .repository_edit import SLOTS, edit, limit_options, limits_given, limits_text
 from .repository_gc import gc
 from .repository_heal import heal
 from .repository_stats import stats
@@ -56,7 +57,8 @@ def repository() -> None:
 @click.option("--path", required=True, help="The directory on that host, absolute.")
 @click.option("--create", is_flag=True, help="Make a new repository; without it the path must hold one.")
 @click.option("--no-encryption", is_flag=True, help="With --create: store blocks unencrypted.")
-@click.option("--slots", type=click.IntRange(1, 1024), default=4, show_default=True, help="Tasks at once in it.")
+@click.option("--slots", type=SLOTS, default=4, show_default=True, help="Tasks at once in it.")
+@limit_options
 @_passphrase_file
 @_paper_file
 @pass_app
@@ -68,6 +70,8 @@ def add(
     create: bool,
     no_encryption: bool,
     slots: int,
+    read_limit: str | None,
+    write_limit: str | None,
     passphrase_file: Path | None,
     paper_file: Path | None,
 ) -> None:
@@ -83,7 +87,10 @@ def add(
     if create and paper_file is not None:
         raise UsageError(reason="a paper key opens a repository that exists; a new one gets a passphrase")
     host = app.catalog.agents.get(agent)
-    draft = RepositoryEntry(name=name, agent=agent, path=path, repository_id="", encrypted=True, slots=slots)
+    draft = RepositoryEntry(
+        name=name, agent=agent, path=path, repository_id="", encrypted=True, slots=slots,
+        **limits_given(read_limit, write_limit),
+    )  # fmt: skip
     checked(draft, "options")  # a name that cannot be kept must not be found out after the repository has been made
     if create:
         opened = _make(app, host, path, encrypted=not no_encryption, passphrase_file=passphrase_file)
@@ -137,13 +144,14 @@ def show(app: App, name: str) -> None:
         ),
         ("Space", f"{format_size(found.free_bytes)} free of {format_size(found.total_bytes)}"),
         ("Slots", f"{entry.slots} tasks at once"),
+        ("Limits", limits_text(entry)),
         ("Key", key),
         ("Passphrases", ", ".join(slots) if entry.encrypted else "-"),
     ]
     app.out.result(document, facts(pairs))
 
 
-for command in (verify, gc, stats, copy, heal):
+for command in (edit, verify, gc, stats, copy, heal):
     repository.add_command(command)
 
 

@@ -10,7 +10,9 @@ import msgspec
 from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model import strict
 from holdfast_manager.catalog.job_tables import job_from_table
-from holdfast_manager.catalog.values import JobSpec, Name
+from holdfast_manager.catalog.rule_tables import REPOSITORY_LIMITS, rule_from_table
+from holdfast_manager.catalog.values import JobSpec, Name, Rate, TrafficRule, check_network
+from holdfast_manager.quantities import with_numbers
 
 T = TypeVar("T", bound=msgspec.Struct)
 Slots = Annotated[int, msgspec.Meta(ge=1, le=1024)]
@@ -35,7 +37,10 @@ class AgentTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepositoryTable(msgspec.Struct, frozen=True, kw_only=True):
-    """``[repositories.NAME]``. ``create``: make it where there is none yet. ``passphrase_file``: its first line."""
+    """``[repositories.NAME]``. ``create``: make it where there is none yet. ``passphrase_file``: its first line.
+
+    ``read_limit`` and ``write_limit``: bytes per second of all tasks together.
+    """
 
     agent: Name
     path: str
@@ -43,6 +48,18 @@ class RepositoryTable(msgspec.Struct, frozen=True, kw_only=True):
     passphrase_file: str = ""
     create: bool = True
     slots: Slots = 4
+    read_limit: Rate | None = None
+    write_limit: Rate | None = None
+
+
+class NetworkTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``[network]``. ``preferred``: networks that movers connect by, the most wanted first."""
+
+    preferred: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for network in self.preferred:
+            check_network(network)
 
 
 Tables = dict[str, dict[str, Any]]
@@ -55,6 +72,8 @@ class _Sections(msgspec.Struct, frozen=True):
     agents: Tables | None = None
     repositories: Tables | None = None
     jobs: Tables | None = None
+    traffic_rules: Tables | None = None
+    network: NetworkTable | None = None
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +85,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     agents: dict[str, AgentTable]
     repositories: dict[str, RepositoryTable]
     jobs: dict[str, JobSpec]
+    traffic_rules: dict[str, TrafficRule]
+    network: NetworkTable | None
 
     def beside(self, name: str) -> Path:
         """The file ``name``, relative to the directory of this one."""
@@ -81,8 +102,10 @@ def read_document(file: Path) -> Document:
         sections=frozenset(table),
         servers=_read(file, "servers", sections.servers, ServerTable),
         agents=_read(file, "agents", sections.agents, AgentTable),
-        repositories=_read(file, "repositories", sections.repositories, RepositoryTable),
+        repositories=_read(file, "repositories", _limited(file, sections.repositories), RepositoryTable),
         jobs={name: _job(file, name, job) for name, job in (sections.jobs or {}).items()},
+        traffic_rules={name: _rule(file, name, rule) for name, rule in (sections.traffic_rules or {}).items()},
+        network=sections.network,
     )
 
 
@@ -94,12 +117,30 @@ def _read(file: Path, kind: str, tables: Tables | None, to: type[T]) -> dict[str
     return found
 
 
+def _limited(file: Path, tables: Tables | None) -> Tables | None:
+    """The repositories with their limits as numbers."""
+    if tables is None:
+        return None
+    return {
+        name: with_numbers(table, REPOSITORY_LIMITS, f"{file}: repositories.{name}") for name, table in tables.items()
+    }
+
+
 def _job(file: Path, name: str, table: dict[str, Any]) -> JobSpec:
-    _check_name(file, "jobs", name)
-    source = f"{file}: jobs.{name}"
+    return job_from_table(*_named(file, "jobs", name, table))
+
+
+def _rule(file: Path, name: str, table: dict[str, Any]) -> TrafficRule:
+    return rule_from_table(*_named(file, "traffic_rules", name, table))
+
+
+def _named(file: Path, kind: str, name: str, table: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A table with its name in it, and what errors call it."""
+    _check_name(file, kind, name)
+    source = f"{file}: {kind}.{name}"
     if "name" in table:
-        raise ConfigInvalid(file=source, key="name", reason="a job's name stands in its heading, [jobs.NAME]")
-    return job_from_table({**table, "name": name}, source)
+        raise ConfigInvalid(file=source, key="name", reason=f"the name stands in the heading, [{kind}.NAME]")
+    return {**table, "name": name}, source
 
 
 def _check_name(file: Path, kind: str, name: str) -> None:

@@ -17,7 +17,8 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
 from holdfast_manager.catalog.job_tables import job_to_table
 from holdfast_manager.catalog.rows import not_found
-from holdfast_manager.catalog.values import JobSpec, ServerEntry
+from holdfast_manager.catalog.rule_tables import rule_to_table
+from holdfast_manager.catalog.values import JobSpec, ServerEntry, TrafficRule
 from holdfast_manager.enrolment.secret_files import read_env_file
 from holdfast_manager.host import PluginHost
 from holdfast_plugins.api.registry import Family
@@ -27,7 +28,13 @@ from .changes import Action, Change, Difference, differences, flat
 from .document import Document, ServerTable
 from .repository_plan import RepositoryPlan
 
-_KINDS = {"agents": "agent", "servers": "server", "repositories": "repository", "jobs": "job"}
+_KINDS = {
+    "agents": "agent",
+    "servers": "server",
+    "repositories": "repository",
+    "jobs": "job",
+    "traffic_rules": "traffic rule",
+}
 
 
 class Planner:
@@ -43,6 +50,7 @@ class Planner:
             "servers": {entry.name for entry in catalog.servers.list()},
             "repositories": {entry.name for entry in catalog.repositories.list()},
             "jobs": {spec.name for spec in catalog.jobs.list()},
+            "traffic_rules": {rule.name for rule in catalog.traffic_rules.list()},
         }
         self._wished = {kind: set(getattr(document, kind)) for kind in _KINDS}
 
@@ -60,6 +68,8 @@ class Planner:
         repositories = RepositoryPlan(self._document, self._catalog, self._keys, agents.entries)
         changes += [repositories.change(name) for name in sorted(self._document.repositories)]
         changes += [self._job(name, spec) for name, spec in sorted(self._document.jobs.items())]
+        changes += [self._rule(name, rule) for name, rule in sorted(self._document.traffic_rules.items())]
+        changes += self._network()
         return changes + self._removals(gone)
 
     def _gone(self, kind: str) -> set[str]:
@@ -129,6 +139,20 @@ class Planner:
         found = differences(flat(job_to_table(jobs.get(name))), flat(job_to_table(spec)))
         return _changed("job", name, found, lambda: jobs.update(spec))
 
+    def _rule(self, name: str, rule: TrafficRule) -> Change:
+        rules = self._catalog.traffic_rules
+        if name not in self._present["traffic_rules"]:
+            return Change("traffic rule", name, Action.CREATE, carry_out=lambda: rules.add(rule))
+        found = differences(flat(rule_to_table(rules.get(name))), flat(rule_to_table(rule)))
+        return _changed("traffic rule", name, found, lambda: rules.update(rule))
+
+    def _network(self) -> list[Change]:
+        table, rules = self._document.network, self._catalog.traffic_rules
+        if table is None:
+            return []
+        found = differences({"preferred": list(rules.preferred())}, {"preferred": list(table.preferred)})
+        return [_changed("network", "preferences", found, lambda: rules.prefer(table.preferred))]
+
     def _plugin_of(self, server: str) -> str:
         table = self._document.servers.get(server)
         return table.plugin if table is not None else self._catalog.servers.get(server).plugin
@@ -141,6 +165,7 @@ class Planner:
             if session.job in gone["jobs"]:
                 raise Locked(what=f"job {session.job!r}", holder=f"session {session.id}")
         removers = {
+            "traffic_rules": catalog.traffic_rules.remove,
             "jobs": catalog.jobs.remove,
             "repositories": catalog.repositories.remove,
             "servers": catalog.servers.remove,

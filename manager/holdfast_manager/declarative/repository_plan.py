@@ -48,7 +48,14 @@ class RepositoryPlan:
         if table.encryption != old.encrypted:
             reason = "whether a repository is encrypted is settled when it is made; make another one"
             raise self._wrong(old.name, "encryption", reason)
-        new = msgspec.structs.replace(old, agent=table.agent, path=table.path, slots=table.slots)
+        new = msgspec.structs.replace(
+            old,
+            agent=table.agent,
+            path=table.path,
+            slots=table.slots,
+            read_limit_bytes_per_s=table.read_limit,
+            write_limit_bytes_per_s=table.write_limit,
+        )
         if (new.agent, new.path) != (old.agent, old.path):
             facts = repositories.facts_of(self._agents[new.agent], new.path, self._keys)
             repositories.require_same(new, facts)
@@ -85,6 +92,8 @@ class RepositoryPlan:
             repository_id=opened.facts.repository_id,
             encrypted=opened.master is not None,
             slots=table.slots,
+            read_limit_bytes_per_s=table.read_limit,
+            write_limit_bytes_per_s=table.write_limit,
         )
         self._catalog.repositories.add(entry, None if opened.master is None else opened.master.reveal())
 

@@ -65,6 +65,12 @@ def _snapshot(data: Data) -> str:
     return f"{note}, guest held for {format_duration(frozen)}" if frozen > 0 else note
 
 
+def _connected(data: Data) -> str:
+    if not data.get("source"):
+        return "data channel open"
+    return f"{data['source']} to {data.get('target')}, {counted(int(data.get('streams') or 1), 'stream')}"
+
+
 def _began(data: Data) -> str:
     mode, reason = data.get("mode"), str(data.get("reason") or "")
     return f"{mode}: {reason}" if mode and reason else str(mode or reason or "began")
@@ -97,7 +103,7 @@ _SENTENCES: dict[str, Callable[[Data], str]] = {
     "CancelRequested": lambda data: f"stopping: {data.get('reason', '')}",
     "SlotGranted": _granted,
     "MoversStarted": lambda data: "movers run",
-    "MoversConnected": lambda data: "data channel open",
+    "MoversConnected": _connected,
     "TransferBegan": _began,
     "TransferFinished": lambda data: "transferred",
     "TaskFailed": _failed,

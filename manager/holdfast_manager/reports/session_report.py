@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord
-from holdfast_agent.model.stats import StageTimes, TransferCounters, bottleneck, load_line
+from holdfast_agent.model.stats import TransferCounters, bottleneck, load_line, summed
 from holdfast_manager.catalog.values import (
     EventEntry,
     SessionEntry,
@@ -28,7 +28,11 @@ STORING = frozenset({SessionKind.BACKUP, SessionKind.COPY, SessionKind.HEAL})
 
 
 class DiskLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One task. ``mode`` is None before the transfer began, and for restores and verifications."""
+    """One task. ``mode`` is None before the transfer began, and for restores and verifications.
+
+    ``source`` and ``target``: addresses between which its data went, empty if nobody told them. ``streams``:
+    connections of the data channel, 0 before it was open.
+    """
 
     vm: str
     disk: str
@@ -41,6 +45,9 @@ class DiskLine(msgspec.Struct, frozen=True, kw_only=True):
     queue_wait_s: float
     counters: TransferCounters
     error: ErrorRecord | None = None
+    source: str = ""
+    target: str = ""
+    streams: int = 0
 
 
 class PointLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +113,7 @@ def session_report(session: SessionEntry, tasks: Sequence[TaskEntry], events: Se
         process=str(session.process),
         stop_requested=session.stop_requested,
         steps=steps,
-        disks=[_disk(task) for task in tasks],
+        disks=_disks(tasks, events),
         points=_points(events, names),
         total=total,
         rate_bytes_per_s=covered_bytes / measured_s if measured_s > 0 else 0.0,
@@ -138,15 +145,6 @@ def what_for(session: SessionEntry) -> str:
             return f"restore of {point} to {place}"
 
 
-def summed(counters: Sequence[TransferCounters]) -> TransferCounters:
-    """Field by field the sum; ``elapsed_s`` too, so that shares of it stay shares when tasks ran side by side."""
-    stages = StageTimes()
-    for each in counters:
-        stages = stages.merged(each.stages)
-    numbers = [field.name for field in msgspec.structs.fields(TransferCounters) if field.name != "stages"]
-    return TransferCounters(**{name: sum(getattr(each, name) for each in counters) for name in numbers}, stages=stages)
-
-
 def _files(spec: dict[str, Any]) -> str:
     directory, files = str(spec.get("directory", "")), list(dict(spec.get("files") or {}).values())
     return (
@@ -154,7 +152,12 @@ def _files(spec: dict[str, Any]) -> str:
     )
 
 
-def _disk(task: TaskEntry) -> DiskLine:
+def _disks(tasks: Sequence[TaskEntry], events: Sequence[EventEntry]) -> list[DiskLine]:
+    connected = {event.task: event.data for event in events if event.kind == "MoversConnected"}  # the last one counts
+    return [_disk(task, connected.get(task.id, {})) for task in tasks]
+
+
+def _disk(task: TaskEntry, connected: Mapping[str, Any]) -> DiskLine:
     return DiskLine(
         vm=task.vm_name,
         disk=task.disk_name,
@@ -167,6 +170,9 @@ def _disk(task: TaskEntry) -> DiskLine:
         queue_wait_s=task.queue_wait_s,
         counters=task.counters,
         error=task.error,
+        source=str(connected.get("source", "")),
+        target=str(connected.get("target", "")),
+        streams=int(connected.get("streams", 0)),
     )
 
 

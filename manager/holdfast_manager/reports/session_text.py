@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
+from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.model.units import format_duration, format_rate, format_size
 from holdfast_manager.catalog.values import SessionKind, SessionState
 
@@ -15,6 +16,7 @@ from .table import facts, indented, printable, table
 from .times import clock, moment
 
 _PROBLEM_WIDTH = 110
+_NOTABLE_S = 0.1  # less held up nobody
 
 
 def session_text(report: SessionReport) -> str:
@@ -88,6 +90,8 @@ def _disks(report: SessionReport) -> str:
         place = f"{disk.vm}/{disk.disk}"
         if disk.mode and disk.reason:
             reasons.append((place, f"{disk.mode}: {disk.reason}"))
+        if told := throttling(disk.counters):
+            reasons.append((place, told))
         if disk.attempt > 1:
             reasons.append((place, f"took {disk.attempt} attempts"))
     return f"{text}\n\n{facts(reasons)}" if reasons else text
@@ -114,9 +118,11 @@ _STORING_ONLY = frozenset({"mode", "read", "unchanged", "dedup", "stored"})
 def _load(report: SessionReport) -> list[tuple[str, str]]:
     if not report.load:
         return []
+    throttled = throttling(report.total)
     return [
         ("Load", report.load),
         ("Bottleneck", report.bottleneck),
+        *([("Limits", throttled)] if throttled else []),
         ("Rate", f"{format_rate(report.rate_bytes_per_s)} {_DONE[report.kind]} while transferring"),
     ]
 
@@ -125,6 +131,16 @@ _DONE = {
     SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked", SessionKind.GC: "moved",
     SessionKind.COPY: "read", SessionKind.HEAL: "read",
 }  # fmt: skip
+
+
+def throttling(counters: TransferCounters) -> str:
+    """ "throttled 12 s by traffic rule wan, 3.0 s by write limit of main"; empty if no limit held anything back."""
+    told = [
+        f"{format_duration(held_s)} by {limit}"
+        for limit, held_s in sorted(counters.throttled_by.items(), key=lambda each: -each[1])
+        if held_s >= _NOTABLE_S
+    ]
+    return f"throttled {', '.join(told)}" if told else ""
 
 
 def _data(report: SessionReport) -> str:

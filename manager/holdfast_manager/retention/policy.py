@@ -16,6 +16,8 @@ import msgspec
 
 from holdfast_agent.model.ids import Sid
 
+from ..traffic.windows import check_time_zone
+
 _Number = Annotated[int, msgspec.Meta(ge=0, le=36500)]
 _Duration = Annotated[float, msgspec.Meta(ge=0, le=36500 * 86400.0)]
 
@@ -45,10 +47,7 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     immutable_s: _Duration = msgspec.field(default=0.0, name="immutable")
 
     def __post_init__(self) -> None:
-        try:
-            ZoneInfo(self.time_zone)
-        except (KeyError, ValueError, OSError):  # unknown, no name of a zone at all, a directory of zones
-            raise ValueError(f"time_zone {self.time_zone!r} is not known; write for example Europe/Berlin") from None
+        check_time_zone(self.time_zone)
 
     @property
     def prunes(self) -> bool:

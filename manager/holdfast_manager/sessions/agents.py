@@ -46,6 +46,10 @@ class AgentPool:
             raise MalformedMessage(peer=agent, reason=f"{type(reply).__name__} in answer to {type(request).__name__}")
         return reply
 
+    def addresses(self, agent: str) -> tuple[str, ...]:
+        """By which its movers are reached, the first one first; none of an agent that is older. Raises as ``ask``."""
+        return self._client(agent).hello.addresses
+
     def renew(self) -> None:
         """Prolong the lease at every connected agent; called by :class:`LeaseKeeper`. Failures show as AgentLost."""
         with self._lock:
@@ -107,7 +111,7 @@ class AgentPool:
 
 
 class LeaseKeeper:
-    """Renews leases from a thread of its own while the driver may be busy. A context manager."""
+    """Does what leases need, from a thread of its own while the driver may be busy. A context manager."""
 
     def __init__(self, interval_s: float, renewals: tuple[Callable[[], None], ...]) -> None:
         self._interval_s = interval_s
@@ -127,5 +131,5 @@ class LeaseKeeper:
             for renew in self._renewals:
                 try:
                     renew()
-                except HoldfastError as error:  # a busy database or a lost agent: the next renewal is soon
-                    log.warning("a lease could not be renewed: %s", error)
+                except HoldfastError as error:  # a busy database or a lost agent: the next time is soon
+                    log.warning("a lease could not be seen to: %s", error)

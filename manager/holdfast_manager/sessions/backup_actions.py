@@ -35,7 +35,6 @@ from holdfast_plugins.api import (
     VmInfo,
 )
 
-from .bandwidth import BandwidthShare
 from .change_choice import Ground, choose_mode, comparable, geometry_of, trackable
 from .committing import Committer
 from .events import (
@@ -103,8 +102,6 @@ class BackupActions:
         self._keys = keys
         self._platform = platform
         self._vms: dict[str, VmWork] = {}
-        rules = TransferRules(job.compression, job.streams, job.bandwidth_bytes_per_s)
-        self._bandwidth = BandwidthShare(rules, context.desk)
         self._committer = Committer(context, job, keys, platform.server)
         self.tasks = TaskWork(context)
 
@@ -139,11 +136,9 @@ class BackupActions:
             case BeginTransfer():
                 return self._begin_transfer(key)
             case ReleaseTask():
-                self._bandwidth.leave(key)
                 self.tasks.stop(key)
             case StopTask():
                 self._doubt_base(key)
-                self._bandwidth.leave(key)
                 self.tasks.stop(key)
                 return TaskStopped(task=key)
         return None
@@ -230,7 +225,7 @@ class BackupActions:
     def _start_movers(self, key: TaskKey) -> Event:
         vm, context, job = self._vms[key.vm], self._context, self._job
         number = vm.next_mover()
-        rules, sid = self._bandwidth.first_rules(), vm.sid
+        rules, sid = TransferRules(job.compression, job.streams), vm.sid
         context.desk.start(
             key,
             context.repository.agent,
@@ -245,7 +240,7 @@ class BackupActions:
         sealed = "encrypted" if context.repository.encrypted else "not encrypted"
         bandwidth = job.bandwidth_bytes_per_s
         limit = f", at most {format_rate(bandwidth)} for all tasks together" if bandwidth else ""
-        return MoversStarted(task=key, rules=f"{job.compression}, {sealed}, {job.streams} stream(s){limit}")
+        return MoversStarted(task=key, rules=f"{job.compression}, {sealed}{limit}")
 
     # --- inventory, guest, snapshot ---------------------------------------------------------------------------
 
@@ -302,8 +297,7 @@ class BackupActions:
             extents=tuple(extents) if extents is not None else None,
         )
         vm.decisions[key.disk] = decision
-        self._bandwidth.join(key)
-        self._context.desk.begin(key, order)
+        self.tasks.begin(key, order, writes=self._context.repository.name)
         return TransferBegan(task=key, mode=decision.mode, reason=decision.reason)
 
     def _changed_extents(self, vm: VmWork, disk: SnapshotDisk) -> tuple[Sequence[Extent] | None, str]:

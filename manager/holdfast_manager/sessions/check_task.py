@@ -62,5 +62,5 @@ class CheckTask(PairTasks):
             max_duration_s=self._budget.max_duration_s,
             sample_percent=self._budget.sample_percent,
         )
-        self._context.desk.begin(key, order)
+        self.work.begin(key, order, reads=self._context.repository.name)
         return TransferBegan(task=key, mode=None, reason="checked only")

@@ -104,9 +104,12 @@ class MoversStarted(TaskEvent, frozen=True, tag=True, kw_only=True):
 
 
 class MoversConnected(TaskEvent, frozen=True, tag=True, kw_only=True):
-    """The data channel is open."""
+    """The data channel is open: from the address ``source`` to ``target``, as the data goes, over so many streams."""
 
     step: ClassVar[Step] = Step.CONNECT
+    source: str = ""
+    target: str = ""
+    streams: int = 0
 
 
 class TransferBegan(TaskEvent, frozen=True, tag=True, kw_only=True):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from holdfast_agent.errors import ConnectionLost, ErrorRecord, HoldfastError, MoverDied, TreesDiffer
-from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.rules import Route, TransferRules
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.sealing.keys import DataKeys
 from holdfast_agent.wire.messages import (
@@ -33,6 +33,7 @@ from holdfast_agent.wire.messages import (
 )
 from holdfast_agent.wire.specs import (
     AnySpec,
+    BenchmarkSpec,
     CheckerSpec,
     MoverResult,
     Order,
@@ -43,12 +44,14 @@ from holdfast_agent.wire.specs import (
     WriterSpec,
 )
 
+from ..traffic.shares import Share
 from .agents import AgentPool
 from .events import Event, MoversConnected, TaskFailed, TaskKey, TransferFinished
+from .routing import Routing
 from .steps import Step
 
 Endpoints = tuple[str, ...]
-MakeListener = Callable[[str, bytes], TargetSpec | ReaderSpec]
+MakeListener = Callable[[str, bytes], TargetSpec | ReaderSpec | BenchmarkSpec]
 MakeConnector = Callable[[str, bytes, Endpoints], SourceSpec | WriterSpec | CheckerSpec]
 
 _CONNECTED = frozenset({"connected", "transferring", "done"})
@@ -84,6 +87,8 @@ class _Pair:
     listener: str
     connector: str
     feeder: tuple[str, str] | None = None
+    rules: TransferRules = field(default_factory=TransferRules)
+    listener_sends: bool = False
     states: dict[str, MoverState] = field(default_factory=dict)
     connected: bool = False
     settled: bool = False
@@ -93,6 +98,16 @@ class _Pair:
         pair = ((self.proxy, self.connector), (self.repository, self.listener))
         return pair if self.feeder is None else (*pair, self.feeder)
 
+    def senders(self) -> tuple[tuple[str, str], ...]:
+        """The movers that send in bulk, which are the ones that limit. What a feeder sends goes on from here."""
+        sender = self.movers()[self.listener_sends]
+        return (sender,) if self.feeder is None else (sender, self.feeder)
+
+    def route(self) -> Route | None:
+        """The way that the connection takes, once the connector has told it."""
+        state = self.states.get(self.connector)
+        return state.route if state is not None else None
+
     def counters(self) -> TransferCounters:
         """The connector counts what it reads and sends, the listener what it stores; each times its own stages."""
         mine = self.states[self.connector].counters if self.connector in self.states else TransferCounters()
@@ -101,6 +116,7 @@ class _Pair:
             mine,
             stored_bytes=max(mine.stored_bytes, theirs.stored_bytes),
             stages=mine.stages.merged(theirs.stages),
+            throttled_by={**theirs.throttled_by, **mine.throttled_by},
         )
 
 
@@ -110,10 +126,12 @@ class MoverDesk:
     def __init__(
         self,
         pool: AgentPool,
+        routing: Routing,
         post: Callable[[Event], None],
         progress: Callable[[TaskKey, TransferCounters], None],
     ) -> None:
         self._pool = pool
+        self._routing = routing
         self._post = post
         self._progress = progress
         self._lock = threading.Lock()
@@ -144,16 +162,24 @@ class MoverDesk:
             self._by_mover |= {mover: pair for _, mover in pair.movers()}
         secret = secrets.token_bytes(32)
         name = f"{task}"
-        endpoints = self._start(repository, pair.listener, make_listener(name, secret))
+        listener = make_listener(name, secret)
+        pair.listener_sends = isinstance(listener, ReaderSpec)
+        endpoints = self._start(repository, pair.listener, listener)
+        endpoints, streams = self._routing.choose(proxy, endpoints, not pair.listener_sends)
         connector = make_connector(name, secret, endpoints)
         if feeder is not None and isinstance(connector, SourceSpec):
             connector = msgspec.structs.replace(connector, origin=self._feed(pair, feeder))
+        if streams is not None:
+            rules = msgspec.structs.replace(connector.rules, streams=streams)
+            connector = msgspec.structs.replace(connector, rules=rules)
+        pair.rules = connector.rules
         self._start(proxy, pair.connector, connector)
 
     def _feed(self, pair: _Pair, feeder: Feeder) -> OriginSpec:
         secret = secrets.token_bytes(32)
         spec = ReaderSpec(task_id=f"{pair.task}", secret=secret, repository=feeder.path)
         endpoints = self._start(feeder.agent, pair.movers()[-1][1], spec)
+        endpoints, _ = self._routing.choose(pair.proxy, endpoints, False)
         return OriginSpec(secret=secret, endpoints=endpoints, keys=feeder.keys)
 
     def _start(self, agent: str, mover: str, spec: AnySpec) -> Endpoints:
@@ -166,10 +192,21 @@ class MoverDesk:
         request = BeginTransfer(lease=self._pool.lease, mover=pair.connector, order=order)
         self._pool.ask(pair.proxy, request, Done)
 
-    def change_rules(self, task: TaskKey, rules: TransferRules) -> None:
-        """New transfer rules for the side that sends, which is the one that limits."""
+    def limit(self, task: TaskKey, share: Share) -> None:
+        """From now on the task's movers send no more than its share. Raises typed errors."""
         pair = self._pair(task)
-        self._pool.ask(pair.proxy, ChangeRules(lease=self._pool.lease, mover=pair.connector, rules=rules), Done)
+        rules = msgspec.structs.replace(pair.rules, bandwidth_bytes_per_s=share.bytes_per_s, limited_by=share.by)
+        for agent, mover in pair.senders():
+            self._pool.ask(agent, ChangeRules(lease=self._pool.lease, mover=mover, rules=rules), Done)
+
+    def way(self, task: TaskKey) -> tuple[str, str]:
+        """From which address to which the task's data goes; empty before its movers are connected, or if unknown."""
+        with self._lock:
+            pair = self._pairs.get(task)
+            route = pair.route() if pair is not None else None
+        if pair is None or route is None:
+            return "", ""
+        return (route.repository, route.proxy) if pair.listener_sends else (route.proxy, route.repository)
 
     def outcome(self, task: TaskKey) -> Outcome:
         """What a finished pair achieved; known until the task is started anew. Raises ``MoverDied`` without one."""
@@ -241,7 +278,11 @@ class MoverDesk:
             return
         if not pair.connected and len(known) == len(states) and all(state.phase in _CONNECTED for state in known):
             pair.connected = True
-            self._post(MoversConnected(task=pair.task))
+            route = pair.route()
+            source, target = self.way(pair.task)
+            self._post(
+                MoversConnected(task=pair.task, source=source, target=target, streams=route.streams if route else 0)
+            )
         if len(known) == len(states) and all(state.phase == "done" for state in known):
             self._settle_done(pair)
 

@@ -18,7 +18,6 @@ from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.specs import BackupOrder, BlockTree, OriginDisk, SourceSpec, TargetSpec
 
-from .bandwidth import BandwidthShare
 from .events import Event, MoversStarted, TaskKey, TransferBegan
 from .movers import Feeder
 from .pair_tasks import PairTasks
@@ -78,11 +77,11 @@ class PointTasks(PairTasks):
         self._rules = rules
         self._attempt_of = attempt_of
         self._transfer_of = transfer_of
-        self._bandwidth = BandwidthShare(rules, context.desk)
 
     def start(self, key: TaskKey) -> Event:
         context, origin, attempt = self._context, self._origin.repository, self._attempt_of(key)
-        sid, number, rules = attempt.sid, attempt.next_mover(), self._bandwidth.first_rules()
+        sid, number = attempt.sid, attempt.next_mover()
+        rules = msgspec.structs.replace(self._rules, bandwidth_bytes_per_s=None)  # it is the session's, not the task's
         context.desk.start(
             key,
             context.repository.agent,
@@ -99,13 +98,14 @@ class PointTasks(PairTasks):
 
     def begin(self, key: TaskKey) -> Event:
         transfer = self._transfer_of(key)
-        self._bandwidth.join(key)
-        self._context.desk.begin(key, transfer.order())
+        self.work.begin(
+            key,
+            transfer.order(),
+            reads=self._origin.repository.name,
+            writes=self._context.repository.name,
+            own_limit=self._rules.bandwidth_bytes_per_s,
+        )
         return TransferBegan(task=key, mode=transfer.decision.mode, reason=transfer.decision.reason)
-
-    def stop(self, key: TaskKey) -> None:
-        self._bandwidth.leave(key)
-        super().stop(key)
 
     def _told(self) -> str:
         sealed = "encrypted" if self._context.repository.encrypted else "not encrypted"

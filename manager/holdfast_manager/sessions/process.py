@@ -21,6 +21,7 @@ from holdfast_manager.catalog.values import JobSpec, SessionEntry, SessionKind, 
 from holdfast_manager.host.host import PluginHost
 from holdfast_manager.scheduler.slots import SlotLedger
 from holdfast_manager.settings import ManagerSettings
+from holdfast_manager.traffic.ledger import TrafficLedger
 from holdfast_plugins.api import HypervisorDriver
 
 from .agents import AgentPool, LeaseKeeper
@@ -40,8 +41,10 @@ from .requests import CopyRequest, GcRequest, HealRequest, RestoreRequest, Verif
 from .restore_actions import Destination, RestoreActions
 from .restore_machine import RestoreMachine
 from .retaining import apply_retention
+from .routing import Routing
 from .task_machine import RetryPolicy
 from .tasks import Context
+from .traffic import SessionTraffic
 from .verify_actions import VerifyActions
 
 log = logging.getLogger(__name__)
@@ -121,7 +124,7 @@ class SessionProcess:
             guest=guest,
             snapshot_options=options,
         )
-        context = self._context(job.repository, cleanup)
+        context = self._context(job.repository, cleanup, job.name)
         actions = BackupActions(context, job, session_keys(context), platform)
         self._handlers.append(actions.tasks.push)
         result = self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
@@ -179,10 +182,14 @@ class SessionProcess:
         def renew_slots() -> None:
             context.ledger.renew(self._session)
 
-        with LeaseKeeper(self._settings.timing.heartbeat, (context.pool.renew, renew_slots)):
+        timing = self._settings.timing
+        with (
+            LeaseKeeper(timing.heartbeat, (context.pool.renew, renew_slots, context.traffic.renew)),
+            LeaseKeeper(timing.poll, (context.traffic.look,)),
+        ):
             return context.driver.run(machine, actions)
 
-    def _context(self, repository: str, cleanup: ExitStack) -> Context:
+    def _context(self, repository: str, cleanup: ExitStack, job: str = "") -> Context:
         timing = self._settings.timing
         driver = Driver(self._recorder, self._stop_reason, timing.poll)
         pool = AgentPool(
@@ -195,14 +202,17 @@ class SessionProcess:
         cleanup.callback(pool.close)
         ledger = SlotLedger(self._catalog, ttl_s=timing.lease_ttl)
         cleanup.callback(ledger.release_all, self._session)
+        desk = MoverDesk(pool, Routing(self._catalog, pool), driver.post, self._recorder.progress)
+        traffic = SessionTraffic(TrafficLedger(self._catalog, ttl_s=timing.lease_ttl), self._session, desk, job)
         return Context(
             catalog=self._catalog,
             session=self._session,
             driver=driver,
             recorder=self._recorder,
             pool=pool,
-            desk=MoverDesk(pool, driver.post, self._recorder.progress),
+            desk=desk,
             ledger=ledger,
+            traffic=traffic,
             repository=self._catalog.repositories.get(repository),
         )
 

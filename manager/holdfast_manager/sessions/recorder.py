@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord
-from holdfast_agent.model.stats import StageTimes, TransferCounters
+from holdfast_agent.model.stats import TransferCounters, summed
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, TaskEntry
 
@@ -117,7 +117,8 @@ class Recorder:
         """The sum over all tasks; ``elapsed_s`` is the longest."""
         with self._lock:
             counters = [task.counters for task in self._tasks.values()]
-        return sum_counters(counters)
+        longest = max((each.elapsed_s for each in counters), default=0.0)
+        return msgspec.structs.replace(summed(counters), elapsed_s=longest)
 
     def flush(self) -> None:
         """Write what was collected. Called by the driver whenever its inbox is empty, and about once a second."""
@@ -152,15 +153,3 @@ class Recorder:
             case RetryDue():
                 changes["attempt"] = self.task(event.task).attempt + 1
         self.change_task(event.task, **changes)
-
-
-def sum_counters(counters: list[TransferCounters]) -> TransferCounters:
-    """Field by field; ``elapsed_s`` is the longest of them."""
-    stages = StageTimes()
-    fields = dict.fromkeys((name for name in TransferCounters.__struct_fields__ if name.endswith("_bytes")), 0)
-    for each in counters:
-        stages = stages.merged(each.stages)
-        for name in fields:
-            fields[name] += getattr(each, name)
-    longest = max((each.elapsed_s for each in counters), default=0.0)
-    return TransferCounters(**fields, elapsed_s=longest, stages=stages)

@@ -87,7 +87,7 @@ class ReaderTasks(PairTasks):
             create=placed.create,
             overwrite=placed.overwrite,
         )
-        self._context.desk.begin(key, order)
+        self.work.begin(key, order, reads=self._context.repository.name)
         return TransferBegan(task=key, mode=None, reason=f"to {placed.url}" if placed.url else "checked only")
 
 

@@ -11,6 +11,7 @@ import msgspec
 from holdfast_agent.channel.control_client import AgentLost
 from holdfast_agent.errors import LeaseUnknown
 from holdfast_agent.wire.messages import MoverChanged, Push
+from holdfast_agent.wire.specs import Order
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import RepositoryEntry
 from holdfast_manager.scheduler.slots import SlotLedger
@@ -21,6 +22,7 @@ from .events import SlotGranted, TaskFailed, TaskKey
 from .movers import MoverDesk
 from .recorder import Recorder
 from .steps import Step
+from .traffic import SessionTraffic
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -33,6 +35,7 @@ class Context(msgspec.Struct, frozen=True):
     pool: AgentPool
     desk: MoverDesk
     ledger: SlotLedger
+    traffic: SessionTraffic
     repository: RepositoryEntry
 
 
@@ -66,9 +69,21 @@ class TaskWork:
             self._granted.pop(key, None)
         self._context.ledger.release(self._context.session, self._context.recorder.task(key).id)
 
+    def begin(
+        self, key: TaskKey, order: Order, *, reads: str = "", writes: str = "", own_limit: int | None = None
+    ) -> None:
+        """Give the task's movers their order, and first their share of what limits hold them.
+
+        ``reads`` and ``writes``: the repositories that they read from and write to, "" for none. ``own_limit``: what
+        the session was told for all its tasks together, in bytes per second; a job's is known by its name.
+        """
+        self._context.traffic.join(key, self._context.recorder.task(key).id, reads, writes, own_limit)
+        self._context.desk.begin(key, order)
+
     def stop(self, key: TaskKey) -> None:
         """Stop the task's movers and release it."""
         self._context.desk.stop(key)
+        self._context.traffic.leave(key)
         self.release(key)
 
     def tick(self) -> None:

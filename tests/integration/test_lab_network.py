@@ -1,0 +1,112 @@
+"""The laboratory itself: a network whose faults do not happen would let every test of resilience pass."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.network import Host, network
+
+_SERVER = """
+import socket
+with socket.create_server(("", 7000)) as server:
+    print("listening", flush=True)
+    while True:
+        peer, _ = server.accept()
+        with peer:
+            while peer.recv(1 << 16):
+                pass
+"""
+_CLIENT = """
+import socket, sys, time
+host, count = sys.argv[1], int(sys.argv[2])
+try:
+    with socket.create_connection((host, 7000), 0.7) as peer:
+        began = time.monotonic()
+        peer.settimeout(20)
+        for _ in range(count):
+            peer.sendall(bytes(1024))
+        peer.shutdown(socket.SHUT_WR)
+        peer.recv(1)
+        print(f"{time.monotonic() - began:.3f}")
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, ...]]:
+    with network(["left", "right"], networks=2) as made:
+        server = made[1].start(sys.executable, "-c", _SERVER, stdout=subprocess.PIPE)
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"listening\n"
+        yield made
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def _talk(hosts: tuple[Host, ...], to: str = "", kib: int = 1) -> str:
+    left, right = hosts
+    return left.run(sys.executable, "-c", _CLIENT, to or right.address, str(kib)).strip()
+
+
+def test_hosts_reach_each_other_in_each_network(hosts: tuple[Host, ...]) -> None:
+    before = hosts[0].sent_bytes(1), hosts[1].received_bytes(1)
+    assert float(_talk(hosts)) < 10
+    assert hosts[0].sent_bytes(1) - before[0] < 2000, "the other network was used"
+    assert float(_talk(hosts, hosts[1].addresses[1], 64)) < 10
+    assert hosts[0].sent_bytes(1) - before[0] > 64 << 10
+    assert hosts[1].received_bytes(1) - before[1] > 64 << 10
+
+
+def test_each_fault_happens_and_heals(hosts: tuple[Host, ...]) -> None:
+    left, right = hosts
+    faults = {
+        "cut": (lambda: left.cut(), "TimeoutError"),
+        "black hole": (lambda: right.black_hole(left), "TimeoutError"),
+        "reject": (lambda: right.reject(left), "ConnectionRefusedError"),
+        "lose": (lambda: right.lose(1.0), "TimeoutError"),
+    }
+    for name, (happen, seen) in faults.items():
+        happen()
+        assert _talk(hosts) == seen, name
+        if name == "cut":
+            assert float(_talk(hosts, right.addresses[1])) < 10, "only the one network was cut"
+        left.heal()
+        right.heal()
+        assert float(_talk(hosts)) < 10, f"healed after {name}"
+
+
+def test_a_slow_line_is_slow_in_one_direction(hosts: tuple[Host, ...]) -> None:
+    hosts[0].slow(200_000)
+    assert 1.2 < float(_talk(hosts, kib=400)) < 6
+    hosts[0].heal()
+    assert float(_talk(hosts, kib=400)) < 1
+
+
+def test_an_address_can_change(hosts: tuple[Host, ...]) -> None:
+    moved = hosts[1].readdress("10.66.0.77")
+    assert moved.addresses == ("10.66.0.77", "10.66.1.2")
+    assert float(_talk(hosts, moved.address)) < 10
+    assert _talk(hosts) in ("TimeoutError", "OSError")
+    moved.readdress(hosts[1].address)
+    assert float(_talk(hosts)) < 10
+
+
+def test_nothing_is_left_even_of_a_killed_run() -> None:
+    script = "from lab.network import network\nimport os, signal\nwith network(['a']):\n    os.kill(os.getpid(), 9)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    dead = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    dead.wait()
+    assert list(Path("/run/netns").glob(f"hflab-{dead.pid}-*")), "it died before it made anything"
+    with network(["b"]) as (host,):
+        sleeper = host.start("sleep", "600")
+        assert not list(Path("/run/netns").glob(f"hflab-{dead.pid}-*"))
+    assert sleeper.wait(10) != 0
+    assert not list(Path("/run/netns").glob(f"hflab-{os.getpid()}-*-b"))

@@ -1,0 +1,117 @@
+"""`holdfast benchmark` with real movers: it tells what it measured, and nothing of it stays, however it ends."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.installation import Installation, installed
+from lab.processes import MOVER, children
+
+MIB = 1 << 20
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    with installed(tmp_path_factory.mktemp("house")) as made:
+        made.add_repository("sealed", encrypted=True)
+        made.add_repository("plain", encrypted=False)
+        yield made
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "benchmark" not in path.name}
+
+
+@pytest.mark.parametrize("repository", ["sealed", "plain"])
+def test_a_made_up_load_is_measured_and_leaves_nothing(house: Installation, repository: str) -> None:
+    before = _files(house.store / repository)
+    found = house.holdfast("benchmark", "local", repository, "--size", "64 MiB")
+    prediction = found["prediction"]
+    assert prediction["full_bytes_per_s"] > MIB
+    assert prediction["unchanged_bytes_per_s"] > prediction["incremental_bytes_per_s"] > prediction["full_bytes_per_s"]
+    assert 1.7 < prediction["ratio"] < 2.1
+    assert prediction["bottleneck_full"] in ("source", "proxy", "network", "target")
+    passes = found["passes"]
+    assert [passes[stage]["sent_bytes"] for stage in ("read", "send", "store")] == [0, 64 * MIB, 64 * MIB]
+    assert [passes[stage]["stored_bytes"] > 30 * MIB for stage in ("read", "send", "store")] == [False, False, True]
+    assert passes["send"]["transferred_bytes"] > 64 * MIB > passes["store"]["transferred_bytes"]
+    stages = [f"{each['stage']} {each['what']}" for each in prediction["stages"]]
+    assert stages == ["source read", "proxy ids", "proxy seal", "proxy compress", "network send", "target store"]
+    assert not (house.store / repository / "benchmark").exists()
+    assert _files(house.store / repository) == before
+    house.holdfast("repository", "verify", repository)
+
+
+def test_a_disk_is_read_and_people_are_told_in_the_words_of_the_load_line(house: Installation) -> None:
+    disk = house.vms / "web" / "disk.raw"
+    disk.parent.mkdir()
+    disk.write_bytes(random.Random(1).randbytes(20 * MIB) + bytes(20 * MIB))
+    arguments = ("benchmark", "local", "sealed", "--disk", f"file:{disk}", "--size", "1 GiB", "--changed", "10")
+    found = house.holdfast(*arguments)
+    assert found["passes"]["store"]["size_bytes"] == 40 * MIB
+    assert found["passes"]["store"]["zero_bytes"] == 20 * MIB
+    assert 0.95 < found["prediction"]["ratio"] < 1.05
+    command = house.command(*arguments)
+    text = subprocess.run(
+        command[: command.index("--output")], env=house.environment, capture_output=True, text=True, check=True
+    )
+    assert "Full:" in text.stdout
+    assert "by digest with 10 % changed, bottleneck" in text.stdout
+    assert "Source" in text.stdout
+    assert text.stderr.splitlines() == ["reading …", "sending …", "storing …"]
+
+
+def test_what_cannot_be_measured_is_refused(house: Installation) -> None:
+    assert house.holdfast("benchmark", "nobody", "plain", expect=10)["error"]["code"] == "not_found"
+    assert house.holdfast("benchmark", "local", "none", expect=10)["error"]["code"] == "not_found"
+    refused = house.holdfast("benchmark", "local", "plain", "--disk", "file:/etc/passwd", expect=13)
+    assert refused["error"]["code"] == "disk_denied"
+    full = house.holdfast("benchmark", "local", "plain", "--size", "8 TiB", expect=1)
+    assert full["error"]["code"] == "repository_full"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_however_it_ends_nothing_stays(house: Installation, how: signal.Signals) -> None:
+    scratch = house.store / "plain" / "benchmark" / "repository"
+    command = subprocess.Popen(
+        house.command("benchmark", "local", "plain", "--size", "384 MiB"),
+        env=house.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    _until(scratch.exists)
+    command.send_signal(how)
+    assert command.wait(PATIENCE_S) != 0
+    assert house.agent is not None
+    agent = house.agent
+    _until(lambda: children(agent.pid, MOVER) == [])
+    assert not scratch.parent.exists()
+
+
+def test_what_a_killed_mover_left_goes_when_the_repository_is_opened_next(house: Installation) -> None:
+    scratch = house.store / "plain" / "benchmark"
+    command = subprocess.Popen(
+        house.command("benchmark", "local", "plain", "--size", "384 MiB"),
+        env=house.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    _until((scratch / "repository").exists)
+    assert house.agent is not None
+    for mover in children(house.agent.pid, MOVER):
+        subprocess.run(["kill", "-KILL", str(mover)], check=False)
+    assert command.wait(PATIENCE_S) == 1
+    assert scratch.exists()
+    house.holdfast("repository", "verify", "plain")
+    house.holdfast("repository", "show", "plain")
+    assert not scratch.exists()
+
+
+def _until(condition) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline

@@ -1,0 +1,192 @@
+"""Traffic rules with real programs: between hosts, between sessions, for all that reads and writes a repository."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.estate import Estate, estate
+from lab.installation import Installation, installed
+from lab.network import Host
+
+MIB = 1 << 20
+PATIENCE_S = 30.0
+
+
+def _disk(house: Installation, vm: str, mib: int) -> bytes:
+    content = random.Random(vm).randbytes(mib * MIB)
+    (house.vms / vm).mkdir()
+    (house.vms / vm / "disk.raw").write_bytes(content)
+    return content
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+
+
+def _rate(count: Callable[[], int], seconds: float = 2.0) -> float:
+    """Bytes per second by a host's own counter of an interface."""
+    began, before = time.monotonic(), count()
+    time.sleep(seconds)  # nothing is waited for: this is how long is measured
+    return (count() - before) / (time.monotonic() - began)
+
+
+def _sends(host: Host) -> float:
+    return _rate(host.sent_bytes, 1.0)
+
+
+# --- between hosts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
+    """Two proxies and a repository in two networks."""
+    roles = {"one": "proxy", "two": "proxy", "vault": "repository"}
+    with estate(tmp_path_factory.mktemp("wide"), roles, networks=2) as made:
+        made.add_plain_repository("main", "vault")
+        yield made
+
+
+def _start(house: Installation, job: str) -> int:
+    number: int = house.holdfast("job", "run", job, "--detach")["session"]
+    return number
+
+
+def _disks(house: Installation, session: int) -> list[dict[str, Any]]:
+    shown: dict[str, Any] = house.holdfast("session", "show", str(session))
+    return list(shown["disks"])
+
+
+def _transferring(house: Installation, session: int) -> bool:
+    return any(disk["counters"]["transferred_bytes"] > 0 for disk in _disks(house, session))
+
+
+def test_sessions_of_two_proxies_share_a_rule_and_obey_its_changes(wide: Estate) -> None:
+    vault = wide.hosts["vault"]
+    wide.holdfast("network", "rule", "add", "line", "--target", f"{vault.address}/32", "--bandwidth", "2 MiB")
+    sessions = {}
+    for vm, proxy in (("left", "one"), ("right", "two")):
+        _disk(wide, vm, 100)
+        wide.add_job(vm, "--proxy", proxy, "--compression", "none", repository="main", include=vm)
+        sessions[vm] = _start(wide, vm)
+    _until(lambda: all(_transferring(wide, each) for each in sessions.values()), "both transfer")
+
+    # Headers of packets are not counted by the limit. A busy machine may send less for a while, but never more.
+    assert _rate(vault.received_bytes) < 1.08 * 2 * MIB
+    _until(lambda: _rate(vault.received_bytes) > 0.95 * 2 * MIB, "all of the limit is used")
+    wide.holdfast("network", "rule", "edit", "line", "--bandwidth", "6 MiB")
+    _until(lambda: _rate(vault.received_bytes) > 0.95 * 6 * MIB, "all of the edited limit is used")
+    assert _rate(vault.received_bytes) < 1.08 * 6 * MIB
+    for host in ("one", "two"):
+        assert 2.8 * MIB < _sends(wide.hosts[host]) < 3.3 * MIB, "shares are not equal"
+
+    process = wide.holdfast("session", "show", str(sessions["left"]))["process"]
+    os.kill(int(process.split()[1]), signal.SIGKILL)
+    one, two = wide.hosts["one"], wide.hosts["two"]
+    _until(lambda: _sends(one) < 0.2 * MIB < 5.5 * MIB < _sends(two), "the share of the dead comes back")
+    wide.holdfast("network", "rule", "disable", "line")
+    _until(lambda: wide.holdfast("session", "show", str(sessions["right"]))["result"] == "success", "it ends")
+    (disk,) = _disks(wide, sessions["right"])
+    assert disk["counters"]["throttled_by"]["traffic rule line"] > 5
+    wide.holdfast("network", "rule", "remove", "line")
+
+
+def test_movers_connect_by_the_preferred_network_and_fall_over_to_the_next(wide: Estate) -> None:
+    vault = wide.hosts["vault"]
+    _disk(wide, "way", 1)
+    wide.add_job("way", "--compression", "none", repository="main", include="way")
+    wide.holdfast("network", "rule", "add", "wide", "--target", f"{vault.addresses[1]}/32", "--streams", "3")
+
+    (usual,) = wide.run_job("way")["disks"]
+    assert (usual["target"], usual["streams"]) == (vault.addresses[0], 1)
+    wide.holdfast("network", "prefer", "10.66.1.0/24", "10.66.0.0/24")
+    (preferred,) = wide.run_job("way")["disks"]
+    assert (preferred["target"], preferred["streams"]) == (vault.addresses[1], 3)
+    assert preferred["source"].startswith("10.66.1.")
+    vault.run("iptables", "-w", "-A", "INPUT", "-i", "eth1", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+    try:
+        (fallen,) = wide.run_job("way")["disks"]
+    finally:
+        vault.heal()
+    assert fallen["target"] == vault.addresses[0]
+
+
+# --- on one host ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An agent that is told by three networks of the loopback."""
+    home = tmp_path_factory.mktemp("house")
+    made = Installation(home)
+    advertised = 'listen_address = "0.0.0.0"\nadvertised_address = ["127.0.0.1", "127.2.0.1", "127.3.0.1"]'
+    made.agent_config.write_text(made.agent_config.read_text().replace('listen_address = "127.0.0.1"', advertised))
+    try:
+        made.enrol()
+        made.add_repository("main", encrypted=False)
+        yield made
+    finally:
+        made.stop_agent()
+
+
+def test_the_way_decides_which_rule_holds(house: Installation) -> None:
+    _disk(house, "ways", 3)
+    house.add_job("ways", "--compression", "none", repository="main", include="ways")
+    house.holdfast("network", "rule", "add", "two", "--target", "127.2.0.0/16", "--bandwidth", "2 MiB")
+    house.holdfast("network", "prefer", "127.3.0.0/16")
+    (free,) = house.run_job("ways")["disks"]
+    assert (free["target"], free["counters"]["throttled_by"]) == ("127.3.0.1", {})
+    house.holdfast("network", "prefer", "127.2.0.0/16")
+    _disk(house, "more", 3)
+    house.add_job("more", "--compression", "none", repository="main", include="more")
+    (ruled,) = house.run_job("more")["disks"]
+    assert ruled["target"] == "127.2.0.1"
+    assert 1.0 < ruled["counters"]["throttled_by"]["traffic rule two"] < 3
+    house.holdfast("network", "rule", "remove", "two")
+
+
+def test_restores_verifications_and_copies_obey_the_read_limit_and_backups_the_write_limit(house: Installation) -> None:
+    content = _disk(house, "kept", 3)
+    house.holdfast("repository", "edit", "main", "--write-limit", "2 MiB")
+    house.add_job("kept", "--compression", "none", repository="main", include="kept")
+    report = house.run_job("kept")
+    assert 1.0 < report["total"]["throttled_by"]["write limit of main"] < 3
+
+    house.holdfast("repository", "edit", "main", "--reset", "write-limit", "--read-limit", "2 MiB")
+    house.restore_disk("kept", report["points"][0]["sid"], house.out / "kept.raw")
+    assert (house.out / "kept.raw").read_bytes() == content
+    house.holdfast("repository", "verify", "main", "--level", "2", "--point", report["points"][0]["sid"])
+    house.add_repository("second", encrypted=False)
+    house.holdfast("repository", "copy", "main", "second", "--point", report["points"][0]["sid"])
+    house.holdfast("repository", "edit", "main", "--reset", "read-limit")
+    for session in house.holdfast("session", "list")["sessions"][:3]:
+        (disk,) = _disks(house, session["id"])
+        assert 1.0 < disk["counters"]["throttled_by"]["read limit of main"] < 3, session["kind"]
+        assert disk["counters"]["stages"]["throttled_s"] > 1
+
+    house.add_repository("third", encrypted=False)
+    copied = house.holdfast(
+        "repository", "copy", "main", "third", "--bandwidth", "2 MiB", "--point", report["points"][0]["sid"]
+    )
+    ((limit, held_s),) = copied["total"]["throttled_by"].items()
+    assert limit == f"bandwidth of session {copied['id']}"
+    assert held_s > 1
+
+
+def test_a_limit_smaller_than_a_block_a_second_is_no_stall(tmp_path: Path) -> None:
+    with installed(tmp_path) as made:
+        made.add_repository("main", encrypted=False)
+        _disk(made, "slow", 1)
+        made.add_job("slow", "--compression", "none", "--bandwidth", "300 KiB", repository="main", include="slow")
+        (disk,) = made.run_job("slow")["disks"]
+        assert disk["attempt"] == 1
+        assert 2.8 < disk["counters"]["elapsed_s"] < 5
