@@ -328,6 +328,24 @@ def test_a_verification_goes_on_past_a_broken_disk() -> None:
     assert machine.handle(e.TargetFinished(note="")) == [i.EndSession(result="partial")]
 
 
+def test_a_heal_does_one_tree_after_the_other() -> None:
+    """The next finds what the one before has stored, or could not."""
+    machine = RestoreMachine(RetryPolicy(retries=0, pause_s=0), keep_going=True, one_by_one=True)
+    first, second, third = keys = [e.TaskKey("vm", f"disk{n}") for n in range(3)]
+    machine.handle(e.SessionStarted())
+    assert machine.handle(e.TargetPrepared(note="", tasks=tuple(keys))) == [i.RequestSlot(task=first)]
+    for key in (first, second):
+        machine.handle(e.SlotGranted(task=key, proxy="p", repository="r", waited_s=0))
+        machine.handle(e.MoversConnected(task=key))
+        if key == first:
+            told = machine.handle(e.TransferFinished(task=key))
+            assert told == [i.ReleaseTask(task=first), i.RequestSlot(task=second)]
+    assert machine.handle(e.TaskFailed(task=second, error=FINAL, at=Step.TRANSFER)) == [i.StopTask(task=second)]
+    assert machine.handle(e.TaskStopped(task=second)) == [i.RequestSlot(task=third)]
+    machine.handle(e.CancelRequested(reason="test"))
+    assert machine.handle(e.TaskStopped(task=third)) == [i.AbandonTarget()]
+
+
 def test_a_restore_with_nothing_to_transfer_finishes() -> None:
     machine = RestoreMachine(POLICY)
     machine.handle(e.SessionStarted())

@@ -33,7 +33,8 @@ def _planned(data: Data) -> str:
     vms = [vm for vm in data.get("vms", ()) if isinstance(vm, Mapping)]
     disks = sum(len(vm.get("disks", ())) for vm in vms)
     names = ", ".join(str(vm.get("name")) for vm in vms[:5]) + (", …" if len(vms) > 5 else "")
-    return f"{counted(len(vms), 'VM')} with {counted(disks, 'disk')}: {names}" if vms else "no VMs"
+    noun = str(data.get("noun") or "VM")
+    return f"{counted(len(vms), noun)} with {counted(disks, 'disk')}: {names}" if vms else f"no {noun}s"
 
 
 def _granted(data: Data) -> str:

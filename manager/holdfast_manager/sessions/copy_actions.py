@@ -177,7 +177,7 @@ class CopyActions:
                 planned.append(PlannedVm(point.sid, name_of(point), disks, before))
                 before = point.sid
         left_out = tuple(name_of(point) for point in plan.suspect)
-        return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned), left_out=left_out)
+        return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned), left_out=left_out, noun="restore point")
 
     def _tell(self, plan: CopyPlan) -> None:
         note, names = self._context.recorder.note, (self._origin.repository.name, self._context.repository.name)

@@ -63,12 +63,13 @@ class SessionStarted(Event, frozen=True, tag=True, kw_only=True):
 class VmsPlanned(Event, frozen=True, tag=True, kw_only=True):
     """The job's VMs and their disks are known. ``unplanned``: names of those that cannot be backed up at all.
 
-    ``left_out``: of those that could be and are not, which a warning has told.
+    ``left_out``: of those that could be and are not, which a warning has told. ``noun``: what they are to people.
     """
 
     vms: tuple[PlannedVm, ...]
     unplanned: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    noun: str = "VM"
 
 
 class SessionFailed(Event, frozen=True, tag=True, kw_only=True):

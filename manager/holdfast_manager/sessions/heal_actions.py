@@ -2,17 +2,20 @@
 
 It runs on the restore's machine. Each tree that has lost something is backed up onto itself from its equal in the other
 repository: the target asks for what it may not refer to any more, and gets that alone. Where nodes are lost, too, the
-whole disk is offered. An id is that of the content under this repository's key, so that nothing but what was lost can
-take its place. No point is made: the write session ends FENCED, as a collector's does, and its packs stay.
+tree is built anew: on the one of the point before, which is whole by then, or from the whole disk. An id is that of the
+content under this repository's key, so that nothing but what was lost can take its place. No point is made: the write
+session ends FENCED, as a collector's does, and its packs stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from holdfast_agent.errors import HealIncomplete, HoldfastError
+import msgspec
+
+from holdfast_agent.errors import HealIncomplete, HoldfastError, MoverDied
 from holdfast_agent.model.change import ChangeDecision, ChangeMode
-from holdfast_agent.model.ids import HOLE, Sid
+from holdfast_agent.model.ids import HOLE, BlockId, Sid
 from holdfast_agent.model.points import DiskPoint, Origin, Point
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import RepositoryKeys
@@ -44,6 +47,21 @@ _NO_BUDGET = VerifyBudget()
 _SHOWN = 200
 
 
+class _Heal(msgspec.Struct, frozen=True):
+    """``disk`` of ``point`` has lost what ``other``, the same disk of ``equal``, may have. ``broken``: nodes, too."""
+
+    point: Point
+    disk: DiskPoint
+    equal: Point
+    other: DiskPoint
+    broken: bool
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        """What later points of the same disk have in common: their trees can be built on each other."""
+        return self.point.server, self.point.vm_id, self.disk.disk_id, self.disk.block_log2
+
+
 class HealActions:
     """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a heal."""
 
@@ -54,8 +72,7 @@ class HealActions:
         self._writer = PointWriter(context, keys)
         self._keyless = KeylessCheck(context)
         self._attempt = WriteAttempt()
-        self._transfers: dict[TaskKey, PointTransfer] = {}
-        self._expected: dict[TaskKey, DiskPoint] = {}
+        self._heals: dict[TaskKey, _Heal] = {}
         self._lost: set[tuple[str, str]] = set()
         self._points = PointTasks(
             context,
@@ -64,7 +81,7 @@ class HealActions:
             request.proxy,
             TransferRules(),
             lambda key: self._attempt,
-            self._transfers.__getitem__,
+            self._transfer,
         )
         self.tasks = self._points.work
         self.push = self._keyless.push
@@ -108,9 +125,9 @@ class HealActions:
         begin_write_session(self._context, self._attempt.sid)
         touched = {sid for finding in lost for sid in finding.points}
         broken = {sid for finding in lost if _of_trees(finding) for sid in finding.points}
-        pairs = list(self._pairs(touched))
+        pairs = sorted(self._pairs(touched), key=lambda pair: pair[0].created)
         self._heal_configurations(pairs)
-        keys = tuple(self._add(point, equal, disk, point.sid in broken) for point, equal, disk in self._disks(pairs))
+        keys = tuple(self._add(heal) for heal in self._disks(pairs, broken))
         note = f"{len(lost)} thing(s) lost, which {len(touched)} restore point(s) need"
         return TargetPrepared(note=f"{note}; {len(pairs)} of them are in {self._origin.repository.name}", tasks=keys)
 
@@ -130,8 +147,8 @@ class HealActions:
                 text = f"{self._origin.repository.name} has no point with the content of {_named(point)}"
                 self._context.recorder.note(text, "warning")
 
-    def _disks(self, pairs: Iterable[tuple[Point, Point]]) -> Iterator[tuple[Point, Point, DiskPoint]]:
-        """The disks to heal; of those with the same tree one."""
+    def _disks(self, pairs: Iterable[tuple[Point, Point]], broken: set[Sid]) -> Iterator[_Heal]:
+        """The disks to heal, oldest first; of those with the same tree one."""
         seen: set[tuple[str, int]] = set()
         for point, equal in pairs:
             for disk in point.disks:
@@ -141,21 +158,37 @@ class HealActions:
                     self._context.recorder.note(text, "warning")
                 elif root_id(disk.root) != HOLE and (disk.root, disk.size_bytes) not in seen:
                     seen.add((disk.root, disk.size_bytes))
-                    yield point, equal, disk
+                    yield _Heal(point, disk, equal, other, point.sid in broken)
 
-    def _add(self, point: Point, equal: Point, disk: DiskPoint, broken: bool) -> TaskKey:
-        other = base_disk(equal, disk.disk_id)
-        assert other is not None  # noqa: S101 - it was looked up before
-        key = TaskKey(point.sid, disk.disk_id)
-        if broken:
-            decision = ChangeDecision(ChangeMode.ALLOCATION, "a part of the tree is lost: the whole disk is offered")
-            self._transfers[key] = PointTransfer(equal, other, decision)
-        else:
-            decision = ChangeDecision(ChangeMode.CBT, "the blocks that are lost")
-            self._transfers[key] = PointTransfer(equal, other, decision, disk, extents=())
-        self._expected[key] = disk
-        self._context.recorder.add_task(key, _named(point), disk.name, disk.size_bytes)
+    def _add(self, heal: _Heal) -> TaskKey:
+        key = TaskKey(heal.point.sid, heal.disk.disk_id)
+        self._heals[key] = heal
+        self._context.recorder.add_task(key, _named(heal.point), heal.disk.name, heal.disk.size_bytes)
         return key
+
+    def _transfer(self, key: TaskKey) -> PointTransfer:
+        heal = self._heals[key]
+        if not heal.broken:
+            decision = ChangeDecision(ChangeMode.CBT, "the blocks that are lost")
+            return PointTransfer(heal.equal, heal.other, decision, heal.disk, extents=())
+        for before_key, before in reversed(self._heals.items()):
+            if before.place == heal.place and self._is_whole(before_key):
+                decision = ChangeDecision(
+                    ChangeMode.CBT, f"a part of the tree is lost; built on {_named(before.point)}"
+                )
+                return PointTransfer(heal.equal, heal.other, decision, before.disk, before.other)
+        decision = ChangeDecision(ChangeMode.ALLOCATION, "a part of the tree is lost: the whole disk is offered")
+        return PointTransfer(heal.equal, heal.other, decision)
+
+    def _is_whole(self, key: TaskKey) -> bool:
+        """Whether a disk was healed: its tree is the one that it must be."""
+        return self._root(key) == root_id(self._heals[key].disk.root)
+
+    def _root(self, key: TaskKey) -> BlockId | None:
+        try:
+            return self._context.desk.outcome(key).listener.root
+        except MoverDied:
+            return None  # its task has not ended well (yet), which the log tells
 
     def _heal_configurations(self, pairs: Iterable[tuple[Point, Point]]) -> None:
         """Offer the VMs' configurations, each once; the repository stores those that it has not."""
@@ -176,14 +209,9 @@ class HealActions:
     # --- what came of it --------------------------------------------------------------------------------------------
 
     def _finish(self) -> Event:
-        for key, disk in self._expected.items():
-            if not self._points.finished(key):
-                continue
-            root = self._context.desk.outcome(key).listener.root
-            if root != root_id(disk.root):
-                text = (
-                    f"{self._context.recorder.task(key).vm_name}: the disk {disk.name} has other content in its equal"
-                )
+        for key, heal in self._heals.items():
+            if self._root(key) is not None and not self._is_whole(key):
+                text = f"{_named(heal.point)}: the disk {heal.disk.name} has other content in its equal"
                 self._context.recorder.note(text, "warning")
         give_up_write_session(self._context, self._attempt)
         if not self._lost:

@@ -168,7 +168,7 @@ class SessionProcess:
         context = self._context(request.repository, cleanup)
         actions = HealActions(context, request, self._origin(context, request.origin), session_keys(context))
         self._handlers += [actions.tasks.push, actions.push]
-        return self._drive(context, RestoreMachine(RetryPolicy(), keep_going=True), actions)
+        return self._drive(context, RestoreMachine(RetryPolicy(), keep_going=True, one_by_one=True), actions)
 
     def _origin(self, context: Context, repository: str) -> PointReader:
         """The repository that a copy or a heal reads from."""

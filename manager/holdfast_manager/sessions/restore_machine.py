@@ -6,6 +6,7 @@ for is exactly the broken one.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import StrEnum
 
 from .events import (
@@ -35,13 +36,18 @@ class RestoreState(StrEnum):
 
 
 class RestoreMachine:
-    """``handle(event) → instructions``. ``keep_going``: one failed task does not stop the others (verification)."""
+    """``handle(event) → instructions``. ``keep_going``: one failed task does not stop the others (verification).
 
-    def __init__(self, policy: RetryPolicy, keep_going: bool = False) -> None:
+    ``one_by_one``: a task begins when the one before is over, so that it finds what that one has stored (heal).
+    """
+
+    def __init__(self, policy: RetryPolicy, keep_going: bool = False, one_by_one: bool = False) -> None:
         self.state = RestoreState.PREPARING
         self.tasks: dict[TaskKey, TaskMachine] = {}
         self._policy = policy
         self._keep_going = keep_going
+        self._one_by_one = one_by_one
+        self._pending: deque[TaskMachine] = deque()
         self._cancelled = False
         self._story = Story()
 
@@ -76,10 +82,15 @@ class RestoreMachine:
             return self._abandon()
         self.state = RestoreState.TRANSFERRING
         self.tasks = {key: TaskMachine(key, self._policy) for key in event.tasks}
+        self._pending.extend(self.tasks.values())
+        return self._after_task()
+
+    def _start_next(self) -> list[Instruction]:
         instructions = []
-        for task in self.tasks.values():
+        for _ in range(1 if self._one_by_one else len(self._pending)):
+            task = self._pending.popleft()
             instructions += [*task.request(), *task.admit(), *task.release()]
-        return [*instructions, *self._after_task()]
+        return instructions
 
     def _after_task(self) -> list[Instruction]:
         tasks = self.tasks.values()
@@ -89,6 +100,8 @@ class RestoreMachine:
             return []
         if self.state is RestoreState.STOPPING:
             return self._abandon()
+        if self.state is RestoreState.TRANSFERRING and self._pending:
+            return self._start_next()
         if self.state is RestoreState.TRANSFERRING:
             self.state = RestoreState.FINISHING
             return [FinishTarget()]
