@@ -177,8 +177,13 @@ def test_a_damaged_block_costs_its_point_and_no_other(house: Installation) -> No
     report = vm.copy("--strict", expect=4)
     assert (report["result"], report["points"]) == ("warning", [])
     assert bad["sid"][:12] in report["problems"][0]["message"]
-    house.holdfast("repository", "copy", vm.far, vm.name)  # whatever is copied back: nothing is
-    assert len(vm.points(vm.name)) == 3
+    back = ("repository", "copy", vm.far, vm.name)
+    assert house.holdfast(*back)["points"] == [], "what is there is not copied back"
+    first = vm.points(vm.name)[0]["sid"]
+    lab.flip(house.store / vm.name / "points" / first, 60)
+    (made,) = house.holdfast(*back)["points"]
+    house.restore_disk(vm.name, made["sid"], house.out / "back.raw")
+    assert (house.out / "back.raw").read_bytes() == vm.contents[0], "a point whose document is damaged comes back"
 
 
 @pytest.mark.parametrize("victim", ["session", "source", "stop"])
