@@ -11,7 +11,7 @@ from typing import Any
 from holdfast_agent.errors import ConfigInvalid, UsageError
 from holdfast_agent.model.units import parse_duration, parse_size
 
-Parser = Callable[[str], float]
+Parser = Callable[[str], float | str]
 
 SIZE: Parser = parse_size
 DURATION: Parser = parse_duration

@@ -10,7 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,10 @@ _MANAGER = """\
 lease_ttl = 5
 heartbeat = 0.5
 poll = 0.1
+[plugins]
+load = {plugins}
 """
+_TESTS = Path(__file__).parents[1]
 
 
 class CommandFailed(AssertionError):
@@ -55,7 +58,8 @@ class Installation:
     The agent keeps its port through restarts. Not thread-safe, except :meth:`holdfast`.
     """
 
-    def __init__(self, home: Path, slots: int = 2) -> None:
+    def __init__(self, home: Path, slots: int = 2, plugins: Sequence[str] = ()) -> None:
+        """``plugins``: modules below ``tests`` that the manager loads as plugins."""
         self.home = home
         self.vms, self.store, self.out = home / "vms", home / "store", home / "out"
         for directory in (self.vms, self.store, self.out):
@@ -64,11 +68,12 @@ class Installation:
         self.port = _free_port()
         self.agent_config.write_text(_AGENT.format(home=home, port=self.port, slots=slots))
         self.manager_config = home / "manager.toml"
-        self.manager_config.write_text(_MANAGER)
+        self.manager_config.write_text(_MANAGER.format(plugins=json.dumps(plugins)))
         self.environment = {
             **os.environ,
             "HOLDFAST_HOME": str(home / "manager"),
             "HOLDFAST_CONFIG": str(self.manager_config),
+            "PYTHONPATH": str(_TESTS),
         }
         self.agent: subprocess.Popen[bytes] | None = None
 
@@ -164,9 +169,11 @@ class Installation:
 
 
 @contextlib.contextmanager
-def installed(home: Path, slots: int = 2, snapshot: str = "auto") -> Iterator[Installation]:
+def installed(
+    home: Path, slots: int = 2, snapshot: str = "auto", plugins: Sequence[str] = ()
+) -> Iterator[Installation]:
     """An installation that is enrolled and whose agent runs; stopped at the end, its files left."""
-    house = Installation(home, slots)
+    house = Installation(home, slots, plugins)
     try:
         house.enrol(snapshot)
         yield house

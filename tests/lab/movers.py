@@ -221,13 +221,17 @@ class Site:
         extents: tuple[Extent, ...] | None = None,
         sid: Sid | None = None,
         rules: TransferRules = _RULES,
+        **order: object,
     ) -> Done:
-        """Back a disk up with a pair of movers; the packs are published, nothing is committed."""
+        """Back a disk up with a pair of movers; the packs are published, nothing is committed.
+
+        ``order``: further fields of the :class:`BackupOrder`.
+        """
         with contextlib.ExitStack() as stack:
             sid = sid or stack.enter_context(self.session()).sid
             source, target = stack.enter_context(self.backup_pair(sid, rules))
             began = time.monotonic()
-            order = BackupOrder(
+            whole = BackupOrder(
                 geometry=geometry,
                 disks=(disk,),
                 mode=mode,
@@ -235,7 +239,7 @@ class Site:
                 base_geometry=base[1] if base else None,
                 extents=extents,
             )
-            source.send(Begin(order=order))
+            source.send(Begin(order=msgspec.structs.replace(whole, **order)))
             return _finish(source, target, began)
 
     @contextlib.contextmanager

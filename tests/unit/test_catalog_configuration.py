@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from holdfast_agent.errors import AlreadyExists, ConfigInvalid, Locked, NotFound, UnknownConfigKey
+from holdfast_agent.model.change import AuditRate
 from holdfast_agent.model.rules import Compression
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
@@ -35,6 +36,7 @@ FULL_JOB = JobSpec(
     retries=0,
     retry_pause_s=1.5,
     guest=GuestSettings("scripts", GuestPolicy.TRY, {"pre_freeze": "/bin/a"}),
+    audit="2.5 %",
     snapshot={"how": "reflink"},
     enabled=False,
     description="nightly",
@@ -174,6 +176,9 @@ def test_a_job_table_takes_sizes_and_durations_as_text() -> None:
         ({"block_size": "8 MiB"}, ConfigInvalid, "power of two"),
         ({"streams": 17}, ConfigInvalid, "streams"),
         ({"on_cbt_loss": "ignore"}, ConfigInvalid, "on_cbt_loss"),
+        ({"audit": "often"}, ConfigInvalid, "audit: 'often' is neither a number of blocks"),
+        ({"audit": "101 %"}, ConfigInvalid, "audit"),
+        ({"audit": -1}, ConfigInvalid, "audit"),
         ({"include": []}, ConfigInvalid, "include"),
         ({"guest": {"processor": "scripts", "polcy": "try"}}, UnknownConfigKey, "guest.polcy"),
     ],
@@ -182,3 +187,22 @@ def test_a_bad_job_table_is_refused(change: dict[str, object], error: type[Excep
     table = {"name": "web", "server": "lab", "include": ["*"], "repository": "main"}
     with pytest.raises(error, match=says):
         job_from_table({**table, **change}, "jobs.toml")
+
+
+@pytest.mark.parametrize(
+    ("audit", "kept", "rate"),
+    [
+        (None, 64, AuditRate(64)),
+        (7, 7, AuditRate(7)),
+        ("7", 7, AuditRate(7)),
+        (0, 0, AuditRate(0)),
+        ("0%", "0 %", AuditRate(0)),
+        ("0.25%", "0.25 %", AuditRate(0, 0.25)),
+        ("100.0 %", "100 %", AuditRate(0, 100)),
+    ],
+)
+def test_the_rate_of_the_audit_is_a_number_or_a_share(audit: object, kept: object, rate: AuditRate) -> None:
+    table = {"name": "web", "server": "lab", "include": ["*"], "repository": "main"}
+    spec = job_from_table(table if audit is None else {**table, "audit": audit}, "jobs.toml")
+    assert (spec.audit, spec.audit_rate) == (kept, rate)
+    assert job_from_table(job_to_table(spec), "again") == spec

@@ -190,14 +190,21 @@ def test_points_are_found_by_the_beginning_of_their_id(stocked: Catalog) -> None
         stocked.points.get("cd34")
 
 
-def test_the_base_of_the_next_backup_is_the_newest_point_that_is_not_suspect(stocked: Catalog) -> None:
+def test_the_history_of_a_vm_is_all_of_its_points_the_newest_first(stocked: Catalog) -> None:
     old, new, foreign = _point(created=1.0), _point(created=2.0), _point(created=3.0, vm_id="other")
     for point in (new, old, foreign):
         stocked.points.add(point)
-    assert stocked.points.latest("main", "lab", "v1") == new
+    assert stocked.points.history("main", "lab", "v1") == (new, old)
     stocked.points.set_state(new.sid, PointState.SUSPECT)
-    assert stocked.points.latest("main", "lab", "v1") == old
-    assert stocked.points.latest("main", "lab", "nobody") is None
+    states = [point.state for point in stocked.points.history("main", "lab", "v1")]
+    assert states == [PointState.SUSPECT, PointState.OK]
+    assert stocked.points.history("main", "lab", "nobody") == ()
+    stocked.points.clear(new.sid)
+    assert stocked.points.get(new.sid) == new
+    stocked.points.cast_doubt(new.sid, "an audit")
+    stocked.points.clear(new.sid)
+    doubted = msgspec.structs.replace(new, state=PointState.SUSPECT, doubt="an audit")
+    assert stocked.points.get(new.sid) == doubted, "no verification clears what an audit found"
     assert [point.sid for point in stocked.points.list(job="web")] == [foreign.sid, new.sid, old.sid]
     assert [point.sid for point in stocked.points.list(before=2.0)] == [old.sid]
 
@@ -228,7 +235,7 @@ def test_obligations_stay_until_struck_off(stocked: Catalog, clock) -> None:
         stocked.obligations.write(session, "labb", "images", "snapshot", {})
 
 
-def test_pruned_points_are_listed_apart_and_are_no_base(stocked: Catalog) -> None:
+def test_pruned_points_are_listed_apart(stocked: Catalog) -> None:
     old, new = _point(created=1.0), _point(created=2.0)
     stocked.points.add(old)
     stocked.points.add(new)
@@ -236,7 +243,7 @@ def test_pruned_points_are_listed_apart_and_are_no_base(stocked: Catalog) -> Non
     assert stocked.points.list() == (old,)
     (pruned,) = stocked.points.list(pruned=True)
     assert pruned == msgspec.structs.replace(new, undo_until=50.0)
-    assert stocked.points.latest("main", "lab", "v1") == old
+    assert stocked.points.history("main", "lab", "v1") == (pruned, old)
     assert stocked.points.get(new.sid, pruned=True) == pruned
     with pytest.raises(NotFound):
         stocked.points.get(new.sid)

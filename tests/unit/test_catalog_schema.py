@@ -65,7 +65,7 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
     Catalog.create(manager_settings).close()
     database = Database(URL.create("sqlite", database=str(manager_settings.catalog_file)), foreign_keys=False)
     with database.writing() as connection:
-        for column in ("verified", "held", "retained_until", "undo_until", "origin"):
+        for column in ("verified", "held", "retained_until", "undo_until", "origin", "doubt"):
             connection.execute(text(f"ALTER TABLE points DROP COLUMN {column}"))
         for column in ("epoch", "read_limit_bytes_per_s", "write_limit_bytes_per_s"):
             connection.execute(text(f"ALTER TABLE repositories DROP COLUMN {column}"))
@@ -83,7 +83,7 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
         (point,) = catalog.points.list()
         assert (point.sid, point.created, point.stored_bytes) == ("ab", 5.0, 3)
         assert (point.verified, point.held, point.retained_until, point.undo_until) == (None, False, 0.0, None)
-        assert point.origin is None
+        assert (point.origin, point.doubt) == (None, "")
 
 
 def test_open_brings_an_empty_file_up_to_date(manager_settings: ManagerSettings) -> None:

@@ -333,6 +333,11 @@ def test_a_job_is_created_edited_and_shown(holdfast: Holdfast, stocked: Catalog)
     assert (job["include"], job["exclude"], job["proxies"]) == (["web", "db"], ["test-*"], ["b"])
     assert (job["bandwidth"], job["retry_pause"], job["snapshot"]) == (50 << 20, 60, {"method": "copy"})
     assert job["guest"] == {"processor": "scripts", "policy": "require", "options": {"pre_freeze": "/bin/true"}}
+    holdfast("job", "edit", "nightly", "--audit", "1%", "--on-cbt-loss", "fail")
+    shown = holdfast("job", "show", "nightly").out
+    assert "1 % of the unchanged blocks of each disk" in shown and "fail" in shown
+    holdfast("job", "edit", "nightly", "--audit", "0")
+    assert "off: what change tracking misses" in holdfast("job", "show", "nightly").out
     holdfast("job", "edit", "nightly", "--reset", "bandwidth", "--reset", "guest")
     job = holdfast("job", "show", "nightly", "--output", "json").json["job"]
     assert "bandwidth" not in job

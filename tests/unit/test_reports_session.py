@@ -152,6 +152,23 @@ def test_a_backup_is_told_in_ten_steps() -> None:
     assert session_text(session_report(session(), [task("d0"), task("d1")], backup())) == GOLDEN
 
 
+def test_a_missed_change_is_told_with_its_numbers_and_by_the_mode_that_it_led_to() -> None:
+    reason = "change tracking missed changes (2 of 64 audited blocks, the first at 5.00 MiB)"
+    audited = msgspec.structs.replace(task("d0").counters, audited_blocks=64, missed_blocks=2)
+    story = [
+        *backup()[:10],
+        event(10.0, happened.ChangesMissed(task=KEYS["d0"], audited=64, missed=2)),
+        event(16.0, happened.TransferFinished(task=KEYS["d0"], mode=ChangeMode.DIGEST, reason=reason)),
+    ]
+    report = session_report(session(), [task("d0", counters=audited), task("d1")], story)
+    text = session_text(report)
+    assert "change tracking missed changes: 2 of 64 audited blocks differ; the whole disk is compared" in text
+    assert f"stored 4.00 MiB; digest: {reason}" in text
+    assert "web/disk0.img:  audit: 64 blocks read and compared, 2 had changed and were not told" in text
+    assert text.count("audit:") == 1
+    assert (report.disks[0].counters.missed_blocks, report.total.audited_blocks) == (2, 64)
+
+
 def test_the_report_is_also_its_json() -> None:
     report = session_report(session(), [task("d0"), task("d1")], backup())
     document = msgspec.json.decode(msgspec.json.encode(report))

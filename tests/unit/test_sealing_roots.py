@@ -46,6 +46,15 @@ def test_the_origin_of_a_copy_is_in_the_body_and_nothing_is_in_that_of_others() 
     assert POINT.identity == Origin(ID, POINT.sid)
 
 
+def test_a_tracker_is_in_the_body_where_there_is_one_and_no_trace_of_it_elsewhere() -> None:
+    (disk,) = POINT.disks
+    tracked = msgspec.structs.replace(POINT, disks=(msgspec.structs.replace(disk, tracker="bitmaps"),))
+    entry = seal_point(tracked, KEYS)
+    assert open_point(entry, KEYS) == tracked
+    assert b'"tracker":"bitmaps"' in entry.body
+    assert b"tracker" not in seal_point(POINT, KEYS).body
+
+
 def test_every_flipped_byte_of_body_and_mac_is_detected() -> None:
     entry = seal_point(POINT, KEYS)
     for position in range(len(entry.body)):

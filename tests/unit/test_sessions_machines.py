@@ -52,6 +52,8 @@ class World:
         self.movers: set[e.TaskKey] = set()
         self.transferred: dict[str, set[str]] = {}
         self.committed: set[str] = set()
+        self.missed: set[e.TaskKey] = set()
+        self.doubted: set[e.TaskKey] = set()
         self.cancelled = False
 
     def run(self, machine: BackupMachine, cancel_after: int | None) -> None:
@@ -70,6 +72,8 @@ class World:
         assert not self.open_sessions, "a write session was left open"
         assert not self.slots, "slots were not given back"
         assert not self.movers, "movers were left running"
+        assert self.doubted == self.missed, "what an audit found has consequences, and nothing else has"
+        assert not (self.missed and self.result == "success"), "a missed change is always told"
 
     def _next(self) -> list[e.Event]:
         busy = [lane for lane in self.lanes.values() if lane]
@@ -85,7 +89,10 @@ class World:
     def _tell(self, machine: BackupMachine, event: e.Event) -> None:
         if isinstance(event, e.TransferFinished):
             self.movers.discard(event.task)  # movers that finished are gone
-        for instruction in machine.handle(event):
+        told = machine.handle(event)
+        if isinstance(event, e.ChangesMissed) and i.DoubtPoints(task=event.task) in told:
+            self.missed.add(event.task)
+        for instruction in told:
             self._take(instruction)
 
     def _fails(self) -> bool:
@@ -125,6 +132,9 @@ class World:
             self.movers.discard(key)
             self.later = [each for each in self.later if each[0] != key]
             return [e.TaskStopped(task=key)] if isinstance(instruction, i.StopTask) else []
+        if isinstance(instruction, i.DoubtPoints):
+            self.doubted.add(key)
+            return []
         if self._fails():
             error = self.rng.choice([RETRYABLE, RETRYABLE, FENCED, FINAL])
             return [e.TaskFailed(task=key, error=error, at=Step.TRANSFER)]
@@ -147,7 +157,10 @@ class World:
                 if self._fails():
                     ended = e.TaskFailed(task=key, error=RETRYABLE, at=Step.TRANSFER)
                 self.later.append((key, ended))
-                return [e.TransferBegan(task=key, mode=ChangeMode.FULL, reason="")]
+                began: list[e.Event] = [e.TransferBegan(task=key, mode=ChangeMode.CBT, reason="")]
+                if self._fails():
+                    began.append(e.ChangesMissed(task=key, audited=64, missed=1))
+                return began
         raise AssertionError(instruction)
 
     def _answer_vm(self, instruction: i.VmInstruction) -> list[e.Event]:
@@ -252,6 +265,16 @@ def test_a_point_that_was_committed_before_it_was_abandoned_stays_committed() ->
     assert machine.handle(e.VmFailed(vm="vm", error=RETRYABLE, at=Step.COMMIT)) == [i.AbandonVm(vm="vm")]
     assert machine.handle(e.PointCommitted(vm="vm", sid="s")) == [i.RemoveSnapshot(vm="vm")]
     assert machine.handle(e.SnapshotRemoved(vm="vm")) == [i.EndSession(result="success")]
+
+
+def test_a_change_that_tracking_missed_casts_doubt_and_is_a_warning() -> None:
+    machine, _ = backup_to(i.BeginTransfer)
+    key = e.TaskKey("vm", "disk")
+    assert machine.handle(e.ChangesMissed(task=key, audited=64, missed=2)) == [i.DoubtPoints(task=key)]
+    told = machine.handle(e.TransferFinished(task=key, mode=ChangeMode.DIGEST, reason="missed"))
+    assert told == [i.ReleaseTask(task=key), i.CommitPoint(vm="vm")]
+    machine.handle(e.PointCommitted(vm="vm", sid="s"))
+    assert machine.handle(e.SnapshotRemoved(vm="vm")) == [i.EndSession(result="warning")]
 
 
 def test_a_fenced_write_session_starts_the_vm_anew_with_a_new_snapshot() -> None:

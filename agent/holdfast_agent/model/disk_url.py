@@ -138,6 +138,15 @@ def parse_disk_url(text: str) -> DiskUrl:
     return DiskUrl(scheme, "", _options(text, scheme, query), host, port)
 
 
+def with_bitmap(text: str, name: str) -> str:
+    """A disk URL that also names the dirty bitmap ``name``, where its scheme can; else as it was."""
+    url = parse_disk_url(text)
+    if "bitmap" not in _OPTIONS.get(url.scheme, ()):
+        return text
+    options = dict(url.options) | {"bitmap": name}
+    return str(msgspec.structs.replace(url, options=tuple(sorted(options.items()))))
+
+
 def file_url(path: str) -> DiskUrl:
     """The URL of a raw image file at an absolute path."""
     return parse_disk_url(f"file:{quote(path)}")

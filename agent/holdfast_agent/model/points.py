@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .change import ChangeMode
+from .change import AuditOutcome, ChangeMode
 from .geometry import Geometry
 from .ids import Sid
 
@@ -13,7 +13,9 @@ class DiskPoint(msgspec.Struct, frozen=True):
     """One disk of a restore point.
 
     ``disk_id`` is the hypervisor's stable id within the VM; ``root`` the hex id of the root node of the block tree;
-    ``change_id`` what the change tracker needs to name later changes, or None.
+    ``change_id`` what the change tracker needs to name later changes, or None. ``tracker``: on whose word parts of the
+    disk were not read; it stands in the body only where there is one, so that other points are the bytes that they
+    always were. ``audit``: a word of :class:`~.change.AuditOutcome`, of how the tracker's word fared.
     """
 
     disk_id: str
@@ -24,7 +26,8 @@ class DiskPoint(msgspec.Struct, frozen=True):
     mode: ChangeMode
     reason: str
     change_id: str | None = None
-    audit: str = "none"
+    audit: str = AuditOutcome.NONE.value
+    tracker: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def geometry(self) -> Geometry:

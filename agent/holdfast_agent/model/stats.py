@@ -38,9 +38,11 @@ class TransferCounters(msgspec.Struct, frozen=True):
     """What one task has moved so far; all in bytes of the plain disk unless said otherwise.
 
     processed: covered so far, holes included. read: read from the disk. zero, unchanged, deduplicated: not sent,
-    by cause. sent: plain bytes of the blocks that were sent. transferred: bytes on the wire (compressed, sealed).
-    stored: bytes that the repository appended. throttled_by: seconds of ``stages.throttled_s`` by the name of the limit
-    that held the transfer back.
+    by cause (unchanged by a tracker's word: with the holes among it). sent: plain bytes of the blocks that were sent.
+    transferred: bytes on the wire (compressed, sealed). stored: bytes that the repository appended. throttled_by:
+    seconds of ``stages.throttled_s`` by the name of the limit that held the transfer back. audited_blocks: blocks that
+    change tracking called unchanged and that were read besides, only to be compared; missed_blocks: those of them that
+    had changed.
     """
 
     size_bytes: int = 0
@@ -55,6 +57,8 @@ class TransferCounters(msgspec.Struct, frozen=True):
     elapsed_s: float = 0.0
     stages: StageTimes = StageTimes()
     throttled_by: dict[str, float] = {}
+    audited_blocks: int = 0
+    missed_blocks: int = 0
 
 
 def summed(counters: Sequence[TransferCounters]) -> TransferCounters:

@@ -62,7 +62,7 @@ class NoStore:
         self._blocks = message
         return ()
 
-    def page(self, first: int) -> tuple[Ids, list[BlockId]]:
+    def page(self, first: int, blocks: int) -> tuple[Ids, list[BlockId]]:
         return Ids(first, ()), []
 
     def offer(self, message: Offer, payload: memoryview) -> bytes:

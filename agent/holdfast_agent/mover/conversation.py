@@ -20,6 +20,9 @@ from holdfast_agent.model.strict import NOT_DECODED
 PAGE_BLOCKS = 8192
 """Blocks to a page of ids: 256 KiB at most, well below one record."""
 
+LEAF_BLOCKS = 256
+"""The small page: what one node of the tree holds."""
+
 MAX_OFFER = 4096
 MAX_FETCH = 64
 MAX_LOST_RUNS = 100_000
@@ -54,9 +57,13 @@ class Opened(Message, frozen=True, tag=True, array_like=True):
 
 
 class WantIds(Message, frozen=True, tag=True, array_like=True):
-    """Ask for one page of ids of the base or the opened tree; ``first`` is a multiple of PAGE_BLOCKS."""
+    """Ask for one page of ids of the base or the opened tree.
+
+    ``first`` is a multiple of ``blocks``, which is PAGE_BLOCKS, or LEAF_BLOCKS where only a few ids are looked at.
+    """
 
     first: int
+    blocks: int = PAGE_BLOCKS
 
 
 class Ids(Message, frozen=True, tag=True, array_like=True):

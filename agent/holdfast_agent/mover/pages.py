@@ -9,21 +9,19 @@ from holdfast_agent.errors import MalformedMessage
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
 
-from .conversation import PAGE_BLOCKS, Ids, Run, count_blocks
+from .conversation import LEAF_BLOCKS, PAGE_BLOCKS, Ids, Run, count_blocks
 
 IdSource = Callable[[int], Iterator[BlockId]]
 """Ids of a tree from a block on, ascending, holes included (``TreeReader.ids``)."""
 
-_HOLES = bytes(PAGE_BLOCKS * ID_BYTES)
-
 
 class IdPage:
-    """Ids of up to PAGE_BLOCKS blocks from ``first`` on; those past the end of the tree are holes."""
+    """Ids of ``blocks`` blocks from ``first`` on; those past the end of the tree are holes."""
 
-    def __init__(self, first: int, data: tuple[Run, ...], payload: memoryview) -> None:
+    def __init__(self, first: int, data: tuple[Run, ...], payload: memoryview, blocks: int = PAGE_BLOCKS) -> None:
         self.first = first
         self.data = data
-        self._flat = bytearray(_HOLES) if data else bytearray()
+        self._flat = bytearray(blocks * ID_BYTES if data else 0)
         place = 0
         for start, count in data:
             at = (start - first) * ID_BYTES
@@ -31,15 +29,15 @@ class IdPage:
             place += count * ID_BYTES
 
     @classmethod
-    def receive(cls, message: Ids, payload: memoryview, geometry: Geometry) -> IdPage:
-        """Check a page that came from the peer. Raises :class:`MalformedMessage`."""
+    def receive(cls, message: Ids, payload: memoryview, geometry: Geometry, blocks: int = PAGE_BLOCKS) -> IdPage:
+        """Check a page of ``blocks`` blocks that came from the peer. Raises :class:`MalformedMessage`."""
         total = count_blocks(message.data, geometry)
         outside = message.data and (
-            message.data[0][0] < message.first or sum(message.data[-1]) > message.first + PAGE_BLOCKS
+            message.data[0][0] < message.first or sum(message.data[-1]) > message.first + blocks
         )
-        if message.first % PAGE_BLOCKS or outside or len(payload) != total * ID_BYTES:
+        if message.first % blocks or outside or len(payload) != total * ID_BYTES:
             raise MalformedMessage(peer="the other mover", reason="a page of ids that contradicts itself")
-        return cls(message.first, message.data, payload)
+        return cls(message.first, message.data, payload, blocks)
 
     def __getitem__(self, block: int) -> BlockId:
         if not self._flat:
@@ -62,18 +60,18 @@ class PageCutter:
         self._next = 0
         self._ids: Iterator[BlockId] = iter(())
 
-    def page(self, first: int) -> tuple[Ids, list[BlockId]]:
+    def page(self, first: int, blocks: int = PAGE_BLOCKS) -> tuple[Ids, list[BlockId]]:
         """The message and the ids of its payload. Raises what reading the tree raises."""
-        if first % PAGE_BLOCKS:
+        if blocks not in (LEAF_BLOCKS, PAGE_BLOCKS) or first < 0 or first % blocks:
             raise MalformedMessage(peer="the other mover", reason="a page that does not begin at a page's boundary")
         if first >= self._blocks:
             return Ids(first, ()), []
         if first != self._next or first == 0:
             self._ids = self._ids_from(first)
-        self._next = first + PAGE_BLOCKS
+        self._next = first + blocks
         runs: list[Run] = []
         ids: list[BlockId] = []
-        for block, block_id in enumerate(islice(self._ids, PAGE_BLOCKS), first):
+        for block, block_id in enumerate(islice(self._ids, blocks), first):
             if block_id == HOLE:
                 continue
             if runs and sum(runs[-1]) == block:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
 from holdfast_agent.model.change import ChangeMode
-from holdfast_agent.model.geometry import Extent, Geometry
+from holdfast_agent.model.geometry import Extent
 from holdfast_agent.wire.specs import BackupOrder
 
 from .conversation import Run
@@ -36,40 +37,32 @@ def plan(order: BackupOrder, allocated: Iterable[Extent], lost: Iterable[Run]) -
     ``lost``: blocks of the base that must be read whatever the change tracker says.
     """
     geometry = order.geometry
+    zeros: Iterable[Run] = ()
     if order.mode is ChangeMode.FULL:
         runs: Iterable[Run] = [(0, geometry.blocks)]
     elif order.mode is ChangeMode.CBT:
-        extents = sorted([*(order.extents or ()), *_forced(order, lost)])
-        runs = _touched(extents, geometry)
+        runs = geometry.runs_of(heapq.merge(order.extents or (), sorted(_forced(order, lost))))
+        zeros = geometry.runs_of(order.zeros)
     else:
-        runs = _touched(allocated if order.extents is None else order.extents, geometry)
+        runs = geometry.runs_of(allocated if order.extents is None else order.extents)
     gap = Fate.KEEP if order.mode is ChangeMode.CBT else Fate.HOLE
     following = 0
-    for first, count in runs:
+    for first, end, fate in heapq.merge(_parts(runs, Fate.READ), _parts(zeros, Fate.HOLE), key=_place):
         if first > following:
             yield Part(following, first, gap)
-        if count:
-            yield Part(first, first + count, Fate.READ)
-        following = first + count
+        if end > max(first, following):  # what is named twice is right in either way
+            yield Part(max(first, following), end, fate)
+        following = max(end, following)
     if following < geometry.blocks:
         yield Part(following, geometry.blocks, gap)
 
 
-def _touched(extents: Iterable[Extent], geometry: Geometry) -> Iterator[Run]:
-    """Runs of blocks that ascending extents touch; costs by the number of extents, not by their length."""
-    start = end = 0
-    for extent in extents:
-        if extent.length <= 0 or extent.start >= geometry.size_bytes:
-            continue
-        first = extent.start >> geometry.block_log2
-        last = (min(extent.end, geometry.size_bytes) - 1) >> geometry.block_log2
-        if first > end:
-            if end > start:
-                yield start, end - start
-            start = first
-        end = max(end, last + 1)
-    if end > start:
-        yield start, end - start
+def _parts(runs: Iterable[Run], fate: Fate) -> Iterator[Part]:
+    return (Part(first, first + count, fate) for first, count in runs)
+
+
+def _place(part: Part) -> int:
+    return part.first
 
 
 def _forced(order: BackupOrder, lost: Iterable[Run]) -> Iterator[Extent]:

@@ -89,7 +89,7 @@ class Reader:
             self.tally.begin(message.geometry.size_bytes)
             self.workers.submit(self._tree_open, self._shelf.open_tree, message)
         elif isinstance(message, WantIds) and self._root is not None:
-            self.workers.submit(self._page, self._shelf.page, message.first)
+            self.workers.submit(self._page, self._shelf.page, message.first, message.blocks)
         elif isinstance(message, Done):
             self._done = True
         else:
@@ -181,11 +181,11 @@ class _Shelf:
         tree = TreeReader(self._reader, message.root, message.geometry)
         self._pages = PageCutter(message.geometry.blocks, tree.ids)
 
-    def page(self, first: int) -> tuple[Ids, list[BlockId]]:
+    def page(self, first: int, blocks: int) -> tuple[Ids, list[BlockId]]:
         if self._pages is None:
             raise MalformedMessage(peer="the other mover", reason="no tree is open")
         with self._clock:
-            return self._pages.page(first)
+            return self._pages.page(first, blocks)
 
     def read(self, ids: list[BlockId]) -> list[Answer]:
         if self._reader is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from random import SystemRandom
 
 from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.disks.disk import ReadableDisk
@@ -19,8 +20,10 @@ from holdfast_agent.sealing.tree import compute_root
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import BackupOrder, MoverResult, Order, SourceSpec
 
+from .audit import Audit, draw
 from .blocks import Block, BlockWork, Buffers
 from .conversation import (
+    LEAF_BLOCKS,
     PAGE_BLOCKS,
     AnyMessage,
     BeginBackup,
@@ -29,6 +32,7 @@ from .conversation import (
     Ids,
     Offer,
     Opened,
+    Run,
     Stored,
     Wanted,
     WantIds,
@@ -36,6 +40,7 @@ from .conversation import (
     encode,
     runs_of,
 )
+from .course import Course, after_audit, by_bitmap, check_extents
 from .fetcher import Fetcher
 from .pages import IdMap, IdPage
 from .plan import Fate, Part, plan
@@ -68,6 +73,8 @@ class Source:
         self._fetcher = Fetcher(spec.origin, host) if spec.origin is not None else None
         self._order: BackupOrder | None = None
         self._disk: ReadableDisk | None = None
+        self._course: Course | None = None
+        self._audit: Audit | None = None
         self._transfer: _Transfer | None = None
 
     def begin(self, order: Order) -> None:
@@ -95,6 +102,16 @@ class Source:
                 url=self._used, found_bytes=self._disk.size_bytes, expected_bytes=order.geometry.size_bytes
             )
         self.tally.begin(order.geometry.size_bytes)
+        if order.mode is ChangeMode.CBT and order.extents is None:
+            self.workers.submit(self._set_out, by_bitmap, order, self._disk)
+        else:
+            check_extents(order)
+            self._set_out(Course(order))
+
+    def _set_out(self, course: Course) -> None:
+        """Where the disk's changes are to be found is settled: the tree can begin."""
+        self._course = course
+        order = course.order
         based = order.mode in (ChangeMode.CBT, ChangeMode.DIGEST)
         self._connection.send(
             encode(
@@ -115,13 +132,12 @@ class Source:
 
     def receive(self, message: AnyMessage, payload: memoryview, cost_bytes: int) -> None:
         self._connection.release(cost_bytes)
-        if self._transfer is None:
-            if not isinstance(message, Opened) or self._disk is None or self._order is None:
+        if self._audit is not None and isinstance(message, Ids):
+            self._audit.page(message, payload)
+        elif self._transfer is None:
+            if not isinstance(message, Opened) or self._audit is not None:
                 raise unexpected(message)
-            count_blocks(message.lost, self._order.base_geometry or self._order.geometry)
-            if isinstance(self._disk, PointDisk):
-                self._disk.expect(message.lost)
-            self._transfer = _Transfer(self, self._disk, self._order, message.lost)
+            self._opened(message.lost)
         elif isinstance(message, Wanted):
             self._transfer.answer(message)
         elif isinstance(message, Ids):
@@ -132,6 +148,8 @@ class Source:
             raise unexpected(message)
 
     def pump(self) -> float:
+        if self._audit is not None:
+            self._audit.pump()
         return self._transfer.pump() if self._transfer is not None else _IDLE_S
 
     def close(self, error: BaseException | None, timeout_s: float) -> bool:
@@ -142,11 +160,41 @@ class Source:
             self._disk.close()
         return ended
 
+    def _opened(self, lost: tuple[Run, ...]) -> None:
+        """The tree has begun: audit what a tracker said, if anything, then transfer."""
+        if self._disk is None or self._course is None:
+            raise unexpected(Opened(lost))
+        order = self._course.order
+        base = order.base_geometry or order.geometry
+        count_blocks(lost, base)
+        if isinstance(self._disk, PointDisk):
+            self._disk.expect(lost)
+        if order.extents is None or order.audit is None or order.audit.off:
+            self._transfer = _Transfer(self, self._disk, order, lost)
+            return
+        sample = draw(order, lost, order.audit, SystemRandom())
+        work = BlockWork(self._disk, order.geometry, self._spec.keys, self.tally.source, self.tally.proxy)
+        ask = self._ask_leaf if order.mode is ChangeMode.CBT else None
+        then = partial(self._audited, self._disk, order, lost)
+        self._audit = Audit(sample, base, work, self.workers, self.tally, ask, then)
+
+    def _audited(self, disk: ReadableDisk, order: BackupOrder, lost: tuple[Run, ...], first_missed: int | None) -> None:
+        self._audit = None
+        if first_missed is not None:
+            self._course = after_audit(order, first_missed, self.tally)
+            order = self._course.order
+        self._transfer = _Transfer(self, disk, order, lost)
+
+    def _ask_leaf(self, first: int) -> None:
+        self._connection.send(encode(WantIds(first, LEAF_BLOCKS)))
+
     def _finish(self, transfer: _Transfer) -> None:
-        if not transfer.done:
+        if not transfer.done or self._course is None:
             raise unexpected(Stored(HOLE))
         self.tally.end()
-        self.result = MoverResult(root=transfer.root, used_disk=self._used)
+        order, reason = self._course
+        turned = order.mode if reason else None
+        self.result = MoverResult(root=transfer.root, used_disk=self._used, mode=turned, reason=reason)
 
 
 class _Transfer:
@@ -223,7 +271,9 @@ class _Transfer:
             self._tally.zero += stop - start
         told = 0
         if self._digest:
-            told = self._send_holes(list(self._pages[first // PAGE_BLOCKS].data_blocks(first, end)))
+            told = self._send_holes(runs_of(list(self._pages[first // PAGE_BLOCKS].data_blocks(first, end))))
+        elif fate is Fate.HOLE and not self._knows_all:  # zeros now, and nobody here knows what the base has
+            told = self._send_holes(((first, end - first),))
         self._left += end - first - told
 
     def _have_read(self, base: IdPage | None, blocks: list[Block]) -> None:
@@ -239,7 +289,7 @@ class _Transfer:
                 self._left += 1
                 self._tally.unchanged += length if block.id != HOLE else 0
             elif block.id == HOLE:
-                self._send_holes([block.number])
+                self._send_holes(((block.number, 1),))
             else:
                 self._unoffered.append(block)
                 continue
@@ -252,12 +302,13 @@ class _Transfer:
             return base[block.number] == block.id and block.number not in self._lost
         return self._knows_all and block.id == HOLE  # without a base every block begins as a hole
 
-    def _send_holes(self, blocks: list[int]) -> int:
-        """Tell blocks that are zeros now and were data in the base; how many."""
-        for run in runs_of(blocks):
+    def _send_holes(self, runs: tuple[Run, ...]) -> int:
+        """Tell blocks that are zeros now and were (or may have been) data in the base; how many."""
+        for run in runs:
             self._connection.send(encode(Holes(run)))
-        self._holes += len(blocks)
-        return len(blocks)
+        told = sum(count for _first, count in runs)
+        self._holes += told
+        return told
 
     # --- pages of the base ------------------------------------------------------------------------------------------
 

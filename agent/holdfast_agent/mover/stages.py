@@ -92,6 +92,8 @@ class Tally:
         self.sent = 0
         self.transferred = 0
         self.stored = 0
+        self.audited = 0
+        self.missed = 0
         self.source = StageClock()
         self.proxy = StageClock()
         self.target = StageClock()
@@ -119,6 +121,8 @@ class Tally:
             sent_bytes=self.sent,
             transferred_bytes=self.transferred,
             stored_bytes=self.stored,
+            audited_blocks=self.audited,
+            missed_blocks=self.missed,
             elapsed_s=now - self._begun if self._begun is not None else 0.0,
             stages=StageTimes(
                 source_s=self.source.busy_s,

@@ -65,10 +65,10 @@ class Store:
         whole_base = ((0, min(base.geometry.blocks, message.geometry.blocks)),) if base else ()
         return lost if len(lost) <= MAX_LOST_RUNS else whole_base
 
-    def page(self, first: int) -> tuple[Ids, list[BlockId]]:
+    def page(self, first: int, blocks: int) -> tuple[Ids, list[BlockId]]:
         """One page of the base's ids."""
         with self._clock:
-            return self._pages.page(first)
+            return self._pages.page(first, blocks)
 
     def offer(self, message: Offer, payload: memoryview) -> bytes:
         """Put ids in their places; for each a byte that says whether its record must come."""

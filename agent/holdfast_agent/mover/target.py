@@ -80,7 +80,7 @@ class Target:
             self.tally.begin(message.geometry.size_bytes)
             self.workers.submit(self._begun, store.begin, message)
         elif isinstance(message, WantIds):
-            self.workers.submit(self._page, store.page, message.first)
+            self.workers.submit(self._page, store.page, message.first, message.blocks)
         elif isinstance(message, Offer):
             self.workers.submit(self._answer, self._look_up, message, payload)
         elif isinstance(message, Holes):

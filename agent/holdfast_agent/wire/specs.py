@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from holdfast_agent.model.change import ChangeMode
+from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import BlockId, Sid
@@ -139,7 +139,10 @@ class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
 
     ``disks`` are the disk URLs to try in order (transport fail-over). ``base_root``: tree of the base point of the
     same disk (needed by CBT and DIGEST), with ``base_geometry``. ``extents``: ascending changed (CBT) or allocated
-    (ALLOCATION) extents where a change tracker named them; None means that the disk is asked for its allocation.
+    (ALLOCATION) extents where a change tracker named them; None means that the disk itself is asked, for CBT for the
+    bitmap that its URL names. Should it have none, the disk falls to the mode ``on_loss``; None there fails the task.
+    ``zeros``: CBT: ascending extents of whole blocks that changed, too, and are known to be zeros now.
+    ``audit``: how much of what a tracker lets us leave unread is read nevertheless; None leaves the audit out.
     ``origin`` stands in the place of ``disks`` for a source that reads restore points.
     """
 
@@ -148,6 +151,9 @@ class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     base_root: BlockId | None = None
     base_geometry: Geometry | None = None
     extents: tuple[Extent, ...] | None = None
+    zeros: tuple[Extent, ...] = ()
+    on_loss: ChangeMode | None = ChangeMode.DIGEST
+    audit: AuditRate | None = None
     origin: OriginDisk | None = None
 
 
@@ -201,13 +207,16 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``root``: source: root over the ids that it computed itself (None in CBT mode, where it does not know all);
     target: root of the tree that it stored. The manager compares the two. ``packs``: target only. ``used_disk``: the
-    URL that the source opened. Of a check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and
-    blocks that the order's bounds left unread.
+    URL that the source opened. ``mode`` and ``reason``: source, where it went another way than it was ordered. Of a
+    check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and blocks that the order's bounds
+    left unread.
     """
 
     root: BlockId | None = None
     packs: tuple[PackRef, ...] = ()
     used_disk: str = ""
+    mode: ChangeMode | None = None
+    reason: str = ""
     blocks_checked: int = 0
     bad: tuple[BadRecord, ...] = ()
     bad_count: int = 0

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from holdfast_agent.errors import UsageError
 from holdfast_agent.model import strict
 
 from ..quantities import DURATION, SIZE, Parser, with_numbers
 from ..retention.policy import RetentionPolicy
 from .values import JobSpec
 
-_QUANTITIES: dict[str, Parser] = {"block_size": SIZE, "bandwidth": SIZE, "retry_pause": DURATION}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+def _audit(text: str) -> int | str:
+    """A number of blocks, or a share of them in the one way in which it is kept: "1.5 %"."""
+    share = _SHARE.fullmatch(text.strip())
+    if share is not None and float(share[1]) <= 100:
+        return f"{float(share[1]):g} %"
+    if text.strip().isdigit():
+        return int(text)
+    raise UsageError(reason=f"{text!r} is neither a number of blocks, such as 64, nor a share of them, such as 1 %")
+
+
+_QUANTITIES: dict[str, Parser] = {
+    "block_size": SIZE, "bandwidth": SIZE, "retry_pause": DURATION, "audit": _audit,
+}  # fmt: skip
 _RETENTION: dict[str, Parser] = {"undo_window": DURATION, "immutable": DURATION}
 
 
@@ -21,7 +38,7 @@ def job_from_table(table: Mapping[str, Any], source: str) -> JobSpec:
     """The job that ``table`` describes; ``source`` (a file, "the options") begins every error.
 
     Sizes, rates and durations may be text: ``block_size = "1 MiB"``, ``bandwidth = "50 MiB"`` (per second),
-    ``retry_pause = "30 s"``. Raises ``UnknownConfigKey`` or ``ConfigInvalid``.
+    ``retry_pause = "30 s"``; ``audit`` may be a share. Raises ``UnknownConfigKey`` or ``ConfigInvalid``.
     """
     numbers = with_numbers(table, _QUANTITIES, source)
     if isinstance(numbers.get("retention"), dict):

@@ -69,23 +69,32 @@ class Points:
         with self._database.reading() as connection:
             return tuple(from_row(row, PointEntryRow) for row in connection.execute(query))
 
-    def latest(self, repository: str, server: str, vm_id: str) -> PointEntryRow | None:
-        """The newest point of a VM in a repository that is not suspect: the base of its next backup."""
+    def history(self, repository: str, server: str, vm_id: str) -> tuple[PointEntryRow, ...]:
+        """All points of a VM in a repository, the newest first; suspect ones and pruned ones too."""
         query = (
             select(*_COLUMNS)
             .where(points.c.repository == repository, points.c.server == server, points.c.vm_id == vm_id)
-            .where(points.c.state == PointState.OK.value, _is_pruned(False))
             .order_by(points.c.created.desc())
-            .limit(1)
         )
         with self._database.reading() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else from_row(row, PointEntryRow)
+            return tuple(from_row(row, PointEntryRow) for row in connection.execute(query))
 
     def set_state(self, sid: Sid, state: PointState) -> None:
         """Mark a point. No effect on one that is not remembered."""
         with self._database.writing() as connection:
             connection.execute(points.update().where(points.c.sid == sid).values(state=state.value))
+
+    def cast_doubt(self, sid: Sid, reason: str) -> None:
+        """An audit made a point suspect for good. No effect on one that is not remembered."""
+        with self._database.writing() as connection:
+            changed = {"state": PointState.SUSPECT.value, "doubt": reason}
+            connection.execute(points.update().where(points.c.sid == sid).values(**changed))
+
+    def clear(self, sid: Sid) -> None:
+        """What made a point suspect is mended. No effect on one in doubt: whole blocks may be the wrong ones."""
+        with self._database.writing() as connection:
+            whole = (points.c.sid == sid) & (points.c.doubt == "")
+            connection.execute(points.update().where(whole).values(state=PointState.OK.value))
 
     def set_verified(self, sid: Sid, at: float) -> None:
         """Every block of a point was read and found right. No effect on one that is not remembered."""

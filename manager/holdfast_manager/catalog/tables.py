@@ -193,6 +193,7 @@ points = Table(
     Column("retained_until", Double, nullable=False, server_default=text("0")),
     Column("undo_until", Double),
     Column("origin", _Json),
+    Column("doubt", Text, nullable=False, server_default=text("''")),
     Index(None, "repository", "server", "vm_id", "created"),
     Index(None, "job", "created"),
     Index(None, "vm_name", "created"),

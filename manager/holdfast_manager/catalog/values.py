@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord
-from holdfast_agent.model.change import ChangeMode
+from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.geometry import DEFAULT_BLOCK_LOG2, MAX_BLOCK_LOG2, MIN_BLOCK_LOG2
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Origin
@@ -22,6 +22,7 @@ from .processes import ProcessIdentity
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """Names of servers, agents, repositories and jobs: 1 to 64 letters, digits, dots, dashes and underscores."""
+_PERCENT = r"^(100|[0-9]{1,2}(\.[0-9]+)?) %$"
 Slots = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Rate = Annotated[int, msgspec.Meta(ge=1024)]
 """A limit in bytes per second. Less than 1 KiB/s would be a stop, not a limit."""
@@ -145,7 +146,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     other enabled proxies are used when these have no free slot. ``bandwidth_bytes_per_s`` limits the whole job
     (None: no limit). ``streams``: connections per task (1; 5 pay on long lines). ``retries`` and ``retry_pause_s``:
     failed tasks only (3 times after 30 s outlast a restart of an agent). ``snapshot`` are options of the server's
-    plugin. ``retention`` is applied after each successful session of the job.
+    plugin. ``retention`` is applied after each successful session of the job. ``audit``: how many of the blocks that
+    change tracking calls unchanged are read and compared in each run of a disk, or which share of them ("1.5 %").
     """
 
     name: Name
@@ -162,6 +164,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     retry_pause_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = msgspec.field(default=30.0, name="retry_pause")
     guest: GuestSettings | None = None
     on_cbt_loss: OnCbtLoss = OnCbtLoss.DIGEST
+    audit: Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern=_PERCENT)] = AuditRate().blocks
     snapshot: dict[str, Any] = {}
     retention: RetentionPolicy = RetentionPolicy()
     enabled: bool = True
@@ -175,6 +178,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     def block_log2(self) -> int:
         """Binary logarithm of the block size, as ``Geometry`` takes it."""
         return self.block_bytes.bit_length() - 1
+
+    @property
+    def audit_rate(self) -> AuditRate:
+        """``audit`` as an order takes it."""
+        if isinstance(self.audit, int):
+            return AuditRate(self.audit)
+        return AuditRate(0, float(self.audit.rstrip("% ")))
 
 
 class SessionKind(StrEnum):
@@ -269,7 +279,7 @@ class EventEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PointState(StrEnum):
-    """``SUSPECT``: an audit or verification found a mismatch; the next backup does not build on it."""
+    """``SUSPECT``: an audit or a verification found something wrong; the next backup does not build on it."""
 
     OK = "ok"
     SUSPECT = "suspect"
@@ -282,6 +292,8 @@ class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     ``verified``: when every block of it was last read, decoded and compared, by a verification or a restore. ``held``
     and ``retained_until`` protect it from pruning; the repository holds the same and enforces it. ``undo_until``: it is
     pruned, and can be given back until about then (None: it is not pruned). ``origin``: of which point it is a copy.
+    ``doubt``: why it is suspect though its blocks may all be whole: an audit found that some of them may be out of
+    date. No verification clears that.
     """
 
     sid: Sid
@@ -301,6 +313,7 @@ class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     retained_until: float = 0.0
     undo_until: float | None = None
     origin: Origin | None = None
+    doubt: str = ""
 
 
 class Obligation(msgspec.Struct, frozen=True, kw_only=True):

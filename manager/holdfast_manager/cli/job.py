@@ -10,6 +10,7 @@ import msgspec
 
 from holdfast_agent.errors import NotFound, UsageError
 from holdfast_agent.model import strict
+from holdfast_agent.model.change import AuditRate
 from holdfast_agent.model.units import format_rate, format_size
 from holdfast_manager.catalog.job_tables import job_from_table, job_to_table
 from holdfast_manager.catalog.values import JobSpec, SessionEntry, SessionState
@@ -199,6 +200,13 @@ def _ended(session: SessionEntry | None) -> str:
     return f"{session.id}: {state}, {moment(session.ended or session.started or session.created)}"
 
 
+def _audit_text(rate: AuditRate) -> str:
+    if rate.off:
+        return "off: what change tracking misses is never noticed"
+    share = f"{rate.percent:g} % of the unchanged blocks" if rate.percent else f"{rate.blocks} unchanged blocks"
+    return f"{share} of each disk and run are read and compared"
+
+
 def _settings(spec: JobSpec) -> list[tuple[str, str]]:
     guest = "none"
     if spec.guest is not None:
@@ -219,5 +227,6 @@ def _settings(spec: JobSpec) -> list[tuple[str, str]]:
         ("Retention", policy_text(spec.retention)),
         ("Guest", guest),
         ("Without CBT", spec.on_cbt_loss.value),
+        ("Audit of CBT", _audit_text(spec.audit_rate)),
         ("Snapshot", "\n".join(f"{key} = {value}" for key, value in sorted(spec.snapshot.items())) or "as the server"),
     ]

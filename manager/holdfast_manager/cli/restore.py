@@ -124,7 +124,9 @@ def vm(
 def _announce(app: App, row: PointEntryRow) -> None:
     """Say which point it is going to be: "latest" passes suspect ones over, and an id may name one."""
     app.out.note(f"Restoring {row.vm_name} as of {moment(row.created)} (restore point {row.sid[:12]})")
-    if row.state is PointState.SUSPECT:
+    if row.doubt:
+        app.out.warning(f"it may hold blocks that were out of date when it was made: {row.doubt}")
+    elif row.state is PointState.SUSPECT:
         app.out.warning("a verification found damage that touches this restore point; every block is checked")
     newer = app.catalog.points.list(repository=row.repository, vm_name=row.vm_name, limit=1)
     if newer and newer[0].created > row.created and newer[0].state is PointState.SUSPECT:

@@ -15,8 +15,9 @@ from holdfast_agent.model.points import Point
 from holdfast_agent.sealing.roots import open_point
 from holdfast_agent.wire.messages import ListPoints, PointList, ReadPoint, Reply, Request, RetainedPoint, UndoTombstone
 from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.doubts import doubted_by_audits
 from holdfast_manager.catalog.point_rows import row_of_point
-from holdfast_manager.catalog.values import PointEntryRow
+from holdfast_manager.catalog.values import PointEntryRow, PointState
 from holdfast_manager.sessions.keys import repository_keys
 
 from .agents import connected
@@ -73,14 +74,14 @@ def read_point(catalog: Catalog, row: PointEntryRow, keys: KeyPair) -> Point:
 def stored_points(catalog: Catalog, repository: str, ask: Ask) -> Listed:
     """All points that a repository has, as the catalogue's rows; nothing is changed.
 
-    What only the catalogue knows of a point (its session, what it stored, that it is suspect or verified) is taken
-    from there; what protects it, from the repository.
+    What only the catalogue knows of a point (its session, what it stored, that it is damaged or verified) is taken
+    from there; what protects it, and which points a later audit made suspect, from the repository.
     """
     entry = catalog.repositories.get(repository)
     secrets = repository_keys(catalog, entry)
     known = {row.sid: row for row in catalog.points.list(repository=repository, limit=1 << 30)}
     known |= {row.sid: row for row in catalog.points.list(repository=repository, limit=1 << 30, pruned=True)}
-    rows, refused = [], []
+    rows, found, refused = [], [], []
     for page in _pages(ask, entry.path):
         retained = {each.sid: each for each in page.retained}
         for stored in page.points:
@@ -90,8 +91,10 @@ def stored_points(catalog: Catalog, repository: str, ask: Ask) -> Listed:
                 refused.append(str(stored.sid))
                 continue
             row = known.get(point.sid) or row_of_point(repository, point)
+            found.append(point)
             rows.append(_protected(row, retained.get(point.sid, RetainedPoint(sid=point.sid))))
-    return Listed(tuple(rows), tuple(refused))
+    doubted = doubted_by_audits(found)
+    return Listed(tuple(_doubted(row) if row.sid in doubted else row for row in rows), tuple(refused))
 
 
 def authentic_points(catalog: Catalog, repository: str, ask: Ask, hidden: bool = False) -> Authentic:
@@ -145,6 +148,11 @@ def _pages(ask: Ask, path: str, hidden: bool = False) -> Iterator[PointList]:
         # an agent that says "more" with an empty page would keep us here for ever
         more = page.more and bool(page.points) and page.points[-1].sid > after
         after = page.points[-1].sid if page.points else after
+
+
+def _doubted(row: PointEntryRow) -> PointEntryRow:
+    reason = row.doubt or "a later audit found that change tracking had missed changes"
+    return msgspec.structs.replace(row, state=PointState.SUSPECT, doubt=reason)
 
 
 def _protected(row: PointEntryRow, retained: RetainedPoint) -> PointEntryRow:

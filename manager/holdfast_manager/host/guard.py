@@ -17,6 +17,7 @@ from holdfast_agent.model.units import MIB
 from holdfast_plugins.api import (
     ChangeTracker,
     ConsistencyLevel,
+    DiskBitmap,
     FreezeHandle,
     GuestProcessor,
     HypervisorDriver,
@@ -30,6 +31,7 @@ from holdfast_plugins.api import (
 
 log = logging.getLogger(__name__)
 MAX_CONFIG_BYTES = 4 * MIB
+MAX_BITMAP_NAME = 1023  # QEMU's own bound
 
 
 class GuardedDriver:
@@ -145,9 +147,10 @@ class GuardedTracker:
         self._plugin = plugin
         self._tracker = tracker
 
-    def changed(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent]:
+    def changed(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:
         with self._losing("changed"):
-            return _ascending(self._tracker.changed(snapshot, disk_id, since))
+            told = self._tracker.changed(snapshot, disk_id, since)
+            return _known_to_qemu(told) if isinstance(told, DiskBitmap) else _ascending(told)
 
     def allocated(self, snapshot: Snapshot, disk_id: str) -> Sequence[Extent] | None:
         with self._losing("allocated"):
@@ -200,6 +203,11 @@ def _unique(what: str, names: Iterable[str]) -> None:
     for name in names:
         _expect(name not in seen, f"the {what} are not unique: {name!r}")
         seen.add(name)
+
+
+def _known_to_qemu(bitmap: DiskBitmap) -> DiskBitmap:
+    _expect(0 < len(bitmap.name) <= MAX_BITMAP_NAME, f"{bitmap.name!r} cannot be the name of a bitmap")
+    return bitmap
 
 
 def _ascending(extents: Sequence[Extent]) -> Sequence[Extent]:

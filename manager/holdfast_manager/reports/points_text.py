@@ -47,6 +47,7 @@ def point_text(row: PointEntryRow, point: Point | None) -> str:
         *_origin(row),
         ("Consistency", row.consistency),
         ("State", state_of(row)),
+        *([("Doubt", row.doubt)] if row.doubt else []),
     ]
     text = f"Restore point {row.sid}\n{indented(facts(pairs))}"
     if point is None:

@@ -76,6 +76,11 @@ def _began(data: Data) -> str:
     return f"{mode}: {reason}" if mode and reason else str(mode or reason or "began")
 
 
+def _missed(data: Data) -> str:
+    share = f"{data.get('missed')} of {counted(int(data.get('audited') or 0), 'audited block')}"
+    return f"change tracking missed changes: {share} differ; the whole disk is compared"
+
+
 def _failed(data: Data) -> str:
     error = data.get("error")
     return f"failed: {error.get('message') if isinstance(error, Mapping) else 'unknown error'}"
@@ -105,6 +110,7 @@ _SENTENCES: dict[str, Callable[[Data], str]] = {
     "MoversStarted": lambda data: "movers run",
     "MoversConnected": _connected,
     "TransferBegan": _began,
+    "ChangesMissed": _missed,
     "TransferFinished": lambda data: "transferred",
     "TaskFailed": _failed,
     "TaskStopped": lambda data: "movers stopped, slots free",

@@ -10,6 +10,7 @@ from holdfast_agent.model.units import format_duration, format_rate, format_size
 from holdfast_manager.catalog.values import SessionKind, SessionState
 
 from .problems import Problem
+from .sentences import counted
 from .session_report import STORING, DiskLine, SessionReport
 from .steps import StepLine
 from .table import facts, indented, printable, table
@@ -90,11 +91,19 @@ def _disks(report: SessionReport) -> str:
         place = f"{disk.vm}/{disk.disk}"
         if disk.mode and disk.reason:
             reasons.append((place, f"{disk.mode}: {disk.reason}"))
+        if disk.counters.audited_blocks:
+            reasons.append((place, _audit(disk.counters)))
         if told := throttling(disk.counters):
             reasons.append((place, told))
         if disk.attempt > 1:
             reasons.append((place, f"took {disk.attempt} attempts"))
     return f"{text}\n\n{facts(reasons)}" if reasons else text
+
+
+def _audit(counters: TransferCounters) -> str:
+    audited, missed = counted(counters.audited_blocks, "block"), counters.missed_blocks
+    found = f"{missed} had changed and were not told" if missed else "all as change tracking says"
+    return f"audit: {audited} read and compared, {found}"
 
 
 _COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (

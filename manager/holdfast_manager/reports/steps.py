@@ -19,7 +19,7 @@ Span = tuple[float, float]
 ROUTINE = frozenset({"MoversStarted", "MoversConnected", "TaskStopped", "InventoryRead"})
 """Kinds that nobody who watches a session needs a line for."""
 _BETWEEN_STEPS = frozenset({"RetryDue", "VmRetryDue", "CancelRequested"})
-_UNMEASURED = frozenset({"MoversConnected", "TransferFinished", "TaskFailed", "TaskStopped"})
+_UNMEASURED = frozenset({"MoversConnected", "ChangesMissed", "TransferFinished", "TaskFailed", "TaskStopped"})
 
 
 class StepLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +114,8 @@ def event_text(event: EventEntry, counters: Mapping[tuple[str, str], TransferCou
     if event.kind == "TransferFinished" and isinstance(task, Mapping):
         moved = counters.get((str(task.get("vm")), str(task.get("disk"))))
         if moved is not None:
-            return moved_text(moved)
+            turned = str(event.data.get("reason") or "")
+            return f"{moved_text(moved)}; {event.data.get('mode')}: {turned}" if turned else moved_text(moved)
     return sentence(event)
 
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import msgspec
 
 from holdfast_agent.errors import (
-    ChangeTrackingLost,
     HoldfastError,
-    ObjectDamaged,
-    ObjectMissing,
-    PointNotAuthentic,
-    PointNotFound,
     SnapshotFailed,
 )
-from holdfast_agent.model.change import ChangeMode
-from holdfast_agent.model.geometry import Extent
-from holdfast_agent.model.points import Point
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.units import format_rate
 from holdfast_agent.sealing.keys import RepositoryKeys
-from holdfast_agent.sealing.roots import open_point, root_id
-from holdfast_agent.wire.messages import OpenRepository, PointList, ReadPoint, RepositoryFacts
-from holdfast_agent.wire.specs import BackupOrder, SourceSpec, TargetSpec
+from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
+from holdfast_agent.wire.specs import SourceSpec, TargetSpec
 from holdfast_manager.broker.broker import Broker
-from holdfast_manager.catalog.values import JobSpec, PointState
+from holdfast_manager.catalog.values import JobSpec
 from holdfast_plugins.api import (
     ChangeTracker,
     HypervisorDriver,
@@ -35,7 +27,8 @@ from holdfast_plugins.api import (
     VmInfo,
 )
 
-from .change_choice import Ground, choose_mode, comparable, geometry_of, trackable
+from .base_points import BasePoints
+from .change_choice import Ground, backup_order, choose_mode, comparable, geometry_of, trackable
 from .committing import Committer
 from .events import (
     Event,
@@ -61,6 +54,7 @@ from .instructions import (
     BeginRepositorySession,
     BeginTransfer,
     CommitPoint,
+    DoubtPoints,
     Instruction,
     PlanVms,
     ReadInventory,
@@ -77,6 +71,7 @@ from .orphans import adopt_orphaned_points
 from .quiescing import Guest, Quiesced, snapshot_quiesced
 from .steps import Step
 from .tasks import Context, TaskWork
+from .tracking import Told, ask_allocated, ask_changes
 from .vm_work import VmWork
 from .write_sessions import begin_write_session, give_up_write_session
 
@@ -103,6 +98,7 @@ class BackupActions:
         self._platform = platform
         self._vms: dict[str, VmWork] = {}
         self._committer = Committer(context, job, keys, platform.server)
+        self._bases = BasePoints(context, keys, platform.server)
         self.tasks = TaskWork(context)
 
     def perform(self, instruction: Instruction) -> Event | None:
@@ -134,11 +130,13 @@ class BackupActions:
             case StartMovers():
                 return self._start_movers(key)
             case BeginTransfer():
-                return self._begin_transfer(key)
+                self._begin_transfer(key)
+            case DoubtPoints():
+                self._doubt_points(key)
             case ReleaseTask():
                 self.tasks.stop(key)
             case StopTask():
-                self._doubt_base(key)
+                self._look_for_doubt(key)
                 self.tasks.stop(key)
                 return TaskStopped(task=key)
         return None
@@ -190,37 +188,8 @@ class BackupActions:
         """The write session first, only then the base point: what it builds on can then no longer be collected."""
         vm.begin_attempt()
         begin_write_session(self._context, vm.sid)
-        vm.base = self._base_point(vm)
+        self._bases.choose(vm)
         return RepositorySessionBegun(vm=vm.info.ref.vm_id, sid=vm.sid, base=vm.base.sid if vm.base else None)
-
-    def _base_point(self, vm: VmWork) -> Point | None:
-        """The VM's newest good point. One that cannot be used costs time, never the backup."""
-        context = self._context
-        row = context.catalog.points.latest(context.repository.name, self._platform.server, vm.info.ref.vm_id)
-        if row is None:
-            return None
-        request = ReadPoint(repository=context.repository.path, sid=row.sid)
-        try:
-            listed = context.pool.ask(context.repository.agent, request, PointList)
-            return open_point(listed.points[0], self._keys)
-        except PointNotAuthentic as error:
-            context.catalog.points.set_state(row.sid, PointState.SUSPECT)
-            context.recorder.note(f"{vm.info.ref.name}: {error}", "warning", Step.MOVERS)
-        except (PointNotFound, ObjectMissing) as error:
-            context.recorder.note(f"{vm.info.ref.name}: no base to compare with: {error}", "warning", Step.MOVERS)
-        return None
-
-    def _doubt_base(self, key: TaskKey) -> None:
-        """A task that failed because of damage in the repository: nothing builds on its base again.
-
-        The next run reads the whole disk, and stores again what the reading of the base has put in quarantine.
-        """
-        vm, error = self._vms[key.vm], self._context.recorder.task(key).error
-        if vm.base is None or error is None or error.code not in (ObjectDamaged.code, ObjectMissing.code):
-            return
-        self._context.catalog.points.set_state(vm.base.sid, PointState.SUSPECT)
-        text = f"{vm.info.ref.name}: the point {vm.base.sid[:12]} is damaged; the next run does without it"
-        self._context.recorder.note(text, "warning", Step.TRANSFER)
 
     def _start_movers(self, key: TaskKey) -> Event:
         vm, context, job = self._vms[key.vm], self._context, self._job
@@ -281,43 +250,44 @@ class BackupActions:
 
     # --- transfer ---------------------------------------------------------------------------------------------
 
-    def _begin_transfer(self, key: TaskKey) -> Event:
-        vm, log2 = self._vms[key.vm], self._job.block_log2
-        disk = vm.snapshot_disk(key.disk)
-        extents, lost = self._changed_extents(vm, disk)
-        ground = Ground(disk, log2, vm.base, extents is not None, lost, self._job.on_cbt_loss)
-        decision = choose_mode(ground)
-        before = comparable(vm.base, disk, log2) if decision.mode in (ChangeMode.CBT, ChangeMode.DIGEST) else None
-        order = BackupOrder(
-            geometry=geometry_of(disk, log2),
-            disks=disk.urls,
-            mode=decision.mode,
-            base_root=root_id(before.root) if before else None,
-            base_geometry=before.geometry if before else None,
-            extents=tuple(extents) if extents is not None else None,
-        )
-        vm.decisions[key.disk] = decision
-        self.tasks.begin(key, order, writes=self._context.repository.name)
-        return TransferBegan(task=key, mode=decision.mode, reason=decision.reason)
+    def _begin_transfer(self, key: TaskKey) -> None:
+        """Tells TransferBegan by itself: a transfer of what was tracked may be over before the agent has answered."""
+        began, vm = time.monotonic(), self._vms[key.vm]
+        ground = self._ground(vm, vm.snapshot_disk(key.disk))
+        decision = vm.decisions[key.disk] = choose_mode(ground)
+        event = TransferBegan(task=key, mode=decision.mode, reason=decision.reason)
+        self._context.driver.post(event, time.monotonic() - began)
+        self.tasks.begin(key, backup_order(ground, decision), writes=self._context.repository.name)
 
-    def _changed_extents(self, vm: VmWork, disk: SnapshotDisk) -> tuple[Sequence[Extent] | None, str]:
-        """Extents from the first tracker that can tell, or None and why none could (empty: none was to be asked)."""
-        since = trackable(vm.base, disk, self._job.block_log2)
-        lost = ""
-        if since is None or vm.snapshot is None:
-            return None, lost
-        for name, tracker in self._platform.trackers:
-            try:
-                return tracker.changed(vm.snapshot, disk.disk_id, since), ""
-            except ChangeTrackingLost as error:
-                lost = f"{name}: {error.text}"
-            except HoldfastError as error:
-                lost = f"{name} failed: {error}"
-        return None, lost
+    def _ground(self, vm: VmWork, disk: SnapshotDisk) -> Ground:
+        """All that the choice of a mode rests on. Trackers are asked here, and only what their answer is needed for."""
+        job, log2, geometry = self._job, self._job.block_log2, geometry_of(disk, self._job.block_log2)
+        doubt = "an audit found changes that tracking had missed" if vm.distrusts(disk.disk_id) else vm.doubt
+        told = Told()
+        if vm.snapshot is not None and comparable(vm.base, disk, log2) is None:
+            if not disk.allocation:
+                told = ask_allocated(self._platform.trackers, vm.snapshot, disk, geometry)
+        elif vm.snapshot is not None and not doubt:
+            since = trackable(vm.base, disk, log2)
+            told = ask_changes(self._platform.trackers, vm.snapshot, disk, geometry, since)
+        return Ground(disk, log2, vm.base, told, doubt, job.on_cbt_loss, job.audit_rate)
 
     # --- commit -----------------------------------------------------------------------------------------------
 
+    def _look_for_doubt(self, key: TaskKey) -> None:
+        """A task is stopped: what it has found out about its base must outlive it."""
+        task = self._context.recorder.task(key)
+        self._bases.damaged(self._vms[key.vm], task.error)
+        if task.counters.missed_blocks:
+            self._doubt_points(key)
+
+    def _doubt_points(self, key: TaskKey) -> None:
+        self._bases.missed(self._vms[key.vm], key.disk, self._context.recorder.task(key).disk_name)
+
     def _commit(self, vm: VmWork) -> Event:
+        """What an audit cast doubt on is marked before the point that makes it good exists."""
+        for disk in vm.snapshot_disks():
+            self._look_for_doubt(TaskKey(vm.info.ref.vm_id, disk.disk_id))
         return PointCommitted(vm=vm.info.ref.vm_id, sid=self._committer.commit(vm).sid)
 
     def _remove_snapshot(self, vm: VmWork) -> Event:

@@ -7,25 +7,34 @@ from datetime import UTC, datetime
 import msgspec
 
 from holdfast_agent.errors import ChangeTrackingLost
-from holdfast_agent.model.change import ChangeDecision, ChangeMode
+from holdfast_agent.model.change import AuditRate, ChangeDecision, ChangeMode
+from holdfast_agent.model.disk_url import with_bitmap
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.sealing.roots import root_id
+from holdfast_agent.wire.specs import BackupOrder, MoverResult
 from holdfast_manager.catalog.values import OnCbtLoss
 from holdfast_plugins.api import SnapshotDisk
+
+from .tracking import Told
+
+_FALLS_TO = {OnCbtLoss.DIGEST: ChangeMode.DIGEST, OnCbtLoss.FULL: ChangeMode.FULL, OnCbtLoss.FAIL: None}
 
 
 class Ground(msgspec.Struct, frozen=True):
     """What is known when the mode of one disk is chosen.
 
-    ``tracked``: change tracking gave extents since the base point. ``lost``: it was asked and cannot tell, and why.
+    ``told``: what trackers say, of changes where ``base`` can be built on, else of allocation. ``doubt``: why change
+    tracking is not believed this time. ``audit``: how much of what it says is going to be audited.
     """
 
     disk: SnapshotDisk
     block_log2: int
     base: Point | None
-    tracked: bool = False
-    lost: str = ""
+    told: Told = Told()
+    doubt: str = ""
     policy: OnCbtLoss = OnCbtLoss.DIGEST
+    audit: AuditRate = AuditRate()
 
 
 def base_disk(base: Point | None, disk_id: str) -> DiskPoint | None:
@@ -55,12 +64,39 @@ def choose_mode(ground: Ground) -> ChangeDecision:
         return _everything(ground, "first backup of this disk")
     if before.block_log2 != ground.block_log2:
         return _everything(ground, f"the block size changed from {_block(before.block_log2)}")
-    if ground.tracked:
-        return ChangeDecision(ChangeMode.CBT, f"changes tracked since the point of {_when(ground.base)}")
-    if ground.lost:
+    compared = f"compared with the point of {_when(ground.base)}"
+    if ground.doubt:
+        return ChangeDecision(ChangeMode.DIGEST, f"{compared}: {ground.doubt}")
+    if ground.told.tracker:
+        tracked = f"changes tracked since the point of {_when(ground.base)}{_unaudited(ground)}"
+        return ChangeDecision(ChangeMode.CBT, tracked, ground.told.tracker)
+    if ground.told.lost:
         return _without_tracking(ground)
     resized = f"; it had {before.size_bytes} bytes then" if before.size_bytes != ground.disk.size_bytes else ""
-    return ChangeDecision(ChangeMode.DIGEST, f"compared with the point of {_when(ground.base)}{resized}")
+    return ChangeDecision(ChangeMode.DIGEST, f"{compared}{resized}")
+
+
+def backup_order(ground: Ground, decision: ChangeDecision) -> BackupOrder:
+    """What the source mover is told to do for ``decision``."""
+    based = decision.mode in (ChangeMode.CBT, ChangeMode.DIGEST)
+    before = comparable(ground.base, ground.disk, ground.block_log2) if based else None
+    told = ground.told if decision.tracker else Told()
+    urls = ground.disk.urls
+    return BackupOrder(
+        geometry=geometry_of(ground.disk, ground.block_log2),
+        disks=tuple(with_bitmap(url, told.bitmap) for url in urls) if told.bitmap else urls,
+        mode=decision.mode,
+        base_root=root_id(before.root) if before else None,
+        base_geometry=before.geometry if before else None,
+        extents=told.extents,
+        on_loss=_FALLS_TO[ground.policy],
+        audit=ground.audit if decision.tracker else None,
+    )
+
+
+def carried_out(decision: ChangeDecision, result: MoverResult) -> ChangeDecision:
+    """What became of ``decision``: the mover may have had to turn to another mode, which takes nobody's word."""
+    return decision if result.mode is None else ChangeDecision(result.mode, result.reason)
 
 
 def geometry_of(disk: SnapshotDisk, block_log2: int) -> Geometry:
@@ -69,15 +105,22 @@ def geometry_of(disk: SnapshotDisk, block_log2: int) -> Geometry:
 
 def _without_tracking(ground: Ground) -> ChangeDecision:
     if ground.policy is OnCbtLoss.FAIL:
-        raise ChangeTrackingLost(reason=f"change tracking of {ground.disk.name} is lost ({ground.lost})")
+        raise ChangeTrackingLost(reason=f"change tracking of {ground.disk.name} is lost ({ground.told.lost})")
     mode = ChangeMode.DIGEST if ground.policy is OnCbtLoss.DIGEST else ChangeMode.FULL
-    return ChangeDecision(mode, f"change tracking is lost ({ground.lost})")
+    return ChangeDecision(mode, f"change tracking is lost ({ground.told.lost})")
 
 
 def _everything(ground: Ground, reason: str) -> ChangeDecision:
     if ground.disk.allocation:
         return ChangeDecision(ChangeMode.ALLOCATION, reason)
+    if ground.told.tracker:
+        told = f"{reason}; what is in use was told by change tracking{_unaudited(ground)}"
+        return ChangeDecision(ChangeMode.ALLOCATION, told, ground.told.tracker)
     return ChangeDecision(ChangeMode.FULL, f"{reason}; its unused areas cannot be told")
+
+
+def _unaudited(ground: Ground) -> str:
+    return "; the audit is switched off" if ground.audit.off else ""
 
 
 def _when(point: Point) -> str:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import msgspec
 
 from holdfast_agent.errors import ConnectionLost, TreesDiffer, Unreachable
+from holdfast_agent.model.change import AuditOutcome, ChangeDecision
 from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.records import RecordKind, seal_record
 from holdfast_agent.sealing.roots import pack_set_digest, seal_point
@@ -19,6 +21,7 @@ from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import JobSpec
 from holdfast_plugins.api import SnapshotDisk
 
+from .change_choice import carried_out
 from .events import TaskKey
 from .movers import Outcome
 from .tasks import Context
@@ -116,7 +119,7 @@ class Committer:
     def _disk(self, vm: VmWork, disk: SnapshotDisk, outcome: Outcome) -> DiskPoint:
         if outcome.listener.root is None:
             raise TreesDiffer(disk=disk.name)
-        decision = vm.decisions[disk.disk_id]
+        decision = carried_out(vm.decisions[disk.disk_id], outcome.connector)
         return DiskPoint(
             disk_id=disk.disk_id,
             name=disk.name,
@@ -126,6 +129,8 @@ class Committer:
             mode=decision.mode,
             reason=decision.reason,
             change_id=disk.change_id,
+            audit=_audit(vm, disk.disk_id, decision, outcome.counters),
+            tracker=decision.tracker or msgspec.UNSET,
         )
 
     def _remember(self, point: Point, outcomes: dict[str, Outcome]) -> None:
@@ -141,3 +146,10 @@ class Committer:
     def _retain_until(self, point: Point) -> float:
         immutable_s = self._job.retention.immutable_s
         return point.created + immutable_s if immutable_s else 0.0
+
+
+def _audit(vm: VmWork, disk_id: str, decision: ChangeDecision, counters: TransferCounters) -> str:
+    if counters.missed_blocks or vm.distrusts(disk_id):
+        return AuditOutcome.FAILED.value
+    passed = decision.tracker and counters.audited_blocks
+    return AuditOutcome.PASSED.value if passed else AuditOutcome.NONE.value

@@ -120,10 +120,23 @@ class TransferBegan(TaskEvent, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
-class TransferFinished(TaskEvent, frozen=True, tag=True, kw_only=True):
-    """Both movers finished and agree."""
+class ChangesMissed(TaskEvent, frozen=True, tag=True, kw_only=True):
+    """The audit found what change tracking had not told: ``missed`` of the ``audited`` blocks so far.
+
+    Told once for each try, as soon as it is known; the proxy's mover goes on by itself and compares the whole disk.
+    """
 
     step: ClassVar[Step] = Step.TRANSFER
+    audited: int
+    missed: int
+
+
+class TransferFinished(TaskEvent, frozen=True, tag=True, kw_only=True):
+    """Both movers finished and agree. ``mode`` and ``reason``: where the transfer took another way than it began."""
+
+    step: ClassVar[Step] = Step.TRANSFER
+    mode: ChangeMode | None = None
+    reason: str = ""
 
 
 class TaskFailed(TaskEvent, frozen=True, tag=True, kw_only=True):

@@ -56,6 +56,12 @@ class BeginTransfer(TaskInstruction, frozen=True, tag=True, kw_only=True):
     step: ClassVar[Step] = Step.TRANSFER
 
 
+class DoubtPoints(TaskInstruction, frozen=True, tag=True, kw_only=True):
+    """Mark the restore points that cannot be trusted after a missed change. Nothing answers it."""
+
+    step: ClassVar[Step] = Step.TRANSFER
+
+
 class StopTask(TaskInstruction, frozen=True, tag=True, kw_only=True):
     """Stop its movers, give its slots back or leave the queue → TaskStopped, always."""
 

@@ -46,7 +46,7 @@ from holdfast_agent.wire.specs import (
 
 from ..traffic.shares import Share
 from .agents import AgentPool
-from .events import Event, MoversConnected, TaskFailed, TaskKey, TransferFinished
+from .events import ChangesMissed, Event, MoversConnected, TaskFailed, TaskKey, TransferFinished
 from .routing import Routing
 from .steps import Step
 
@@ -91,6 +91,7 @@ class _Pair:
     listener_sends: bool = False
     states: dict[str, MoverState] = field(default_factory=dict)
     connected: bool = False
+    missed: bool = False
     settled: bool = False
     give_up_at: float | None = None
 
@@ -268,7 +269,12 @@ class MoverDesk:
     def _judge(self, pair: _Pair) -> None:
         states = [pair.states.get(mover) for _, mover in pair.movers()]
         known = [state for state in states if state is not None]
-        self._progress(pair.task, pair.counters())
+        counters = pair.counters()
+        self._progress(pair.task, counters)
+        if counters.missed_blocks and not pair.missed:
+            pair.missed = True
+            audited, missed = counters.audited_blocks, counters.missed_blocks
+            self._post(ChangesMissed(task=pair.task, audited=audited, missed=missed))
         if any(state.phase == "failed" for state in known):
             causes = [state.error for state in known if state.error is not None and state.error.code not in _SECONDARY]
             if causes or (all(state.phase in ("failed", "done") for state in known) and len(known) == len(states)):
@@ -296,7 +302,7 @@ class MoverDesk:
         else:
             with self._lock:
                 self._outcomes[pair.task] = Outcome(listener, connector, pair.counters())
-            self._post(TransferFinished(task=pair.task))
+            self._post(TransferFinished(task=pair.task, mode=connector.mode, reason=connector.reason))
 
     def _settle_failed(self, pair: _Pair) -> None:
         if pair.settled:

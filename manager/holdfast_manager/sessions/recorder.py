@@ -148,6 +148,8 @@ class Recorder:
                 changes |= {"proxy": event.proxy, "repository": event.repository, "queue_wait_s": waited}
             case TransferBegan():
                 changes |= {"mode": event.mode, "reason": event.reason, "error": None}
+            case TransferFinished() if event.reason:
+                changes |= {"mode": event.mode, "reason": event.reason}
             case TaskFailed():
                 changes |= {"state": "failed", "error": event.error}
             case RetryDue():

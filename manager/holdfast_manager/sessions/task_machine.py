@@ -13,6 +13,7 @@ import msgspec
 from holdfast_agent.errors import ErrorRecord
 
 from .events import (
+    ChangesMissed,
     MoversConnected,
     MoversStarted,
     RetryDue,
@@ -24,7 +25,16 @@ from .events import (
     TransferBegan,
     TransferFinished,
 )
-from .instructions import BeginTransfer, Instruction, PauseTask, ReleaseTask, RequestSlot, StartMovers, StopTask
+from .instructions import (
+    BeginTransfer,
+    DoubtPoints,
+    Instruction,
+    PauseTask,
+    ReleaseTask,
+    RequestSlot,
+    StartMovers,
+    StopTask,
+)
 from .story import Story
 
 
@@ -127,6 +137,8 @@ class TaskMachine:
             case MoversConnected() if self.state is TaskState.STARTING:
                 self.state = TaskState.CONNECTED
                 return self._transfer_if_possible()
+            case ChangesMissed():
+                return [DoubtPoints(task=self.key)]
             case TransferBegan() if self.state is TaskState.TRANSFERRING:
                 return []
             case TransferFinished() if self.state is TaskState.TRANSFERRING:

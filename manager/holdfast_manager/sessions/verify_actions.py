@@ -180,7 +180,7 @@ class VerifyActions:
         for point in self._points if whole else ():
             if point.sid not in self._suspect:
                 points.set_verified(point.sid, time.time())
-                points.set_state(point.sid, PointState.OK)
+                points.clear(point.sid)
 
     def _found_wrong(self, finding: Finding) -> None:
         if (finding.kind, finding.object) in self._found:

@@ -16,6 +16,7 @@ from enum import StrEnum
 from holdfast_agent.errors import ErrorRecord
 
 from .events import (
+    ChangesMissed,
     Event,
     GuestQuiesced,
     InventoryRead,
@@ -153,6 +154,8 @@ class VmMachine:
         if isinstance(event, TaskFailed) and event.error.code in _SESSION_LOST and not self._leaving():
             return [*task.handle(event), *self._fail(event.error)]
         instructions = task.handle(event)
+        if isinstance(event, ChangesMissed):
+            self._warn(f"change tracking missed changes of {disk}")
         if self.state is VmState.ABANDONING:
             return [*instructions, *self._clear_when_quiet()]
         if isinstance(event, SlotGranted) and self.state is VmState.PENDING:

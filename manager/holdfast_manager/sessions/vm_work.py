@@ -17,20 +17,31 @@ from .write_sessions import WriteAttempt
 class VmWork(WriteAttempt):
     """Owned by the session's actions; instructions about one VM never run at once, those of its tasks may.
 
-    ``decisions``: change mode and reason by disk id.
+    ``decisions``: change mode and reason by disk id. ``doubt``: why change tracking is not believed in this attempt;
+    empty where it is.
     """
 
     info: VmInfo
     base: Point | None = None
+    doubt: str = ""
     snapshot: Snapshot | None = None
     consistency: ConsistencyLevel = ConsistencyLevel.CRASH
     decisions: dict[str, ChangeDecision] = field(default_factory=dict)
+    _distrusted: set[str] = field(default_factory=set)
 
     def begin_attempt(self) -> Sid:
         """A new write session with nothing of the last one."""
-        self.base, self.snapshot = None, None
+        self.base, self.doubt, self.snapshot = None, "", None
         self.decisions.clear()
         return self.renew()
+
+    def distrust(self, disk_id: str) -> None:
+        """An audit has found the disk's tracking out, in whichever attempt of this session."""
+        self._distrusted.add(disk_id)
+
+    def distrusts(self, disk_id: str) -> bool:
+        """Whether an audit of this session has found the disk's tracking out."""
+        return disk_id in self._distrusted
 
     def snapshot_disks(self) -> tuple[SnapshotDisk, ...]:
         """Raises :class:`SnapshotFailed` when there is no snapshot."""

@@ -9,6 +9,7 @@ from .guest import ConsistencyLevel, FreezeHandle, GuestProcessor
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
 from .registry import API_VERSION, Family, Registration, Registry
 from .values import (
+    DiskBitmap,
     DiskInfo,
     Journal,
     RestoreDisk,
@@ -25,6 +26,7 @@ __all__ = [
     "BackupOnly",
     "ChangeTracker",
     "ConsistencyLevel",
+    "DiskBitmap",
     "DiskInfo",
     "Family",
     "FreezeHandle",

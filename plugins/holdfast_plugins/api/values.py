@@ -63,6 +63,15 @@ class SnapshotDisk(msgspec.Struct, frozen=True):
     allocation: bool = True
 
 
+class DiskBitmap(msgspec.Struct, frozen=True):
+    """Says that a dirty bitmap of QEMU tells the changes: ``qemu:dirty-bitmap:NAME`` of the disk's own NBD export.
+
+    The proxy asks it for itself, so that extents without number need not pass through the manager.
+    """
+
+    name: str
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """A snapshot that exists. ``snapshot_id`` is what ``remove_snapshot`` takes; ``note`` is shown to people."""
 

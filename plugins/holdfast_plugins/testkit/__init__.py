@@ -6,10 +6,19 @@ rest. Needs pytest. See docs/plugin-guide.md.
 
 import pytest
 
-pytest.register_assert_rewrite(f"{__name__}.hypervisor")  # before it is imported: its failures then explain themselves
+# Before they are imported: their failures then explain themselves.
+pytest.register_assert_rewrite(f"{__name__}.hypervisor", f"{__name__}.changes")
 
+from .changes import ChangeTrackerConformance, ChangeTrackerLab  # noqa: E402 (see above)
 from .hypervisor import HypervisorConformance  # noqa: E402 (see above)
 from .journal import MemoryJournal, Obligation  # noqa: E402 (see above)
 from .lab import HypervisorLab  # noqa: E402 (see above)
 
-__all__ = ["HypervisorConformance", "HypervisorLab", "MemoryJournal", "Obligation"]
+__all__ = [
+    "ChangeTrackerConformance",
+    "ChangeTrackerLab",
+    "HypervisorConformance",
+    "HypervisorLab",
+    "MemoryJournal",
+    "Obligation",
+]
