@@ -57,6 +57,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/gc.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_gc.py
 	@$(BIN)/python benchmarks/data_path.py --size-mib $(BENCH_SIZE_MIB)
+	@$(BIN)/python benchmarks/changed.py --size-mib $(BENCH_SIZE_MIB)
 	@$(BIN)/python benchmarks/points.py
 	@$(BIN)/python benchmarks/index.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_copy.py
