@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from holdfast_agent.channel.data_connection import DataConnection
-from holdfast_agent.errors import ChannelError, HoldfastError, MalformedMessage, from_record
+from holdfast_agent.errors import (
+    Cancelled,
+    ChannelError,
+    ConnectionLost,
+    ErrorRecord,
+    HoldfastError,
+    MalformedMessage,
+    from_record,
+)
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.wire.movers import Begin, NewRules
 from holdfast_agent.wire.specs import MoverResult, Order
@@ -79,10 +87,18 @@ def _step(role: Role, connection: DataConnection, control: Control) -> None:
     while role.result is None and (incoming := connection.receive()) is not None:
         message = decode(incoming.body)
         if isinstance(message, GaveUp):
-            raise from_record(message.error)
+            raise _theirs(message.error)
         role.receive(message, incoming.payload, incoming.cost_bytes)
     if role.result is None:
         connection.check_alive()
+
+
+def _theirs(record: ErrorRecord) -> HoldfastError:
+    """Why the other mover ended, as our error. That it was stopped, or its agent died, is for us a lost connection: the
+    task may go on elsewhere; if it was the manager's will, we are told so too."""
+    if record.code == Cancelled.code:
+        return ConnectionLost(peer="the other mover", reason=record.message)
+    return from_record(record)
 
 
 def _tell(connection: DataConnection, error: HoldfastError) -> None:

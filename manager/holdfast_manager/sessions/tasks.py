@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import msgspec
@@ -47,11 +48,17 @@ class TaskWork:
         self._lock = threading.Lock()
         self._requested: dict[TaskKey, float] = {}
         self._granted: dict[TaskKey, str] = {}
+        self._failed_on: defaultdict[TaskKey, Counter[str]] = defaultdict(Counter)
         self._reasons: dict[TaskKey, str] = {}
 
     def request(self, key: TaskKey, proxies: Sequence[str], also: Sequence[str] = ()) -> None:
-        """Queue for one of ``proxies``, the repository and ``also`` others; SlotGranted follows from a tick."""
+        """Queue for one of ``proxies``, the repository and ``also`` others; SlotGranted follows from a tick.
+
+        Proxies on which the task has failed come last: the next try goes to another, as long as there is one.
+        """
         number = self._context.recorder.task(key).id
+        with self._lock:
+            proxies = sorted(proxies, key=self._failed_on[key].__getitem__)
         self._context.ledger.request(self._context.session, number, proxies, self._context.repository.name, also)
         with self._lock:
             self._requested[key] = time.monotonic()
@@ -66,7 +73,9 @@ class TaskWork:
         """Give back what the task holds or waits for. Idempotent."""
         with self._lock:
             self._requested.pop(key, None)
-            self._granted.pop(key, None)
+            proxy = self._granted.pop(key, None)
+            if proxy is not None and self._context.recorder.task(key).error is not None:
+                self._failed_on[key][proxy] += 1
         self._context.ledger.release(self._context.session, self._context.recorder.task(key).id)
 
     def begin(

@@ -1,0 +1,87 @@
+"""Lines that break and proxies that die in the middle of a transfer: the session goes on, and sends nothing twice."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lab.estate import Estate, estate
+
+MIB = 1 << 20
+SIZE_MIB = 32
+PATIENCE_S = 60.0
+RATE = "8 MiB"
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
+    """Two proxies and a repository."""
+    roles = {"one": "proxy", "two": "proxy", "vault": "repository"}
+    with estate(tmp_path_factory.mktemp("broken"), roles) as made:
+        made.add_plain_repository("main", "vault")
+        yield made
+
+
+class Running:
+    """A job on a VM of random data that was started and has stored something."""
+
+    def __init__(self, house: Estate, vm: str) -> None:
+        self.house, self.vm = house, vm
+        self.content = random.Random(vm).randbytes(SIZE_MIB * MIB)
+        (house.vms / vm).mkdir()
+        (house.vms / vm / "disk.raw").write_bytes(self.content)
+        options = ("--proxy", "one", "--proxy", "two", "--retry-pause", "1 s", "--bandwidth", RATE)
+        house.add_job(vm, *options, "--compression", "none", repository="main", include=vm)
+        self.session: int = house.holdfast("job", "run", vm, "--detach")["session"]
+        self.wait(lambda report: report["disks"] and self.sent(report) >= SIZE_MIB * MIB // 3)
+
+    def wait(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition(report := self.house.holdfast("session", "show", str(self.session))):
+            assert time.monotonic() < deadline, f"in vain: {report}"
+        return report
+
+    def ended(self) -> dict[str, Any]:
+        """The report of the session, which must have succeeded; what it stored restores bit for bit."""
+        report = self.wait(lambda report: report["state"] == "ended")
+        assert report["result"] in ("success", "warning"), (report["problems"], report["steps"])
+        to = self.house.out / f"{self.vm}.raw"
+        self.house.restore_disk(self.vm, "latest", to, "--proxy", "two")
+        assert to.read_bytes() == self.content
+        return report
+
+    @staticmethod
+    def sent(report: dict[str, Any]) -> int:
+        return int(report["disks"][0]["counters"]["transferred_bytes"])
+
+
+def test_a_line_that_is_reset_in_mid_transfer_costs_nothing_that_was_stored(house: Estate) -> None:
+    proxy, vault = house.hosts["one"], house.hosts["vault"]
+    before = vault.received_bytes()
+    running = Running(house, "reset")
+    vault.reject(proxy)
+    running.wait(lambda report: any("retr" in str(event).lower() for event in report["problems"]) or ended(report))
+    vault.heal()
+
+    running.ended()
+
+    arrived = vault.received_bytes() - before
+    assert arrived < 1.5 * SIZE_MIB * MIB, "what was stored before was sent again"
+
+
+def test_a_proxy_that_dies_in_mid_transfer_is_replaced_by_another(house: Estate) -> None:
+    running = Running(house, "orphan")
+    house.agents["one"].kill()
+    try:
+        report = running.ended()
+    finally:
+        house.agents["one"].start()
+    assert report["disks"][0]["proxy"] == "two", report["disks"]
+
+
+def ended(report: dict[str, Any]) -> bool:
+    return bool(report["state"] == "ended")
