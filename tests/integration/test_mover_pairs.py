@@ -319,7 +319,9 @@ def test_a_mover_that_is_stopped_cleans_up_and_tells_the_other(site: Site, how: 
             assert source.process.stdin is not None
             source.process.stdin.close()
         assert isinstance(source.failure(), Cancelled)
-        assert isinstance(target.failure(), Cancelled)
+        lost = target.failure()
+        # That the other was stopped is no reason to give the task up: it may go on at another proxy.
+        assert isinstance(lost, ConnectionLost) and lost.retryable and "cancelled" in lost.text
         assert time.monotonic() - began < 5
 
 
@@ -332,7 +334,7 @@ def test_a_stopped_restore_leaves_no_file(site: Site) -> None:
         in_transfer(writer)
         stop(writer)
         assert isinstance(writer.failure(), Cancelled)
-        assert isinstance(reader.failure(), Cancelled)
+        assert isinstance(reader.failure(), ConnectionLost)
     assert [path.name for path in disk.path.parent.iterdir()] == ["disk"]
 
 
