@@ -99,9 +99,9 @@ class WrongTracker:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda told: told[:-1], "were not named"),
-        (lambda told: told[:2], "were not named"),
-        (lambda told: [Extent(each.start, each.length // 2) for each in told], "were not named"),
+        (lambda told: told[:-1], "was not named"),
+        (lambda told: told[:2], "was not named"),
+        (lambda told: [Extent(each.start, each.length // 2) for each in told], "was not named"),
         (lambda told: told[::-1], "do not ascend"),
         (lambda told: [*told, Extent(8 * MIB - 1, 2)], "past the end"),
     ],
