@@ -154,7 +154,12 @@ def throttling(counters: TransferCounters) -> str:
 
 def _data(report: SessionReport) -> str:
     total = report.total
-    causes = ((total.zero_bytes, "zero"), (total.unchanged_bytes, "unchanged"), (total.deduplicated_bytes, "known"))
+    causes = (
+        (total.zero_bytes, "zero"),
+        (total.unused_bytes, "unused"),
+        (total.unchanged_bytes, "unchanged"),
+        (total.deduplicated_bytes, "known"),
+    )
     skipped = [f"{format_size(amount)} {cause}" for amount, cause in causes if amount]
     ratio = f" (x {total.sent_bytes / total.transferred_bytes:.1f})" if total.transferred_bytes else ""
     told = [
