@@ -192,7 +192,8 @@ class Source:
         """Learn what of the disk may be left out, if anything, then transfer."""
         if asks_for_unused(order):
             self._surveying = True
-            self.workers.submit(partial(self._surveyed, disk, order, lost), find_unused, disk, order.geometry)
+            then = partial(self._surveyed, disk, order, lost)
+            self.workers.submit(then, find_unused, disk, order.geometry, self.tally.source)
         else:
             self._surveyed(disk, order, lost, self._unused)
 

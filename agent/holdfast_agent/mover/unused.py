@@ -13,6 +13,7 @@ from holdfast_agent.model.units import format_size
 from holdfast_agent.wire.specs import BackupOrder
 
 from .conversation import Run
+from .stages import StageClock
 
 _MOST_TOLD = 8  # volumes of one disk in a sentence that stands in its restore point for good
 
@@ -29,10 +30,11 @@ def asks_for_unused(order: BackupOrder) -> bool:
     return order.skip_unused and order.extents is None and order.mode in (ChangeMode.ALLOCATION, ChangeMode.DIGEST)
 
 
-def find_unused(disk: ReadableDisk, geometry: Geometry) -> Unused:
+def find_unused(disk: ReadableDisk, geometry: Geometry, clock: StageClock) -> Unused:
     """What no file system on ``disk`` needs. Run in a worker: it reads a little of the disk. Raises nothing."""
     try:
-        found = survey(disk, geometry.block_bytes)
+        with clock:
+            found = survey(disk, geometry.block_bytes)
         return Unused(tuple(geometry.runs_of(found.unused)), _told(found.findings))
     except Exception as error:  # noqa: BLE001 - a guest wrote what is looked at here; it must never cost its own backup
         return Unused(told=f"nothing was left out: the look at its file systems failed ({error})")
