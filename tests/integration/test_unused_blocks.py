@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -157,7 +156,6 @@ def test_a_tracker_that_lied_about_what_is_in_use_is_followed_by_a_look_of_our_o
 def test_what_cannot_be_read_as_a_file_system_is_kept_whole(site: Site) -> None:
     machine = Machine(site)
     system = machine.system_of(machine.disk, "system")
-    shutil.copyfile(machine.disk, machine.folder / "sound")
     with system.open("r+b") as file:
         file.seek(4096 + 0x12)  # the number of free blocks in the first descriptor
         file.write(b"\x55")
