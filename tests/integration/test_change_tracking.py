@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -19,6 +20,7 @@ from lab.installation import Installation, installed
 from lab.processes import MOVER, children
 from lab.storage_plugin import BEHAVIOUR, GRAIN, QMP, Monitor
 from lab.storage_vms import StorageVm
+from lab.tools import require_tool
 
 MIB = 1 << 20
 PLUGIN = "lab.storage_plugin"
@@ -131,6 +133,32 @@ def test_tracking_that_is_lost_costs_a_comparison(tracked: Tracked) -> None:
     disk = tracked.run()
     assert disk["mode"] == "digest"
     assert "change tracking is lost (bitmaps: the bitmap point-" in disk["reason"]
+    assert tracked.right(tracked.points()[0]["sid"])
+
+
+def test_a_base_of_which_unused_areas_were_left_out_is_compared_and_never_tracked(tracked: Tracked) -> None:
+    swap = tracked.house.home / "swap.raw"
+    swap.write_bytes(tracked.chance.randbytes(24 * MIB))
+    swap.chmod(0o600)
+    subprocess.run([require_tool("mkswap", "util-linux"), "-q", swap], check=True)
+    tracked.vm.fill(swap)
+    tracked.edit("--skip-unused", "--audit", "100 %")
+    first = tracked.run()
+    assert (first["mode"], first["counters"]["unused_bytes"]) == ("allocation", 24 * MIB - GRAIN)
+    assert "of swap at 0 B is unused" in first["reason"]
+    second = tracked.run()
+    assert second["mode"] == "digest" and "no file system needed was left out of it" in second["reason"]
+    assert (second["counters"]["missed_blocks"], second["counters"]["sent_bytes"]) == (0, 0)
+    point = tracked.points()[0]["sid"]
+    shown = tracked.house.holdfast("point", "show", point)["disks"][0]
+    assert (shown["unused_bytes"], shown["reason"]) == (24 * MIB - GRAIN, second["reason"])
+    assert not tracked.right(point)
+    tracked.edit("--no-skip-unused")
+    assert tracked.run()["mode"] == "digest"
+    assert tracked.right(tracked.points()[0]["sid"]), "bit for bit again"
+    tracked.vm.scribble(tracked.chance, 5)
+    last = tracked.run()
+    assert (last["mode"], last["counters"]["missed_blocks"]) == ("cbt", 0)
     assert tracked.right(tracked.points()[0]["sid"])
 
 

@@ -75,6 +75,11 @@ class StorageVm:
         copy.unlink()
         return data
 
+    def fill(self, image: Path) -> None:
+        """Let the guest write all of a raw image to its disk."""
+        url = f"nbd+unix:///{_GUEST}?socket={self.folder / NBD}"
+        subprocess.run(["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", image, url], check=True)
+
     def resize(self, size_bytes: int) -> None:
         """Make the disk larger; the guest is away meanwhile, as the daemon wants it."""
         with Monitor(self.folder / QMP) as monitor:

@@ -338,6 +338,12 @@ def test_a_job_is_created_edited_and_shown(holdfast: Holdfast, stocked: Catalog)
     assert "1 % of the unchanged blocks of each disk" in shown and "fail" in shown
     holdfast("job", "edit", "nightly", "--audit", "0")
     assert "off: what change tracking misses" in holdfast("job", "show", "nightly").out
+    assert "kept, bit for bit" in holdfast("job", "show", "nightly").out
+    for option, skips in (("--skip-unused", True), ("--no-skip-unused", False)):
+        holdfast("job", "edit", "nightly", option)
+        assert holdfast("job", "show", "nightly", "--output", "json").json["job"]["skip_unused"] is skips
+        holdfast("job", "edit", "nightly", "--audit", "7")
+        assert stocked.jobs.get("nightly").skip_unused is skips, "what is not named stays"
     holdfast("job", "edit", "nightly", "--reset", "bandwidth", "--reset", "guest")
     job = holdfast("job", "show", "nightly", "--output", "json").json["job"]
     assert "bandwidth" not in job

@@ -22,7 +22,7 @@ from holdfast_agent.mover.conversation import (
     split_ids,
 )
 from holdfast_agent.mover.pages import IdMap, IdPage, PageCutter
-from holdfast_agent.mover.plan import Fate, plan
+from holdfast_agent.mover.plan import Fate, Part, leave_out, plan
 from holdfast_agent.mover.stages import Pressure, StageClock, Throttle
 from holdfast_agent.mover.workers import Workers
 from holdfast_agent.wire.specs import BackupOrder
@@ -64,6 +64,29 @@ def test_a_plan_covers_each_block_once_and_reads_all_that_was_named(
     assert read == expected
     others = {part.fate for part in parts if part.fate is not Fate.READ}
     assert others <= {Fate.KEEP if mode is ChangeMode.CBT else Fate.HOLE}
+
+
+@given(
+    parts=st.lists(st.tuples(st.integers(1, 9), st.sampled_from([Fate.READ, Fate.HOLE])), max_size=12),
+    gaps=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=8),
+)
+def test_unused_blocks_are_not_read_and_all_others_keep_their_fate(
+    parts: list[tuple[int, Fate]], gaps: list[tuple[int, int]]
+) -> None:
+    fates = [fate for count, fate in parts for _ in range(count)]
+    planned, unused, first = [], [], 0
+    for count, fate in parts:
+        planned.append(Part(first, first + count, fate))
+        first += count
+    following = 0
+    for gap, count in gaps:
+        unused.append((following + gap, count))
+        following += gap + count
+    none_needs = {block for start, count in unused for block in range(start, start + count)}
+    expected = [Fate.UNUSED if fate is Fate.READ and block in none_needs else fate for block, fate in enumerate(fates)]
+    found = list(leave_out(planned, unused))
+    assert [block for part in found for block in range(part.first, part.end)] == list(range(len(fates)))
+    assert [part.fate for part in found for _ in range(part.first, part.end)] == expected
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,20 @@ def test_a_missed_change_is_told_with_its_numbers_and_by_the_mode_that_it_led_to
     assert (report.disks[0].counters.missed_blocks, report.total.audited_blocks) == (2, 64)
 
 
+def test_what_was_left_out_as_unused_is_told_with_its_reasons() -> None:
+    found = "74.4 MiB of ext4 at 1.00 MiB is unused; XFS at 97.0 MiB is kept whole: it is not known"
+    counters = msgspec.structs.replace(task("d0").counters, unused_bytes=74 << 20)
+    story = [*backup()[:10], event(16.0, happened.TransferFinished(task=KEYS["d0"], unused=found))]
+    report = session_report(session(), [task("d0", counters=counters), task("d1")], story)
+    text = session_text(report)
+    assert f"stored 4.00 MiB; {found}" in text
+    assert "74.0 MiB unused" in summary_text(report)
+    row = next(line for line in text.splitlines() if "disk0.img" in line and "finished" in line)
+    assert "74.0 MiB" in row
+    assert " unused " in text and " unused " not in session_text(session_report(session(), [task("d0")], backup()))
+    assert report.total.unused_bytes == 74 << 20
+
+
 def test_the_report_is_also_its_json() -> None:
     report = session_report(session(), [task("d0"), task("d1")], backup())
     document = msgspec.json.decode(msgspec.json.encode(report))

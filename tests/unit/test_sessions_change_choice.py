@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from holdfast_agent.errors import ChangeTrackingLost, PluginDefect
@@ -17,6 +18,7 @@ from holdfast_manager.sessions.change_choice import (
     carried_out,
     choose_mode,
     comparable,
+    left_out,
     trackable,
 )
 from holdfast_manager.sessions.tracking import Told, ask_allocated, ask_changes
@@ -95,6 +97,25 @@ def test_what_a_mover_turned_to_takes_nobodys_word() -> None:
     assert carried_out(decision, MoverResult()) == decision
     turned = carried_out(decision, MoverResult(mode=ChangeMode.DIGEST, reason="it lied"))
     assert turned == ChangeDecision(ChangeMode.DIGEST, "it lied", "")
+
+
+def test_what_was_found_of_unused_blocks_stands_in_the_reason() -> None:
+    decision = ChangeDecision(ChangeMode.DIGEST, "compared", "")
+    assert carried_out(decision, MoverResult(unused="XFS is kept whole")).reason == "compared; XFS is kept whole"
+
+
+def test_nothing_is_tracked_from_a_base_that_has_zeros_where_the_disk_may_have_data() -> None:
+    whole = point()
+    holes = msgspec.structs.replace(whole.disks[0], unused_bytes=3 << 20)
+    lacking = msgspec.structs.replace(whole, disks=(holes,))
+    assert [left_out(base, "d") for base in (None, whole)] == ["", ""]
+    assert left_out(lacking, "other") == ""
+    ground = Ground(disk(), 20, lacking, BITMAP, left_out(lacking, "d"), policy=OnCbtLoss.FAIL, skip_unused=True)
+    decision = choose_mode(ground)
+    assert decision.mode is ChangeMode.DIGEST and "3.00 MiB that no file system needed" in decision.reason
+    order = backup_order(ground, decision)
+    assert order.skip_unused and order.extents is None and order.audit is None
+    assert not backup_order(Ground(disk(), 20, None), choose_mode(Ground(disk(), 20, None))).skip_unused
 
 
 class Tracker:

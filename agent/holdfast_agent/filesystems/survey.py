@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from holdfast_agent.disks.disk import DiskExtent, ReadableDisk
+from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.model.geometry import Extent
 
 from . import ext4, partitions, swap
@@ -59,25 +59,6 @@ def survey(disk: ReadableDisk, grain_bytes: int) -> Survey:
         unused += whole
         findings.append(Finding(volume.extent, kind, sum(extent.length for extent in whole), reason))
     return Survey(list(_merged(unused)), findings)
-
-
-def used_extents(extents: Iterable[DiskExtent], unused: list[Extent]) -> Iterator[DiskExtent]:
-    """The allocation of a disk as if ``unused`` were holes: contiguous, ascending, like ``extents``."""
-    holes = iter(unused)
-    hole = next(holes, None)
-    for start, length, data in extents:
-        at, end = start, start + length
-        while at < end:
-            while hole is not None and hole.end <= at:
-                hole = next(holes, None)
-            if hole is None or hole.start >= end:
-                yield DiskExtent(at, end - at, data)
-                break
-            if hole.start > at:
-                yield DiskExtent(at, hole.start - at, data)
-            stop = min(hole.end, end)
-            yield DiskExtent(max(at, hole.start), stop - max(at, hole.start), data=False)
-            at = stop
 
 
 def _look(volume: Volume) -> tuple[str, list[Extent], str]:

@@ -15,7 +15,8 @@ class DiskPoint(msgspec.Struct, frozen=True):
     ``disk_id`` is the hypervisor's stable id within the VM; ``root`` the hex id of the root node of the block tree;
     ``change_id`` what the change tracker needs to name later changes, or None. ``tracker``: on whose word parts of the
     disk were not read; it stands in the body only where there is one, so that other points are the bytes that they
-    always were. ``audit``: a word of :class:`~.change.AuditOutcome`, of how the tracker's word fared.
+    always were. ``audit``: a word of :class:`~.change.AuditOutcome`, of how the tracker's word fared. ``unused_bytes``:
+    what held data and is zeros in the point, because no file system needed it; absent like ``tracker``.
     """
 
     disk_id: str
@@ -28,6 +29,7 @@ class DiskPoint(msgspec.Struct, frozen=True):
     change_id: str | None = None
     audit: str = AuditOutcome.NONE.value
     tracker: str | msgspec.UnsetType = msgspec.UNSET
+    unused_bytes: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def geometry(self) -> Geometry:

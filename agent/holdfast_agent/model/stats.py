@@ -42,7 +42,7 @@ class TransferCounters(msgspec.Struct, frozen=True):
     transferred: bytes on the wire (compressed, sealed). stored: bytes that the repository appended. throttled_by:
     seconds of ``stages.throttled_s`` by the name of the limit that held the transfer back. audited_blocks: blocks that
     change tracking called unchanged and that were read besides, only to be compared; missed_blocks: those of them that
-    had changed.
+    had changed. unused: not read, because a file system does not need it; neither zero nor unchanged (since 1.1).
     """
 
     size_bytes: int = 0
@@ -59,6 +59,7 @@ class TransferCounters(msgspec.Struct, frozen=True):
     throttled_by: dict[str, float] = {}
     audited_blocks: int = 0
     missed_blocks: int = 0
+    unused_bytes: int = 0
 
 
 def summed(counters: Sequence[TransferCounters]) -> TransferCounters:

@@ -15,11 +15,15 @@ from .conversation import Run
 
 
 class Fate(Enum):
-    """READ: from the disk. HOLE: zeros by the disk's own word. KEEP: as in the base."""
+    """READ: from the disk. HOLE: zeros by the disk's own word. KEEP: as in the base.
+
+    UNUSED: zeros in the point, whatever is there, because no file system on the disk needs it.
+    """
 
     READ = "read"
     HOLE = "hole"
     KEEP = "keep"
+    UNUSED = "unused"
 
 
 class Part(NamedTuple):
@@ -55,6 +59,26 @@ def plan(order: BackupOrder, allocated: Iterable[Extent], lost: Iterable[Run]) -
         following = max(end, following)
     if following < geometry.blocks:
         yield Part(following, geometry.blocks, gap)
+
+
+def leave_out(parts: Iterable[Part], unused: Iterable[Run]) -> Iterator[Part]:
+    """``parts``, but what would be read of ``unused`` (ascending runs of blocks) is UNUSED."""
+    runs = iter(unused)
+    run = next(runs, None)
+    for part in parts:
+        at = part.first
+        while part.fate is Fate.READ and at < part.end:
+            while run is not None and sum(run) <= at:
+                run = next(runs, None)
+            if run is None or run[0] >= part.end:
+                break
+            if run[0] > at:
+                yield Part(at, run[0], Fate.READ)
+            following = min(sum(run), part.end)
+            yield Part(max(at, run[0]), following, Fate.UNUSED)
+            at = following
+        if at < part.end:
+            yield part._replace(first=at)
 
 
 def _parts(runs: Iterable[Run], fate: Fate) -> Iterator[Part]:

@@ -43,11 +43,12 @@ from .conversation import (
 from .course import Course, after_audit, by_bitmap, check_extents
 from .fetcher import Fetcher
 from .pages import IdMap, IdPage
-from .plan import Fate, Part, plan
+from .plan import Fate, Part, leave_out, plan
 from .point_disk import PointDisk, open_point
 from .records import send_record
 from .role import tell_pressure, unexpected
 from .stages import Tally
+from .unused import Unused, asks_for_unused, find_unused
 from .workers import Workers
 
 WINDOW_BYTES = 48 << 20
@@ -75,6 +76,8 @@ class Source:
         self._disk: ReadableDisk | None = None
         self._course: Course | None = None
         self._audit: Audit | None = None
+        self._surveying = False
+        self._unused = Unused()
         self._transfer: _Transfer | None = None
 
     def begin(self, order: Order) -> None:
@@ -135,7 +138,7 @@ class Source:
         if self._audit is not None and isinstance(message, Ids):
             self._audit.page(message, payload)
         elif self._transfer is None:
-            if not isinstance(message, Opened) or self._audit is not None:
+            if not isinstance(message, Opened) or self._audit is not None or self._surveying:
                 raise unexpected(message)
             self._opened(message.lost)
         elif isinstance(message, Wanted):
@@ -170,7 +173,7 @@ class Source:
         if isinstance(self._disk, PointDisk):
             self._disk.expect(lost)
         if order.extents is None or order.audit is None or order.audit.off:
-            self._transfer = _Transfer(self, self._disk, order, lost)
+            self._survey(self._disk, order, lost)
             return
         sample = draw(order, lost, order.audit, SystemRandom())
         work = BlockWork(self._disk, order.geometry, self._spec.keys, self.tally.source, self.tally.proxy)
@@ -183,7 +186,20 @@ class Source:
         if first_missed is not None:
             self._course = after_audit(order, first_missed, self.tally)
             order = self._course.order
-        self._transfer = _Transfer(self, disk, order, lost)
+        self._survey(disk, order, lost)
+
+    def _survey(self, disk: ReadableDisk, order: BackupOrder, lost: tuple[Run, ...]) -> None:
+        """Learn what of the disk may be left out, if anything, then transfer."""
+        if asks_for_unused(order):
+            self._surveying = True
+            then = partial(self._surveyed, disk, order, lost)
+            self.workers.submit(then, find_unused, disk, order.geometry, self.tally.source)
+        else:
+            self._surveyed(disk, order, lost, self._unused)
+
+    def _surveyed(self, disk: ReadableDisk, order: BackupOrder, lost: tuple[Run, ...], unused: Unused) -> None:
+        self._surveying, self._unused = False, unused
+        self._transfer = _Transfer(self, disk, order, lost, unused.runs)
 
     def _ask_leaf(self, first: int) -> None:
         self._connection.send(encode(WantIds(first, LEAF_BLOCKS)))
@@ -194,14 +210,16 @@ class Source:
         self.tally.end()
         order, reason = self._course
         turned = order.mode if reason else None
-        self.result = MoverResult(root=transfer.root, used_disk=self._used, mode=turned, reason=reason)
+        self.result = MoverResult(
+            root=transfer.root, used_disk=self._used, mode=turned, reason=reason, unused=self._unused.told
+        )
 
 
 class _Transfer:
     """The pipeline of one disk: plan → read and name → offer → seal → send, each step fed by the one after it."""
 
     def __init__(
-        self, source: Source, disk: ReadableDisk, order: BackupOrder, lost: tuple[tuple[int, int], ...]
+        self, source: Source, disk: ReadableDisk, order: BackupOrder, lost: tuple[Run, ...], unused: tuple[Run, ...]
     ) -> None:
         self.rules = source._rules
         self.done = False
@@ -217,7 +235,7 @@ class _Transfer:
         self._work = BlockWork(disk, order.geometry, source._spec.keys, self._tally.source, self._tally.proxy)
         self._buffers = Buffers(order.geometry.block_bytes, WINDOW_BYTES)
         self._task_blocks = max(1, min(_TASK_BYTES >> order.geometry.block_log2, self._buffers.total // 4))
-        self._parts: Iterator[Part] = plan(order, _data_extents(disk), lost)
+        self._parts: Iterator[Part] = leave_out(plan(order, _data_extents(disk), lost), unused)
         self._part: Part | None = next(self._parts, None)
         self._pages: dict[int, IdPage] = {}
         self._asked_pages = 0
@@ -262,11 +280,13 @@ class _Transfer:
             self._part = rest if rest.first < rest.end else next(self._parts, None)
 
     def _pass_over(self, first: int, end: int, fate: Fate) -> None:
-        """Blocks that are not read: kept from the base, or holes by the disk's own word."""
+        """Blocks that are not read: kept from the base, holes by the disk's own word, or unused."""
         start, stop = first << self._geometry.block_log2, self._geometry.extent(end - 1).end
         self._tally.processed += stop - start
         if fate is Fate.KEEP:
             self._tally.unchanged += stop - start
+        elif fate is Fate.UNUSED:
+            self._tally.unused += stop - start
         else:
             self._tally.zero += stop - start
         told = 0

@@ -87,6 +87,7 @@ class Tally:
         self.processed = 0
         self.read = 0
         self.zero = 0
+        self.unused = 0
         self.unchanged = 0
         self.deduplicated = 0
         self.sent = 0
@@ -116,6 +117,7 @@ class Tally:
             processed_bytes=self.processed,
             read_bytes=self.read,
             zero_bytes=self.zero,
+            unused_bytes=self.unused,
             unchanged_bytes=self.unchanged,
             deduplicated_bytes=self.deduplicated,
             sent_bytes=self.sent,

@@ -143,6 +143,8 @@ class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     bitmap that its URL names. Should it have none, the disk falls to the mode ``on_loss``; None there fails the task.
     ``zeros``: CBT: ascending extents of whole blocks that changed, too, and are known to be zeros now.
     ``audit``: how much of what a tracker lets us leave unread is read nevertheless; None leaves the audit out.
+    ``skip_unused``: what file systems on the disk do not need becomes zeros in the new point, where the disk itself is
+    asked for its allocation (ALLOCATION and DIGEST without ``extents``); since 1.1.
     ``origin`` stands in the place of ``disks`` for a source that reads restore points.
     """
 
@@ -154,6 +156,7 @@ class BackupOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     zeros: tuple[Extent, ...] = ()
     on_loss: ChangeMode | None = ChangeMode.DIGEST
     audit: AuditRate | None = None
+    skip_unused: bool = False
     origin: OriginDisk | None = None
 
 
@@ -207,9 +210,10 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``root``: source: root over the ids that it computed itself (None in CBT mode, where it does not know all);
     target: root of the tree that it stored. The manager compares the two. ``packs``: target only. ``used_disk``: the
-    URL that the source opened. ``mode`` and ``reason``: source, where it went another way than it was ordered. Of a
-    check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and blocks that the order's bounds
-    left unread.
+    URL that the source opened. ``mode`` and ``reason``: source, where it went another way than it was ordered.
+    ``unused``: source, in words for people, what was found on the disk for ``skip_unused`` (since 1.1).
+    Of a check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and blocks that the order's
+    bounds left unread.
     """
 
     root: BlockId | None = None
@@ -221,3 +225,4 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
     bad: tuple[BadRecord, ...] = ()
     bad_count: int = 0
     skipped: int = 0
+    unused: str = ""

@@ -148,6 +148,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     failed tasks only (3 times after 30 s outlast a restart of an agent). ``snapshot`` are options of the server's
     plugin. ``retention`` is applied after each successful session of the job. ``audit``: how many of the blocks that
     change tracking calls unchanged are read and compared in each run of a disk, or which share of them ("1.5 %").
+    ``skip_unused``: what no file system needs is left out; a restored disk is then not the same bit for bit.
     """
 
     name: Name
@@ -165,6 +166,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     guest: GuestSettings | None = None
     on_cbt_loss: OnCbtLoss = OnCbtLoss.DIGEST
     audit: Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern=_PERCENT)] = AuditRate().blocks
+    skip_unused: bool = False
     snapshot: dict[str, Any] = {}
     retention: RetentionPolicy = RetentionPolicy()
     enabled: bool = True

@@ -228,5 +228,6 @@ def _settings(spec: JobSpec) -> list[tuple[str, str]]:
         ("Guest", guest),
         ("Without CBT", spec.on_cbt_loss.value),
         ("Audit of CBT", _audit_text(spec.audit_rate)),
+        ("Unused blocks", "left out where a file system tells them" if spec.skip_unused else "kept, bit for bit"),
         ("Snapshot", "\n".join(f"{key} = {value}" for key, value in sorted(spec.snapshot.items())) or "as the server"),
     ]

@@ -34,6 +34,7 @@ _OPTIONS = (
     click.option("--guest-option", "guest_options", multiple=True, metavar="KEY=VALUE", help="For that processor."),
     click.option("--on-cbt-loss", type=click.Choice([each.value for each in OnCbtLoss]), help="Default: digest."),
     click.option("--audit", metavar="N", help="Unchanged blocks to compare each run, or '1 %'. Default: 64; 0: none."),
+    click.option("--skip-unused/--no-skip-unused", default=None, help="Leave out free blocks. Default: kept."),
     click.option("--snapshot-option", "snapshot", multiple=True, metavar="KEY=VALUE", help="For the server's plugin."),
     click.option("--description", metavar="TEXT", help="For people."),
 )  # fmt: skip

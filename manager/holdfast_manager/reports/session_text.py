@@ -83,6 +83,8 @@ def _steps(steps: list[StepLine]) -> str:
 
 def _disks(report: SessionReport) -> str:
     columns = _COLUMNS if report.kind in STORING else tuple(each for each in _COLUMNS if each[0] not in _STORING_ONLY)
+    if not report.total.unused_bytes:
+        columns = tuple(each for each in columns if each[0] != "unused")
     heads = tuple(head for head, _ in columns)
     rows = [tuple(cell(disk) for _, cell in columns) for disk in report.disks]
     text = table(heads, rows, right=_NUMBERS)
@@ -114,13 +116,14 @@ _COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (
     ("processed", lambda disk: format_size(disk.counters.processed_bytes)),
     ("read", lambda disk: format_size(disk.counters.read_bytes)),
     ("zero", lambda disk: format_size(disk.counters.zero_bytes)),
+    ("unused", lambda disk: format_size(disk.counters.unused_bytes)),
     ("unchanged", lambda disk: format_size(disk.counters.unchanged_bytes)),
     ("dedup", lambda disk: format_size(disk.counters.deduplicated_bytes)),
     ("transferred", lambda disk: format_size(disk.counters.transferred_bytes)),
     ("stored", lambda disk: format_size(disk.counters.stored_bytes)),
     ("waited", lambda disk: format_duration(disk.queue_wait_s)),
 )
-_NUMBERS = frozenset({"processed", "read", "zero", "unchanged", "dedup", "transferred", "stored", "waited"})
+_NUMBERS = frozenset({"processed", "read", "zero", "unused", "unchanged", "dedup", "transferred", "stored", "waited"})
 _STORING_ONLY = frozenset({"mode", "read", "unchanged", "dedup", "stored"})
 
 
@@ -154,7 +157,12 @@ def throttling(counters: TransferCounters) -> str:
 
 def _data(report: SessionReport) -> str:
     total = report.total
-    causes = ((total.zero_bytes, "zero"), (total.unchanged_bytes, "unchanged"), (total.deduplicated_bytes, "known"))
+    causes = (
+        (total.zero_bytes, "zero"),
+        (total.unused_bytes, "unused"),
+        (total.unchanged_bytes, "unchanged"),
+        (total.deduplicated_bytes, "known"),
+    )
     skipped = [f"{format_size(amount)} {cause}" for amount, cause in causes if amount]
     ratio = f" (x {total.sent_bytes / total.transferred_bytes:.1f})" if total.transferred_bytes else ""
     told = [

@@ -114,8 +114,9 @@ def event_text(event: EventEntry, counters: Mapping[tuple[str, str], TransferCou
     if event.kind == "TransferFinished" and isinstance(task, Mapping):
         moved = counters.get((str(task.get("vm")), str(task.get("disk"))))
         if moved is not None:
-            turned = str(event.data.get("reason") or "")
-            return f"{moved_text(moved)}; {event.data.get('mode')}: {turned}" if turned else moved_text(moved)
+            turned, unused = str(event.data.get("reason") or ""), str(event.data.get("unused") or "")
+            told = [moved_text(moved), f"{event.data.get('mode')}: {turned}" if turned else "", unused]
+            return "; ".join(filter(None, told))
     return sentence(event)
 
 

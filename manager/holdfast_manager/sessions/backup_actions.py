@@ -28,7 +28,7 @@ from holdfast_plugins.api import (
 )
 
 from .base_points import BasePoints
-from .change_choice import Ground, backup_order, choose_mode, comparable, geometry_of, trackable
+from .change_choice import Ground, backup_order, choose_mode, comparable, geometry_of, left_out, trackable
 from .committing import Committer
 from .events import (
     Event,
@@ -263,6 +263,7 @@ class BackupActions:
         """All that the choice of a mode rests on. Trackers are asked here, and only what their answer is needed for."""
         job, log2, geometry = self._job, self._job.block_log2, geometry_of(disk, self._job.block_log2)
         doubt = "an audit found changes that tracking had missed" if vm.distrusts(disk.disk_id) else vm.doubt
+        doubt = doubt or left_out(vm.base, disk.disk_id)
         told = Told()
         if vm.snapshot is not None and comparable(vm.base, disk, log2) is None:
             if not disk.allocation:
@@ -270,7 +271,7 @@ class BackupActions:
         elif vm.snapshot is not None and not doubt:
             since = trackable(vm.base, disk, log2)
             told = ask_changes(self._platform.trackers, vm.snapshot, disk, geometry, since)
-        return Ground(disk, log2, vm.base, told, doubt, job.on_cbt_loss, job.audit_rate)
+        return Ground(disk, log2, vm.base, told, doubt, job.on_cbt_loss, job.audit_rate, job.skip_unused)
 
     # --- commit -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from holdfast_agent.model.change import AuditRate, ChangeDecision, ChangeMode
 from holdfast_agent.model.disk_url import with_bitmap
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.model.units import format_size
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.specs import BackupOrder, MoverResult
 from holdfast_manager.catalog.values import OnCbtLoss
@@ -26,6 +27,7 @@ class Ground(msgspec.Struct, frozen=True):
 
     ``told``: what trackers say, of changes where ``base`` can be built on, else of allocation. ``doubt``: why change
     tracking is not believed this time. ``audit``: how much of what it says is going to be audited.
+    ``skip_unused``: as the job says.
     """
 
     disk: SnapshotDisk
@@ -35,6 +37,7 @@ class Ground(msgspec.Struct, frozen=True):
     doubt: str = ""
     policy: OnCbtLoss = OnCbtLoss.DIGEST
     audit: AuditRate = AuditRate()
+    skip_unused: bool = False
 
 
 def base_disk(base: Point | None, disk_id: str) -> DiskPoint | None:
@@ -91,12 +94,26 @@ def backup_order(ground: Ground, decision: ChangeDecision) -> BackupOrder:
         extents=told.extents,
         on_loss=_FALLS_TO[ground.policy],
         audit=ground.audit if decision.tracker else None,
+        skip_unused=ground.skip_unused,
     )
 
 
 def carried_out(decision: ChangeDecision, result: MoverResult) -> ChangeDecision:
     """What became of ``decision``: the mover may have had to turn to another mode, which takes nobody's word."""
-    return decision if result.mode is None else ChangeDecision(result.mode, result.reason)
+    done = decision if result.mode is None else ChangeDecision(result.mode, result.reason)
+    return msgspec.structs.replace(done, reason=f"{done.reason}; {result.unused}") if result.unused else done
+
+
+def left_out(base: Point | None, disk_id: str) -> str:
+    """Why a tracker cannot be asked what changed since ``base``; empty if it can.
+
+    Where the base has zeros, the disk may have old data. No tracker tells when a file system takes such blocks into
+    use again without writing them (a deleted file brought back, say): only reading does.
+    """
+    before = base_disk(base, disk_id)
+    if before is None or before.unused_bytes is msgspec.UNSET:
+        return ""
+    return f"{format_size(before.unused_bytes)} that no file system needed was left out of it"
 
 
 def geometry_of(disk: SnapshotDisk, block_log2: int) -> Geometry:

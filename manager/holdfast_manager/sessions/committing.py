@@ -131,6 +131,7 @@ class Committer:
             change_id=disk.change_id,
             audit=_audit(vm, disk.disk_id, decision, outcome.counters),
             tracker=decision.tracker or msgspec.UNSET,
+            unused_bytes=outcome.counters.unused_bytes or msgspec.UNSET,
         )
 
     def _remember(self, point: Point, outcomes: dict[str, Outcome]) -> None:

@@ -132,11 +132,15 @@ class ChangesMissed(TaskEvent, frozen=True, tag=True, kw_only=True):
 
 
 class TransferFinished(TaskEvent, frozen=True, tag=True, kw_only=True):
-    """Both movers finished and agree. ``mode`` and ``reason``: where the transfer took another way than it began."""
+    """Both movers finished and agree. ``mode`` and ``reason``: where the transfer took another way than it began.
+
+    ``unused``: what was found of blocks that no file system needs; empty where nobody looked.
+    """
 
     step: ClassVar[Step] = Step.TRANSFER
     mode: ChangeMode | None = None
     reason: str = ""
+    unused: str = ""
 
 
 class TaskFailed(TaskEvent, frozen=True, tag=True, kw_only=True):

@@ -302,7 +302,10 @@ class MoverDesk:
         else:
             with self._lock:
                 self._outcomes[pair.task] = Outcome(listener, connector, pair.counters())
-            self._post(TransferFinished(task=pair.task, mode=connector.mode, reason=connector.reason))
+            event = TransferFinished(
+                task=pair.task, mode=connector.mode, reason=connector.reason, unused=connector.unused
+            )
+            self._post(event)
 
     def _settle_failed(self, pair: _Pair) -> None:
         if pair.settled:

@@ -148,8 +148,11 @@ class Recorder:
                 changes |= {"proxy": event.proxy, "repository": event.repository, "queue_wait_s": waited}
             case TransferBegan():
                 changes |= {"mode": event.mode, "reason": event.reason, "error": None}
-            case TransferFinished() if event.reason:
-                changes |= {"mode": event.mode, "reason": event.reason}
+            case TransferFinished():
+                if event.reason:
+                    changes |= {"mode": event.mode, "reason": event.reason}
+                if event.unused:
+                    changes["reason"] = f"{event.reason or self.task(event.task).reason}; {event.unused}"
             case TaskFailed():
                 changes |= {"state": "failed", "error": event.error}
             case RetryDue():
