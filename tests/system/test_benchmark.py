@@ -87,7 +87,7 @@ def test_however_it_ends_nothing_stays(house: Installation, how: signal.Signals)
     )  # fmt: skip
     _until(scratch.exists)
     command.send_signal(how)
-    command.wait(PATIENCE_S)
+    assert command.wait(PATIENCE_S) != 0
     assert house.agent is not None
     agent = house.agent
     _until(lambda: children(agent.pid, MOVER) == [] and not scratch.parent.exists())
