@@ -32,6 +32,7 @@ $(STAMP): pyproject.toml
 	@python="$(PYTHON)"; python="$${python:-$$(packaging/find-python)}" && \
 	    echo "Making the environment in $(VENV) with $$python …" && "$$python" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@$(BIN)/python -m compileall -q agent manager plugins  # as pip does with what it copies
 	@touch $@
 
 test: $(STAMP)

@@ -63,7 +63,8 @@ class Poller:
 def _mover(task: str, poller: Poller, states: list[MoverState]) -> MoverProcess:
     spec = ReaderSpec(task_id=task, secret=bytes(32), repository="/r")
     command = (sys.executable, "-P", mover_child.__file__)
-    mover = MoverProcess("m", pipe.MoverSetup(host=HOST, spec=spec), poller, states.append, command)
+    mover = MoverProcess("m", spec.task_id, poller, states.append, command)
+    mover.set_up(pipe.MoverSetup(host=HOST, spec=spec))
     poller.turn_until(mover, lambda: mover.settled)
     assert mover.state.phase == "listening"
     return mover
@@ -138,6 +139,5 @@ def test_one_that_is_told_to_end_says_why() -> None:
 
 
 def test_a_program_that_cannot_be_started() -> None:
-    spec = ReaderSpec(task_id="t", secret=bytes(32), repository="/r")
     with pytest.raises(FileNotFoundError):
-        MoverProcess("m", pipe.MoverSetup(host=HOST, spec=spec), Poller(), print, ("/none",))
+        MoverProcess("m", "t", Poller(), print, ("/none",))

@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import select
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.specs import BackupOrder, ReaderSpec, SourceSpec, TargetSpec
 from lab import mover_child
 from lab.agents import RunningAgent, start_agent
+from lab.processes import children
 
 CHILD = (sys.executable, "-P", mover_child.__file__)
 MANAGER = KeyPair.generate()
@@ -132,6 +134,39 @@ def test_a_listening_mover_is_answered_with_its_endpoints(agent: RunningAgent, c
     assert process.wait_gone(0)  # the reply comes when it is gone
     client.call(m.StopMover(lease="l", mover="m", reason="enough"))
     client.call(m.StopMover(lease="l", mover="never", reason="enough"))
+
+
+def test_a_prepared_mover_is_the_one_that_is_started(client: ControlClient, pushes: Pushes) -> None:
+    prepare = m.PrepareMover(lease="l", mover="m", task_id="plain")
+    client.call(prepare)
+    client.call(prepare)  # asked twice: one process
+    assert _states(client) == [("m", "starting")]
+    with pytest.raises(UsageError):
+        client.call(m.BeginTransfer(lease="l", mover="m", order=ORDER))
+    started = _start(client, _source("plain"))
+    assert _start(client, _source("plain")) == started
+    client.call(m.BeginTransfer(lease="l", mover="m", order=ORDER))
+    assert pushes.state("m", "done", "failed").phase == "done"
+
+
+def test_a_prepared_mover_that_is_not_needed_ends_with_the_lease(agent: RunningAgent, client: ControlClient) -> None:
+    client.call(m.PrepareMover(lease="l", mover="m", task_id="plain"))
+    (child,) = children(agent.process.pid)
+    process = Watched(child)
+    client.call(m.CloseLease(lease="l"))
+    assert process.wait_gone()
+
+
+def test_a_prepared_mover_that_died_fails_its_start(agent: RunningAgent, client: ControlClient) -> None:
+    client.call(m.PrepareMover(lease="l", mover="m", task_id="plain"))
+    (child,) = children(agent.process.pid)
+    process = Watched(child)
+    os.kill(child, signal.SIGKILL)
+    assert process.wait_gone()
+    with pytest.raises(MoverDied):
+        while True:  # until the agent has seen it
+            _start(client, _source("plain"))
+            assert _states(client) in ([("m", "starting")], [("m", "failed")])
 
 
 def test_what_a_mover_inherits(client: ControlClient, pushes: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:

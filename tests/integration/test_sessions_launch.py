@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,18 @@ def test_it_takes_the_session_that_it_is_given(manager_settings: ManagerSettings
     assert "77" in (manager_settings.log_dir / "session-77.log").read_text()
     with Catalog.open(manager_settings) as catalog:
         assert not [each for each in catalog.sessions.list() if each.state is not SessionState.ENDED]
+
+
+def test_whoever_follows_is_woken_by_the_end(manager_settings: ManagerSettings) -> None:
+    Catalog.create(manager_settings).close()
+    with SessionLauncher(manager_settings) as launcher:
+        began = time.monotonic()
+        launcher.wait(0.05)
+        assert time.monotonic() - began >= 0.05  # it waits for its session
+        launcher.run(77)
+        launcher.wait(60)
+        assert time.monotonic() - began < 50
+        began = time.monotonic()
+        launcher.wait(0.05)
+        assert time.monotonic() - began >= 0.05  # and does not spin when it has ended
+    assert launcher._process.wait(30) != 0

@@ -43,6 +43,7 @@ REQUESTS: list[m.Request] = [
     m.Heartbeat(),
     m.RenewLease(lease="l", ttl_s=10),
     m.CloseLease(lease="l"),
+    m.PrepareMover(lease="l", mover="m", task_id="t"),
     m.StartMover(lease="l", mover="m", spec=ReaderSpec(task_id="t", secret=bytes(32), repository="/r")),
     m.BeginTransfer(lease="l", mover="m", order=ORDER),
     m.ChangeRules(lease="l", mover="m", rules=TransferRules()),

@@ -1,5 +1,8 @@
 """``python -m holdfast_agent.mover``: started by the Transport Service, one process for each side of a task."""
 
-from .process import main
+from holdfast_agent.starting import loading
+
+with loading():
+    from .process import main
 
 main()

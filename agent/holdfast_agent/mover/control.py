@@ -61,13 +61,15 @@ class Control:
         signal.signal(signal.SIGTERM, terminate)
 
     def setup(self) -> MoverSetup:
-        """Wait for the first frame. Raises :class:`Cancelled` if the agent ends before, :class:`MalformedMessage`."""
+        """Wait for the first frame, perhaps for long. Raises :class:`Cancelled`, :class:`MalformedMessage`."""
         os.set_blocking(self._orders_fd, True)
         try:
             (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
             frame = decode_order(self._exactly(_check_length(length)))
         finally:
             os.set_blocking(self._orders_fd, False)
+        if isinstance(frame, Stop):
+            raise Cancelled(reason=frame.reason)
         if not isinstance(frame, MoverSetup):
             raise MalformedMessage(peer="the agent", reason=f"the first frame is a {type(frame).__name__}")
         return frame

@@ -82,6 +82,7 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.Heartbeat: Route(None, _heartbeat),
     m.RenewLease: Route(None, lease_handlers.renew_lease),
     m.CloseLease: Route(None, lease_handlers.close_lease),
+    m.PrepareMover: Route("proxy", lease_handlers.prepare_mover),
     m.StartMover: Route(None, lease_handlers.start_mover),  # which role depends on the specification; it checks
     m.BeginTransfer: Route("proxy", lease_handlers.begin_transfer),
     m.ChangeRules: Route(None, lease_handlers.change_rules),

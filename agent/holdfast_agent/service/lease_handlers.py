@@ -20,6 +20,7 @@ from holdfast_agent.wire.messages import (
     MoverList,
     MoverStarted,
     MoverState,
+    PrepareMover,
     RenewLease,
     StartMover,
     StopMover,
@@ -65,12 +66,24 @@ def list_movers(agent: Agent, call: Call[ListMovers]) -> None:
     call.reply(MoverList(movers=agent.leases.get(call.key, call.request.lease).states()))
 
 
+def prepare_mover(agent: Agent, call: Call[PrepareMover]) -> None:
+    request = call.request
+    lease = agent.leases.get(call.key, request.lease)
+    if request.mover not in lease.movers:
+        _start(agent, lease, request.mover, request.task_id)
+    call.reply(Done())
+
+
 def start_mover(agent: Agent, call: Call[StartMover]) -> None:
     request = call.request
     lease = agent.leases.get(call.key, request.lease)
     mover = lease.movers.get(request.mover)
-    if mover is None:
-        mover = _start(agent, lease, request)
+    if mover is None or mover.waits:
+        setup = pipe.MoverSetup(host=_host(agent, lease, request.spec), spec=request.spec)
+        if mover is None:
+            mover = _start(agent, lease, request.mover, request.spec.task_id, setup.host.session_fd)
+        mover.set_up(setup)
+        _log.info("%s mover %s of task %s runs as pid %d", mover.role, mover.name, mover.state.task_id, mover.pid)
     mover.when_settled(lambda: _answer_start(call, mover))
 
 
@@ -140,22 +153,20 @@ def _mover(agent: Agent, call: Call[BeginTransfer] | Call[ChangeRules]) -> Mover
     return mover
 
 
-def _start(agent: Agent, lease: Lease, request: StartMover) -> MoverProcess:
-    check_name("mover", request.mover)
-    check_name("task", request.spec.task_id)
-    setup = pipe.MoverSetup(host=_host(agent, lease, request.spec), spec=request.spec)
+def _start(agent: Agent, lease: Lease, name: str, task_id: str, session_fd: int | None = None) -> MoverProcess:
+    check_name("mover", name)
+    check_name("task", task_id)
     _check_room(agent, lease)
 
     def changed(state: MoverState) -> None:
         agent.push(lease, MoverChanged(lease=lease.name, state=state))
 
     try:
-        mover = MoverProcess(request.mover, setup, agent.server, changed, agent.mover_command)
+        mover = MoverProcess(name, task_id, agent.server, changed, agent.mover_command, session_fd)
     except OSError as error:
-        raise MoverDied(role="new", task=request.spec.task_id, reason=f"cannot start it: {error.strerror}") from error
-    lease.movers[request.mover] = mover
+        raise MoverDied(role="new", task=task_id, reason=f"cannot start it: {error.strerror}") from error
+    lease.movers[name] = mover
     agent.adopt(mover)
-    _log.info("%s mover %s of task %s runs as pid %d", mover.role, mover.name, request.spec.task_id, mover.pid)
     return mover
 
 

@@ -55,6 +55,9 @@ _ROLE_NAMES = {
 }
 
 
+_CONNECT_ONLY = frozenset({"source", "writer", "checker"})
+
+
 class Watcher(Protocol):
     """What a mover needs of the loop's poller."""
 
@@ -90,15 +93,19 @@ class MoverProcess:
     def __init__(
         self,
         name: str,
-        setup: pipe.MoverSetup,
+        task_id: str,
         watcher: Watcher,
         on_change: Callable[[MoverState], None],
         command: Sequence[str] = MOVER_COMMAND,
+        session_fd: int | None = None,
     ) -> None:
-        """Start the process; :class:`OSError` if that fails. The specification goes over the pipe, not into argv."""
+        """Start the process; :class:`OSError` if that fails. It waits for :meth:`set_up`.
+
+        ``session_fd``: the lock of the write session that a target inherits.
+        """
         self.name = name
-        self.role = _ROLE_NAMES[type(setup.spec)]
-        self.state = MoverState(mover=name, task_id=setup.spec.task_id, phase="starting")
+        self.role = "new"
+        self.state = MoverState(mover=name, task_id=task_id, phase="starting")
         self.endpoints: tuple[str, ...] = ()
         self._watcher = watcher
         self._on_change = on_change
@@ -107,7 +114,6 @@ class MoverProcess:
         self._deadlines: list[tuple[float, signal.Signals]] = []
         self._ordered = False
         self._broken: HoldfastError | None = None
-        session_fd = setup.host.session_fd
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -127,7 +133,16 @@ class MoverProcess:
         self._fds = {self._stdin.fileno(), self._stdout.fileno(), self._exit_fd}
         watcher.watch(self._stdout.fileno())
         watcher.watch(self._exit_fd)
+
+    def set_up(self, setup: pipe.MoverSetup) -> None:
+        """Tell the process what it is, once. The specification goes over the pipe, not into argv."""
+        self.role = _ROLE_NAMES[type(setup.spec)]
         self._put(setup)
+
+    @property
+    def waits(self) -> bool:
+        """It runs, and nobody has told it yet what it is."""
+        return self.role == "new" and not self.gone
 
     @property
     def pid(self) -> int:
@@ -146,7 +161,7 @@ class MoverProcess:
     @property
     def settled(self) -> bool:
         """Known to listen (a mover that only connects: to run), or ended."""
-        return self.role in ("source", "writer") or self.state.phase != "starting"
+        return self.role in _CONNECT_ONLY or self.state.phase != "starting"
 
     def when_settled(self, callback: Callable[[], None]) -> None:
         """Call once :attr:`settled`, at once if it is already."""
@@ -158,6 +173,7 @@ class MoverProcess:
 
     def begin(self, order: Order) -> None:
         """Send the order. Raises :class:`UsageError` for a second one; an ended mover has told its result already."""
+        self._check_set_up()
         if self._ordered:
             raise UsageError(reason=f"mover {self.name} has its order already")
         self._ordered = True
@@ -165,7 +181,8 @@ class MoverProcess:
             self._put(pipe.Begin(order=order))
 
     def change_rules(self, rules: TransferRules) -> None:
-        """Send new rules; a mover that has ended needs none."""
+        """Send new rules; a mover that has ended needs none. Raises :class:`UsageError` before :meth:`set_up`."""
+        self._check_set_up()
         self._put(pipe.NewRules(rules=rules))
 
     def stop(self, reason: str) -> None:
@@ -191,6 +208,10 @@ class MoverProcess:
             self._read_reports()
         if fd == self._exit_fd:
             self._reap()
+
+    def _check_set_up(self) -> None:
+        if self.waits:
+            raise UsageError(reason=f"mover {self.name} was prepared and not started")
 
     def _put(self, frame: pipe.ToMover) -> None:
         if not self.gone:

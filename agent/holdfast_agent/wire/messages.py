@@ -102,8 +102,22 @@ class CloseLease(Request, frozen=True, tag=True, kw_only=True):
     lease: str
 
 
+class PrepareMover(Request, frozen=True, tag=True, kw_only=True):
+    """Start the process of a mover whose :class:`StartMover` follows, so that it loads its modules meanwhile.
+
+    For movers that connect, which cannot be told what to do before the other one listens. Asking twice starts one.
+    """
+
+    lease: str
+    mover: str
+    task_id: str
+
+
 class StartMover(Request, frozen=True, tag=True, kw_only=True):
-    """Start one Data Mover process. ``mover`` is a fresh name chosen by the manager; asking twice starts one."""
+    """Start one Data Mover process, or tell the one that was prepared under this name what it is.
+
+    ``mover`` is a fresh name chosen by the manager; asking twice starts one.
+    """
 
     lease: str
     mover: str

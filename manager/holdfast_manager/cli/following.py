@@ -68,11 +68,13 @@ def follow(
     interrupt: Interrupt,
     on_interrupt: Callable[[int], bool],
     before_look: Callable[[], None] = lambda: None,
+    wait: Callable[[float], None] = time.sleep,
 ) -> bool:
     """Show the session until it has ended. Returns whether it has; False when the follower wanted to leave before.
 
     ``on_interrupt`` is called with the count at each Ctrl-C and says whether to go on following. A session whose
-    process died is marked failed on the way (``Sessions.reap_dead``). Raises ``NotFound``.
+    process died is marked failed on the way (``Sessions.reap_dead``). ``wait`` sleeps between looks, at most as long as
+    it is told. Raises ``NotFound``.
     """
     last_event, heeded, next_reap = 0, 0, 0.0
     with display:
@@ -92,7 +94,7 @@ def follow(
                 if not on_interrupt(heeded):
                     return False
             if len(look.events) < _PAGE:
-                time.sleep(POLL_S)
+                wait(POLL_S)
 
 
 def whole_report(catalog: Catalog, number: int) -> SessionReport:

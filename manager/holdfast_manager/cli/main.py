@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -15,17 +16,23 @@ from pathlib import Path
 import click
 
 from holdfast_agent.errors import Cancelled, ErrorRecord, HoldfastError, InternalError, UsageError
+from holdfast_agent.starting import leave_alone
 
 from .app import App, OutputForm
 from .root import root
 
 EXIT_CANCELLED = 130
+_RARELY = 50_000
+"""Objects between two looks for garbage: a command loads its modules and ends, and most of what it makes stays."""
 EXIT_PIPE_CLOSED = 141  # what the shell reports for a program that SIGPIPE ended
 
 
 def main() -> None:
     """Called by the console script `holdfast`."""
-    sys.exit(run(sys.argv[1:]))
+    gc.set_threshold(_RARELY)
+    code = run(sys.argv[1:])
+    leave_alone()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

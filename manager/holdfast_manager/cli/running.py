@@ -47,17 +47,19 @@ def run_session(app: App, begin: Callable[[], SessionEntry], detach: bool, stric
         launched = _Launched(app, entry)
         with interrupts() as interrupt:
             launched.begin(launcher.run(entry.id))
-            return _see_through(launched, interrupt, detach, strict)
+            return _see_through(launched, interrupt, detach, strict, launcher.wait)
 
 
-def _see_through(launched: _Launched, interrupt: Interrupt, detach: bool, strict: bool) -> int:
+def _see_through(
+    launched: _Launched, interrupt: Interrupt, detach: bool, strict: bool, wait: Callable[[float], None]
+) -> int:
     app, entry = launched.app, launched.entry
     if detach:
         launched.wait_until_adopted(interrupt)
         text = f"Session {entry.id} runs; `holdfast session follow {entry.id}` shows it"
         app.out.result({"session": entry.id}, text)
         return 0
-    ended = follow(app.catalog, entry.id, display_for(app), interrupt, launched.interrupted, launched.check)
+    ended = follow(app.catalog, entry.id, display_for(app), interrupt, launched.interrupted, launched.check, wait)
     if not ended:
         app.out.note(f"Session {entry.id} stops by itself; `holdfast session show {entry.id}` tells how it ended")
         return EXIT_CANCELLED

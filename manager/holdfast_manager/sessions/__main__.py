@@ -10,12 +10,15 @@ import logging
 import sys
 from pathlib import Path
 
-from holdfast_agent.errors import HoldfastError
-from holdfast_manager.catalog.values import SessionResult
-from holdfast_manager.settings import ManagerSettings
+from holdfast_agent.starting import leave_alone, loading
 
-from .launch import STARTING
-from .process import run_session
+with loading():
+    from holdfast_agent.errors import HoldfastError
+    from holdfast_manager.catalog.values import SessionResult
+    from holdfast_manager.settings import ManagerSettings
+
+    from .launch import STARTING, tell_end
+    from .process import run_session
 
 
 def main() -> int:
@@ -33,10 +36,13 @@ def main() -> int:
             stream=sys.stderr,
         )
         result = run_session(settings, int(number))
+        tell_end()
     except HoldfastError as error:
         logging.getLogger(__name__).error("%s", error)
         return error.exit_code
     return 0 if result in (SessionResult.SUCCESS, SessionResult.WARNING) else 1
 
 
-sys.exit(main())
+status = main()
+leave_alone()
+sys.exit(status)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from holdfast_manager.settings import ManagerSettings
 
@@ -23,11 +26,14 @@ class SessionLauncher:
     session's number on its standard input. It leads a session of its own, so that it outlives the terminal; its stderr
     goes to one file per session in ``settings.log_dir``. Everything else it reads from the catalogue. Without a number
     it ends and leaves nothing. A context manager; one thread.
+
+    The pipe stays open on both sides until one of them has ended, so that who follows the session need not sleep on.
     """
 
     def __init__(self, settings: ManagerSettings, config: Path | None = None) -> None:
         self._logs = settings.log_dir
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._given = self._ended = False
         self._log = self._logs / f"{STARTING}{secrets.token_hex(6)}.log"
         environment = {**os.environ, "HOLDFAST_HOME": str(settings.home)}
         if config is not None:
@@ -37,6 +43,7 @@ class SessionLauncher:
             self._process = subprocess.Popen(  # (its parent may leave before it does; nobody waits for it then)
                 [sys.executable, "-m", "holdfast_manager.sessions"],
                 stdin=subprocess.PIPE,
+                bufsize=0,
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -53,17 +60,35 @@ class SessionLauncher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Without a number the process has done nothing yet: it ends at once, and its log goes."""
-        stdin = self._process.stdin
-        if stdin is not None and not stdin.closed:
+        if not self._given:
             self._process.kill()
             self._process.wait()
-            stdin.close()
             self._log.unlink(missing_ok=True)
+        self._pipe.close()
 
     def run(self, session: int) -> int:
         """Give it its session; the process id. Called once. Whether it took it the catalogue tells."""
         self._log.rename(self._logs / f"session-{session}.log")
-        with contextlib.suppress(BrokenPipeError), self._process.stdin or contextlib.nullcontext() as stdin:
-            if stdin is not None:
-                stdin.write(f"{session}\n".encode())
+        self._given = True
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.write(f"{session}\n".encode())
         return self._process.pid
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep for ``timeout_s``, less where the process tells meanwhile that its session has ended."""
+        if self._ended:
+            time.sleep(timeout_s)
+            return
+        end = select.poll()
+        end.register(self._pipe, 0)  # POLLERR, which is always told: nobody has the other end open any more
+        self._ended = bool(end.poll(timeout_s * 1000))
+
+    @property
+    def _pipe(self) -> IO[bytes]:
+        assert self._process.stdin is not None  # noqa: S101 - PIPE was asked for
+        return self._process.stdin
+
+
+def tell_end() -> None:
+    """Called by the session's process when all is written down: whoever waits for it need not wait for its exit."""
+    os.close(sys.stdin.fileno())

@@ -28,6 +28,7 @@ from holdfast_agent.wire.messages import (
     MoverList,
     MoverStarted,
     MoverState,
+    PrepareMover,
     StartMover,
     StopMover,
 )
@@ -165,6 +166,7 @@ class MoverDesk:
         name = f"{task}"
         listener = make_listener(name, secret)
         pair.listener_sends = isinstance(listener, ReaderSpec)
+        self._prepare(proxy, pair.connector, task)
         endpoints = self._start(repository, pair.listener, listener)
         endpoints, streams = self._routing.choose(proxy, endpoints, not pair.listener_sends)
         connector = make_connector(name, secret, endpoints)
@@ -175,6 +177,11 @@ class MoverDesk:
             connector = msgspec.structs.replace(connector, rules=rules)
         pair.rules = connector.rules
         self._start(proxy, pair.connector, connector)
+
+    def _prepare(self, agent: str, mover: str, task: TaskKey) -> None:
+        """A head start for the mover that connects; what is wrong with its agent shows when it is started."""
+        with contextlib.suppress(HoldfastError):
+            self._pool.ask(agent, PrepareMover(lease=self._pool.lease, mover=mover, task_id=f"{task}"), Done)
 
     def _feed(self, pair: _Pair, feeder: Feeder) -> OriginSpec:
         secret = secrets.token_bytes(32)
