@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -30,13 +31,21 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_blocks_of_any_length_from_many_threads(folder: Path) -> None:
     rng = random.Random(1)
     whole = rng.randbytes(8 * MIB + 5000)
+    pieces: list[tuple[int, bytes | memoryview]]
     pieces = [(start, whole[start : start + MIB]) for start in range(0, len(whole), MIB)]
     rng.shuffle(pieces)
+    pieces[::2] = [(start, _at_a_page(piece)) for start, piece in pieces[::2]]  # written from where they stand
     target = open_target(f"file:{folder}/disk", host_for(folder), len(whole), create=True, overwrite=False)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda piece: target.write(*piece), pieces))
     target.finish()
     assert (folder / "disk").read_bytes() == whole
+
+
+def _at_a_page(data: bytes | memoryview) -> memoryview:
+    buffer = memoryview(mmap.mmap(-1, len(data)))
+    buffer[:] = data
+    return buffer
 
 
 def test_what_is_not_aligned_is_left_to_the_caller(tmp_path: Path) -> None:

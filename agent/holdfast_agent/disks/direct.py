@@ -6,6 +6,7 @@ Measured for 1.2 GiB in blocks of 1 MiB from two threads, sync included: 0.8 s a
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -34,10 +35,12 @@ class DirectWriter:
         length = len(data) - len(data) % _ALIGNMENT
         if not self._usable or offset % _ALIGNMENT or not length:
             return 0
-        aligned = self._aligned(length)
-        aligned[:length] = data[:length]
+        part = data[:length]
+        if not _begins_at_a_page(part):
+            part = self._aligned(length)[:length]
+            part[:] = data[:length]
         try:
-            return os.pwrite(self._fd, aligned[:length], offset)
+            return os.pwrite(self._fd, part, offset)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -56,3 +59,8 @@ class DirectWriter:
         if buffer is None or len(buffer) < length:
             buffer = self._own.buffer = memoryview(mmap.mmap(-1, length))
         return buffer
+
+
+def _begins_at_a_page(data: memoryview) -> bool:
+    """Whether the kernel can write ``data`` from where it stands in memory. Read-only buffers do not tell."""
+    return not data.readonly and ctypes.addressof(ctypes.c_char.from_buffer(data)) % _ALIGNMENT == 0

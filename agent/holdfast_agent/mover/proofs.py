@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, WrongKey
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.sealing.keys import DataKeys
-from holdfast_agent.sealing.records import Pieces, open_pieces, open_plain_pieces, parse_header
+from holdfast_agent.sealing.records import Pieces, open_plain_pieces, parse_header, view_pieces
 from holdfast_agent.sealing.tree import Node, decode_node
 
 from .stages import StageClock
@@ -42,7 +42,7 @@ class Proofs:
         """Open a block's record and compute its id anew."""
         with self._clock:
             try:
-                plain = open_pieces(record, self._keys, wanted.id)
+                plain = view_pieces(record, self._keys, wanted.id)
             except (ObjectDamaged, WrongKey) as error:
                 # A record of an epoch whose key we were not given is not bad for that.
                 known = self._keys.key_of(parse_header(record[0]).epoch) is not None

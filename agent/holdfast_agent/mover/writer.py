@@ -13,7 +13,7 @@ from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import DataKeys
-from holdfast_agent.sealing.records import Pieces, open_pieces, parse_header
+from holdfast_agent.sealing.records import Pieces, parse_header, view_pieces
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import MoverResult, Order, RestoreOrder, WriterSpec
 
@@ -220,7 +220,7 @@ class RestoreWork:
         """
         with self._proxy:
             try:
-                plain = open_pieces(record, self._keys, block_id)
+                plain = view_pieces(record, self._keys, block_id)
             except ObjectDamaged as error:
                 raise self._wrong(places[0]) from error
             if len(plain) != self._geometry.block_bytes:

@@ -2,12 +2,13 @@
 
 cramjam compresses and decodes LZ4 blocks into buffers that are kept, with the GIL released; the lz4 package makes a
 new object and copies into it with the GIL held, which held up the other threads of a mover for a third of its time.
-Reading, where a new object is wanted anyway, is lz4's. Both speak the same LZ4 block format.
+Where a new object is wanted, decoding is lz4's. Both speak the same LZ4 block format.
 """
 
 from __future__ import annotations
 
 import enum
+import mmap
 import threading
 
 import cramjam
@@ -65,12 +66,25 @@ def decompress(codec: Codec, packed: Buffer, plain_length: int) -> bytes | None:
     return plain if len(plain) == plain_length else None
 
 
+def decompress_to_view(codec: Codec, packed: Buffer, plain_length: int) -> Buffer | None:
+    """As :func:`decompress`, but LZ4 comes as a view of this thread's buffer, overwritten by its next call.
+
+    The buffer begins at a page, so that a disk can take it as it is.
+    """
+    if codec is Codec.LZ4 and plain_length:
+        return _scratch.plain(packed, plain_length)
+    if codec is Codec.NONE:
+        return packed if len(packed) == plain_length else None
+    return decompress(codec, packed, plain_length)
+
+
 class _Scratch(threading.local):
     """Buffers of one thread, as large as its largest block."""
 
     def __init__(self) -> None:
         self._packed = bytearray()
         self._decoded = bytearray()
+        self._plain = memoryview(b"")
 
     def lz4(self, plain: Buffer) -> Buffer:
         most = len(plain) + len(plain) // 255 + 16  # LZ4_COMPRESSBOUND
@@ -81,6 +95,16 @@ class _Scratch(threading.local):
 
     def zstd(self, plain: Buffer, level: int) -> Buffer:
         return zstandard.ZstdCompressor(level=level, write_content_size=True).compress(plain)
+
+    def plain(self, packed: Buffer, length: int) -> memoryview | None:
+        """What ``packed`` decodes to, if that is just ``length`` bytes."""
+        if len(self._plain) < length:
+            self._plain = memoryview(mmap.mmap(-1, length))
+        try:
+            decoded = cramjam.lz4.decompress_block_into(packed, self._plain[:length], output_len=length)
+        except cramjam.DecompressionError:
+            return None
+        return self._plain[:length] if decoded == length else None
 
     def decodes(self, codec: Codec, packed: Buffer, plain: Buffer) -> bool:
         """Whether ``packed`` decodes to ``plain``."""

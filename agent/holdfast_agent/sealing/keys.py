@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from holdfast_agent.errors import WrongKey
 from holdfast_agent.model.ids import BlockId
 
+from .xaes import Buffer
+
 KEY_BYTES = 32
 REPOSITORY_ID_BYTES = 16
 FIRST_EPOCH = 1
@@ -100,7 +102,7 @@ class DataKeys(msgspec.Struct, frozen=True):
             return self.enc_key
         return next((older.key for older in self.older if older.epoch == epoch), None)
 
-    def block_id(self, plain: bytes) -> BlockId:
+    def block_id(self, plain: Buffer) -> BlockId:
         """Keyed BLAKE3 of a whole block (the last of a disk padded with zeros). Releases the GIL."""
         return BlockId(blake3(plain, key=self.id_key).digest())
 

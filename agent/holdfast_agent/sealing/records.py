@@ -7,8 +7,10 @@ prove that it is what its id says. The byte layout stands in docs/repository-for
 from __future__ import annotations
 
 import enum
+import mmap
 import os
 import struct
+import threading
 
 import msgspec
 from blake3 import blake3
@@ -21,7 +23,7 @@ from holdfast_agent.model.rules import Compression
 
 from . import xaes
 from .checksum import crc32
-from .codecs import DEFAULT_ZSTD_LEVEL, Codec, compress, decompress
+from .codecs import DEFAULT_ZSTD_LEVEL, Codec, compress, decompress_to_view
 from .keys import Cipher, DataKeys, repository_id_bytes
 from .xaes import Buffer
 
@@ -152,6 +154,14 @@ def open_pieces(pieces: Pieces, keys: DataKeys, expected: BlockId | None = None)
     ``expected`` is the id under which the record was asked for. Thread-safe. Raises :class:`ObjectDamaged` (also
     for a record that is not the one asked for), :class:`WrongKey`, :class:`FormatUnsupported`.
     """
+    return bytes(view_pieces(pieces, keys, expected))
+
+
+def view_pieces(pieces: Pieces, keys: DataKeys, expected: BlockId | None = None) -> Buffer:
+    """As :func:`open_pieces`, in buffers of this thread that its next call overwrites, or in ``pieces`` themselves.
+
+    For whoever has done with a block before it opens the next: nothing is allocated.
+    """
     header = check_pieces(pieces)
     name = f"record {header.id.hex()[:16]}"
     if expected is not None and header.id != expected:
@@ -162,7 +172,7 @@ def open_pieces(pieces: Pieces, keys: DataKeys, expected: BlockId | None = None)
         raise WrongKey(name=name, reason=f"it is sealed with cipher {header.cipher}, the key is for {keys.cipher}")
     if header.cipher == Cipher.XAES_256_GCM:
         packed = _decrypt(header, pieces, keys, name)
-    plain = decompress(Codec(header.codec), packed, header.plain_length)
+    plain = decompress_to_view(Codec(header.codec), packed, header.plain_length)
     if plain is None or keys.block_id(plain) != header.id:
         raise ObjectDamaged(name=name, offset_bytes=0, reason="its content does not match its id")
     return plain
@@ -195,15 +205,34 @@ def _check_supported(header: RecordHeader, name: str) -> None:
         )
 
 
-def _decrypt(header: RecordHeader, pieces: Pieces, keys: DataKeys, name: str) -> bytes:
+def _decrypt(header: RecordHeader, pieces: Pieces, keys: DataKeys, name: str) -> Buffer:
+    """In this thread's buffer."""
     key = keys.key_of(header.epoch)
     if key is None:
         raise WrongKey(name=name, reason=f"it is sealed at key epoch {header.epoch}, the key is of {keys.epoch}")
     associated = repository_id_bytes(keys.repository_id) + bytes(pieces[0][:_ASSOCIATED_BYTES])
+    plain = _opened.view(max(0, header.payload_length - xaes.TAG_BYTES))
     try:
-        return xaes.decrypt(key, header.nonce, pieces[1], associated)
+        xaes.decrypt_into(key, header.nonce, pieces[1], associated, plain)
     except InvalidTag as error:
         raise WrongKey(name=name, reason="it was sealed with another key, or altered together with its CRC") from error
+    return plain
+
+
+class _Opened(threading.local):
+    """What one thread decrypted last, before it is decoded. Begins at a page: a block that did not shrink is written
+    to a disk as it is."""
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(b"")
+
+    def view(self, length: int) -> memoryview:
+        if len(self._buffer) < length:
+            self._buffer = memoryview(mmap.mmap(-1, length))
+        return self._buffer[:length]
+
+
+_opened = _Opened()
 
 
 def _header(

@@ -32,6 +32,12 @@ def decrypt(key: bytes, nonce: bytes, sealed: Buffer, associated: bytes) -> byte
     return AESGCM(derived).decrypt(rest, sealed, associated)
 
 
+def decrypt_into(key: bytes, nonce: bytes, sealed: Buffer, associated: bytes, into: memoryview) -> None:
+    """As :func:`decrypt`, into a buffer of just the right length, whose content is worthless if it raises."""
+    derived, rest = _derive(key, nonce)
+    AESGCM(derived).decrypt_into(rest, sealed, associated, into)
+
+
 def _derive(key: bytes, nonce: bytes) -> tuple[bytes, bytes]:
     """Key and 96-bit nonce of the inner AES-256-GCM: two one-block CMACs over the first half of the nonce."""
     if len(nonce) != NONCE_BYTES:
