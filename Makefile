@@ -66,6 +66,6 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/predicted_rate.py
 
 clean:
-	@rm -rf demo-work bench-work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	@rm -rf demo-work bench-work .lab-cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	@rm -rf $(VENV)
 	@find agent manager plugins tests benchmarks packaging -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,88 @@
+"""What guests there are: which packages each has, and how its database comes into being."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+FILES = Path(__file__).with_name("files")
+_LIBRARIES = "usr/lib/x86_64-linux-gnu"
+_MIB = 1 << 20
+
+
+def _nothing(root: Path) -> None:
+    """A flavour without a database."""
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """``accounts``: users of the guest besides root. ``services``: files of this folder, started in this order.
+
+    ``prepare``: completes the guest's root, whose programs run on this host too.
+    """
+
+    name: str
+    packages: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    prepare: Callable[[Path], None] = _nothing
+    disk_bytes: int = 128 * _MIB
+    memory_mib: int = 192
+
+
+def _prepare_postgresql(root: Path) -> None:
+    data = root / "var/lib/postgresql/data"
+    data.parent.mkdir(parents=True)
+    (initdb,) = root.glob("usr/lib/postgresql/*/bin/initdb")
+    _as_user(
+        root, data.parent, initdb, f"--pgdata={data}", "--username=postgres", "--auth=trust", "--encoding=UTF8",
+        "--locale=C", "--no-sync",
+    )  # fmt: skip
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(
+            "timezone='GMT'\nlog_timezone='GMT'\nlisten_addresses=''\nunix_socket_directories='/run/postgresql'\n"
+        )
+        file.write("jit=off\n")
+    for program in ("psql", "pg_ctl"):
+        (root / "usr/bin" / program).symlink_to(f"/{initdb.parent.relative_to(root) / program}")
+
+
+def _prepare_mariadb(root: Path) -> None:
+    data = root / "var/lib/mysql"
+    data.mkdir(parents=True)
+    _as_user(
+        root, data, root / "usr/bin/mariadb-install-db", "--no-defaults", f"--basedir={root}/usr", f"--datadir={data}",
+        "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-log-file-size=8M",
+        f"--lc-messages-dir={root}/usr/share/mysql",
+    )  # fmt: skip
+    (root / "etc/mysql").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(FILES / "my.cnf", root / "etc/mysql/my.cnf")
+
+
+PLAIN = Flavour("plain")
+POSTGRESQL = Flavour(
+    "postgresql", ("postgresql-15", "postgresql-client-15", "tzdata"), ("postgres",), ("postgresql",),
+    _prepare_postgresql, 384 * _MIB, 256,
+)  # fmt: skip
+MARIADB = Flavour(
+    "mariadb", ("mariadb-server-core", "mariadb-client-core"), ("mysql",), ("mariadb",),
+    _prepare_mariadb, 384 * _MIB, 256,
+)  # fmt: skip
+
+
+def _as_user(root: Path, folder: Path, program: Path, *arguments: str) -> None:
+    """Run a program of the guest on this host, as its databases want it: not as root. ``folder`` will be its own."""
+    account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    if account is not None:
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    done = subprocess.run(
+        [program, *arguments], user=account.pw_uid if account else None, group=account.pw_gid if account else None,
+        extra_groups=[] if account else None, cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+        env={"LD_LIBRARY_PATH": str(root / _LIBRARIES), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{program.name}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
