@@ -3,70 +3,32 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from holdfast_agent.disks.open import open_disk
-from holdfast_agent.filesystems.survey import Survey, survey
 from holdfast_agent.model.geometry import Extent
 from lab.devices import mounted
-from lab.disks import host_for
 from lab.tools import require_tool
+from lab.unused_space import OLD_BYTE, files, live_on, look, mark, restored
 
 MIB = 1 << 20
 SIZE = 192 * MIB
-OLD = 0xAA  # what lies in blocks that nobody uses
-
-
-def look(image: Path, grain: int = 65536) -> Survey:
-    with closing(open_disk(f"file:{image}", host_for(image.parent))) as disk:
-        return survey(disk, grain)
 
 
 def make_ext4(image: Path, *options: str, size: int = SIZE, kind: str = "ext4") -> Path:
     """An empty ext4 on a disk full of old data."""
     with image.open("wb") as file:
         for _ in range(size // MIB):
-            file.write(bytes([OLD]) * MIB)
+            file.write(bytes([OLD_BYTE]) * MIB)
     program = require_tool("mke2fs", "e2fsprogs")
     subprocess.run([program, "-q", "-F", "-t", kind, "-E", "nodiscard", *options, image], check=True)
     return image
-
-
-def live_on(folder: Path) -> None:
-    """Write files of many sizes, delete two thirds of them, write more."""
-    rng = random.Random(5)
-    for number in range(150):
-        (folder / f"{number}").write_bytes(rng.randbytes(rng.choice([0, 100, 5000, 70_000, 900_000])))
-    for number in range(0, 150, 3):
-        (folder / f"{number}").unlink()
-        (folder / f"{number + 1}").unlink()
-    (folder / "folder").mkdir()
-    for number in range(30):
-        (folder / "folder" / f"{number}").write_bytes(rng.randbytes(30_000))
-
-
-def restored(image: Path, found: Survey) -> Path:
-    """The disk as it is after a backup and a restore: zeros where it was left out."""
-    copy = image.with_name(f"{image.name}.restored")
-    shutil.copyfile(image, copy)
-    with copy.open("r+b") as file:
-        for extent in found.unused:
-            file.seek(extent.start)
-            file.write(bytes(extent.length))
-    return copy
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_same_file_system(image: Path, copy: Path, folder: Path) -> None:
@@ -167,23 +129,14 @@ def test_a_flipped_bit_anywhere_on_the_way_keeps_the_whole_volume(tmp_path: Path
     assert look(image).unused != []
 
 
-def _mark(offset: int, magic: bytes) -> Callable[[Path], None]:
-    def mark(image: Path) -> None:
-        with image.open("r+b") as file:
-            file.seek(offset % image.stat().st_size)
-            file.write(magic)
-
-    return mark
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        _mark(0, b"XFSB"),
-        _mark(512, b"LABELONE"),
-        _mark(4086, b"SWAPSPACE2"),
-        _mark(-65536, b"\xfc\x4e\x2b\xa9"),
-        _mark(-8192, b"\xfc\x4e\x2b\xa9"),
+        mark(0, b"XFSB"),
+        mark(512, b"LABELONE"),
+        mark(4086, b"SWAPSPACE2"),
+        mark(-65536, b"\xfc\x4e\x2b\xa9"),
+        mark(-8192, b"\xfc\x4e\x2b\xa9"),
         lambda image: os.truncate(image, 16 * MIB),
     ],
     ids=["xfs", "lvm", "swap", "raid-0.90", "raid-1.0", "cut"],
@@ -198,7 +151,7 @@ def test_a_volume_that_may_be_something_else_is_kept_whole(tmp_path: Path, damag
 
 
 def make_swap(image: Path, size: int = 8 * MIB) -> Path:
-    image.write_bytes(bytes([OLD]) * size)
+    image.write_bytes(bytes([OLD_BYTE]) * size)
     image.chmod(0o600)
     subprocess.run([require_tool("mkswap", "util-linux"), "-q", image], check=True)
     return image
@@ -215,7 +168,7 @@ def test_the_content_of_swap_is_left_out_and_its_header_stays(tmp_path: Path) ->
 
 def test_a_hibernated_system_is_kept(tmp_path: Path) -> None:
     image = make_swap(tmp_path / "swap")
-    _mark(4086, b"S1SUSPEND\0")(image)
+    mark(4086, b"S1SUSPEND\0")(image)
     assert look(image).unused == []
 
 
@@ -263,7 +216,7 @@ def test_a_damaged_gpt_keeps_the_whole_disk(tmp_path: Path) -> None:
     )
     for spot in (512 + 16, 512 + 72, 1024 + 32):
         raw = disk.read_bytes()
-        _mark(spot, bytes([raw[spot] ^ 1]))(disk)
+        mark(spot, bytes([raw[spot] ^ 1]))(disk)
         (finding,) = look(disk).findings
         assert "GPT" in finding.doubt
         disk.write_bytes(raw)

@@ -21,3 +21,8 @@ def crc32c(data: bytes, seed: int = 0xFFFFFFFF) -> int:
     for byte in data:
         seed = seed >> 8 ^ table[(seed ^ byte) & 0xFF]
     return seed
+
+
+def has_crc32c(data: bytes, at: int) -> bool:
+    """Whether XFS's checksum at ``at`` is right: of ``data`` with zeros in its own place, inverted at the end."""
+    return crc32c(data[:at] + bytes(4) + data[at + 4 :]) ^ 0xFFFFFFFF == int.from_bytes(data[at : at + 4], "little")

@@ -39,7 +39,7 @@ def is_ext4(volume: Volume) -> bool:
 def unused(volume: Volume) -> Iterator[Extent]:
     """Free blocks in bytes of the volume, ascending, eight blocks at a time: the rest of a run is told as used.
 
-    All of it is checked before the first extent comes. Raises :class:`Doubt` and errors of the disk.
+    Raises :class:`Doubt`, also behind some extents, which do not count then, and errors of the disk.
     """
     layout = _layout(volume.read(_SUPERBLOCK, _SUPERBLOCK_BYTES), volume)
     groups = _groups(volume, layout)
@@ -48,18 +48,17 @@ def unused(volume: Volume) -> Iterator[Extent]:
         + [Extent(group.inode_bitmap, 1) for group in groups]
         + [Extent(group.inode_table, layout.inode_table_blocks) for group in groups]
     )
-    free: list[Extent] = []
     for number, group in enumerate(groups):
         first = layout.first_block + number * layout.group_blocks
         count = min(layout.group_blocks, layout.blocks - first)
         if group.flags & _BLOCK_UNINIT:
             # It has no bitmap yet: all is free but its copies of the descriptors and metadata of any group.
             backups = min(layout.backup_blocks, count)
-            free += metadata.gaps(first + backups, first + count)
+            free = metadata.gaps(first + backups, first + count)
         else:
-            free += _free_in_bitmap(volume, layout, group, first, count)
-    for extent in free:
-        yield Extent(extent.start * layout.block_bytes, extent.length * layout.block_bytes)
+            free = _free_in_bitmap(volume, layout, group, first, count)
+        for extent in free:
+            yield Extent(extent.start * layout.block_bytes, extent.length * layout.block_bytes)
 
 
 class _Layout(NamedTuple):

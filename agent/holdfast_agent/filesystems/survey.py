@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from holdfast_agent.disks.disk import ReadableDisk
-from holdfast_agent.model.geometry import Extent
+from holdfast_agent.model.geometry import MOST_EXTENTS, Extent
 
-from . import ext4, partitions, swap
+from . import ext4, ntfs, partitions, swap, xfs
 from .reading import Doubt, Volume
 
+_KNOWN: tuple[tuple[str, Callable[[Volume], bool], Callable[[Volume], Iterator[Extent]]], ...] = (
+    ("ext4", ext4.is_ext4, ext4.unused),
+    ("XFS", xfs.is_xfs, xfs.unused),
+    ("NTFS", ntfs.is_ntfs, ntfs.unused),
+    ("swap", swap.is_swap, swap.unused),
+)
 # Signatures of what else a volume may be. One of them beside a known one means that one of the two is a leftover.
 _OTHERS = (
-    (0, b"XFSB", "XFS"),
-    (3, b"NTFS    ", "NTFS"),
     (0, b"LUKS\xba\xbe", "LUKS"),
     (65600, b"_BHRfS_M", "Btrfs"),
     *((sector * 512, b"LABELONE", "LVM") for sector in range(4)),
@@ -43,8 +47,8 @@ class Survey(NamedTuple):
 def survey(disk: ReadableDisk, grain_bytes: int) -> Survey:
     """Look for what need not be read. ``disk`` must hold still: a snapshot, or a disk that nobody writes to.
 
-    ``grain_bytes``: the blocks in which the disk is stored; only whole ones can be left out, so the list has at most
-    one extent for two of them. Called once before a transfer; costs some reads for each GiB. Raises errors of the
+    ``grain_bytes``: the blocks in which the disk is stored; only whole ones can be left out, in ``MOST_EXTENTS`` pieces
+    at most. Called once before a transfer; costs some reads for each GiB. Raises errors of the
     disk, nothing else: a disk that is not understood is all used.
     """
     try:
@@ -54,25 +58,30 @@ def survey(disk: ReadableDisk, grain_bytes: int) -> Survey:
     unused: list[Extent] = []
     findings = []
     for volume in volumes:
-        kind, found, reason = _look(volume)
-        whole = list(_whole_blocks(_merged(found), volume.extent.start, grain_bytes))
-        unused += whole
-        findings.append(Finding(volume.extent, kind, sum(extent.length for extent in whole), reason))
+        kind, found, reason = _look(volume, grain_bytes, MOST_EXTENTS - len(unused))
+        unused += found
+        findings.append(Finding(volume.extent, kind, sum(extent.length for extent in found), reason))
     return Survey(list(_merged(unused)), findings)
 
 
-def _look(volume: Volume) -> tuple[str, list[Extent], str]:
-    """(kind, unused in bytes of the volume, doubt)."""
-    known = [kind for kind, is_it in (("ext4", ext4.is_ext4), ("swap", swap.is_swap)) if is_it(volume)]
+def _look(volume: Volume, grain_bytes: int, most: int) -> tuple[str, list[Extent], str]:
+    """(kind, at most so many unused extents of whole blocks on the disk, doubt)."""
+    known = [(kind, unused) for kind, is_it, unused in _KNOWN if is_it(volume)]
     others = sorted({name for offset, magic, name in _OTHERS if volume.has(offset, magic)} | _raid_at_end(volume))
     if not known:
         return " or ".join(others) or "unknown", [], "it is not of a kind whose free blocks are known"
+    kind, unused = known[0]
     if len(known) + len(others) > 1:
-        return known[0], [], f"it has the marks of {', '.join(known + others)} at once"
+        return kind, [], f"it has the marks of {', '.join([kind for kind, _ in known] + others)} at once"
+    found: list[Extent] = []
     try:
-        return known[0], list((ext4.unused if known[0] == "ext4" else swap.unused)(volume)), ""
+        # To the end, also when there is no more room: what it checks last may be what is wrong.
+        for extent in _whole_blocks(_merged(unused(volume)), volume.extent.start, grain_bytes):
+            if len(found) < most:
+                found.append(extent)
     except Doubt as doubt:
-        return known[0], [], str(doubt)
+        return kind, [], str(doubt)
+    return kind, found, ""
 
 
 def _raid_at_end(volume: Volume) -> set[str]:

@@ -1,0 +1,188 @@
+"""NTFS: free clusters by its own bitmap. Facts: https://flatcap.github.io/linux-ntfs/ntfs/ .
+
+It has no checksums, so that what is told twice is compared: the boot sector and its copy, the first file records and
+theirs, and the bitmap with the place of every file. Believed only where nothing is left to be done when it is mounted:
+while Windows runs, sleeps or is shut down "fast", part of it is in a log or in memory, and the whole volume is kept.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from holdfast_agent.model.geometry import Extent
+
+from .ntfs_records import (
+    FILE_NAME_SPACE,
+    Attribute,
+    attributes,
+    is_in_use,
+    places,
+    protected,
+    read_all,
+    read_pieces,
+    the_one,
+)
+from .reading import Doubt, Volume
+
+_MFT, _MIRROR, _LOG, _VOLUME, _ROOT, _BITMAP = 0, 1, 2, 3, 5, 6
+_MIRRORED = 4
+_MOST_RECORDS = 1 << 19
+_ATTRIBUTE_LIST, _VOLUME_INFORMATION, _DATA, _INDEX_ROOT, _INDEX_ALLOCATION = 0x20, 0x70, 0x80, 0x90, 0xA0
+_NO_CLIENT, _CLEANLY_DISMOUNTED = 0xFFFF, 0x2
+_RESTART_PAGE = 4096
+_SLEEPING = "hiberfil.sys".encode(FILE_NAME_SPACE)
+_PIECE_BYTES = 1 << 20
+_FREE = re.compile(rb"\x00+")
+
+
+def is_ntfs(volume: Volume) -> bool:
+    return volume.has(3, b"NTFS    ")
+
+
+def unused(volume: Volume) -> Iterator[Extent]:
+    """Free clusters in bytes of the volume, ascending, eight at a time: the rest of a run is told as used.
+
+    Raises :class:`Doubt`, also behind some extents, which do not count then, and errors of the disk.
+    """
+    shape = _shape(volume)
+    records = _Records(volume, shape)
+    records.compare_mirror()
+    _check_dismounted(volume, shape, records)
+    bitmap = read_all(volume, the_one(records.file(_BITMAP), _DATA), shape.cluster_bytes)
+    if 8 * len(bitmap) < shape.clusters:
+        raise Doubt("its bitmap ends too early")
+    for start, count in records.places_of_files():
+        # Only whole bytes of zeros are left out.
+        if start + count > shape.clusters or bitmap.find(b"\0", start // 8, -(-(start + count) // 8)) >= 0:
+            raise Doubt("its bitmap calls part of a file free")
+    for run in _FREE.finditer(bitmap):
+        start, end = 8 * run.start(), min(8 * run.end(), shape.clusters)
+        if start < end:
+            yield Extent(start * shape.cluster_bytes, (end - start) * shape.cluster_bytes)
+
+
+class _Shape(NamedTuple):
+    cluster_bytes: int
+    clusters: int
+    record_bytes: int
+    index_bytes: int
+    mft: int
+    mirror: int
+
+
+def _shape(volume: Volume) -> _Shape:
+    raw = volume.read(0, 512)
+    sector_bytes, factor, *must_be_zero = struct.unpack_from("<HB3H", raw, 11)
+    sectors, mft, mirror, record, index = struct.unpack_from("<3Qb3xb", raw, 40)
+    sectors_a_cluster = factor if factor <= 0x80 else 1 << min(256 - factor, 32)
+    cluster_bytes = sector_bytes * sectors_a_cluster
+    record_bytes, index_bytes = (1 << min(-each, 32) if each < 0 else each * cluster_bytes for each in (record, index))
+    possible = (
+        raw[510:] == b"\x55\xaa" and not any(must_be_zero),
+        sector_bytes in (512, 1024, 2048, 4096),
+        _is_power(sectors_a_cluster) and cluster_bytes <= 2 << 20,
+        record_bytes in (1024, 4096) and _is_power(index_bytes) and 1024 <= index_bytes <= 65536,
+        0 < sectors <= volume.extent.length // max(sector_bytes, 1),
+    )
+    if not all(possible):
+        raise Doubt("its boot sector tells a shape that is not possible here")
+    if (sectors + 1) * sector_bytes > volume.extent.length or volume.read(sectors * sector_bytes, 512) != raw:
+        raise Doubt("the copy of its boot sector is not the same")
+    return _Shape(cluster_bytes, sectors // sectors_a_cluster, record_bytes, index_bytes, mft, mirror)
+
+
+def _is_power(number: int) -> bool:
+    return number > 0 and not number & (number - 1)
+
+
+class _Records:
+    """The first file records, which describe the file system itself."""
+
+    def __init__(self, volume: Volume, shape: _Shape) -> None:
+        self._volume = volume
+        self._shape = shape
+        self._mft = shape.mft * shape.cluster_bytes
+        (first, count), *_ = the_one(self.file(_MFT), _DATA).runs or ((None, 0),)
+        if first != shape.mft or count * shape.cluster_bytes < 16 * shape.record_bytes:
+            raise Doubt("its file records do not begin where its boot sector says")
+
+    def file(self, number: int) -> list[Attribute]:
+        """Of one of the first 16, which are in one run."""
+        return attributes(self._record(self._mft, number), number)
+
+    def compare_mirror(self) -> None:
+        """What Windows keeps twice because all else hangs on it."""
+        there = self._shape.mirror * self._shape.cluster_bytes
+        if places(the_one(self.file(_MIRROR), _DATA), self._shape.cluster_bytes)[0].start != there:
+            raise Doubt("the copies of its file records are not where its boot sector says")
+        for number in range(_MIRRORED):
+            if self._record(self._mft, number) != self._record(there, number):
+                raise Doubt(f"the copy of its file record {number} is not the same")
+
+    def places_of_files(self) -> Iterator[tuple[int, int]]:
+        """(first cluster, number of them) of all that lies outside of a file record."""
+        table, size = the_one(self.file(_MFT), _DATA), self._shape.record_bytes
+        if table.initialised_bytes // size > _MOST_RECORDS:
+            raise Doubt("it has more files than are looked at")
+        number = 0
+        for piece in read_pieces(self._volume, table, self._shape.cluster_bytes, _PIECE_BYTES):
+            for at in range(0, len(piece), size):
+                raw = piece[at : at + size]
+                if is_in_use(raw):
+                    for attribute in attributes(protected(raw, b"FILE"), number):
+                        yield from ((first, count) for first, count in attribute.runs if first is not None)
+                number += 1
+
+    def _record(self, start: int, number: int) -> bytes:
+        size = self._shape.record_bytes
+        return protected(self._volume.read(start + number * size, size), b"FILE")
+
+
+def _check_dismounted(volume: Volume, shape: _Shape, records: _Records) -> None:
+    major, minor, flags = struct.unpack_from(
+        "<2BH", the_one(records.file(_VOLUME), _VOLUME_INFORMATION).value.ljust(12), 8
+    )
+    if (major, minor) != (3, 1):
+        raise Doubt(f"it is of the unknown version {major}.{minor}")
+    if flags:
+        raise Doubt(f"it is marked as to be checked, or as being changed ({flags:#x})")
+    _check_log(read_all(volume, the_one(records.file(_LOG), _DATA), shape.cluster_bytes))
+    _check_awake(volume, shape, records)
+
+
+def _check_log(log: bytes) -> None:
+    """Windows leaves two restart pages without a client; drivers that keep no log fill it with ones."""
+    if len(log) < 2 * _RESTART_PAGE or log.count(0xFF) == len(log):
+        if not log:
+            raise Doubt("it has no log")
+        return
+    pages = [protected(log[at : at + _RESTART_PAGE], b"RSTR") for at in (0, _RESTART_PAGE)]
+    newest: tuple[int, int, int] = (-1, 0, 0)
+    for page in pages:
+        page_bytes, _, area, minor, major = struct.unpack_from("<2IH2h", page, 16)
+        if (page_bytes, major, minor) != (_RESTART_PAGE, 1, 1) or area + 16 > _RESTART_PAGE:
+            raise Doubt("its log is of an unknown form, as while Windows runs or after its fast shut-down")
+        lsn, _, _, clients, state = struct.unpack_from("<Q4H", page, area)
+        newest = max(newest, (lsn, clients, state))
+    _, clients, state = newest
+    if clients != _NO_CLIENT and not state & _CLEANLY_DISMOUNTED:
+        raise Doubt("it was not dismounted, so its log may know better than its bitmap")
+
+
+def _check_awake(volume: Volume, shape: _Shape, records: _Records) -> None:
+    """A Windows that sleeps has the rest of the file system in ``hiberfil.sys``; that it is there is enough."""
+    root = records.file(_ROOT)
+    if any(each.kind == _ATTRIBUTE_LIST for each in root):
+        raise Doubt("its root folder is in more pieces than one record tells")
+    names = the_one(root, _INDEX_ROOT, "$I30").value.lower()
+    if any(each.kind == _INDEX_ALLOCATION for each in root):
+        blocks = read_all(volume, the_one(root, _INDEX_ALLOCATION, "$I30"), shape.cluster_bytes)
+        for at in range(0, len(blocks) // shape.index_bytes * shape.index_bytes, shape.index_bytes):
+            block = blocks[at : at + shape.index_bytes]
+            if block[:4] == b"INDX":
+                names += protected(block, b"INDX").lower()
+    if _SLEEPING in names:
+        raise Doubt("it has a hiberfil.sys, in which part of it may lie")
