@@ -21,6 +21,7 @@ from holdfast_agent.errors import HoldfastError, from_record
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import BlockId, Sid, new_sid
+from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.repository.repository import SessionLock
@@ -181,6 +182,7 @@ class Site:
             workers=2,
             connect_timeout_s=20.0,
             stall_timeout_s=20.0,
+            link=LinkTimeouts(silence_s=10.0, stall_s=20.0, resume_s=0.0),
         )
         return msgspec.structs.replace(host, **changes)
 
