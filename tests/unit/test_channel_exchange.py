@@ -16,6 +16,7 @@ from holdfast_agent.errors import RecordRejected
 WINDOW = 1000
 LARGEST = 400
 STREAMS = 3
+ENDS = st.integers(0, 1)
 COST = 32
 
 
@@ -35,6 +36,7 @@ class End:
         self.heard: list[list[bytes]] = [[] for _ in range(STREAMS)]
         self.unconsumed: deque[int] = deque()
         self.leaving: Message | None = None
+        self.standing = True
         self.to_peer: list[deque[InFlight]] = [deque() for _ in range(STREAMS)]
 
     def say(self, stream: int, size: int) -> None:
@@ -67,13 +69,17 @@ class End:
             self.tell()
 
     def tell(self) -> None:
-        if self.exchange.worth_telling:
+        if self.standing and self.exchange.worth_telling:
             self.to_peer[0].append(InFlight(None, self.exchange.tell()))
 
     def break_off(self) -> None:
-        self.leaving = None
+        self.leaving, self.standing = None, False
         for stream in self.to_peer:
             stream.clear()
+
+
+def standing(machine: TwoEnds) -> bool:
+    return machine.ends[0].standing
 
 
 class TwoEnds(RuleBasedStateMachine):
@@ -82,46 +88,48 @@ class TwoEnds(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.ends = End(), End()
-        self.standing = True
-        self.again = 0
 
-    @rule(end=st.integers(0, 1), stream=st.integers(0, STREAMS - 1), size=st.integers(5, LARGEST))
-    def say(self, end: int, stream: int, size: int) -> None:
-        self.ends[end].say(stream, size)
+    @rule(end=ENDS, stream=st.integers(0, STREAMS - 1), size=st.integers(5, LARGEST), count=st.integers(1, 6))
+    def say(self, end: int, stream: int, size: int, count: int) -> None:
+        for _ in range(count):
+            self.ends[end].say(stream, size)
 
-    @precondition(lambda self: self.standing)
-    @rule(end=st.integers(0, 1), whole=st.booleans())
-    def send(self, end: int, whole: bool) -> None:
-        self.ends[end].send(whole)
+    @precondition(standing)
+    @rule(end=ENDS, count=st.integers(0, 6), part=st.booleans())
+    def send(self, end: int, count: int, part: bool) -> None:
+        for _ in range(count):
+            self.ends[end].send(whole=True)
+        if part:
+            self.ends[end].send(whole=False)
 
-    @precondition(lambda self: self.standing)
-    @rule(end=st.integers(0, 1), stream=st.integers(0, STREAMS - 1), count=st.integers(1, 5))
+    @precondition(standing)
+    @rule(end=ENDS, stream=st.integers(0, STREAMS - 1), count=st.integers(1, 6))
     def arrive(self, end: int, stream: int, count: int) -> None:
         """Some of what is on its way to the other end arrives; streams overtake each other."""
         on_its_way = self.ends[end].to_peer[stream]
         for _ in range(min(count, len(on_its_way))):
             self.ends[1 - end].take(on_its_way.popleft(), stream)
 
-    @rule(end=st.integers(0, 1))
-    def consume(self, end: int) -> None:
+    @rule(end=ENDS, count=st.integers(1, 6))
+    def consume(self, end: int, count: int) -> None:
         """Also while nothing stands: a repository goes on storing."""
-        self.ends[end].consume()
+        for _ in range(count):
+            self.ends[end].consume()
 
-    @precondition(lambda self: self.standing)
+    @precondition(standing)
     @rule()
     def break_off(self) -> None:
-        self.standing = False
         for end in self.ends:
             end.break_off()
 
-    @precondition(lambda self: not self.standing)
+    @precondition(lambda self: not standing(self))
     @rule()
     def resume(self) -> None:
         """The handshake: each tells what it has, after nothing of the old connection is heard any more."""
         one, two = self.ends
         one.exchange.resume(two.exchange.tell())
         two.exchange.resume(one.exchange.tell())
-        self.standing = True
+        one.standing = two.standing = True
 
     @invariant()
     def each_hears_what_the_other_said_once_and_in_order(self) -> None:
@@ -145,7 +153,7 @@ class TwoEnds(RuleBasedStateMachine):
         """Left in peace, all that was said is heard, and both know it."""
         if not hasattr(self, "ends"):
             return
-        if not self.standing:
+        if not standing(self):
             self.resume()
         said = sum(len(stream) for end in self.ends for stream in end.said)
         for _ in range(10 * said + 10):
@@ -153,7 +161,7 @@ class TwoEnds(RuleBasedStateMachine):
                 self.ends[end].send(whole=True)
                 for stream in range(STREAMS):
                     self.arrive(end, stream, 5)
-                self.consume(end)
+                self.consume(end, 1)
         for one, two in (self.ends, self.ends[::-1]):
             assert two.heard == one.said
         self.break_off()
