@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -64,11 +64,11 @@ _RULES = TransferRules()
 
 
 class Mover:
-    """One mover process and both ends of its pipes."""
+    """One mover process and both ends of its pipes. ``prefix``: a command that runs it elsewhere, with the same pid."""
 
-    def __init__(self, spec: AnySpec, host: MoverHost) -> None:
+    def __init__(self, spec: AnySpec, host: MoverHost, prefix: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "holdfast_agent.mover"],
+            [*prefix, sys.executable, "-P", "-m", "holdfast_agent.mover"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=mover_environment(os.environ),

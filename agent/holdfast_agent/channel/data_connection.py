@@ -68,7 +68,7 @@ class DataConnection:
         self._opening = opening
         self._timeouts = timeouts
         self._life: Incarnation | None = None
-        self._lost_reason = ""
+        self._lost_reason = "it was ended on this side"
         self._give_up_at = 0.0
         self._progress_when_lost = -1
         self._adopted_at = 0.0
@@ -197,7 +197,7 @@ class DataConnection:
         """
         reason = self._life.silence(self._timeouts) if self._life is not None else None
         if reason is not None:
-            self._lose(reason)
+            self._lose(reason, elsewhere=True)
 
     def part(self, timeout_s: float, fds: Iterable[int] = ()) -> bool:
         """One step of ending in good order: what was sent arrives, on another incarnation if this one is lost, and
@@ -255,9 +255,9 @@ class DataConnection:
         self._exchange.tell()  # which the handshake has done
         self._push()
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, elsewhere: bool = False) -> None:
         self._forget(reason)
-        self._opening.abandon()
+        self._opening.abandon(elsewhere=elsewhere)
 
     def _forget(self, reason: str) -> None:
         """The incarnation is over. Time to resume runs anew only if it stood or brought something."""

@@ -33,7 +33,7 @@ class DataConnector:
     """Connects to the first of ``endpoints`` whose listener proves that it knows ``secret``, again when that is lost.
 
     Endpoints are tried in turn, each up to five seconds, until ``timeout_s`` is over; after a loss beginning with the
-    one that was lost. One thread owns it.
+    one that was lost, or with the one after it if that fell silent. One thread owns it.
     """
 
     def __init__(
@@ -115,8 +115,9 @@ class DataConnector:
             self._give_up_attempt()
         return None
 
-    def abandon(self) -> None:
+    def abandon(self, *, elsewhere: bool) -> None:
         """See :class:`Opening`."""
+        self._turn += elsewhere
         if self._standing is not None:
             self._standing.abandon()
             self._standing = None

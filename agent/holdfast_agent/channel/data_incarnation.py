@@ -119,8 +119,9 @@ class Opening(Protocol):
         """One step towards the next incarnation, at most so long; the last one is used no more. ``totals``: what the
         other end is told that we have. Raises what :meth:`DataConnector.poll` does, but for ``Unreachable``."""
 
-    def abandon(self) -> None:
-        """The last incarnation is over: end its TCP connections, and drop what waits in them."""
+    def abandon(self, *, elsewhere: bool) -> None:
+        """The last incarnation is over: end its TCP connections, and drop what waits in them. ``elsewhere``: its
+        address does not answer, so that another one is worth trying first."""
 
     def close(self, linger_s: float) -> None:
         """No other incarnation is wanted: close everything, giving what is queued up to ``linger_s``. Idempotent."""

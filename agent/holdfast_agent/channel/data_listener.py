@@ -57,7 +57,8 @@ class DataListener:
         self._timeouts = timeouts
         self._window_bytes = window_bytes
         self._first: Hello | None = None
-        self._incarnation = 0
+        self._incarnation = 0  # the highest that was heard of
+        self._adopted = 0
         self._pending: dict[bytes, _Pending] = {}
         self._heard: set[bytes] = set()
         self._complete: list[bytes] = []
@@ -110,7 +111,7 @@ class DataListener:
             self._wire.receive()  # tells of strangers only, since no stream is adopted now
         return self._adopt(totals) if self._complete else None
 
-    def abandon(self) -> None:
+    def abandon(self, *, elsewhere: bool) -> None:
         """See :class:`Opening`."""
         self._wire.abandon()
 
@@ -126,7 +127,9 @@ class DataListener:
 
     def _on_hello(self, route: bytes, connection: TcpConnection | None, frame: bytes) -> None:
         hello = decode_hello(frame, self._secret)
-        if hello is None or not self._belongs(hello) or hello.incarnation < self._incarnation:
+        if hello is None or not self._belongs(hello):
+            return
+        if hello.incarnation <= self._adopted or hello.incarnation < self._incarnation:
             return
         if hello.incarnation > self._incarnation:
             self._incarnation = hello.incarnation
@@ -168,6 +171,7 @@ class DataListener:
     def _adopt(self, totals: Totals | None) -> Incarnation:
         """All streams have confirmed: from now on this incarnation is heard, and the one before no more."""
         routes, self._complete = self._complete, []
+        self._adopted = self._incarnation
         streams = [self._pending.pop(route) for route in routes]
         self._wire.adopt(routes, [pending.connection for pending in streams])
         said = Totals.decode(streams[0].totals, len(streams))

@@ -83,6 +83,7 @@ def _step(role: Role, connection: DataConnection, control: Control) -> None:
         elif isinstance(order, NewRules):
             role.change_rules(order.rules)
     role.workers.take()
+    role.tally.resumed, role.tally.resent = connection.resumed, connection.resent_bytes
     # Nothing follows a result but the goodbye of the other mover, which is then no lost connection.
     while role.result is None and (incoming := connection.receive()) is not None:
         message = decode(incoming.body)
