@@ -38,9 +38,7 @@ class Line:
         self.direct = listener.endpoint
         self.relay = Relay(int(listener.endpoint.rpartition(":")[2]))
         endpoints = [self.relay.endpoint, self.direct]
-        connector = DataConnector(
-            endpoints, SECRET, streams=streams, timeout_s=10, timeouts=near, window_bytes=WINDOW
-        )
+        connector = DataConnector(endpoints, SECRET, streams=streams, timeout_s=10, timeouts=near, window_bytes=WINDOW)
         made: list[DataConnection | None] = [None, None]
         while made[0] is None or made[1] is None:
             made = [made[0] or connector.poll(0.02), made[1] or listener.poll(0.02)]

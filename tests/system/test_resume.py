@@ -70,13 +70,20 @@ def ground(tmp_path: Path, hosts: Hosts) -> Iterator[Ground]:
         host.heal()
 
 
+def heard_at(vault: Host) -> dict[str, object]:
+    """A listening mover's configuration: at all its addresses, also those that it gets later."""
+    return {"listen_address": "0.0.0.0", "advertised_addresses": vault.addresses}  # noqa: S104 - a host of the test's
+
+
 @contextlib.contextmanager
-def movers(ground: Ground, sid: str, rate: int | None = RATE, link: LinkTimeouts = LINK) -> Iterator[tuple[Mover, Mover]]:
+def movers(
+    ground: Ground, sid: str, rate: int | None = RATE, link: LinkTimeouts = LINK
+) -> Iterator[tuple[Mover, Mover]]:
     """A connected source on the proxy and target on the vault."""
     secret = secrets.token_bytes(32)
     vault, proxy = ground.hosts.vault, ground.hosts.proxy
     ground.site.mover_number += 1
-    host = ground.site.host(listen_address="0.0.0.0", advertised_addresses=vault.addresses, link=link)
+    host = ground.site.host(**heard_at(vault), link=link)
     repository = str(ground.site.folder / "repository")
     spec = TargetSpec(task_id="t", secret=secret, repository=repository, sid=sid, mover=ground.site.mover_number)
     rules = TransferRules(bandwidth_bytes_per_s=rate, compression=Compression.NONE, streams=2)
@@ -289,7 +296,7 @@ def test_a_slow_target_and_a_slow_writer_make_nobody_grow(ground: Ground, large:
         assert max(source.most_rss_bytes, target.most_rss_bytes) < MOST_RSS
         assert root is not None
         secret = secrets.token_bytes(32)
-        host = ground.site.host(listen_address="0.0.0.0", advertised_addresses=ground.hosts.vault.addresses, link=LINK)
+        host = ground.site.host(**heard_at(ground.hosts.vault), link=LINK)
         spec = ReaderSpec(task_id="t", secret=secret, repository=str(ground.site.folder / "repository"))
         with Mover(spec, host, ground.hosts.vault.command()) as reader:
             endpoints = reader.expect(Listening).endpoints

@@ -159,7 +159,9 @@ class _Attempt:
     :meth:`DataConnector.poll` says, and is closed then.
     """
 
-    def __init__(self, endpoint: str, hellos: list[bytes], secret: bytes, timeouts: LinkTimeouts, totals: Totals) -> None:
+    def __init__(
+        self, endpoint: str, hellos: list[bytes], secret: bytes, timeouts: LinkTimeouts, totals: Totals
+    ) -> None:
         self.endpoint = endpoint
         self.window_bytes = 0
         self._secret = secret

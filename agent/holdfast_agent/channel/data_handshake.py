@@ -41,8 +41,8 @@ WELCOME_BYTES = _WELCOME.size + _MAC_BYTES
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """``stream`` of ``streams`` (from 0), the credit in bytes that the sender grants, the incarnation (from 1), and what
-    names the connection."""
+    """``stream`` of ``streams`` (from 0), the credit in bytes that the sender grants, the incarnation (from 1), and
+    what names the connection."""
 
     version: int
     stream: int

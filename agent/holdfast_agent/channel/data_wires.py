@@ -57,7 +57,6 @@ class Wire(Protocol):
         """Whether the connection under any stream has ended. What arrived before can still be received."""
 
 
-
 def make_socket(
     context: zmq.Context[zmq.Socket[bytes]], kind: int, *, ipv6: bool, silence_s: float
 ) -> zmq.Socket[bytes]:

@@ -111,8 +111,8 @@ def _audit(counters: TransferCounters) -> str:
 
 
 def _resumed(counters: TransferCounters) -> str:
-    times = counted(counters.resumed, "time")
-    return f"the connection between the movers broke and went on {times}; {format_size(counters.resent_bytes)} sent again"
+    times, again = counted(counters.resumed, "time"), format_size(counters.resent_bytes)
+    return f"the connection between the movers broke and went on {times}; {again} sent again"
 
 
 _COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (
