@@ -21,6 +21,8 @@ listen = "tcp://0.0.0.0:{port}"
 [data]
 listen_address = "0.0.0.0"
 advertised_address = {advertised}
+silence_s = 2
+resume_s = 5
 """
 _ROLE = """\
 [{role}]

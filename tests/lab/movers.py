@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -21,6 +21,7 @@ from holdfast_agent.errors import HoldfastError, from_record
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import BlockId, Sid, new_sid
+from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.repository.repository import SessionLock
@@ -63,11 +64,11 @@ _RULES = TransferRules()
 
 
 class Mover:
-    """One mover process and both ends of its pipes."""
+    """One mover process and both ends of its pipes. ``prefix``: a command that runs it elsewhere, with the same pid."""
 
-    def __init__(self, spec: AnySpec, host: MoverHost) -> None:
+    def __init__(self, spec: AnySpec, host: MoverHost, prefix: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "holdfast_agent.mover"],
+            [*prefix, sys.executable, "-P", "-m", "holdfast_agent.mover"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=mover_environment(os.environ),
@@ -181,6 +182,7 @@ class Site:
             workers=2,
             connect_timeout_s=20.0,
             stall_timeout_s=20.0,
+            link=LinkTimeouts(silence_s=10.0, stall_s=20.0, resume_s=0.0),
         )
         return msgspec.structs.replace(host, **changes)
 

@@ -16,13 +16,20 @@ import zmq
 from holdfast_agent.channel.data_connection import DataConnection, Incoming
 from holdfast_agent.channel.data_connector import DataConnector
 from holdfast_agent.channel.data_handshake import HELLO_BYTES, PROTOCOL_VERSION, Hello, decode_hello, encode_hello
+from holdfast_agent.channel.data_incarnation import Incarnation
 from holdfast_agent.channel.data_listener import DataListener
 from holdfast_agent.channel.data_records import MAX_FRAME_BYTES, RecordKind
 from holdfast_agent.errors import ConnectionLost, HoldfastError, RecordRejected, Unreachable, VersionMismatch
+from holdfast_agent.model.link import LinkTimeouts
 
 SECRET = bytes(range(32))
 PORTS = (20000, 29999)
+PATIENT = LinkTimeouts(silence_s=10, stall_s=10, resume_s=0)
 Frames = list[bytes]
+
+
+def stalling(stall_s: float) -> LinkTimeouts:
+    return LinkTimeouts(silence_s=10, stall_s=stall_s, resume_s=0)
 
 
 class Pair:
@@ -34,11 +41,11 @@ class Pair:
         endpoint: str,
         *,
         streams: int = 1,
-        stall_timeout_s: float = 10,
+        timeouts: LinkTimeouts = PATIENT,
         window: int = 1 << 22,
     ) -> None:
         connector = DataConnector(
-            [endpoint], SECRET, streams=streams, timeout_s=10, stall_timeout_s=stall_timeout_s, window_bytes=window
+            [endpoint], SECRET, streams=streams, timeout_s=10, timeouts=timeouts, window_bytes=window
         )
         near = far = None
         while near is None or far is None:
@@ -52,8 +59,8 @@ class Pair:
         self.far.abort()
 
 
-def listen(window: int = 1 << 22, stall_timeout_s: float = 10) -> DataListener:
-    return DataListener("127.0.0.1", "127.0.0.1", PORTS, SECRET, stall_timeout_s=stall_timeout_s, window_bytes=window)
+def listen(window: int = 1 << 22, timeouts: LinkTimeouts = PATIENT) -> DataListener:
+    return DataListener("127.0.0.1", "127.0.0.1", PORTS, SECRET, timeouts=timeouts, window_bytes=window)
 
 
 def hear(connection: DataConnection, tries: int = 200) -> Incoming:
@@ -65,6 +72,11 @@ def hear(connection: DataConnection, tries: int = 200) -> Incoming:
         connection.check_alive()
         connection.wait(0.05)
     raise AssertionError("nothing came")
+
+
+def standing(connection: DataConnection) -> Incarnation:
+    assert connection._life is not None
+    return connection._life
 
 
 @pytest.fixture
@@ -215,7 +227,7 @@ def test_two_records_that_change_places_are_refused() -> None:
         [b""],
         [b"hello"],
         [os.urandom(HELLO_BYTES)],
-        [encode_hello(Hello(1, 0, 1, 1 << 20, bytes(16), bytes(32)), b"w" * 32)],
+        [encode_hello(Hello(1, 0, 1, 1 << 20, 1, bytes(16), bytes(32)), b"w" * 32)],
         [bytes(16), bytes(100)],
         [b"a", b"b", b"c", b"d"],
     ],
@@ -246,7 +258,7 @@ def test_a_hello_played_back_gets_no_answer() -> None:
     context = zmq.Context()
     stranger = context.socket(zmq.DEALER)
     with middleman(listener.endpoint, record) as endpoint:
-        connector = DataConnector([endpoint], SECRET, timeout_s=10, stall_timeout_s=10)
+        connector = DataConnector([endpoint], SECRET, timeout_s=10, timeouts=PATIENT)
         near = None
         while not copies:
             near = connector.poll(0.02)
@@ -294,7 +306,7 @@ def test_an_oversized_frame_is_cut_off_before_memory_is_taken_for_it(pair: Pair)
 
 def test_a_wrong_secret_is_unreachable() -> None:
     listener = listen()
-    connector = DataConnector([listener.endpoint], b"w" * 32, timeout_s=0.3, stall_timeout_s=10)
+    connector = DataConnector([listener.endpoint], b"w" * 32, timeout_s=0.3, timeouts=PATIENT)
     with pytest.raises(Unreachable):
         while True:
             assert connector.poll(0.05) is None
@@ -307,7 +319,7 @@ def test_a_false_welcome_is_refused() -> None:
     context = zmq.Context()
     liar = context.socket(zmq.ROUTER)
     port = liar.bind_to_random_port("tcp://127.0.0.1")
-    connector = DataConnector([f"tcp://127.0.0.1:{port}"], SECRET, timeout_s=5, stall_timeout_s=10)
+    connector = DataConnector([f"tcp://127.0.0.1:{port}"], SECRET, timeout_s=5, timeouts=PATIENT)
     assert connector.poll(0.01) is None
     route, hello = liar.recv_multipart()
     assert decode_hello(hello, SECRET) is not None
@@ -324,7 +336,7 @@ def test_another_version_is_named_on_the_listening_side() -> None:
     context = zmq.Context()
     newer = context.socket(zmq.DEALER)
     newer.connect(listener.endpoint)
-    newer.send(encode_hello(Hello(PROTOCOL_VERSION + 1, 0, 1, 1 << 20, bytes(16), bytes(32)), SECRET))
+    newer.send(encode_hello(Hello(PROTOCOL_VERSION + 1, 0, 1, 1 << 20, 1, bytes(16), bytes(32)), SECRET))
     with pytest.raises(VersionMismatch):
         while True:
             listener.poll(1)
@@ -349,18 +361,18 @@ def test_last_words_are_heard_by_a_peer_that_is_busy_when_they_come(pair: Pair, 
 
 
 def test_silence_is_a_lost_connection() -> None:
-    listener = listen(stall_timeout_s=0.3)
-    pair = Pair(listener, listener.endpoint, stall_timeout_s=0.3)
+    listener = listen(timeouts=stalling(0.3))
+    pair = Pair(listener, listener.endpoint, timeouts=stalling(0.3))
     pair.near.send(b"once")
     assert bytes(hear(pair.far).body) == b"once"
-    with pytest.raises(ConnectionLost, match="nothing was heard"):
+    with pytest.raises(ConnectionLost, match="said nothing"):
         hear(pair.far)  # the near side is not driven, so it sends no heartbeat
     pair.close()
 
 
 def test_heartbeats_keep_an_idle_connection() -> None:
-    listener = listen(stall_timeout_s=0.4)
-    pair = Pair(listener, listener.endpoint, stall_timeout_s=0.4)
+    listener = listen(timeouts=stalling(0.4))
+    pair = Pair(listener, listener.endpoint, timeouts=stalling(0.4))
     for _ in range(20):
         for end in (pair.near, pair.far):
             end.wait(0.04)
@@ -379,7 +391,7 @@ def _drive(pair: Pair, seconds: float) -> tuple[int, Incoming | None]:
         message = pair.far.receive()
         pair.near.check_alive()
         pair.far.check_alive()
-        arrived = sum(len(stream.arriving) for stream in pair.far._streams)
+        arrived = sum(len(stream.arriving) for stream in standing(pair.far).streams)
         if message is not None:
             return arrived, message
     return arrived, None
@@ -405,8 +417,8 @@ def test_under_a_limit_a_large_message_is_a_thin_stream(pair: Pair, encrypted: b
 
 
 def test_a_limit_never_looks_like_a_stalled_connection() -> None:
-    listener = listen(stall_timeout_s=0.4)
-    pair = Pair(listener, listener.endpoint, streams=2, stall_timeout_s=0.4)
+    listener = listen(timeouts=stalling(0.4))
+    pair = Pair(listener, listener.endpoint, streams=2, timeouts=stalling(0.4))
     pair.near.limit(100)  # one part every ten seconds
     pair.near.send(b"block", [bytes(100_000)], spread=True)
     assert _drive(pair, 1.2)[1] is None
@@ -434,10 +446,10 @@ def test_what_a_limit_held_back_still_leaves_at_the_end(pair: Pair) -> None:
 
 
 def test_parts_that_never_end_are_refused(pair: Pair) -> None:
-    sealer = pair.near._streams[0].sealer
+    near = standing(pair.near)
     with pytest.raises(RecordRejected, match="more than a message may have"):
         for _ in range(5):
-            pair.near._wire.send(0, sealer.seal(RecordKind.PART, bytes(1 << 20)))
+            near.send(0, RecordKind.PART, bytes(1 << 20))
             with contextlib.suppress(AssertionError):
                 hear(pair.far, 5)
 
@@ -465,7 +477,7 @@ def test_a_sender_stops_at_its_credit_and_goes_on_when_it_is_paid_back() -> None
 def test_a_peer_that_ignores_its_credit_is_cut_off() -> None:
     listener = listen(window=1 << 20)
     pair = Pair(listener, listener.endpoint)
-    pair.near._may_send = 1 << 40
+    pair.near._exchange._send_window = 1 << 40
     for _ in range(7):
         pair.near.send(b"block", [bytes(1 << 20)])
     with pytest.raises(RecordRejected, match="credit"):
@@ -491,7 +503,7 @@ def test_the_next_endpoint_is_tried_when_one_refuses() -> None:
         closed.bind(("127.0.0.1", 0))
         listener = listen()
         connector = DataConnector(
-            [f"tcp://127.0.0.1:{closed.getsockname()[1]}", listener.endpoint], SECRET, timeout_s=10, stall_timeout_s=10
+            [f"tcp://127.0.0.1:{closed.getsockname()[1]}", listener.endpoint], SECRET, timeout_s=10, timeouts=PATIENT
         )
         near = far = None
         while near is None or far is None:
@@ -506,5 +518,5 @@ def test_all_ports_taken_is_said() -> None:
     first = listen()
     port = int(first.endpoint.rpartition(":")[2])
     with pytest.raises(HoldfastError, match="every data port"):
-        DataListener("127.0.0.1", "127.0.0.1", (port, port), SECRET, stall_timeout_s=10)
+        DataListener("127.0.0.1", "127.0.0.1", (port, port), SECRET, timeouts=PATIENT)
     first.close()

@@ -152,6 +152,15 @@ def test_a_backup_is_told_in_ten_steps() -> None:
     assert session_text(session_report(session(), [task("d0"), task("d1")], backup())) == GOLDEN
 
 
+def test_a_connection_that_broke_is_told_with_what_it_cost() -> None:
+    counters = msgspec.structs.replace(task("d0").counters, resumed=2, resent_bytes=3 << 20)
+    report = session_report(session(), [task("d0", counters=counters), task("d1")], backup())
+    text = session_text(report)
+    assert "web/disk0.img:  the connection between the movers broke and went on 2 times; 3.00 MiB sent again" in text
+    assert text.count("sent again") == 1
+    assert report.total.resumed == 2
+
+
 def test_a_missed_change_is_told_with_its_numbers_and_by_the_mode_that_it_led_to() -> None:
     reason = "change tracking missed changes (2 of 64 audited blocks, the first at 5.00 MiB)"
     audited = msgspec.structs.replace(task("d0").counters, audited_blocks=64, missed_blocks=2)

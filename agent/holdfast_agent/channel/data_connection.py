@@ -4,6 +4,9 @@ Each side grants the other a window of bytes. Every message costs its size on th
 receiver has *consumed* it (:meth:`DataConnection.release`), not merely read it; so the window bounds what a slow disk
 or repository makes either side hold, whatever the network does. The channel's own records cost nothing.
 
+When its TCP connections are lost, the connection goes on with a new incarnation, behind what the other end has
+(:mod:`data_exchange`); whoever uses it notices nothing but a pause.
+
 A limit on what is sent is kept here, below the messages: a large one leaves in small parts, with heartbeats between
 them, so that a slow transfer is neither a burst nor looks like a stalled one.
 """
@@ -12,27 +15,19 @@ from __future__ import annotations
 
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import cycle
 from typing import NoReturn
 
 import msgspec
 
-from holdfast_agent.errors import ConnectionLost, RecordRejected
+from holdfast_agent.errors import ConnectionLost, HoldfastError, RecordRejected
+from holdfast_agent.model.link import LinkTimeouts
 
+from .data_exchange import Exchange, Message, Totals
+from .data_incarnation import Incarnation, Opening, Record, Stream
 from .data_pacing import Pacer
-from .data_records import (
-    MAX_FRAME_BYTES,
-    MAX_PLAIN_BYTES,
-    OVERHEAD_BYTES,
-    Buffer,
-    Frames,
-    RecordKind,
-    RecordOpener,
-    RecordSealer,
-)
-from .data_wires import Arrival, Wire
+from .data_records import MAX_PLAIN_BYTES, OVERHEAD_BYTES, Buffer, RecordKind
 
 DEFAULT_WINDOW_BYTES = 16 << 20
 """Enough for 160 MiB/s over 100 ms of delay; both movers hold at most this much for each other."""
@@ -40,7 +35,6 @@ DEFAULT_WINDOW_BYTES = 16 << 20
 MAX_HEARTBEAT_S = 5.0
 _LINGER_S = 5.0
 _BODY_LENGTH = struct.Struct("<I")
-_CREDIT = struct.Struct("<Q")
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -51,70 +45,75 @@ class Incoming(msgspec.Struct, frozen=True):
     cost_bytes: int
 
 
-class Stream(msgspec.Struct):
-    """State of one stream: its records in both directions and when each last moved."""
-
-    sealer: RecordSealer
-    opener: RecordOpener
-    last_sent: float
-    last_received: float
-    arriving: bytearray = msgspec.field(default_factory=bytearray)
-
-
-class _Leaving(msgspec.Struct):
-    """A message on its way out, and how much of it has left."""
-
-    stream: int
-    plain: bytes
-    ciphertext: Buffer
-    sent: int = 0
-
-    @property
-    def size(self) -> int:
-        return len(self.plain) + len(self.ciphertext)
-
-
 class DataConnection:
     """Made by a listener or a connector once both sides have proved themselves. One thread owns it.
 
-    ``send_window_bytes`` is what the peer granted, ``receive_window_bytes`` what we granted. A peer of which nothing
-    (not even a heartbeat) comes on some stream for ``stall_timeout_s`` counts as lost.
+    ``send_window_bytes`` is what the peer granted, ``receive_window_bytes`` what we granted. ``opening`` made the
+    first incarnation and makes those that follow, until it is lost for ``timeouts.resume_s`` without any progress.
     """
 
     def __init__(
         self,
-        wire: Wire,
-        streams: list[Stream],
+        first: Incarnation,
+        opening: Opening,
+        timeouts: LinkTimeouts,
         *,
-        peer: str,
         send_window_bytes: int,
         receive_window_bytes: int,
-        stall_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.peer = peer
-        self.sent_bytes = 0
-        self.received_bytes = 0
-        self._wire = wire
-        self._streams = streams
-        self._spread = cycle(range(len(streams)))
-        self._may_send = send_window_bytes
-        self._may_receive = receive_window_bytes
-        self._window = receive_window_bytes
-        self._owed = 0
-        self._unsent: deque[_Leaving] = deque()
-        self._leaving: _Leaving | None = None
+        self.peer = first.peer
+        self.resumed = 0
+        self._exchange = Exchange(len(first.streams), send_window_bytes, receive_window_bytes)
+        self._opening = opening
+        self._timeouts = timeouts
+        self._life: Incarnation | None = None
+        self._lost_reason = "it was ended on this side"
+        self._give_up_at = 0.0
+        self._progress_when_lost = -1
+        self._adopted_at = 0.0
+        self._spread = cycle(range(len(first.streams)))
+        self._leaving: Message | None = None
         self._pacer = Pacer(clock)
-        self._stall_timeout_s = stall_timeout_s
-        self._heartbeat_s = min(MAX_HEARTBEAT_S, stall_timeout_s / 4)
+        self._heartbeat_s = min(MAX_HEARTBEAT_S, timeouts.stall_s / 4)
         self._clock = clock
+        self._heard_goodbye = False
+        self._goodbye_in: Incarnation | None = None
+        self._part_by: float | None = None
         self._ended = False
+        self._adopt(first)
+
+    @property
+    def sent_bytes(self) -> int:
+        """What the messages took that were sent, each counted once however often the connection broke."""
+        return self._exchange.sent_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """What the messages took that came."""
+        return self._exchange.received_bytes
+
+    @property
+    def resent_bytes(self) -> int:
+        """What had to be sent once more because a connection broke; beside :attr:`sent_bytes`."""
+        return self._exchange.resent_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """What is held because the other end has not yet told that it has it."""
+        return self._exchange.kept_bytes
+
+    @property
+    def standing(self) -> bool:
+        """Whether an incarnation stands, as far as we know."""
+        return self._life is not None
 
     @property
     def writable(self) -> bool:
         """Whether a message sent now begins to leave at once, but for a limit. Whoever sends in bulk asks first; that
         bounds the memory."""
-        return self._may_send > 0 and self._leaving is None and not self._unsent
+        room = self._leaving is None and self._exchange.idle and self._exchange.may_send_bytes > 0
+        return room and self._life is not None
 
     @property
     def throttled(self) -> bool:
@@ -141,197 +140,255 @@ class DataConnection:
         not encrypted once more. It is not copied and must not change any more.
         ``spread``: over any stream, so that its order among other messages is open; otherwise it stays in order with
         all others that were sent without ``spread``. Returns the bytes that it takes on the wire.
-        Without credit the message waits inside the connection, unless it is ``urgent``: the last words of a mover.
+        Without credit the message waits inside the connection, unless it is ``urgent``: the last words of a mover,
+        which are said once and not repeated if the connection is lost with them.
         """
         plain = b"".join((_BODY_LENGTH.pack(len(body)), body, *payload))
-        cost = _cost(plain, ciphertext)
-        if cost > MAX_PLAIN_BYTES + OVERHEAD_BYTES:
-            raise ValueError(f"a message of {cost} bytes is above the limit of {MAX_PLAIN_BYTES + OVERHEAD_BYTES}")
-        stream = next(self._spread) if spread else 0
-        if urgent:
-            self._send_record(stream, RecordKind.MESSAGE, plain)
-        else:
-            self._unsent.append(_Leaving(stream, plain, ciphertext))
+        message = Message(next(self._spread) if spread else 0, plain, ciphertext)
+        if message.cost > MAX_PLAIN_BYTES + OVERHEAD_BYTES:
+            limit = MAX_PLAIN_BYTES + OVERHEAD_BYTES
+            raise ValueError(f"a message of {message.cost} bytes is above the limit of {limit}")
+        if not urgent:
+            self._exchange.say(message)
             self._push()
-        return cost
+        elif self._life is not None:
+            self._life.send(message.stream, RecordKind.WORDS, plain)
+        return message.cost
 
     def receive(self) -> Incoming | None:
         """The next message, or None if none has arrived.
 
-        Raises :class:`ConnectionLost` once all that arrived before the end has been handed out, and
-        :class:`RecordRejected`; both retryable on a new connection.
+        Raises :class:`ConnectionLost` once all that arrived before the end has been handed out and no other
+        incarnation stands in time, and :class:`RecordRejected`; both retryable on a new connection.
         """
-        while (arrival := self._wire.receive()) is not None:
-            stream = self._streams[arrival.stream]
-            try:
-                kind, plain, ciphertext = stream.opener.open(arrival.frames)
-            except RecordRejected as error:
-                self._fail(error)
-            stream.last_received = self._clock()
-            incoming = self._take(stream, kind, plain, ciphertext)
-            if incoming is not None:
-                return incoming
-        if self._wire.gone:
-            self._fail(ConnectionLost(peer=self.peer, reason="the connection was closed"))
-        return None
+        incoming, goodbye = self._take_next()
+        if goodbye:
+            self._fail(ConnectionLost(peer=self.peer, reason="the other mover ended"))
+        if incoming is None and self._life is None and self._clock() >= self._give_up_at:
+            self._fail(ConnectionLost(peer=self.peer, reason=self._lost_reason))
+        return incoming
 
     def release(self, cost_bytes: int) -> None:
         """Say that messages worth ``cost_bytes`` are consumed, so that the peer may send as much again."""
-        self._owed += cost_bytes
-        if self._owed >= self._window // 4:
-            self._may_receive += self._owed
-            self._send_record(0, RecordKind.CREDIT, _CREDIT.pack(self._owed))
-            self._owed = 0
+        self._exchange.release(cost_bytes)
+        self._tell()
 
-    def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> set[int]:
+    def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> None:
         """Wait until there may be something to receive, one of ``fds`` is readable, or the time is over.
 
-        Returns those of ``fds`` that are readable. Also sends heartbeats, so it must be called every few seconds.
+        Also sends heartbeats and resumes what is lost, so it must be called every few seconds.
         """
-        for number, stream in enumerate(self._streams):
-            if self._clock() - stream.last_sent >= self._heartbeat_s:
-                self._send_record(number, RecordKind.HEARTBEAT, b"")
         timeout_s = min(timeout_s, self._heartbeat_s)
+        if self._life is None:
+            self._seek(timeout_s, fds)
+            return
+        self._life.send_heartbeats(self._heartbeat_s)
         if self.throttled:
             self._push()
             # What has left just now makes room for more, which nobody need wait for.
             timeout_s = min(timeout_s, self._pacer.delay_s()) if self.throttled else 0.0
-        ready = self._wire.wait(timeout_s, fds)
+        self._life.wire.wait(timeout_s, fds)
         self._push()
-        return ready
 
     def check_alive(self) -> None:
-        """Raise :class:`ConnectionLost` if a stream has been silent for too long.
+        """Look whether a stream has been silent for too long, and begin to resume if so.
 
         Called when nothing more can be received, so that messages which merely wait for us do not count as silence.
         """
-        oldest = min(stream.last_received for stream in self._streams)
-        if self._clock() - oldest > self._stall_timeout_s:
-            reason = f"nothing was heard for {self._stall_timeout_s:g} s"
-            self._fail(ConnectionLost(peer=self.peer, reason=reason))
+        reason = self._life.silence(self._timeouts) if self._life is not None else None
+        if reason is not None:
+            self._lose(reason, elsewhere=True)
+
+    def part(self, timeout_s: float, fds: Iterable[int] = ()) -> bool:
+        """One step of ending in good order: what was sent arrives, on another incarnation if this one is lost, and
+        both say goodbye. True once that is done, or cannot be done in time; then all is closed.
+
+        Reading on until the peer's goodbye matters: a TCP connection that is closed with something unread is reset,
+        and a reset makes the other kernel forget what it had received but not handed out.
+        """
+        if self._ended:
+            return True
+        now = self._clock()
+        if self._part_by is None:
+            self.limit(None)
+            unheard = not self._exchange.acknowledged
+            self._part_by = now + max(_LINGER_S, self._timeouts.resume_s if unheard else 0.0)
+        patient = self._timeouts.resume_s > 0 and not self._exchange.idle
+        if self._life is not None and self._life is not self._goodbye_in and not patient:
+            self._goodbye_in = self._life
+            self._life.send(0, RecordKind.BYE, b"")
+        self.wait(min(timeout_s, max(0.0, self._part_by - now)), fds)
+        try:
+            while self._take_next()[0] is not None:
+                pass
+        except RecordRejected:
+            self._heard_goodbye = True  # what cannot be trusted ends the waiting as well
+        nothing_left = self._life is None and self._clock() >= self._give_up_at
+        if self._heard_goodbye or nothing_left or self._clock() >= self._part_by:
+            self._end(0 if self._life is None or self._life.gone else _LINGER_S)
+        else:
+            self.check_alive()
+        return self._ended
 
     def close(self) -> None:
-        """End in good order: what was sent still arrives, and the peer is told. Idempotent.
-
-        Waits a few seconds at most until the peer says goodbye too, reading on: a TCP connection that is closed with
-        something unread is reset, and a reset makes the other kernel forget what it had received but not handed out.
-        """
-        if not self._ended and not self._wire.gone:
-            self.limit(None)
-            self._send_record(0, RecordKind.BYE, b"")
-            self._wait_for_goodbye()
-        self._ended = True
-        self._wire.close(0 if self._wire.gone else _LINGER_S)
+        """End in good order, within a few seconds: :meth:`part`, but no lost connection is resumed. Idempotent."""
+        self._timeouts = msgspec.structs.replace(self._timeouts, resume_s=0.0)
+        if self._life is None:
+            self._end(0)
+        while not self.part(_LINGER_S):
+            pass
 
     def abort(self) -> None:
         """End at once, dropping what has not left. Idempotent."""
-        self._ended = True
-        self._wire.close(0)
+        self._end(0)
 
-    def _wait_for_goodbye(self) -> None:
-        """Pass over what still comes until the peer has said goodbye or is gone."""
-        deadline = self._clock() + _LINGER_S
-        while True:
-            while (arrival := self._wire.receive()) is not None:
-                if self._is_goodbye(arrival):
-                    return
-            left_s = deadline - self._clock()
-            if self._wire.gone or left_s <= 0:
-                return
-            self._wire.wait(left_s, ())
+    # --- incarnations -----------------------------------------------------------------------------------------------
 
-    def _is_goodbye(self, arrival: Arrival) -> bool:
-        """Whether a record says goodbye; one that cannot be trusted ends the waiting as well."""
+    def _adopt(self, life: Incarnation) -> None:
+        self.resumed += self._give_up_at > 0
+        self._life, self.peer, self._leaving = life, life.peer, None
+        self._adopted_at = self._clock()
         try:
-            kind, _, _ = self._streams[arrival.stream].opener.open(arrival.frames)
-        except RecordRejected:
-            return True
-        return kind is RecordKind.BYE
+            self._exchange.resume(life.totals)
+        except RecordRejected as error:
+            self._fail(error)
+        self._exchange.tell()  # which the handshake has done
+        self._push()
 
-    def _take(self, stream: Stream, kind: RecordKind, plain: memoryview, ciphertext: Buffer) -> Incoming | None:
-        if kind is RecordKind.CREDIT and len(plain) == _CREDIT.size:
-            self._may_send += _CREDIT.unpack(plain)[0]
+    def _lose(self, reason: str, *, elsewhere: bool = False) -> None:
+        self._forget(reason)
+        self._opening.abandon(elsewhere=elsewhere)
+
+    def _forget(self, reason: str) -> None:
+        """The incarnation is over. Time to resume runs anew only if it stood or brought something."""
+        self._life, self._leaving, self._lost_reason = None, None, reason
+        now = self._clock()
+        stood = now - self._adopted_at > self._timeouts.silence_s
+        if stood or self._exchange.progress != self._progress_when_lost:
+            self._progress_when_lost = self._exchange.progress
+            self._give_up_at = now + self._timeouts.resume_s
+
+    def _seek(self, timeout_s: float, fds: Iterable[int]) -> None:
+        left_s = self._give_up_at - self._clock()
+        if left_s <= 0:
+            return
+        try:
+            life = self._opening.next(min(timeout_s, left_s), fds, self._exchange.totals)
+        except HoldfastError:
+            self.abort()
+            raise
+        if life is not None:
+            self._adopt(life)
+
+    # --- in ---------------------------------------------------------------------------------------------------------
+
+    def _take_next(self) -> tuple[Incoming | None, bool]:
+        """The next message, if there is one; and whether the other end says goodbye, after which nothing comes."""
+        while not self._heard_goodbye:
+            if self._opening.waiting:
+                self._forget("the other mover has opened another one")
+                self._seek(0, ())
+            if self._life is None:
+                break
+            try:
+                record = self._life.receive()
+                if record is None and self._opening.waiting:
+                    continue
+                if record is None:
+                    break
+                incoming = self._take(self._life.streams[record.stream], record)
+            except RecordRejected as error:
+                self._fail(error)
+            if incoming is not None:
+                return incoming, False
+        if self._life is not None and self._life.gone and not self._heard_goodbye:
+            self._lose("the connection was closed")
+        return None, self._heard_goodbye
+
+    def _take(self, stream: Stream, record: Record) -> Incoming | None:
+        kind, plain = record.kind, record.plain
+        if kind is RecordKind.CREDIT:
+            self._exchange.told(Totals.decode(plain, self._streams))
             self._push()
         elif kind is RecordKind.BYE:
-            self._fail(ConnectionLost(peer=self.peer, reason="the other mover ended"))
+            self._heard_goodbye = True
+        elif kind is RecordKind.WORDS:
+            return _opened(plain, b"", 0)
         elif kind in (RecordKind.MESSAGE, RecordKind.CARRIER):
-            return self._take_message(plain, ciphertext)
+            return self._take_message(record.stream, plain, record.ciphertext)
         elif kind in (RecordKind.PART, RecordKind.LAST):
-            return self._take_part(stream, kind, plain)
+            stream.arriving += plain
+            if len(stream.arriving) > MAX_PLAIN_BYTES:
+                raise RecordRejected(reason="the parts of a message are more than a message may have")
+            if kind is RecordKind.LAST:
+                whole, stream.arriving = stream.arriving, bytearray()
+                return self._take_message(record.stream, memoryview(whole), b"")
         elif kind is not RecordKind.HEARTBEAT:
-            self._fail(RecordRejected(reason=f"a record of kind {kind.name} has no place here"))
+            raise RecordRejected(reason=f"a record of kind {kind.name} has no place here")
         return None
 
-    def _take_part(self, stream: Stream, kind: RecordKind, plain: memoryview) -> Incoming | None:
-        stream.arriving += plain
-        if len(stream.arriving) > MAX_PLAIN_BYTES:
-            self._fail(RecordRejected(reason="the parts of a message are more than a message may have"))
-        if kind is RecordKind.PART:
-            return None
-        whole, stream.arriving = stream.arriving, bytearray()
-        return self._take_message(memoryview(whole), b"")
+    def _take_message(self, stream: int, plain: memoryview, ciphertext: Buffer) -> Incoming:
+        incoming = _opened(plain, ciphertext, len(plain) + len(ciphertext) + OVERHEAD_BYTES)
+        self._exchange.heard(stream, incoming.cost_bytes)
+        self._tell()
+        return incoming
 
-    def _take_message(self, plain: memoryview, ciphertext: Buffer) -> Incoming:
-        cost = _cost(plain, ciphertext)
-        self._may_receive -= cost
-        if self._may_receive < -MAX_FRAME_BYTES - OVERHEAD_BYTES:  # the last message may begin with one byte of credit
-            self._fail(RecordRejected(reason="the peer sent more than its credit"))
-        length = _BODY_LENGTH.unpack_from(plain)[0] if len(plain) >= _BODY_LENGTH.size else len(plain) + 1
-        if _BODY_LENGTH.size + length > len(plain):
-            self._fail(RecordRejected(reason="the message inside is cut"))
-        self.received_bytes += cost
-        start = _BODY_LENGTH.size
-        payload = memoryview(ciphertext) if len(ciphertext) else plain[start + length :]
-        return Incoming(plain[start : start + length], payload, cost)
+    def _tell(self) -> None:
+        if self._life is not None and self._exchange.worth_telling:
+            self._life.send(0, RecordKind.CREDIT, self._exchange.tell().encode())
+
+    # --- out --------------------------------------------------------------------------------------------------------
 
     def _push(self) -> None:
-        while (message := self._leaving or self._next()) is not None and not self._pacer.delay_s():
-            whole = message.sent == 0 and message.size <= self._pacer.part_bytes
-            size = self._send_whole(message) if whole else self._send_part(message)
+        while self._life is not None:
+            self._leaving = message = self._leaving or self._exchange.next()
+            if message is None or self._pacer.delay_s():
+                return
+            whole = message.left == 0 and message.size <= self._pacer.part_bytes
+            size = self._send_whole(self._life, message) if whole else self._send_part(self._life, message)
             self._pacer.spent(size + OVERHEAD_BYTES)
-            message.sent += size
-            self._leaving = message if message.sent < message.size else None
+            message.left += size
+            self._leaving = message if message.left < message.size else None
+            if self._leaving is None:
+                self._exchange.gone(message)
 
-    def _next(self) -> _Leaving | None:
-        """Begin with the next message, if there is one and credit for it."""
-        if not self._unsent or self._may_send <= 0:
-            return None
-        self._leaving = message = self._unsent.popleft()
-        cost = message.size + OVERHEAD_BYTES
-        self._may_send -= cost
-        self.sent_bytes += cost
-        return message
-
-    def _send_whole(self, message: _Leaving) -> int:
+    def _send_whole(self, life: Incarnation, message: Message) -> int:
         if len(message.ciphertext):
-            sealer = self._streams[message.stream].sealer
-            self._send_frames(message.stream, sealer.seal_carrier(message.plain, message.ciphertext))
+            life.send_carrier(message.stream, message.plain, message.ciphertext)
         else:
-            self._send_record(message.stream, RecordKind.MESSAGE, message.plain)
+            life.send(message.stream, RecordKind.MESSAGE, message.plain)
         return message.size
 
-    def _send_part(self, message: _Leaving) -> int:
+    def _send_part(self, life: Incarnation, message: Message) -> int:
         """A piece of the whole, in which ciphertext is text like any other; at so slow a rate that costs nothing."""
         if len(message.ciphertext):
             message.plain, message.ciphertext = b"".join((message.plain, message.ciphertext)), b""
-        part = message.plain[message.sent : message.sent + self._pacer.part_bytes]
-        kind = RecordKind.PART if message.sent + len(part) < message.size else RecordKind.LAST
-        self._send_record(message.stream, kind, part)
+        part = message.plain[message.left : message.left + self._pacer.part_bytes]
+        last = message.left + len(part) == message.size
+        life.send(message.stream, RecordKind.LAST if last else RecordKind.PART, part)
         return len(part)
 
-    def _send_record(self, stream: int, kind: RecordKind, plain: bytes) -> None:
-        self._send_frames(stream, self._streams[stream].sealer.seal(kind, plain))
+    # --- the end ----------------------------------------------------------------------------------------------------
 
-    def _send_frames(self, stream: int, frames: Frames) -> None:
-        self._streams[stream].last_sent = self._clock()
-        # A stream that is gone is noticed by receive(), after what arrived before has been handed out.
-        self._wire.send(stream, frames)
+    @property
+    def _streams(self) -> int:
+        return len(self._exchange.totals.received)
+
+    def _end(self, linger_s: float) -> None:
+        if not self._ended:
+            self._ended, self._life = True, None
+            self._opening.close(linger_s)
 
     def _fail(self, error: ConnectionLost | RecordRejected) -> NoReturn:
         self.abort()
         raise error
 
 
-def _cost(plain: Buffer, ciphertext: Buffer) -> int:
-    """What a message takes of the receiver's credit."""
-    return len(plain) + len(ciphertext) + OVERHEAD_BYTES
+def _opened(plain: memoryview, ciphertext: Buffer, cost_bytes: int) -> Incoming:
+    """The message inside a record. Raises :class:`RecordRejected` if it is cut."""
+    start = _BODY_LENGTH.size
+    length = _BODY_LENGTH.unpack_from(plain)[0] if len(plain) >= start else len(plain) + 1
+    if start + length > len(plain):
+        raise RecordRejected(reason="the message inside is cut")
+    payload = memoryview(ciphertext) if len(ciphertext) else plain[start + length :]
+    return Incoming(plain[start : start + length], payload, cost_bytes)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from itertools import cycle
 
 from holdfast_agent.errors import RecordRejected, Unreachable, UsageError, VersionMismatch
+from holdfast_agent.model.link import LinkTimeouts
 
-from .data_connection import DEFAULT_WINDOW_BYTES, DataConnection, Stream
+from .data_connection import DEFAULT_WINDOW_BYTES, DataConnection
+from .data_exchange import Totals
 from .data_handshake import (
     MAX_STREAMS,
     PROTOCOL_VERSION,
@@ -20,17 +21,19 @@ from .data_handshake import (
     derive_keys,
     encode_hello,
 )
+from .data_incarnation import Incarnation
 from .data_records import RecordKind, RecordOpener, RecordSealer
-from .data_wires import ConnectingWire
+from .data_wires import Arrival, ConnectingWire
 
-_ATTEMPT_S = 10.0
+_ATTEMPT_S = 5.0
 _PAUSE_S = 0.2
 
 
 class DataConnector:
-    """Connects to the first of ``endpoints`` whose listener proves that it knows ``secret``.
+    """Connects to the first of ``endpoints`` whose listener proves that it knows ``secret``, again when that is lost.
 
-    Endpoints are tried in turn, each up to ten seconds, until ``timeout_s`` is over. One thread owns it.
+    Endpoints are tried in turn, each up to five seconds, until ``timeout_s`` is over; after a loss beginning with the
+    one that was lost, or with the one after it if that fell silent. One thread owns it.
     """
 
     def __init__(
@@ -40,112 +43,178 @@ class DataConnector:
         *,
         streams: int = 1,
         timeout_s: float,
-        stall_timeout_s: float,
+        timeouts: LinkTimeouts,
         window_bytes: int = DEFAULT_WINDOW_BYTES,
     ) -> None:
         if not endpoints or not all(endpoint.startswith("tcp://") for endpoint in endpoints):
             raise UsageError(reason="a mover needs at least one endpoint of the form tcp://host:port to connect to")
         if not 1 <= streams <= MAX_STREAMS:
             raise UsageError(reason=f"a data connection has 1 to {MAX_STREAMS} streams, not {streams}")
-        self._endpoints = cycle(endpoints)
-        self._names = ", ".join(endpoints)
+        self._endpoints = tuple(endpoints)
+        self._turn = 0
         self._secret = secret
         self._streams = streams
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
-        self._stall_timeout_s = stall_timeout_s
+        self._timeouts = timeouts
         self._window_bytes = window_bytes
+        self._name = os.urandom(16)
+        self._incarnations = 0
         self._attempt: _Attempt | None = None
-        self._not_before = 0.0
+        self._attempt_ends = 0.0
+        self._refused_until: float | None = None
+        self._standing: ConnectingWire | None = None
+        self._window: int | None = None
 
     def poll(self, timeout_s: float, fds: Iterable[int] = ()) -> DataConnection | None:
         """One step of connecting: at most ``timeout_s``, less if one of ``fds`` becomes readable.
 
-        Returns the connection once the listener has answered on every stream. Raises :class:`Unreachable` when the
-        time is over (also when the other side does not know the secret: it does not answer then),
-        :class:`RecordRejected` for a false answer, :class:`VersionMismatch`.
+        Returns the connection once the listener has answered on every stream, which then owns the connector. Raises
+        :class:`Unreachable` when the time is over (also when the other side does not know the secret: it does not
+        answer then), :class:`RecordRejected` for a false answer, :class:`VersionMismatch`.
         """
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise Unreachable(peer=", ".join(self._endpoints), timeout_s=self._timeout_s)
+        incarnation = self.next(min(timeout_s, left_s), fds, Totals(0, (0,) * self._streams))
+        if incarnation is None or self._window is None:
+            return None
+        return DataConnection(
+            incarnation,
+            self,
+            self._timeouts,
+            send_window_bytes=self._window,
+            receive_window_bytes=self._window_bytes,
+        )
+
+    @property
+    def waiting(self) -> bool:
+        """See :class:`Opening`: never, since this side opens."""
+        return False
+
+    def next(self, timeout_s: float, fds: Iterable[int], totals: Totals) -> Incarnation | None:
+        """See :class:`Opening`."""
         now = time.monotonic()
-        if now >= self._deadline:
-            raise Unreachable(peer=self._names, timeout_s=self._timeout_s)
         if self._attempt is None:
-            self._attempt = _Attempt(next(self._endpoints), self._secret, self._streams, self._window_bytes)
-            self._attempt_ends = min(self._deadline, now + _ATTEMPT_S)
-        # After a refusal the dead sockets are kept for a moment as something to wait on, so as not to spin.
-        pause = self._not_before - now
-        welcomes = self._attempt.step(min(timeout_s, max(0.0, self._attempt_ends - now)) if pause <= 0 else pause, fds)
-        if welcomes is not None:
-            attempt, self._attempt = self._attempt, None
-            return attempt.connection(welcomes, self._stall_timeout_s, self._window_bytes)
+            self._incarnations += 1
+            self._attempt = _Attempt(
+                self._endpoints[self._turn % len(self._endpoints)], self._hellos(), self._secret, self._timeouts, totals
+            )
+            self._attempt_ends, self._refused_until = now + _ATTEMPT_S, None
+        until = self._attempt_ends if self._refused_until is None else self._refused_until
+        incarnation = self._attempt.step(min(timeout_s, max(0.0, until - now)), fds)
+        if incarnation is not None:
+            self._window, self._standing, self._attempt = self._attempt.window_bytes, self._attempt.wire, None
+            return incarnation
         now = time.monotonic()
-        if self._attempt.wire.gone and self._not_before <= now - _PAUSE_S:
-            self._not_before = now + _PAUSE_S
-        elif (self._attempt.wire.gone and now >= self._not_before) or now >= self._attempt_ends:
-            self.close()
+        # After a refusal the dead sockets are kept for a moment as something to wait on, so as not to spin.
+        if self._attempt.wire.gone and self._refused_until is None:
+            self._refused_until = now + _PAUSE_S
+        elif now >= until:
+            self._turn += 1
+            self._give_up_attempt()
         return None
 
-    def close(self) -> None:
+    def abandon(self, *, elsewhere: bool) -> None:
+        """See :class:`Opening`."""
+        self._turn += elsewhere
+        if self._standing is not None:
+            self._standing.abandon()
+            self._standing = None
+
+    def close(self, linger_s: float = 0) -> None:
         """Give up. Not needed after a connection was returned. Idempotent."""
+        self._give_up_attempt()
+        if self._standing is not None:
+            self._standing.close(linger_s)
+            self._standing = None
+
+    def _give_up_attempt(self) -> None:
         if self._attempt is not None:
-            self._attempt.wire.close(0)
+            self._attempt.wire.abandon()
             self._attempt = None
+
+    def _hellos(self) -> list[bytes]:
+        return [
+            encode_hello(
+                Hello(
+                    PROTOCOL_VERSION,
+                    stream,
+                    self._streams,
+                    self._window_bytes,
+                    self._incarnations,
+                    self._name,
+                    os.urandom(32),
+                ),
+                self._secret,
+            )
+            for stream in range(self._streams)
+        ]
 
 
 class _Attempt:
-    """One try at one endpoint: the Hellos that were sent and the Welcomes that came back."""
+    """One try at one endpoint: an incarnation as far as its handshake has come.
 
-    def __init__(self, endpoint: str, secret: bytes, streams: int, window_bytes: int) -> None:
+    Hello → Welcome on each stream; when all are there, Confirm → Accept on each stream. Raises what
+    :meth:`DataConnector.poll` says, and is closed then.
+    """
+
+    def __init__(
+        self, endpoint: str, hellos: list[bytes], secret: bytes, timeouts: LinkTimeouts, totals: Totals
+    ) -> None:
         self.endpoint = endpoint
+        self.window_bytes = 0
         self._secret = secret
-        self.wire = ConnectingWire(endpoint, streams)
-        connection = os.urandom(16)
-        self._hellos: list[bytes] = []
+        self._totals = totals
+        self._hellos = hellos
         self._welcomes: dict[int, bytes] = {}
-        for stream in range(streams):
-            hello = Hello(PROTOCOL_VERSION, stream, streams, window_bytes, connection, os.urandom(32))
-            self._hellos.append(encode_hello(hello, secret))
-            self.wire.send_hello(stream, self._hellos[-1])
+        self._keys: list[tuple[RecordSealer, RecordOpener]] = []
+        self._accepted: dict[int, bytes] = {}
+        self.wire = ConnectingWire(endpoint, len(hellos), timeouts.silence_s)
+        for stream, hello in enumerate(hellos):
+            self.wire.send_hello(stream, hello)
 
-    def step(self, timeout_s: float, fds: Iterable[int]) -> list[bytes] | None:
-        """Wait once; the Welcomes of all streams when they are complete."""
+    def step(self, timeout_s: float, fds: Iterable[int]) -> Incarnation | None:
+        """Wait once; the incarnation when it is complete."""
         self.wire.wait(timeout_s, fds)
-        while (arrival := self.wire.receive()) is not None:
-            if len(arrival.frames) != 1 or arrival.frames[0].nbytes != WELCOME_BYTES:
-                self.wire.close(0)
-                raise RecordRejected(reason="the answer to the hello is malformed")
-            self._welcomes[arrival.stream] = bytes(arrival.frames[0])
-            if len(self._welcomes) == len(self._hellos):
-                return [self._welcomes[stream] for stream in range(len(self._hellos))]
-        return None
-
-    def connection(self, frames: list[bytes], stall_timeout_s: float, window_bytes: int) -> DataConnection:
-        """Check the Welcomes, confirm each stream, and hand over."""
         try:
-            welcomes = [
-                decode_welcome(frame, hello, self._secret) for frame, hello in zip(frames, self._hellos, strict=True)
-            ]
-            for welcome in welcomes:
-                if welcome.version != PROTOCOL_VERSION:
-                    raise VersionMismatch(peer=self.endpoint, theirs=welcome.version, ours=PROTOCOL_VERSION)
+            # A stream that has accepted is not read on: what follows is the connection's.
+            for stream in range(len(self._hellos)):
+                while stream not in self._accepted and (arrival := self.wire.receive_from(stream)) is not None:
+                    self._take(arrival)
+            if len(self._accepted) < len(self._hellos):
+                return None
+            said = Totals.decode(self._accepted[0], len(self._hellos))
         except BaseException:
             self.wire.close(0)
             raise
-        streams = [self._confirm(number, frame) for number, frame in enumerate(frames)]
-        return DataConnection(
-            self.wire,
-            streams,
-            peer=self.endpoint,
-            send_window_bytes=_least_window(welcomes),
-            receive_window_bytes=window_bytes,
-            stall_timeout_s=stall_timeout_s,
-        )
+        return Incarnation(self.wire, self._keys, said, self.endpoint)
 
-    def _confirm(self, number: int, welcome_frame: bytes) -> Stream:
-        keys = derive_keys(self._secret, self._hellos[number], welcome_frame)
-        stream = Stream(RecordSealer(keys.out, number), RecordOpener(keys.back, number), *(time.monotonic(),) * 2)
-        self.wire.send(number, stream.sealer.seal(RecordKind.CONFIRM, b""))
-        return stream
+    def _take(self, arrival: Arrival) -> None:
+        if self._keys:
+            kind, plain, _ = self._keys[arrival.stream][1].open(arrival.frames)
+            if kind is not RecordKind.ACCEPT:
+                raise RecordRejected(reason=f"a record of kind {kind.name} came before the handshake was over")
+            self._accepted[arrival.stream] = bytes(plain)
+            return
+        if len(arrival.frames) != 1 or arrival.frames[0].nbytes != WELCOME_BYTES:
+            raise RecordRejected(reason="the answer to the hello is malformed")
+        self._welcomes[arrival.stream] = bytes(arrival.frames[0])
+        if len(self._welcomes) == len(self._hellos):
+            self._confirm([self._check(stream) for stream in range(len(self._hellos))])
 
+    def _check(self, stream: int) -> Welcome:
+        welcome = decode_welcome(self._welcomes[stream], self._hellos[stream], self._secret)
+        if welcome.version != PROTOCOL_VERSION:
+            raise VersionMismatch(peer=self.endpoint, theirs=welcome.version, ours=PROTOCOL_VERSION)
+        return welcome
 
-def _least_window(welcomes: list[Welcome]) -> int:
-    return min(welcome.window_bytes for welcome in welcomes)
+    def _confirm(self, welcomes: list[Welcome]) -> None:
+        """Prove on each stream that this is no old Hello played back."""
+        self.window_bytes = min(welcome.window_bytes for welcome in welcomes)
+        for stream, hello in enumerate(self._hellos):
+            keys = derive_keys(self._secret, hello, self._welcomes[stream])
+            self._keys.append((RecordSealer(keys.out, stream), RecordOpener(keys.back, stream)))
+        for stream, (sealer, _) in enumerate(self._keys):
+            plain = b"" if stream else self._totals.encode()
+            self.wire.send(stream, sealer.seal(RecordKind.CONFIRM, plain))

@@ -4,11 +4,16 @@ Each stream of a connection shakes hands for itself, under the 32-byte secret of
 
 1. connecting side → :class:`Hello` with fresh random bytes, authenticated by HMAC-SHA256;
 2. listening side → :class:`Welcome` with its own random bytes, authenticated over both;
-3. connecting side → a first sealed record (``CONFIRM``), which proves that it is not an old Hello played back.
+3. connecting side → a first sealed record (``CONFIRM``), which proves that it is not an old Hello played back;
+4. listening side → a first sealed record (``ACCEPT``), once all streams have confirmed.
+
+The last two carry, on stream 0, what each side has (:class:`data_exchange.Totals`); so a connection that breaks is
+resumed by the same handshake. Each attempt of the connecting side is an incarnation with a number of its own, the
+next higher one; the listening side never goes back to a lower one.
 
 A Hello that is not authentic is dropped without an answer: nobody without the secret gets a reply. Record keys are
 HKDF-SHA256 over the secret, salted with both randoms, one per direction, and bound to the whole transcript, so no
-key ever serves two streams, two directions or two connections.
+key ever serves two streams, two directions, two incarnations or two connections.
 """
 
 from __future__ import annotations
@@ -23,12 +28,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from holdfast_agent.errors import RecordRejected
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Major version of the data channel, checked by both sides once the other has proved itself."""
 
 SECRET_BYTES = 32
 MAX_STREAMS = 16
-_HELLO = struct.Struct("<4sHBBI16s32s")
+_HELLO = struct.Struct("<4sHBBII16s32s")
 _WELCOME = struct.Struct("<4sHHI32s")
 _MAC_BYTES = 32
 HELLO_BYTES = _HELLO.size + _MAC_BYTES
@@ -36,12 +41,14 @@ WELCOME_BYTES = _WELCOME.size + _MAC_BYTES
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """``stream`` of ``streams`` (from 0), the credit in bytes that the sender grants, and what names the connection."""
+    """``stream`` of ``streams`` (from 0), the credit in bytes that the sender grants, the incarnation (from 1), and
+    what names the connection."""
 
     version: int
     stream: int
     streams: int
     window_bytes: int
+    incarnation: int
     connection: bytes
     random: bytes
 
@@ -66,9 +73,8 @@ class StreamKeys(msgspec.Struct, frozen=True):
 
 def encode_hello(hello: Hello, secret: bytes) -> bytes:
     """The Hello as it is sent, with its MAC."""
-    body = _HELLO.pack(
-        b"HFDH", hello.version, hello.stream, hello.streams, hello.window_bytes, hello.connection, hello.random
-    )
+    numbers = hello.version, hello.stream, hello.streams, hello.window_bytes, hello.incarnation
+    body = _HELLO.pack(b"HFDH", *numbers, hello.connection, hello.random)
     return body + _mac(secret, b"hello", body)
 
 
@@ -77,10 +83,10 @@ def decode_hello(frame: bytes, secret: bytes) -> Hello | None:
     body, mac = frame[: _HELLO.size], frame[_HELLO.size :]
     if len(frame) != HELLO_BYTES or not hmac.compare_digest(mac, _mac(secret, b"hello", body)):
         return None
-    magic, version, stream, streams, window, connection, random = _HELLO.unpack(body)
+    magic, version, stream, streams, window, incarnation, connection, random = _HELLO.unpack(body)
     if magic != b"HFDH" or not 1 <= streams <= MAX_STREAMS or stream >= streams:
         return None
-    return Hello(version, stream, streams, window, connection, random)
+    return Hello(version, stream, streams, window, incarnation, connection, random)
 
 
 def encode_welcome(welcome: Welcome, hello_frame: bytes, secret: bytes) -> bytes:

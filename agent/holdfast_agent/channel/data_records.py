@@ -36,8 +36,8 @@ Frames = tuple[Buffer, ...]
 
 
 class RecordKind(IntEnum):
-    """CONFIRM ends the handshake; MESSAGE and CARRIER (with a frame of ciphertext) are the movers'; CREDIT, HEARTBEAT
-    and BYE are the channel's own.
+    """CONFIRM and ACCEPT end the handshake; MESSAGE and CARRIER (with a frame of ciphertext) are the movers', and so
+    are WORDS, which stand outside of their order and count; CREDIT, HEARTBEAT and BYE are the channel's own.
 
     A message that a limit slows down goes as several PARTs and a LAST, between which others of the stream may come.
     """
@@ -50,6 +50,8 @@ class RecordKind(IntEnum):
     CARRIER = 6
     PART = 7
     LAST = 8
+    ACCEPT = 9
+    WORDS = 10
 
 
 class RecordSealer:

@@ -1,20 +1,20 @@
 """The ZeroMQ sockets under a data connection: one ROUTER on the listening side, one DEALER per stream on the other.
 
 Nothing here knows keys. A wire carries frames and says at once when the connection under a stream is gone; it never
-reconnects, because a new TCP connection is a new handshake.
+reconnects by itself, because a new TCP connection is a new handshake.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import zmq
 
 from .data_handshake import HELLO_BYTES
 from .data_records import MAX_FRAME_BYTES, Buffer
+from .data_sockets import TcpConnection
 
 COPY_BELOW_BYTES = 64 << 10
 """Frames at least this large are handed to ZeroMQ without a copy; below it the bookkeeping costs more than a copy."""
@@ -25,8 +25,9 @@ _RECEIVE_QUEUE_MESSAGES = (
 # "Never" as a number of milliseconds: the true never (-1) makes libzmq drop what has arrived and was not read yet.
 _NEVER_MS = 500_000_000
 _GONE = zmq.Event.DISCONNECTED | zmq.Event.CLOSED | zmq.Event.CONNECT_RETRIED
-_DEALER_EVENTS = int(_GONE)
+_DEALER_EVENTS = int(_GONE | zmq.Event.CONNECTED)
 _ROUTER_EVENTS = int(zmq.Event.DISCONNECTED)
+_PINGS = 4
 
 
 class Arrival(NamedTuple):
@@ -45,19 +46,25 @@ class Wire(Protocol):
     def receive(self) -> Arrival | None:
         """The next message that has arrived, or None."""
 
-    def wait(self, timeout_s: float, fds: Iterable[int]) -> set[int]:
-        """Wait until a message or a disconnection can be looked at or a descriptor is readable; the readable ones."""
+    def wait(self, timeout_s: float, fds: Iterable[int]) -> None:
+        """Wait until a message or a disconnection can be looked at, a descriptor is readable, or the time is over."""
+
+    def quiet_s(self) -> float:
+        """Seconds since the kernel received anything, for the stream where that is longest."""
 
     @property
     def gone(self) -> bool:
         """Whether the connection under any stream has ended. What arrived before can still be received."""
 
-    def close(self, linger_s: float) -> None:
-        """Close all sockets, giving what is queued up to ``linger_s`` to leave. Idempotent."""
 
+def make_socket(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, *, ipv6: bool, silence_s: float
+) -> zmq.Socket[bytes]:
+    """A socket with this channel's bounds: frame size before allocation, queue lengths, no reconnection.
 
-def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, *, ipv6: bool) -> zmq.Socket[bytes]:
-    """A socket with this channel's bounds: frame size before allocation, queue lengths, no reconnection."""
+    It sends a ping whenever a quarter of ``silence_s`` is over. That libzmq would end a connection without a pong is
+    as good as switched off: on a slow line a ping waits behind a record for longer than that.
+    """
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
@@ -65,6 +72,8 @@ def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, *, ipv6: boo
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
     socket.setsockopt(zmq.IPV6, int(ipv6))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, max(1, int(silence_s * 1000 / _PINGS)))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _NEVER_MS)
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     return socket
@@ -73,13 +82,15 @@ def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, *, ipv6: boo
 class ConnectingWire:
     """One DEALER per stream. Raises nothing on a refused connection: ``gone`` tells."""
 
-    def __init__(self, endpoint: str, streams: int) -> None:
+    def __init__(self, endpoint: str, streams: int, silence_s: float) -> None:
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._closed = False
         self.gone = False
-        self._sockets = [make_socket(self._context, zmq.DEALER, ipv6="[" in endpoint) for _ in range(streams)]
+        ipv6 = "[" in endpoint
+        self._sockets = [make_socket(self._context, zmq.DEALER, ipv6=ipv6, silence_s=silence_s) for _ in range(streams)]
         self._monitors = [socket.get_monitor_socket(_DEALER_EVENTS) for socket in self._sockets]
+        self._connections: list[TcpConnection | None] = [None] * streams
         self._turn = 0
         for socket, monitor in zip(self._sockets, self._monitors, strict=True):
             self._poller.register(socket, zmq.POLLIN)
@@ -99,22 +110,41 @@ class ConnectingWire:
     def receive(self) -> Arrival | None:
         for _ in self._sockets:
             stream = self._turn = (self._turn + 1) % len(self._sockets)
-            try:
-                frames = self._sockets[stream].recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                continue
-            return Arrival(stream, [frame.buffer for frame in frames])
+            arrival = self.receive_from(stream)
+            if arrival is not None:
+                return arrival
         return None
 
-    def wait(self, timeout_s: float, fds: Iterable[int]) -> set[int]:
+    def receive_from(self, stream: int) -> Arrival | None:
+        """The next message of this stream; those of others stay where they are."""
+        try:
+            frames = self._sockets[stream].recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        return Arrival(stream, [frame.buffer for frame in frames])
+
+    def wait(self, timeout_s: float, fds: Iterable[int]) -> None:
         ready = _poll(self._poller, timeout_s, fds)
-        for monitor in self._monitors:
-            if monitor in ready:
-                monitor.recv_multipart()
-                self.gone = True
-        return {item for item in ready if isinstance(item, int)}
+        for stream, monitor in enumerate(self._monitors):
+            if monitor in ready and (event := _next_event(monitor)) is not None:
+                if event[0] == zmq.Event.CONNECTED:
+                    self._connections[stream] = TcpConnection.of(event[1])
+                else:
+                    self.gone = True
+
+    def quiet_s(self) -> float:
+        return _longest_quiet_s(self._connections)
+
+    def abandon(self) -> None:
+        """Close at once, and have the kernel drop what it holds. Idempotent."""
+        if not self._closed:
+            for connection in self._connections:
+                if connection is not None:
+                    connection.reset()
+        self.close(0)
 
     def close(self, linger_s: float) -> None:
+        """Close all sockets, giving what is queued up to ``linger_s`` to leave. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -123,25 +153,29 @@ class ConnectingWire:
         self._context.term()
 
 
-class ListeningWire:
-    """One ROUTER. Until :meth:`adopt` names the streams' routing ids, it serves the handshake."""
+Stranger = Callable[[bytes, TcpConnection | None, list[memoryview]], None]
+"""Told of what came from none of the adopted streams: its routing id, its connection and the frames."""
 
-    def __init__(self, address: str) -> None:
+
+class ListeningWire:
+    """One ROUTER. Until :meth:`adopt` names the streams' routing ids, all that comes is from strangers."""
+
+    def __init__(self, address: str, silence_s: float, stranger: Stranger) -> None:
         self._context = zmq.Context()
-        self._router = make_socket(self._context, zmq.ROUTER, ipv6=":" in address)
+        self._router = make_socket(self._context, zmq.ROUTER, ipv6=":" in address, silence_s=silence_s)
         self._monitor = self._router.get_monitor_socket(_ROUTER_EVENTS)
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._address = f"[{address}]" if ":" in address else address
+        self._stranger = stranger
         self._bound = ""
         self._routes: list[bytes] = []
         self._streams: dict[bytes, int] = {}
-        self._descriptors: set[int] = set()
-        self._seen_gone: set[int] = set()
-        self._early: deque[Arrival] = deque()
+        self._connections: list[TcpConnection | None] = []
+        self._ended: set[int] = set()
+        self._unreachable = False
         self._closed = False
-        self.gone = False
 
     def bind(self, port: int) -> bool:
         """Listen on this port; False if it is taken."""
@@ -159,15 +193,10 @@ class ListeningWire:
         """The port that was bound."""
         return int(self._bound.rpartition(":")[2])
 
-    def receive_any(self) -> tuple[bytes, int, list[memoryview]] | None:
-        """During the handshake: (routing id, descriptor of the connection, frames) of any peer, or None."""
-        try:
-            route, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return None
-        descriptor = int(frames[0].get(zmq.SRCFD)) if frames else -1
-        self._seen_gone.discard(descriptor)
-        return route.bytes, descriptor, [frame.buffer for frame in frames]
+    @property
+    def gone(self) -> bool:
+        ended = any(each is not None and each.descriptor in self._ended for each in self._connections)
+        return ended or self._unreachable
 
     def answer(self, route: bytes, frame: bytes) -> None:
         """During the handshake: answer a peer that has proved itself; nothing happens if it is gone by now."""
@@ -176,19 +205,19 @@ class ListeningWire:
         except zmq.ZMQError:
             return
 
-    def adopt(self, routes: list[bytes], descriptors: set[int], early: Iterable[Arrival]) -> None:
-        """The handshake is done: speak with these peers only, stream by stream.
-
-        What others send from now on is dropped unread. The port stays bound, since libzmq's unbind would close the
-        accepted connections too.
-
-        ``early`` are messages of these streams that arrived while another stream was still shaking hands.
-        """
+    def adopt(self, routes: list[bytes], connections: list[TcpConnection | None]) -> None:
+        """From now on these peers are the streams, in this order; those before them are abandoned."""
+        self.abandon()
         self._routes = routes
         self._streams = {route: stream for stream, route in enumerate(routes)}
-        self._descriptors = descriptors
-        self._early.extend(early)
-        self.gone = not self._descriptors.isdisjoint(self._seen_gone)
+        self._connections = connections
+
+    def abandon(self) -> None:
+        """Have the kernel end the streams' connections at once and drop what it holds. The port stays bound."""
+        for connection in self._connections:
+            if connection is not None and connection.descriptor not in self._ended:
+                connection.reset()
+        self._routes, self._streams, self._connections, self._unreachable = [], {}, [], False
 
     def send(self, stream: int, frames: Sequence[Buffer]) -> bool:
         try:
@@ -197,29 +226,44 @@ class ListeningWire:
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
-            self.gone = True
-        return not self.gone
+            self._unreachable = True
+        return not self._unreachable
 
     def receive(self) -> Arrival | None:
-        if self._early:
-            return self._early.popleft()
-        while (message := self.receive_any()) is not None:
-            stream = self._streams.get(message[0])
+        """The next message of a stream. Strangers are told of on the way."""
+        while True:
+            try:
+                route, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            stream = self._streams.get(route.bytes)
             if stream is not None:
-                return Arrival(stream, message[2])
-        return None
+                return Arrival(stream, [frame.buffer for frame in frames])
+            if frames:
+                self._stranger(route.bytes, self._connection(frames[0]), [frame.buffer for frame in frames])
 
-    def wait(self, timeout_s: float, fds: Iterable[int]) -> set[int]:
-        ready = _poll(self._poller, 0 if self._early else timeout_s, fds)
-        if self._monitor in ready:
-            descriptor = _event_value(self._monitor)
-            if self._routes:
-                self.gone = self.gone or descriptor in self._descriptors
-            else:
-                self._seen_gone.add(descriptor)
-        return {item for item in ready if isinstance(item, int)}
+    def _connection(self, frame: zmq.Frame) -> TcpConnection | None:
+        """The connection that a frame came by. Who had its descriptor before has ended, and libzmq said so before."""
+        descriptor = int(frame.get(zmq.SRCFD))
+        self._note_ended()
+        if self.gone:
+            self._unreachable = True  # else a stream whose descriptor this was would seem to stand again
+        self._ended.discard(descriptor)
+        return TcpConnection.of(descriptor)
+
+    def wait(self, timeout_s: float, fds: Iterable[int]) -> None:
+        if self._monitor in _poll(self._poller, timeout_s, fds):
+            self._note_ended()
+
+    def _note_ended(self) -> None:
+        while (event := _next_event(self._monitor)) is not None:
+            self._ended.add(event[1])
+
+    def quiet_s(self) -> float:
+        return _longest_quiet_s(self._connections)
 
     def close(self, linger_s: float) -> None:
+        """Close the socket and its port, giving what is queued up to ``linger_s`` to leave. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -238,6 +282,11 @@ def _send_frames(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
     socket.send(frames[-1], zmq.NOBLOCK, copy=len(frames[-1]) < COPY_BELOW_BYTES)
 
 
+def _longest_quiet_s(connections: Iterable[TcpConnection | None]) -> float:
+    quiet = [connection.quiet_s() for connection in connections if connection is not None]
+    return max((each for each in quiet if each is not None), default=0.0)
+
+
 def _poll(poller: zmq.Poller, timeout_s: float, fds: Iterable[int]) -> dict[object, int]:
     fds = tuple(fds)
     for fd in fds:
@@ -249,10 +298,13 @@ def _poll(poller: zmq.Poller, timeout_s: float, fds: Iterable[int]) -> dict[obje
             poller.unregister(fd)
 
 
-def _event_value(monitor: zmq.Socket[bytes]) -> int:
-    """The value of the next event (a descriptor). pyzmq's own parser would import asyncio into every mover."""
-    _event, value = struct.unpack("=HI", monitor.recv_multipart()[0])
-    return int(value)
+def _next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int] | None:
+    """The next event and its value (a descriptor). pyzmq's own parser would import asyncio into every mover."""
+    try:
+        event, value = struct.unpack("=HI", monitor.recv_multipart(zmq.NOBLOCK)[0])
+    except zmq.Again:
+        return None
+    return event, value
 
 
 def _close(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], linger_s: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.server_rules import parse_server_rule
 
 _LISTEN = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+|\*):(?P<port>[0-9]{1,5})")
@@ -49,19 +50,28 @@ class ControlSettings(_Settings, frozen=True, kw_only=True):
 class DataSettings(_Settings, frozen=True, kw_only=True):
     """Where movers listen for movers. ``port_range`` is inclusive; [0, 0] takes any free port.
 
-    ``advertised_address``: one address, or several of a host in several networks.
+    ``advertised_address``: one address, or several of a host in several networks. ``silence_s`` and ``resume_s``:
+    :class:`LinkTimeouts`.
     """
 
     listen_address: str = "0.0.0.0"  # noqa: S104 - movers admit nobody without their task's secret
     advertised_address: str | tuple[str, ...] = ""
     port_range: tuple[int, int] = (8440, 8499)
+    silence_s: float = LinkTimeouts().silence_s
+    resume_s: float = LinkTimeouts().resume_s
 
     def __post_init__(self) -> None:
         first, last = self.port_range
         good = (first, last) == (0, 0) or 1 <= first <= last <= 65535
         self._require("port_range", good, "[first, last] with 1 <= first <= last <= 65535, or [0, 0] for any")
+        self._require("silence_s", 1 <= self.silence_s <= 3600, "1 to 3600 seconds")
+        self._require("resume_s", 0 <= self.resume_s <= 86400, "0 (never resume) to 86400 seconds")
         several = isinstance(self.advertised_address, str) or all(self.advertised_address)
         self._require("advertised_address", several, "an address, or a list of addresses none of which is empty")
+
+    @property
+    def link(self) -> LinkTimeouts:
+        return LinkTimeouts(silence_s=self.silence_s, resume_s=self.resume_s)
 
     @property
     def told_addresses(self) -> tuple[str, ...]:

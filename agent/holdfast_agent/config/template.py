@@ -42,6 +42,15 @@ _HEAD = """\
 # First and last port for movers, to be opened in the firewall: at least one port for each task slot.
 # [0, 0] takes any free port.
 {port_range}
+
+# A connection to another mover by which nothing came for so long is given up: a line may die without a word, which TCP
+# notices after a quarter of an hour only. Movers say something four times in this time, however busy they are.
+{silence_s}
+
+# How long a lost connection between movers is sought anew, at each address of the other one in turn. It goes on where
+# it was; nothing that has arrived is sent again. Then the task fails, and is retried or goes on at another proxy.
+# 0: it fails at once. Both movers of a task count by their own agent's configuration.
+{resume_s}
 """
 
 _PROXY = """
@@ -98,6 +107,8 @@ def render(settings: AgentSettings) -> str:
         listen_address=_line("listen_address", data.listen_address, plain.data.listen_address),
         advertised_address=_line("advertised_address", data.advertised_address, plain.data.advertised_address),
         port_range=_line("port_range", data.port_range, plain.data.port_range),
+        silence_s=_line("silence_s", data.silence_s, plain.data.silence_s),
+        resume_s=_line("resume_s", data.resume_s, plain.data.resume_s),
     )
     return text + _role(_PROXY, settings.proxy) + _role(_REPOSITORY, settings.repository)
 

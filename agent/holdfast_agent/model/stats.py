@@ -43,6 +43,8 @@ class TransferCounters(msgspec.Struct, frozen=True):
     seconds of ``stages.throttled_s`` by the name of the limit that held the transfer back. audited_blocks: blocks that
     change tracking called unchanged and that were read besides, only to be compared; missed_blocks: those of them that
     had changed. unused: not read, because a file system does not need it; neither zero nor unchanged (since 1.1).
+    resumed: how often the connection between the movers broke and went on; resent: what that cost, bytes on the wire
+    besides ``transferred`` (both since 1.1).
     """
 
     size_bytes: int = 0
@@ -60,6 +62,8 @@ class TransferCounters(msgspec.Struct, frozen=True):
     audited_blocks: int = 0
     missed_blocks: int = 0
     unused_bytes: int = 0
+    resumed: int = 0
+    resent_bytes: int = 0
 
 
 def summed(counters: Sequence[TransferCounters]) -> TransferCounters:

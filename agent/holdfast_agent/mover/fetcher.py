@@ -111,7 +111,7 @@ class Fetcher:
             self._origin.endpoints,
             self._origin.secret,
             timeout_s=self._host.connect_timeout_s,
-            stall_timeout_s=self._host.stall_timeout_s,
+            timeouts=self._host.link,
         )
         try:
             while not self._closing:
@@ -143,7 +143,7 @@ class Fetcher:
     def _part(self, connection: DataConnection) -> None:
         """Say that all was had, and wait until the reader has heard it: its own end depends on that."""
         connection.send(encode(Done()))
-        deadline = time.monotonic() + self._host.stall_timeout_s
+        deadline = time.monotonic() + self._host.link.stall_s + self._host.link.resume_s
         while True:
             connection.wait(_STEP_S)
             while (incoming := connection.receive()) is not None:

@@ -99,7 +99,7 @@ class _Mover:
             host.advertised_addresses[0],
             host.port_range,
             spec.secret,
-            stall_timeout_s=host.stall_timeout_s,
+            timeouts=host.link,
         )
         try:
             endpoints = tuple(listener.endpoint_at(address) for address in host.advertised_addresses)
@@ -120,7 +120,7 @@ class _Mover:
             spec.secret,
             streams=spec.rules.streams,
             timeout_s=host.connect_timeout_s,
-            stall_timeout_s=host.stall_timeout_s,
+            timeouts=host.link,
         )
         try:
             connection = self._await(connector, ", ".join(spec.endpoints), host.connect_timeout_s)

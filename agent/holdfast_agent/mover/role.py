@@ -57,7 +57,7 @@ def drive(role: Role, connection: DataConnection, control: Control) -> MoverResu
     try:
         while role.result is None:
             _step(role, connection, control)
-        connection.close()
+        _part(role, connection, control)
     except ChannelError:
         connection.abort()
         raise
@@ -83,6 +83,7 @@ def _step(role: Role, connection: DataConnection, control: Control) -> None:
         elif isinstance(order, NewRules):
             role.change_rules(order.rules)
     role.workers.take()
+    role.tally.resumed, role.tally.resent = connection.resumed, connection.resent_bytes
     # Nothing follows a result but the goodbye of the other mover, which is then no lost connection.
     while role.result is None and (incoming := connection.receive()) is not None:
         message = decode(incoming.body)
@@ -91,6 +92,18 @@ def _step(role: Role, connection: DataConnection, control: Control) -> None:
         role.receive(message, incoming.payload, incoming.cost_bytes)
     if role.result is None:
         connection.check_alive()
+
+
+def _part(role: Role, connection: DataConnection, control: Control) -> None:
+    """All is done; what was said last must still arrive, on a line that breaks now too. A stop changes nothing of the
+    result any more, but ends the waiting."""
+    try:
+        while not connection.part(_IDLE_S, control.fds):
+            control.check()
+            if control.progress_due:
+                control.progress(role.tally.snapshot())
+    except (Cancelled, ChannelError):
+        connection.abort()
 
 
 def _theirs(record: ErrorRecord) -> HoldfastError:

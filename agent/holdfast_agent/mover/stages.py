@@ -95,6 +95,8 @@ class Tally:
         self.stored = 0
         self.audited = 0
         self.missed = 0
+        self.resumed = 0
+        self.resent = 0
         self.source = StageClock()
         self.proxy = StageClock()
         self.target = StageClock()
@@ -125,6 +127,8 @@ class Tally:
             stored_bytes=self.stored,
             audited_blocks=self.audited,
             missed_blocks=self.missed,
+            resumed=self.resumed,
+            resent_bytes=self.resent,
             elapsed_s=now - self._begun if self._begun is not None else 0.0,
             stages=StageTimes(
                 source_s=self.source.busy_s,

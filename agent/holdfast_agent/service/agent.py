@@ -117,6 +117,7 @@ def _mover_host(settings: AgentSettings) -> MoverHost:
         listen_address=data.listen_address,
         advertised_addresses=data.told_addresses,
         port_range=data.port_range,
+        link=data.link,
         cache_dir=str(settings.cache_dir),
         runtime_dir=str(settings.runtime_dir),
         workers=settings.proxy.worker_count if settings.proxy else 1,

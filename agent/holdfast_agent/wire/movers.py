@@ -11,6 +11,7 @@ import msgspec
 
 from holdfast_agent.errors import ErrorRecord
 from holdfast_agent.model.hosts import RepositoryHost
+from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import Route, TransferRules
 from holdfast_agent.model.stats import TransferCounters
 
@@ -28,7 +29,8 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     first one first.
     ``cache_dir``: host-local caches of repositories. ``workers``: threads of the pool. ``session_fd``: target only,
     the inherited descriptor that holds the lock of the write session. ``connect_timeout_s``: how long a mover waits for
-    its peer; ``stall_timeout_s``: how long a silent peer is borne. ``identity``: as which a repository is opened.
+    its peer; ``stall_timeout_s``: how long a silent server of disks is borne; ``link``: what is borne between movers.
+    ``identity``: as which a repository is opened.
     ``disk_servers``: rules of :mod:`holdfast_agent.model.server_rules` for disks on the network. ``tls_ca_file``: whom
     to trust there, the system's authorities if empty; ``tls_certificate_file``, ``tls_key_file``: to prove ourselves.
     """
@@ -45,6 +47,7 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     session_fd: int | None = None
     connect_timeout_s: float = 60.0
     stall_timeout_s: float = 120.0
+    link: LinkTimeouts = LinkTimeouts()
     identity: RepositoryHost | None = None
     disk_servers: tuple[str, ...] = ()
     tls_ca_file: str = ""

@@ -97,6 +97,8 @@ def _disks(report: SessionReport) -> str:
             reasons.append((place, _audit(disk.counters)))
         if told := throttling(disk.counters):
             reasons.append((place, told))
+        if disk.counters.resumed:
+            reasons.append((place, _resumed(disk.counters)))
         if disk.attempt > 1:
             reasons.append((place, f"took {disk.attempt} attempts"))
     return f"{text}\n\n{facts(reasons)}" if reasons else text
@@ -106,6 +108,11 @@ def _audit(counters: TransferCounters) -> str:
     audited, missed = counted(counters.audited_blocks, "block"), counters.missed_blocks
     found = f"{missed} had changed and were not told" if missed else "all as change tracking says"
     return f"audit: {audited} read and compared, {found}"
+
+
+def _resumed(counters: TransferCounters) -> str:
+    times, again = counted(counters.resumed, "time"), format_size(counters.resent_bytes)
+    return f"the connection between the movers broke and went on {times}; {again} sent again"
 
 
 _COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (

@@ -117,6 +117,8 @@ class _Pair:
         return msgspec.structs.replace(
             mine,
             stored_bytes=max(mine.stored_bytes, theirs.stored_bytes),
+            resumed=max(mine.resumed, theirs.resumed),
+            resent_bytes=mine.resent_bytes + theirs.resent_bytes,
             stages=mine.stages.merged(theirs.stages),
             throttled_by={**theirs.throttled_by, **mine.throttled_by},
         )
