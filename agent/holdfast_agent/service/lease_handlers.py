@@ -28,6 +28,7 @@ from holdfast_agent.wire.specs import (
     AnySpec,
     BenchmarkSpec,
     CheckerSpec,
+    ExporterSpec,
     ReaderSpec,
     SourceSpec,
     TargetSpec,
@@ -37,7 +38,7 @@ from holdfast_agent.wire.specs import (
 from .agent import Agent
 from .calls import Call
 from .leases import Lease, check_name
-from .mover_process import MoverProcess
+from .mover_process import EXPORTER_COMMAND, MoverProcess
 from .repositories import allowed_repository
 from .session_handlers import abandon_session
 from .sessions import check_mover_number
@@ -149,8 +150,9 @@ def _start(agent: Agent, lease: Lease, request: StartMover) -> MoverProcess:
     def changed(state: MoverState) -> None:
         agent.push(lease, MoverChanged(lease=lease.name, state=state))
 
+    command = EXPORTER_COMMAND if isinstance(request.spec, ExporterSpec) else agent.mover_command
     try:
-        mover = MoverProcess(request.mover, setup, agent.server, changed, agent.mover_command)
+        mover = MoverProcess(request.mover, setup, agent.server, changed, command)
     except OSError as error:
         raise MoverDied(role="new", task=request.spec.task_id, reason=f"cannot start it: {error.strerror}") from error
     lease.movers[request.mover] = mover
@@ -170,16 +172,27 @@ def _check_room(agent: Agent, lease: Lease) -> None:
 
 def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
     settings = agent.settings
-    role = "proxy" if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec)) else "repository"
-    if role not in settings.roles:
-        raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
+    roles: tuple[str, ...] = (
+        ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec, ExporterSpec)) else ("repository",)
+    )
+    if isinstance(spec, ExporterSpec) and spec.repository:
+        roles = ("proxy", "repository")
+    for role in roles:
+        if role not in settings.roles:
+            raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
     session_fd = None
-    if isinstance(spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
+    if isinstance(spec, (TargetSpec, ReaderSpec, BenchmarkSpec, ExporterSpec)) and spec.repository:
         real = allowed_repository(settings, spec.repository)
     if isinstance(spec, TargetSpec):
         check_mover_number(spec.mover)
         session_fd = lease.session(str(real), spec.sid).lock.fd
     return msgspec.structs.replace(agent.host, session_fd=session_fd)
+
+
+def _roles_for(spec: AnySpec) -> tuple[str, ...]:
+    if isinstance(spec, ExporterSpec):  # holds keys, and may read a repository on its own host
+        return ("proxy", "repository") if spec.repository else ("proxy",)
+    return ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec)) else ("repository",)
 
 
 def _answer_start(call: Call[StartMover], mover: MoverProcess) -> None:
