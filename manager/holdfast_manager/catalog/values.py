@@ -204,6 +204,7 @@ class SessionKind(StrEnum):
     COPY = "copy"
     HEAL = "heal"
     CLEAN_UP = "clean-up"
+    EXPORT = "export"
 
 
 class SessionState(StrEnum):
