@@ -47,11 +47,11 @@ def loop_device(image: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mounted(image: Path, mount_point: Path, options: str = "defaults") -> Iterator[Path]:
+def mounted(image: Path, mount_point: Path, options: str = "defaults", kind: str = "auto") -> Iterator[Path]:
     """``mount_point``, made, with the file system of ``image``."""
     mount_point.mkdir()
     with loop_device(image) as device:
-        subprocess.run(["mount", "-o", options, device, mount_point], check=True)
+        subprocess.run(["mount", "-t", kind, "-o", options, device, mount_point], check=True)
         try:
             yield mount_point
         finally:

@@ -58,6 +58,7 @@ from holdfast_manager.declarative.document import read_document
 from holdfast_manager.settings import ManagerSettings
 from lab import parser_samples as of
 from lab import repositories as lab
+from lab import sparse_disks
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -264,6 +265,8 @@ PARSERS: tuple[Parser, ...] = (
     Parser("NBD server", lambda: [of.NBD], _nbd),
 
     Parser("content of a disk", of.disks, lambda g, d: survey(_Disk(d), 4096), cost=2),
+    Parser("content of an XFS", lambda: [sparse_disks.xfs().data], lambda g, d: survey(sparse_disks.xfs().disk(d), 4096), sparse_disks.mend_xfs, cost=4),
+    Parser("content of an NTFS", lambda: [sparse_disks.ntfs().data], lambda g, d: survey(sparse_disks.ntfs().disk(d), 4096), cost=4),
 
     # from people
     Parser("path from a manager", lambda: [b"/srv/holdfast/main"], lambda g, d: is_below(_text(d), [str(g.folder)])),
