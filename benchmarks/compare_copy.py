@@ -17,7 +17,7 @@ from pathlib import Path
 
 import images
 from holdfast_runs import backup, one_disk
-from peers import PEERS
+from peers import FILE_PEERS
 
 from lab.installation import Installation
 from lab.processes import MOVER, children, memory_kib
@@ -37,7 +37,7 @@ def main() -> int:
         work = Path(name).resolve()
         print("| | three states | one more | most memory of a mover |\n|---|---|---|---|")
         print(_holdfast(work, given.size_mib, given.part), flush=True)
-        restic = next(peer for peer in PEERS if peer.program == "restic")
+        restic = next(peer for peer in FILE_PEERS if peer.program == "restic")
         if restic.version is not None:
             first, second, disk = work / "first", work / "second", work / "peer.raw"
             states = _states(disk, given.size_mib, given.part)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import images
 from holdfast_runs import backup, one_disk
-from peers import PEERS
+from peers import FILE_PEERS
 
 from holdfast_agent.repository.repository import Repository
 
@@ -44,7 +44,7 @@ def main() -> int:
             states.append(state)
         print("| | took | before | after |\n|---|---|---|---|")
         print(_holdfast(work, states), flush=True)
-        for peer in PEERS:
+        for peer in FILE_PEERS:
             if peer.version is not None:
                 home = work / "peer"
                 peer.make_repository(home)

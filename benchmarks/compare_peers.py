@@ -1,6 +1,7 @@
-"""Full and unchanged backup, restore and verification of one image by Holdfast, restic and borg, in one run.
+"""One image backed up, unchanged, changed by 5 %, restored and verified: Holdfast and other programs, in one run.
 
-The order alternates from round to round. A verification reads, decodes and compares all data.
+The order alternates from round to round. A verification reads, decodes and compares all data. Programs that are not
+installed are named with how to get them.
 
 Writes bench-work/compare_peers.json and prints medians and ratios as Markdown, ready for docs/performance.md.
 """
@@ -8,124 +9,123 @@ Writes bench-work/compare_peers.json and prints medians and ratios as Markdown, 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from math import isnan, nan
 from pathlib import Path
 
 import images
+import results
 from blake3 import blake3
-from holdfast_runs import backup, one_disk
-from peers import PEERS, Peer
+from holdfast_runs import one_disk
+from peer import Peer
+from peer_benji import Benji
+from peer_qemu_img import QemuImg
+from peer_virtnbdbackup import Virtnbdbackup
+from peers import FILE_PEERS
+from turns import MIB, TRACKED, TRANSFER, WHOLE, Disk, Measured, holdfast_turn, peer_turn, timed, tracked_turn
 
 from lab.installation import Installation
+from lab.storage_vms import StorageVm
 
 WORK = Path("bench-work")
-MIB = 1 << 20
-FASTER_THAN_PEERS, OF_HASHING = 3.0, 1.5
-WHOLE, TRANSFER = "holdfast, whole command", "holdfast, step transfer"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of the first and of the second, unchanged backup, of restore and verification; what is then stored."""
-
-    full_s: float
-    unchanged_s: float
-    restore_s: float
-    verify_s: float
-    stored_mib: float
+FASTER_THAN_PEERS, OF_HASHING, CHANGED = 3.0, 1.5, 0.05
+BENJI = Benji()
+PEERS: tuple[Peer, ...] = (
+    *FILE_PEERS,
+    BENJI,
+    QemuImg(),
+    Virtnbdbackup("virtnbdbackup, not compressed"),
+    Virtnbdbackup("virtnbdbackup, lz4", "--compress"),
+)
+_COLUMNS = {
+    "full": "full_s",
+    "unchanged": "unchanged_s",
+    "5 % changed": "changed_s",
+    "restore": "restore_s",
+    "verify all data": "verify_s",
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size-mib", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--image", type=Path, help="a raw image of your own instead (it is only read)")
+    parser.add_argument("--image", type=Path, help="a raw image of your own instead (it is copied)")
+    parser.add_argument("--only", default="", help="peers whose names contain this, and no others")
+    parser.add_argument("--get-benji", action="store_true", help="install benji into bench-work, from PyPI")
     given = parser.parse_args()
     WORK.mkdir(exist_ok=True)
+    if given.get_benji:
+        BENJI.get()
+    peers = [peer for peer in PEERS if given.only in peer.name]
     with tempfile.TemporaryDirectory(prefix="peers-", dir=WORK) as name:
         work = Path(name).resolve()
-        image = given.image.resolve() if given.image else work / "disk.raw"
-        if not given.image:
+        image = work / "disk.raw"
+        if given.image:
+            images.copy_sparse(given.image, image)
+        else:
             images.make_mixed_image(image, given.size_mib)
+        disk = Disk(image, CHANGED)
         size_mib = image.stat().st_size // MIB
-        used = sum(end - start for start, end in images.data_extents(image))
-        dense = work / "dense"
-        _copy_allocated(image, dense)
-        measured, hashing = _measure(work, image, dense, given.rounds)
+        used_mib = sum(end - start for start, end in images.data_extents(image)) // MIB
+        measured, hashing = _measure(work, disk, peers, given.rounds)
     medians = {name: _median(runs) for name, runs in measured.items()}
     hash_s = statistics.median(hashing)
-    document = {
-        "image_mib": size_mib,
-        "used_mib": used // MIB,
-        "rounds": given.rounds,
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": {peer.name: peer.version for peer in PEERS},
-        "runs": {name: [asdict(run) for run in runs] for name, runs in measured.items()},
-        "b3sum_one_thread_s": hashing,
-    }
-    (WORK / "compare_peers.json").write_text(json.dumps(document, indent=2) + "\n")
-    print(_markdown(medians, hash_s, size_mib, used // MIB))
+    results.write(
+        "compare_peers",
+        {
+            "image_mib": size_mib,
+            "used_mib": used_mib,
+            "changed": CHANGED,
+            "rounds": given.rounds,
+            "versions": {peer.name: peer.version for peer in peers},
+            "medians": {name: asdict(each) for name, each in medians.items()},
+            "runs": {name: [asdict(run) for run in runs] for name, runs in measured.items()},
+            "b3sum_one_thread_s": hashing,
+        },
+    )
+    print(_markdown(medians, hash_s, size_mib, used_mib, peers))
     return 0
 
 
-def _measure(work: Path, image: Path, dense: Path, rounds: int) -> tuple[dict[str, list[Measured]], list[float]]:
-    present = [peer for peer in PEERS if peer.version is not None]
-    measured: dict[str, list[Measured]] = {name: [] for name in (WHOLE, TRANSFER, *(peer.name for peer in present))}
+def _measure(
+    work: Path, disk: Disk, peers: Sequence[Peer], rounds: int
+) -> tuple[dict[str, list[Measured]], list[float]]:
+    dense = work / "dense"
+    _copy_allocated(disk.image, dense)
+    measured: dict[str, list[Measured]] = {}
     hashing = []
-    with one_disk(work / "home", image) as house:
-        turns: list[Callable[[], dict[str, Measured]]] = [lambda: _holdfast(house)]
-        turns += [partial(_peer, peer, work / "peer", image) for peer in present]
+    with contextlib.ExitStack() as running:
+        house = running.enter_context(one_disk(work / "home", disk.image, plugins=("lab.storage_plugin",)))
+        turns: list[Callable[[], dict[str, Measured]]] = [lambda: holdfast_turn(house, disk)]
+        if vm := _tracked_vm(house, disk, running):
+            turns.append(lambda: tracked_turn(house, vm, disk))
+        turns += [partial(peer_turn, peer, work / "peer", disk) for peer in peers if peer.version is not None]
         for number in range(rounds):
             for measure in turns if number % 2 == 0 else reversed(turns):
                 for name, result in measure().items():
-                    measured[name].append(result)
-                    print(f"  round {number + 1}: {name:<26} {result}", file=sys.stderr)
-            hashing.append(_timed(lambda: _hash(dense)))
+                    measured.setdefault(name, []).append(result)
+                    print(f"  round {number + 1}: {name:<34} {result}", file=sys.stderr, flush=True)
+            hashing.append(timed(lambda: _hash(dense)))
     return measured, hashing
 
 
-def _holdfast(house: Installation) -> dict[str, Measured]:
-    """Each time a repository of its own, so that the first run is a full."""
-    name = f"main{time.time_ns()}"
-    house.add_repository(name, encrypted=True)
-    house.add_job(name, repository=name, include="vm")
-    full, unchanged = backup(house, name), backup(house, name)
-    assert unchanged.mode == "digest", unchanged.report
-    stored = _size(house.store / name) / MIB
-    to = house.out / "restored.raw"
-    restore_s = _timed(lambda: house.restore_disk("vm", house.points("vm")[0]["sid"], to))
-    to.unlink()
-    verify_s = _timed(lambda: house.holdfast("repository", "verify", name, "--level", "2"))
-    shutil.rmtree(house.store / name)
-    return {
-        WHOLE: Measured(full.wall_s, unchanged.wall_s, restore_s, verify_s, stored),
-        TRANSFER: Measured(full.transfer_s, unchanged.transfer_s, nan, nan, stored),
-    }
-
-
-def _peer(peer: Peer, home: Path, image: Path) -> dict[str, Measured]:
-    peer.make_repository(home)
-    full_s = _timed(lambda: peer.run(home, image))
-    unchanged_s = _timed(lambda: peer.run(home, image))
-    stored = _size(home / "repo") / MIB
-    target = home / "restored"
-    target.mkdir()
-    restore_s = _timed(lambda: peer.restore_to(home, target))
-    shutil.rmtree(target)
-    verify_s = _timed(lambda: peer.check(home))
-    shutil.rmtree(home)
-    return {peer.name: Measured(full_s, unchanged_s, restore_s, verify_s, stored)}
+def _tracked_vm(house: Installation, disk: Disk, running: contextlib.ExitStack) -> StorageVm | None:
+    if any(shutil.which(program) is None for program in ("qemu-storage-daemon", "qemu-img", "qemu-io")):
+        return None
+    vm = running.enter_context(StorageVm(house.home / "storage", disk.image.stat().st_size))
+    vm.fill(disk.image)
+    house.holdfast("server", "add", "storage", "--plugin", "storage", "--option", f"path={vm.folder}")
+    return vm
 
 
 def _hash(dense: Path) -> None:
@@ -149,20 +149,10 @@ def _copy_allocated(image: Path, dense: Path) -> None:
                 target.write(source.read(min(MIB, end - position)))
 
 
-def _timed(work: Callable[[], None]) -> float:
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
-
-
-def _size(directory: Path) -> int:
-    return sum(
-        path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file() and path.name != "space-reserve"
-    )
-
-
 def _beside(each_s: float, own_s: float) -> str:
-    return "" if isnan(each_s) else f"{each_s:.1f} s (× {each_s / own_s:.1f})"
+    if isnan(each_s):
+        return "–"
+    return f"{each_s:.1f} s" if isnan(own_s) else f"{each_s:.1f} s (× {each_s / own_s:.1f})"
 
 
 def _median(runs: list[Measured]) -> Measured:
@@ -170,25 +160,28 @@ def _median(runs: list[Measured]) -> Measured:
     return Measured(*(statistics.median(column) for column in columns))
 
 
-def _markdown(medians: dict[str, Measured], hash_s: float, size_mib: int, used_mib: int) -> str:
+def _markdown(medians: dict[str, Measured], hash_s: float, size_mib: int, used_mib: int, peers: Sequence[Peer]) -> str:
     own = medians[WHOLE]
+    # Those that are told what changed stand beside what is told, too.
+    told = replace(own, changed_s=medians[TRACKED].changed_s) if TRACKED in medians else own
     lines = [
         f"Image of {size_mib} MiB, {used_mib} MiB used; {len(os.sched_getaffinity(0))} cores; medians.",
         "",
-        "| | full | unchanged | restore | verify all data | stored |",
-        "|---|---|---|---|---|---|",
+        f"| | {' | '.join(_COLUMNS)} | stored |",
+        "|---|" + "---|" * (len(_COLUMNS) + 1),
     ]
-    lines += [
-        f"| {name} | {_beside(each.full_s, own.full_s)} | {_beside(each.unchanged_s, own.unchanged_s)} "
-        f"| {_beside(each.restore_s, own.restore_s)} | {_beside(each.verify_s, own.verify_s)} "
-        f"| {each.stored_mib:,.0f} MiB |"
-        for name, each in medians.items()
-    ]
-    lines += [f"| {peer.name} | not installed | | | | |" for peer in PEERS if peer.version is None]
-    lines += [f"| b3sum, one thread, allocated data | | {_beside(hash_s, own.unchanged_s)} | | | |", ""]
-    peers = [each.full_s for name, each in medians.items() if name not in (WHOLE, TRANSFER)]
-    if peers:
-        ratio = min(peers) / own.full_s
+    for name, each in medians.items():
+        beside = told if any(word in name for word in ("benji", "virtnbd")) else own
+        cells = [_beside(getattr(each, field), getattr(beside, field)) for field in _COLUMNS.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} | {each.stored_mib:,.0f} MiB |")
+    hashing = asdict(replace(own, full_s=nan, changed_s=nan, restore_s=nan, verify_s=nan))
+    cells = [_beside(hash_s, hashing[field]) if field == "unchanged_s" else "" for field in _COLUMNS.values()]
+    lines.append(f"| b3sum, one thread, allocated data | {' | '.join(cells)} | |")
+    absent = [peer for peer in peers if peer.version is None]
+    lines += ["", *(f"Not installed: {peer.name} ({peer.how_to_get})." for peer in absent)]
+    others = [each.full_s for name, each in medians.items() if not name.startswith("holdfast")]
+    if others:
+        ratio = min(others) / own.full_s
         lines.append(f"Full: {ratio:.1f} times as fast as the fastest peer (wanted: {FASTER_THAN_PEERS:.0f}).")
     whole, transfer = own.unchanged_s / hash_s, medians[TRANSFER].unchanged_s / hash_s
     lines.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def one_disk(home: Path, disk: Path) -> Iterator[Installation]:
+def one_disk(home: Path, disk: Path, plugins: Sequence[str] = ()) -> Iterator[Installation]:
     """An installation whose VM ``vm`` has the disk ``disk``, an image on the same file system (by a hard link)."""
-    with installed(home, snapshot="in-place") as house:
+    with installed(home, snapshot="in-place", plugins=plugins) as house:
         (house.vms / "vm").mkdir()
         (house.vms / "vm" / "disk.raw").hardlink_to(disk)
         yield house

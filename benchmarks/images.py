@@ -65,6 +65,17 @@ def change(path: Path, part: float, seed: int = 2) -> int:
     return len(chosen) * 16 * _PAGE
 
 
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy what is allocated; the rest is holes."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        for start, end in data_extents(source):
+            for at in range(start, end, MIB):
+                reader.seek(at)
+                writer.seek(at)
+                writer.write(reader.read(min(MIB, end - at)))
+        writer.truncate(source.stat().st_size)
+
+
 def data_extents(path: Path) -> Iterator[tuple[int, int]]:
     """The allocated extents as half-open ``(start, end)``, in order."""
     fd = os.open(path, os.O_RDONLY)

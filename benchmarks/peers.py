@@ -1,20 +1,19 @@
-"""Other backup programs, run as their users run them: a repository made beforehand, then one command on the image."""
+"""restic and borg, run as their users run them: a repository made beforehand, then one command on the image."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_PASSPHRASE = "benchmark"  # noqa: S105 - protects nothing
+from peer import PASSPHRASE, Peer, output_of
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A program, how it makes a repository, backs up an image into it, restores the last one and verifies all.
+class FilePeer(Peer):
+    """A backup of files, for which an image is one of them.
 
     The command must read the whole image each time: an image of a running VM is never as old as it was. ``restore``
     is run in a folder that the image goes to; ``verify`` must read and decode all data.
@@ -26,15 +25,14 @@ class Peer:
     backup: Sequence[str]
     restore: Sequence[str]
     verify: Sequence[str]
+    how_to_get: str
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str | None:
-        """None where it is not installed."""
         if shutil.which(self.program) is None:
             return None
-        flag = "version" if self.program == "restic" else "--version"
-        told = subprocess.run([self.program, flag], capture_output=True, text=True, check=True).stdout
+        told = output_of([self.program, "version" if self.program == "restic" else "--version"])
         return " ".join(told.split()[:2])
 
     def make_repository(self, home: Path) -> None:
@@ -45,12 +43,10 @@ class Peer:
         self._run([*self.backup, str(image)], home)
 
     def restore_to(self, home: Path, folder: Path) -> None:
-        """Restore the newest backup to somewhere below ``folder``."""
         last = self._run(["list", "--last", "1", "--short"], home).strip() if self.program == "borg" else ""
         self._run([argument.replace("LAST", last) for argument in self.restore], home, folder)
 
     def check(self, home: Path) -> None:
-        """Read, decode and compare all data."""
         self._run(self.verify, home)
 
     def forget(self, home: Path, keep: int) -> None:
@@ -65,24 +61,19 @@ class Peer:
     def copy(self, origin: Path, home: Path) -> None:
         """Copy all backups of the repository in ``origin`` that the one in ``home`` has not; restic only."""
         password = origin / "password"
-        password.write_text(_PASSPHRASE)
+        password.write_text(PASSPHRASE)
         self._run(["copy", "--quiet", "--from-repo", f"{origin}/repo", "--from-password-file", str(password)], home)
 
     def _run(self, arguments: Sequence[str], home: Path, folder: Path | None = None) -> str:
         told = {name: value.format(home=home) for name, value in self.environment.items()}
         command = [self.program, *(argument.format(home=home) for argument in arguments)]
-        done = subprocess.run(
-            command, env={**os.environ, **told}, cwd=folder, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"{self.program} failed: {done.stderr[-2000:]}")
-        return done.stdout
+        return output_of(command, {**os.environ, **told}, folder)
 
 
 _BORG = {
     "BORG_BASE_DIR": "{home}",
     "BORG_REPO": "{home}/repo",
-    "BORG_PASSPHRASE": _PASSPHRASE,
+    "BORGPASSPHRASE": PASSPHRASE,
     "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
 }
 _BORG_CREATE = ("create", "--compression", "lz4", "--files-cache", "disabled")
@@ -93,22 +84,24 @@ _BORG_VERIFY = ("check", "--verify-data")
 _OPEN, _SEALED = ("init", "--encryption", "none"), ("init", "--encryption", "repokey-blake2")
 
 
-def _borg(name: str, init: Sequence[str], create: Sequence[str]) -> Peer:
-    return Peer(name, "borg", init, (*create, _BORG_NAME), _BORG_RESTORE, _BORG_VERIFY, _BORG)
+def _borg(name: str, init: Sequence[str], create: Sequence[str]) -> FilePeer:
+    create = (*create, _BORG_NAME)
+    return FilePeer(name, "borg", init, create, _BORG_RESTORE, _BORG_VERIFY, "apt install borgbackup", _BORG)
 
 
-PEERS = (
-    Peer(
+FILE_PEERS = (
+    FilePeer(
         name="restic",
         program="restic",
         init=("init", "--quiet"),
         backup=("backup", "--quiet", "--force"),
         restore=("restore", "latest", "--target", "."),
         verify=("check", "--read-data"),
+        how_to_get="apt install restic",
         environment={
             "RESTIC_REPOSITORY": "{home}/repo",
             "RESTIC_CACHE_DIR": "{home}/cache",
-            "RESTIC_PASSWORD": _PASSPHRASE,
+            "RESTIC_PASSWORD": PASSPHRASE,
         },
     ),
     _borg("borg lz4, not encrypted", _OPEN, _BORG_CREATE),
