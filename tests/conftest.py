@@ -24,6 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind_of_database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
         metafunc.parametrize("kind_of_database", ["sqlite", "postgresql"], indirect=True)
 
+
 # A busy machine is no finding: what takes too long is ended by pytest's time-out.
 settings.register_profile("holdfast", deadline=None)
 settings.load_profile("holdfast")

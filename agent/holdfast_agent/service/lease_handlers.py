@@ -163,9 +163,7 @@ def _mover(agent: Agent, call: Call[BeginTransfer] | Call[ChangeRules]) -> Mover
     return mover
 
 
-def _start(
-    agent: Agent, lease: Lease, name: str, task_id: str, setup: pipe.MoverSetup | None = None
-) -> MoverProcess:
+def _start(agent: Agent, lease: Lease, name: str, task_id: str, setup: pipe.MoverSetup | None = None) -> MoverProcess:
     """Start a process for a mover; without ``setup`` one that will be told later what it is."""
     check_name("mover", name)
     check_name("task", task_id)

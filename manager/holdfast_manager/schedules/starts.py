@@ -53,7 +53,8 @@ def _every(text: str, rest: str) -> Every:
 
 
 def _monthly(text: str, rest: str) -> Calendar:
-    words, times = [], []
+    words: list[str] = []
+    times: list[str] = []
     for word in rest.replace(",", " ").split():
         (times if ":" in word else words).append(word)
     at = _at(text, ",".join(times), Calendar())
