@@ -8,7 +8,6 @@ import secrets
 import select
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from holdfast_agent.model.ids import BlockId, Sid, new_sid
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.repository.repository import SessionLock
-from holdfast_agent.service.mover_process import mover_environment
+from holdfast_agent.service.mover_process import EXPORTER_COMMAND, MOVER_COMMAND, mover_environment
 from holdfast_agent.wire.movers import (
     Begin,
     Connected,
@@ -44,6 +43,7 @@ from holdfast_agent.wire.specs import (
     BlockTree,
     CheckerSpec,
     CheckOrder,
+    ExporterSpec,
     MoverResult,
     OriginSpec,
     ReaderSpec,
@@ -67,7 +67,7 @@ class Mover:
 
     def __init__(self, spec: AnySpec, host: MoverHost) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "holdfast_agent.mover"],
+            EXPORTER_COMMAND if isinstance(spec, ExporterSpec) else MOVER_COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=mover_environment(os.environ),

@@ -15,6 +15,7 @@ _LISTEN = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+|\*):(?P<
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _MAX_SLOTS = 256
 _MAX_WORKERS = 32
+_LEAST_CACHE_BYTES = 16 << 20
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - compared with, not bound
 
 
@@ -105,6 +106,26 @@ class ProxySettings(_Settings, frozen=True, kw_only=True):
         return self.workers or min(4, _cores())
 
 
+class ExportSettings(_Settings, frozen=True, kw_only=True):
+    """How a proxy exports restore points over NBD.
+
+    ``directory``: where writable exports keep what was written; empty: in the state directory. ``cache_bytes``: of
+    decoded blocks in the memory of each exporter. Without all three files of TLS (PEM) nothing is exported over TCP.
+    """
+
+    directory: str = ""
+    cache_bytes: int = 256 << 20
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
+    tls_client_ca_file: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("directory", "tls_certificate_file", "tls_key_file", "tls_client_ca_file"):
+            path = getattr(self, key)
+            self._require(key, not path or Path(path).is_absolute(), "an absolute path, or empty")
+        self._require("cache_bytes", self.cache_bytes >= _LEAST_CACHE_BYTES, f"at least {_LEAST_CACHE_BYTES}")
+
+
 class RepositorySettings(_Settings, frozen=True, kw_only=True):
     """The role repository. ``slots`` 0: two tasks per core, for a target mover only checks and appends.
 
@@ -135,6 +156,7 @@ class AgentSettings(_Settings, frozen=True, kw_only=True):
     log_level: str = "info"
     control: ControlSettings = ControlSettings()
     data: DataSettings = DataSettings()
+    export: ExportSettings = ExportSettings()
     proxy: ProxySettings | None = None
     repository: RepositorySettings | None = None
 
@@ -193,6 +215,11 @@ class AgentSettings(_Settings, frozen=True, kw_only=True):
     def cache_dir(self) -> Path:
         """Host-local caches of repositories; may be deleted at any time while the agent is stopped."""
         return Path(self.state_dir) / "cache"
+
+    @property
+    def export_dir(self) -> Path:
+        """Folders of exports: sockets, and what was written to exports that are writable."""
+        return Path(self.export.directory or Path(self.state_dir) / "exports")
 
     @property
     def runtime_dir(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .settings import AgentSettings, ProxySettings, RepositorySettings
+from .settings import AgentSettings, ExportSettings, ProxySettings, RepositorySettings
 
 _HEAD = """\
 # Configuration of a Holdfast agent. Every key is shown; a line that begins with "#" and a key shows its default.
@@ -69,6 +69,23 @@ _PROXY = """
 {workers}
 """
 
+_EXPORT = """
+[export]
+# How a proxy exports restore points over NBD (`holdfast export`).
+# Directory of their sockets, and of what is written to exports that are writable: on a local file system with room for
+# that. Only the agent's user may enter it. Default: exports in state_dir.
+{directory}
+
+# Bytes of decoded blocks that each export keeps in memory.
+{cache_bytes}
+
+# Certificate and key (PEM) with which exports over TCP prove themselves, and the certificates of the authorities that
+# vouch for clients: nobody else is served. Without all three exports are Unix sockets on this host only.
+{tls_certificate_file}
+{tls_key_file}
+{tls_client_ca_file}
+"""
+
 _REPOSITORY = """
 # Role repository: keeps restore points. Remove the table to take the role away.
 [repository]
@@ -99,7 +116,17 @@ def render(settings: AgentSettings) -> str:
         advertised_address=_line("advertised_address", data.advertised_address, plain.data.advertised_address),
         port_range=_line("port_range", data.port_range, plain.data.port_range),
     )
-    return text + _role(_PROXY, settings.proxy) + _role(_REPOSITORY, settings.repository)
+    return text + _role(_PROXY, settings.proxy) + _export(settings) + _role(_REPOSITORY, settings.repository)
+
+
+def _export(settings: AgentSettings) -> str:
+    """Shown to proxies only, to whom it says something."""
+    if settings.proxy is None:
+        return ""
+    export, plain = settings.export, ExportSettings()
+    return _EXPORT.format(
+        **{key: _line(key, getattr(export, key), getattr(plain, key)) for key in ExportSettings.__struct_fields__}
+    )
 
 
 def _role(template: str, role: ProxySettings | RepositorySettings | None) -> str:

@@ -14,18 +14,19 @@ from itertools import islice
 import msgspec
 
 from holdfast_agent.disks.disk import DiskExtent
-from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, OriginDamaged, UsageError, WrongKey
+from holdfast_agent.errors import UsageError
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
 from holdfast_agent.sealing.keys import DataKeys
-from holdfast_agent.sealing.records import Pieces, open_pieces, open_plain_pieces, parse_header
-from holdfast_agent.sealing.tree import FANOUT, FANOUT_LOG2, decode_node
+from holdfast_agent.sealing.records import Pieces
+from holdfast_agent.sealing.tree import FANOUT, FANOUT_LOG2
 from holdfast_agent.wire.specs import BackupOrder, BlockTree, OriginDisk
 
 from .conversation import Run
-from .fetcher import Fetcher, NoWholeRecord
+from .fetcher import Fetcher
 from .tree_changes import changed_leaves, leaf_at
+from .whole import whole_block, whole_nodes
 
 WINDOW_BYTES = 32 << 20
 """Plain bytes of blocks that were asked for and are not yet read."""
@@ -114,26 +115,7 @@ class PointDisk:
             self._read_ahead()
         if block_id == HOLE:
             return bytes(self._geometry.block_bytes)
-        return self._proved(block, block_id, record or self._fetcher.fetch([block_id])[0])
-
-    def _proved(self, block: int, block_id: BlockId, record: Future[Pieces]) -> bytes:
-        """The plain block, from the first home whose record is what the id says."""
-        refused = 0
-        while True:
-            try:
-                sealed = record.result()
-                plain = open_pieces(sealed, self._keys, block_id)
-            except NoWholeRecord as error:
-                raise self._damaged(f"block {block}", str(error)) from error
-            except (ObjectDamaged, WrongKey) as error:
-                if isinstance(error, WrongKey) and self._keys.key_of(parse_header(sealed[0]).epoch) is None:
-                    raise  # a key that we were not given says nothing about the record
-                refused += 1
-                record = self._fetcher.fetch([block_id], refused)[0]
-                continue
-            if len(plain) != self._geometry.block_bytes:
-                raise self._damaged(f"block {block}", "it is not of its disk's block size")
-            return plain
+        return whole_block(self._fetcher, self._keys, block_id, self._geometry, (block, self.url), record)
 
     def _read_ahead(self) -> None:
         """Ask for what will be read next, some blocks at a time, so that the reader reads them together."""
@@ -154,23 +136,7 @@ class PointDisk:
         return BlockId(leaf[place : place + ID_BYTES])
 
     def _read_nodes(self, nodes: Sequence[tuple[BlockId, int]]) -> list[bytes]:
-        records = self._fetcher.fetch([node_id for node_id, _ in nodes])
-        return [self._node(*node, record) for node, record in zip(nodes, records, strict=True)]
-
-    def _node(self, node_id: BlockId, level: int, record: Future[Pieces]) -> bytes:
-        refused = 0
-        while True:
-            try:
-                data = open_plain_pieces(record.result(), node_id)
-                return decode_node(data, node_id, level, self._geometry.block_log2).ids
-            except NoWholeRecord as error:
-                raise self._damaged("a node of the block tree", str(error)) from error
-            except (ObjectDamaged, FormatUnsupported):
-                refused += 1
-                record = self._fetcher.fetch([node_id], refused)[0]
-
-    def _damaged(self, what: str, reason: str) -> OriginDamaged:
-        return OriginDamaged(what=what, disk=self.url, reason=reason)
+        return whole_nodes(self._fetcher, nodes, self._geometry, self.url)
 
 
 def _blocks(runs: Iterable[Run], end: int) -> Iterator[int]:

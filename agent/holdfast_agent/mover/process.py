@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from holdfast_agent.channel.data_connection import DataConnection
-from holdfast_agent.errors import HoldfastError, InternalError, Unreachable
+from holdfast_agent.errors import HoldfastError, InternalError, Unreachable, UsageError
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
 from holdfast_agent.wire.specs import (
     BenchmarkSpec,
     CheckerSpec,
+    ExporterSpec,
     MoverResult,
     ReaderSpec,
     SourceSpec,
@@ -71,6 +72,8 @@ class _Mover:
         route = None
         if isinstance(setup.spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
             role, connection = self._serve(setup.spec, setup.host)
+        elif isinstance(setup.spec, ExporterSpec):
+            raise UsageError(reason="an exporter is another program than a mover")
         else:
             role, connection = self._lead(setup.spec, setup.host)
             route = route_to(connection.peer, setup.spec.rules.streams)

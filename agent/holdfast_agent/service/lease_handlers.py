@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from holdfast_agent.errors import Locked, MoverDied, NotFound, RoleMissing, from_record
+from holdfast_agent.errors import Locked, MoverDied, NotFound, RoleMissing, UsageError, from_record
 from holdfast_agent.wire import movers as pipe
 from holdfast_agent.wire.messages import (
     BeginTransfer,
@@ -29,6 +29,7 @@ from holdfast_agent.wire.specs import (
     AnySpec,
     BenchmarkSpec,
     CheckerSpec,
+    ExporterSpec,
     ReaderSpec,
     SourceSpec,
     TargetSpec,
@@ -38,7 +39,7 @@ from holdfast_agent.wire.specs import (
 from .agent import Agent
 from .calls import Call
 from .leases import Lease, check_name
-from .mover_process import MoverProcess
+from .mover_process import EXPORTER_COMMAND, MoverProcess
 from .repositories import allowed_repository
 from .session_handlers import abandon_session
 from .sessions import check_mover_number
@@ -81,7 +82,9 @@ def start_mover(agent: Agent, call: Call[StartMover]) -> None:
     if mover is None or mover.waits:
         setup = pipe.MoverSetup(host=_host(agent, lease, request.spec), spec=request.spec)
         if mover is None:
-            mover = _start(agent, lease, request.mover, request.spec.task_id, setup.host.session_fd)
+            mover = _start(agent, lease, request.mover, request.spec.task_id, setup)
+        elif isinstance(request.spec, ExporterSpec):
+            raise UsageError(reason="an exporter is another program, which cannot be prepared")
         mover.set_up(setup)
         _log.info("%s mover %s of task %s runs as pid %d", mover.role, mover.name, mover.state.task_id, mover.pid)
     mover.when_settled(lambda: _answer_start(call, mover))
@@ -153,7 +156,10 @@ def _mover(agent: Agent, call: Call[BeginTransfer] | Call[ChangeRules]) -> Mover
     return mover
 
 
-def _start(agent: Agent, lease: Lease, name: str, task_id: str, session_fd: int | None = None) -> MoverProcess:
+def _start(
+    agent: Agent, lease: Lease, name: str, task_id: str, setup: pipe.MoverSetup | None = None
+) -> MoverProcess:
+    """Start a process for a mover; without ``setup`` one that will be told later what it is."""
     check_name("mover", name)
     check_name("task", task_id)
     _check_room(agent, lease)
@@ -161,8 +167,13 @@ def _start(agent: Agent, lease: Lease, name: str, task_id: str, session_fd: int 
     def changed(state: MoverState) -> None:
         agent.push(lease, MoverChanged(lease=lease.name, state=state))
 
+    command, session_fd = agent.mover_command, None
+    if setup is not None:
+        session_fd = setup.host.session_fd
+        if isinstance(setup.spec, ExporterSpec):
+            command = EXPORTER_COMMAND
     try:
-        mover = MoverProcess(name, task_id, agent.server, changed, agent.mover_command, session_fd)
+        mover = MoverProcess(name, task_id, agent.server, changed, command, session_fd)
     except OSError as error:
         raise MoverDied(role="new", task=task_id, reason=f"cannot start it: {error.strerror}") from error
     lease.movers[name] = mover
@@ -181,16 +192,27 @@ def _check_room(agent: Agent, lease: Lease) -> None:
 
 def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
     settings = agent.settings
-    role = "proxy" if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec)) else "repository"
-    if role not in settings.roles:
-        raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
+    roles: tuple[str, ...] = (
+        ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec, ExporterSpec)) else ("repository",)
+    )
+    if isinstance(spec, ExporterSpec) and spec.repository:
+        roles = ("proxy", "repository")
+    for role in roles:
+        if role not in settings.roles:
+            raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
     session_fd = None
-    if isinstance(spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
+    if isinstance(spec, (TargetSpec, ReaderSpec, BenchmarkSpec, ExporterSpec)) and spec.repository:
         real = allowed_repository(settings, spec.repository)
     if isinstance(spec, TargetSpec):
         check_mover_number(spec.mover)
         session_fd = lease.session(str(real), spec.sid).lock.fd
     return msgspec.structs.replace(agent.host, session_fd=session_fd)
+
+
+def _roles_for(spec: AnySpec) -> tuple[str, ...]:
+    if isinstance(spec, ExporterSpec):  # holds keys, and may read a repository on its own host
+        return ("proxy", "repository") if spec.repository else ("proxy",)
+    return ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec)) else ("repository",)
 
 
 def _answer_start(call: Call[StartMover], mover: MoverProcess) -> None:

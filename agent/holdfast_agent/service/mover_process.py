@@ -19,12 +19,23 @@ from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.wire import movers as pipe
 from holdfast_agent.wire.messages import MoverState
-from holdfast_agent.wire.specs import BenchmarkSpec, CheckerSpec, Order, ReaderSpec, SourceSpec, TargetSpec, WriterSpec
+from holdfast_agent.wire.specs import (
+    BenchmarkSpec,
+    CheckerSpec,
+    ExporterSpec,
+    Order,
+    ReaderSpec,
+    SourceSpec,
+    TargetSpec,
+    WriterSpec,
+)
 
 from .frame_pipe import FrameReader, FrameWriter
 
 MOVER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.mover")
 """-P: the working directory is no place to import from."""
+
+EXPORTER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.export")
 
 TERMINATE_AFTER_S: Final = 5.0
 KILL_AFTER_S: Final = 10.0
@@ -52,6 +63,7 @@ _ROLE_NAMES = {
     WriterSpec: "writer",
     CheckerSpec: "checker",
     BenchmarkSpec: "benchmark",
+    ExporterSpec: "exporter",
 }
 
 

@@ -20,6 +20,20 @@ PIPE_FRAME_LIMIT_BYTES = 64 << 20
 """Bound of one frame. The largest is an order with extents: 16 bytes an extent, four million extents."""
 
 
+class ExportHost(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent's configuration says of exports.
+
+    ``directory``: where each has its folder. ``cache_bytes``: of decoded blocks in memory. The files of TLS (PEM): to
+    prove this host to clients, and the authorities that vouch for clients; without all three nothing listens on TCP.
+    """
+
+    directory: str
+    cache_bytes: int = 256 << 20
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
+    tls_client_ca_file: str = ""
+
+
 class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent's own configuration says; a manager cannot alter it.
 
@@ -31,6 +45,7 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     its peer; ``stall_timeout_s``: how long a silent peer is borne. ``identity``: as which a repository is opened.
     ``disk_servers``: rules of :mod:`holdfast_agent.model.server_rules` for disks on the network. ``tls_ca_file``: whom
     to trust there, the system's authorities if empty; ``tls_certificate_file``, ``tls_key_file``: to prove ourselves.
+    ``exports``: for exporters; None on a host that is no proxy.
     """
 
     agent: str
@@ -50,6 +65,7 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca_file: str = ""
     tls_certificate_file: str = ""
     tls_key_file: str = ""
+    exports: ExportHost | None = None
 
 
 class ToMover(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -112,6 +112,30 @@ class CheckerSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     keys: DataKeys
 
 
+class ExportDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """One disk of an export: clients know it as ``name``."""
+
+    name: str
+    tree: BlockTree
+
+
+class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Proxy side: serves the disks of a restore point over NBD until it is stopped. Since 1.2.
+
+    Records come from ``repository``, a path on this very host, or else from the reader mover at ``endpoints`` (under
+    ``secret``). ``export``: names the folder in which the agent keeps what belongs to it. ``listen``: "" for a Unix
+    socket in that folder, ``unix:/path``, or ``tls`` for TCP with client certificates. ``description``: for people.
+    """
+
+    export: str
+    keys: DataKeys
+    disks: tuple[ExportDisk, ...]
+    repository: str = ""
+    endpoints: tuple[str, ...] = ()
+    listen: str = ""
+    description: str = ""
+
+
 class TransferOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Base of the orders that begin a transfer; sent to the mover on the proxy, which drives the conversation.
 
@@ -188,7 +212,7 @@ class CheckOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 Order = BackupOrder | RestoreOrder | CheckOrder
-AnySpec = SourceSpec | TargetSpec | ReaderSpec | WriterSpec | CheckerSpec | BenchmarkSpec
+AnySpec = SourceSpec | TargetSpec | ReaderSpec | WriterSpec | CheckerSpec | BenchmarkSpec | ExporterSpec
 
 
 class BadRecord(msgspec.Struct, frozen=True, array_like=True):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from holdfast_agent.disks.places import check_server, open_allowed, real_path
@@ -21,7 +19,7 @@ from . import protocol
 from .connection import Connection
 from .negotiation import Wish, negotiate
 from .protocol import NbdProtocolError
-from .stream import PlainStream, Stream, TlsStream
+from .stream import PlainStream, Stream, TlsStream, at_most
 
 Connect = Callable[[float], socket.socket]
 """Makes a connected socket within so many seconds. Raises OSError."""
@@ -46,7 +44,7 @@ class Dialler:
         try:
             plain = PlainStream(self._connect(timeout_s), timeout_s)
             try:
-                with _at_most(timeout_s, plain):
+                with at_most(timeout_s, plain):
                     start_tls = partial(self._start_tls, plain) if self._start_tls else None
                     stream, export = negotiate(plain, self._wish, start_tls)
                 stream.set_timeout(self._request_s)
@@ -111,16 +109,3 @@ def _start_tls(context: ssl.SSLContext, server: str, access: DiskAccess, plain: 
     stream = TlsStream(plain, context, server)
     check_pin(stream.peer_certificate(), access)
     return stream
-
-
-@contextlib.contextmanager
-def _at_most(seconds: float, stream: Stream) -> Iterator[None]:
-    """End the stream if the block takes longer: each answer may be in time and all of them together never end."""
-    timer = threading.Timer(seconds, stream.shut_down)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()

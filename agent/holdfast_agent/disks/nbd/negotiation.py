@@ -13,7 +13,6 @@ from .protocol import ExportFlag, NbdProtocolError, Option, Reply, printable
 from .stream import Stream
 
 _MAX_REPLIES = 64
-_MAX_PAYLOAD_BYTES = 32 << 20  # what a server takes that names no maximum, by the protocol
 _MAX_MINIMUM_BYTES = 64 << 10
 _MAX_SIZE_BYTES = 1 << 63
 
@@ -114,14 +113,14 @@ def _go(stream: Stream, wish: Wish, structured: bool, contexts: dict[int, str]) 
 def _block_sizes(told: bytes | None) -> tuple[int, int]:
     """(minimum, maximum). A server that names none takes any offset and 32 MiB."""
     if told is None:
-        return 1, _MAX_PAYLOAD_BYTES
+        return 1, protocol.MAX_PAYLOAD_BYTES
     if len(told) != 12:
         raise NbdProtocolError("malformed block sizes")
     minimum, preferred, maximum = struct.unpack(">III", told)
     good = minimum and minimum & (minimum - 1) == 0 and minimum <= _MAX_MINIMUM_BYTES
     if not good or preferred < minimum or maximum < minimum:
         raise NbdProtocolError(f"block sizes of {minimum}, {preferred} and {maximum} bytes are not possible")
-    return minimum, min(maximum, _MAX_PAYLOAD_BYTES) // minimum * minimum
+    return minimum, min(maximum, protocol.MAX_PAYLOAD_BYTES) // minimum * minimum
 
 
 def _option(stream: Stream, option: Option, body: bytes) -> list[tuple[int, bytes]]:

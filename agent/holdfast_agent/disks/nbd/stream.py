@@ -1,4 +1,4 @@
-"""Bytes to and from a server: a socket as it is, or TLS over it."""
+"""Bytes to and from the other side of NBD: a socket as it is, or TLS over it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from holdfast_agent.disks.patience import Patience
@@ -24,6 +24,9 @@ class Stream(Protocol):
 
     def receive_into(self, view: memoryview) -> None:
         """Fill ``view``. Raises OSError, TimeoutError and ConnectionError (the end) among them."""
+
+    def receive_some(self, view: memoryview) -> int:
+        """Receive what is there, waiting for the first byte. Nothing is lost by a TimeoutError. Raises OSError."""
 
     def set_timeout(self, timeout_s: float) -> None:
         """For each part that is sent or received as a whole, from the next call on."""
@@ -59,7 +62,7 @@ class PlainStream:
             try:
                 sent = self._socket.sendmsg(left)
             except BlockingIOError as error:
-                raise TimeoutError("the server takes nothing") from error
+                raise TimeoutError("the other side takes nothing") from error
             while left and sent >= len(left[0]):
                 sent -= len(left.pop(0))
             if left:
@@ -73,7 +76,6 @@ class PlainStream:
             done += self._receive(view[done:], socket.MSG_WAITALL)
 
     def receive_some(self, view: memoryview) -> int:
-        """Receive what is there, at least one byte."""
         return self._receive(view, 0)
 
     def shut_down(self) -> None:
@@ -87,9 +89,9 @@ class PlainStream:
         try:
             count = self._socket.recv_into(view, 0, flags)
         except BlockingIOError as error:
-            raise TimeoutError("the server says nothing") from error
+            raise TimeoutError("the other side says nothing") from error
         if count == 0:
-            raise ConnectionResetError("the server closed the connection")
+            raise ConnectionResetError("the other side closed the connection")
         return count
 
 
@@ -97,11 +99,12 @@ class TlsStream:
     """TLS between two memory buffers: OpenSSL's state is touched by one thread at a time, but no thread that waits for
     the network keeps another from sending."""
 
-    def __init__(self, plain: PlainStream, context: ssl.SSLContext, server: str) -> None:
-        """The handshake. Raises :class:`ssl.SSLError`, OSError."""
+    def __init__(self, plain: PlainStream, context: ssl.SSLContext, server: str | None) -> None:
+        """The handshake. ``server``: the name to be proved by the other side; None: that is the client, and we are
+        the server. Raises :class:`ssl.SSLError`, OSError."""
         self._plain = plain
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server)
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server is None, server_hostname=server)
         self._state = threading.Lock()
         self._ciphertext = memoryview(bytearray(_CIPHERTEXT_BYTES))
         while True:
@@ -131,15 +134,21 @@ class TlsStream:
         patience = Patience(self._plain.timeout_s)
         while done < len(view):
             patience.left_s()
+            done += self.receive_some(view[done:])
+
+    def receive_some(self, view: memoryview) -> int:
+        patience = Patience(self._plain.timeout_s)
+        while True:
             try:
                 with self._state:
-                    count = self._tls.read(len(view) - done, view[done:])
+                    count = self._tls.read(len(view), view)
             except ssl.SSLWantReadError:
                 self._feed()
+                patience.left_s()
                 continue
             if not count:
-                raise ConnectionResetError("the server closed the connection")
-            done += int(count)
+                raise ConnectionResetError("the other side closed the connection")
+            return int(count)
 
     def set_timeout(self, timeout_s: float) -> None:
         self._plain.set_timeout(timeout_s)
@@ -161,3 +170,16 @@ class TlsStream:
         count = self._plain.receive_some(self._ciphertext)
         with self._state:
             self._incoming.write(self._ciphertext[:count])
+
+
+@contextlib.contextmanager
+def at_most(seconds: float, stream: Stream) -> Iterator[None]:
+    """End the stream if the block takes longer: each answer may be in time and all of them together never end."""
+    timer = threading.Timer(seconds, stream.shut_down)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()

@@ -1,0 +1,154 @@
+"""What the server serves: one disk of a restore point, read as clients ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from holdfast_agent.disks.nbd import protocol
+from holdfast_agent.model.ids import HOLE, BlockId
+from holdfast_agent.mover.whole import Records, whole_block, whole_nodes
+from holdfast_agent.sealing.keys import DataKeys
+from holdfast_agent.wire.specs import ExportDisk
+
+from .cache import BlockCache
+from .readahead import ReadAhead
+from .tree import TreeIds
+
+Part = memoryview | int
+"""Consecutive bytes of a disk; a number: so many zeros."""
+
+_DATA = 0
+_HOLE = protocol.STATE_HOLE | protocol.STATE_ZERO
+
+
+class Run(NamedTuple):
+    """``length`` bytes that are alike, with the flags of base:allocation."""
+
+    length: int
+    state: int
+
+
+class Image(Protocol):
+    """Thread-safe. Ranges lie inside the disk and are not empty."""
+
+    name: str
+    size_bytes: int
+    writable: bool
+
+    def course(self) -> ReadAhead:
+        """For a new client."""
+
+    def at_hand(self, offset: int, length: int) -> list[Part] | None:
+        """The bytes, if they can be had at once; never waits."""
+
+    def read(self, offset: int, length: int) -> list[Part]:
+        """The bytes; blocks. Raises :class:`HoldfastError`, OSError."""
+
+    def read_ahead(self, course: ReadAhead, offset: int, length: int) -> None:
+        """The client is asking for this range: begin to fetch what it will probably ask for next. Never waits."""
+
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
+        """Which parts of a range are data, ascending. Blocks. Raises as :meth:`read`."""
+
+
+@runtime_checkable
+class WritableImage(Image, Protocol):
+    """An image that remembers what is written. What several clients write at once to one place is there whole from one
+    of them or the other, byte by byte."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """From now on this range reads as ``data``; durable after the next :meth:`flush`. Raises as :meth:`read`."""
+
+    def zero(self, offset: int, length: int, *, keep_space: bool) -> None:
+        """From now on this range reads as zeros; ``keep_space``: what it takes on the storage is not given back."""
+
+    def flush(self) -> None:
+        """When this returns, all that was written before it was called is durable. Raises OSError; then nothing that
+        is not known to be durable is ever called so again."""
+
+    def waits_for_write(self, offset: int, length: int) -> bool:
+        """Whether :meth:`write` would have to fetch something first."""
+
+
+class PointImage:
+    """A disk of a restore point: see :class:`Image`. Never writable; its bytes never change."""
+
+    writable = False
+
+    def __init__(self, disk: ExportDisk, records: Records, keys: DataKeys, cache: BlockCache) -> None:
+        self.name = disk.name
+        self.geometry = disk.tree.geometry
+        self.size_bytes = self.geometry.size_bytes
+        self._records = records
+        self._keys = keys
+        self._cache = cache
+        self._ids = TreeIds(disk.tree, self._read_nodes)
+
+    def course(self) -> ReadAhead:
+        return ReadAhead(self.geometry.block_bytes)
+
+    def open(self) -> None:
+        """See that the disk is there: its root is read and proved. Raises as :meth:`read`."""
+        if self.size_bytes:
+            self._ids.of(0)
+
+    def at_hand(self, offset: int, length: int) -> list[Part] | None:
+        parts: list[Part] = []
+        for block, inside, count in self._pieces(offset, length):
+            block_id = self._ids.at_hand(block)
+            if block_id is None:
+                return None
+            if block_id == HOLE:
+                parts.append(count)
+                continue
+            plain = self._cache.peek(block_id)
+            if plain is None:
+                return None
+            parts.append(memoryview(plain)[inside : inside + count])
+        return parts
+
+    def read(self, offset: int, length: int) -> list[Part]:
+        wanted = [(self._ids.of(block), block, inside, count) for block, inside, count in self._pieces(offset, length)]
+        coming = [
+            None if block_id == HOLE else self._cache.get(block_id, self._load(block_id, block))
+            for block_id, block, _, _ in wanted
+        ]
+        return [
+            count if future is None else memoryview(future.result())[inside : inside + count]
+            for (_, _, inside, count), future in zip(wanted, coming, strict=True)
+        ]
+
+    def read_ahead(self, course: ReadAhead, offset: int, length: int) -> None:
+        log2 = self.geometry.block_log2
+        for block in course.after(offset >> log2, (offset + length - 1) >> log2):
+            block_id = self._ids.at_hand(block) if block < self.geometry.blocks else None
+            if block_id is None or self._cache.room(self.geometry.block_bytes) <= 0:
+                return
+            if block_id != HOLE:
+                self._cache.get(block_id, self._load(block_id, block))
+
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
+        log2, end = self.geometry.block_log2, offset + length
+        block = offset >> log2
+        for count, data in self._ids.runs(block, (end - 1 >> log2) + 1):
+            block += count
+            stop = min(block << log2, end)
+            yield Run(stop - offset, _DATA if data else _HOLE)
+            offset = stop
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """(block, first byte in it, number of bytes) of a range."""
+        while length:
+            block, inside = divmod(offset, self.geometry.block_bytes)
+            count = min(length, self.geometry.block_bytes - inside)
+            yield block, inside, count
+            offset += count
+            length -= count
+
+    def _load(self, block_id: BlockId, block: int) -> partial[bytes]:
+        return partial(whole_block, self._records, self._keys, block_id, self.geometry, (block, self.name))
+
+    def _read_nodes(self, nodes: Sequence[tuple[BlockId, int]]) -> list[bytes]:
+        return whole_nodes(self._records, nodes, self.geometry, self.name)

@@ -1,0 +1,113 @@
+"""The life of an exporter: open the point, listen, serve until the agent says stop or is gone, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import sys
+from pathlib import Path
+
+from holdfast_agent.errors import Cancelled, HoldfastError, InternalError, UsageError
+from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.mover.control import Control
+from holdfast_agent.wire.movers import ExportHost, Finished, Listening, MoverHost
+from holdfast_agent.wire.specs import ExporterSpec, MoverResult
+
+from .cache import BlockCache
+from .folder import ExportFolder, remove_dead
+from .image import Image, PointImage
+from .listen import Listening as Listener
+from .records import OpenRecords, open_records
+from .server import Server
+
+_LOOK_S = 0.5
+_MOST_DISKS = 256
+_MOST_NAME_BYTES = 512
+_KEPT = "overlay"
+_log = logging.getLogger("holdfast.export")
+
+
+def main() -> None:
+    """Entry point of ``python -m holdfast_agent.export``; talks on descriptors 0 and 1 as movers do."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    control = Control()
+    control.catch_sigterm()
+    status = _Exporter(control).run()
+    sys.stderr.flush()
+    # Not sys.exit: a thread that hangs in a system call must not hold the process.
+    os._exit(status)
+
+
+class _Exporter:
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._counters = TransferCounters()
+
+    def run(self) -> int:
+        """Everything between start and exit; the exit status. To be told to stop is how an export ends well."""
+        try:
+            with contextlib.ExitStack() as stack:
+                setup = self._control.setup()
+                if not isinstance(setup.spec, ExporterSpec) or setup.host.exports is None:
+                    raise UsageError(reason="an exporter was given another task")
+                self._serve(setup.spec, setup.host, setup.host.exports, stack)
+        except Cancelled as stopped:
+            _log.info("ended: %s", stopped.text)
+            with contextlib.suppress(Cancelled):
+                self._control.report(Finished(result=MoverResult(), counters=self._counters))
+            return 0
+        except Exception as error:  # noqa: BLE001 - process boundary: whatever it is must reach the agent as data
+            known = error if isinstance(error, HoldfastError) else _unknown(error)
+            _log.warning("ended: %s", known.text, exc_info=error if known is not error else None)
+            self._control.failed(known.to_record(), self._counters)
+        return 1
+
+    def _serve(self, spec: ExporterSpec, host: MoverHost, exports: ExportHost, stack: contextlib.ExitStack) -> None:
+        _check(spec)
+        directory = Path(exports.directory)
+        remove_dead(directory, _KEPT)
+        folder = ExportFolder.take(directory, spec.export)
+        stack.callback(folder.close, remove=True)
+        records = open_records(spec, host)
+        stack.callback(records.close)
+        cache = BlockCache(exports.cache_bytes, records.threads)
+        stack.callback(cache.close)
+        images: dict[str, Image] = {}
+        for disk in spec.disks:
+            image = PointImage(disk, records, spec.keys, cache)
+            image.open()
+            images[disk.name] = image
+        listener = Listener(spec, host, folder.path)
+        stack.callback(listener.close)
+        server = Server(listener.socket, images, spec.description, listener.tls)
+        stack.callback(server.close)
+        self._control.report(Listening(endpoints=listener.uris))
+        size = sum(image.size_bytes for image in images.values())
+        while True:
+            select.select(self._control.fds, [], [], _LOOK_S)
+            self._control.take()
+            _check_records(records)
+            counters = TransferCounters(size_bytes=size, sent_bytes=server.sent_bytes)
+            if counters != self._counters and self._control.progress_due:
+                self._counters = counters
+                self._control.progress(counters)
+
+
+def _check(spec: ExporterSpec) -> None:
+    names = {disk.name for disk in spec.disks}
+    if not 0 < len(spec.disks) <= _MOST_DISKS or len(names) != len(spec.disks):
+        raise UsageError(reason=f"an export is of 1 to {_MOST_DISKS} disks with different names")
+    if not all(name.isprintable() and 0 < len(name.encode()) <= _MOST_NAME_BYTES for name in names):
+        raise UsageError(reason=f"a disk's name has up to {_MOST_NAME_BYTES} printable bytes")
+
+
+def _check_records(records: OpenRecords) -> None:
+    """Raise why no record will come any more. Clients were not told: they connect again to the next exporter."""
+    if records.lost is not None:
+        raise records.lost
+
+
+def _unknown(error: Exception) -> HoldfastError:
+    return InternalError(kind=type(error).__name__, where="the exporter", reason=str(error))

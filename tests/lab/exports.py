@@ -1,0 +1,97 @@
+"""Exports of real repositories: the exporter as the agent starts it, and what to look at it with."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast_agent.model.geometry import Geometry
+from holdfast_agent.model.points import Point
+from holdfast_agent.sealing.roots import root_id
+from holdfast_agent.wire.movers import ExportHost, Listening
+from holdfast_agent.wire.specs import BlockTree, ExportDisk, ExporterSpec, ReaderSpec
+from lab import repositories as lab
+from lab.movers import Mover, Site
+
+TOOL_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Export:
+    """A running exporter. ``uri``: of its first disk; ``socket``: where it listens."""
+
+    mover: Mover
+    uris: tuple[str, ...]
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return self.uris[0]
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "nbd.sock"
+
+
+def trees_of(point: Point) -> tuple[ExportDisk, ...]:
+    """All disks of a point, as an exporter is told of them."""
+    return tuple(
+        ExportDisk(name=disk.name, tree=BlockTree(root_id(disk.root), disk.geometry)) for disk in point.disks
+    )
+
+
+def store(site: Site, blocks: Mapping[int, bytes], geometry: Geometry) -> Point:
+    """A committed point with one disk."""
+    repository = lab.open_at(site.folder)
+    try:
+        return lab.backup(repository, blocks, geometry)
+    finally:
+        repository.close()
+
+
+@contextlib.contextmanager
+def exported(
+    site: Site,
+    disks: tuple[ExportDisk, ...],
+    *,
+    name: str = "one",
+    remote: bool = False,
+    cache_bytes: int = 64 << 20,
+    tls: tuple[Path, Path, Path] | None = None,
+    **spec: object,
+) -> Iterator[Export]:
+    """An exporter that serves ``disks``; killed at the end if it was not stopped.
+
+    ``remote``: it reads through a reader mover. ``tls``: certificate, key, and authority of the clients.
+    """
+    directory = site.folder / "exports"
+    files = dict(
+        zip(("tls_certificate_file", "tls_key_file", "tls_client_ca_file"), map(str, tls or ()), strict=False)
+    )
+    host = site.host(exports=ExportHost(directory=str(directory), cache_bytes=cache_bytes, **files))
+    secret = secrets.token_bytes(32)
+    repository = str(site.folder / "repository")
+    with contextlib.ExitStack() as stack:
+        places: dict[str, object] = {"repository": repository}
+        if remote:
+            reader = stack.enter_context(Mover(ReaderSpec(task_id="t", secret=secret, repository=repository), host))
+            places = {"endpoints": reader.expect(Listening).endpoints}
+        whole = ExporterSpec(task_id="t", secret=secret, export=name, keys=site.keys, disks=disks, **places, **spec)
+        mover = stack.enter_context(Mover(whole, host))
+        uris = mover.expect(Listening).endpoints
+        yield Export(mover, uris, directory / name)
+
+
+def run(*command: str | Path, check: bool = True) -> str:
+    """Run a tool to its end; what it printed on standard output."""
+    done = subprocess.run(
+        list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S,
+        check=False,
+    )  # fmt: skip
+    if check and done.returncode:
+        raise AssertionError(f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout
