@@ -198,6 +198,7 @@ class SessionKind(StrEnum):
     GC = "gc"
     COPY = "copy"
     HEAL = "heal"
+    EXPORT = "export"
 
 
 class SessionState(StrEnum):

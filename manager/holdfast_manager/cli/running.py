@@ -44,14 +44,14 @@ def run_session(app: App, begin: Callable[[], SessionEntry], detach: bool, stric
 
     with SessionLauncher(app.settings, app.config) as launcher:
         entry = begin()
-        launched = _Launched(app, entry)
+        launched = Launched(app, entry)
         with interrupts() as interrupt:
             launched.begin(launcher.run(entry.id))
             return _see_through(launched, interrupt, detach, strict, launcher.wait)
 
 
 def _see_through(
-    launched: _Launched, interrupt: Interrupt, detach: bool, strict: bool, wait: Callable[[float], None]
+    launched: Launched, interrupt: Interrupt, detach: bool, strict: bool, wait: Callable[[float], None]
 ) -> int:
     app, entry = launched.app, launched.entry
     if detach:
@@ -90,7 +90,7 @@ def exit_code(report: SessionReport, strict: bool = False) -> int:
             return report.error.exit_code if report.error is not None else EXIT_FAILED
 
 
-class _Launched:
+class Launched:
     """A session process of ours, as long as we follow it."""
 
     def __init__(self, app: App, entry: SessionEntry) -> None:

@@ -139,6 +139,9 @@ def what_for(session: SessionEntry) -> str:
             return f"copy of {spec.get('origin', '?')} to {spec.get('repository', '?')}"
         case SessionKind.HEAL:
             return f"heal of {spec.get('repository', '?')} from {spec.get('origin', '?')}"
+        case SessionKind.EXPORT:
+            writable = ", writable" if spec.get("writable") else ""
+            return f"export of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}{writable}"
         case SessionKind.RESTORE:
             point = str(spec.get("sid", "?"))[:8]
             place = f"server {spec['server']} as {spec.get('name')}" if spec.get("server") else _files(spec)

@@ -29,6 +29,7 @@ from .backup_actions import BackupActions, Platform
 from .backup_machine import BackupMachine
 from .copy_actions import CopyActions
 from .driver import Actions, Driver, Machine
+from .export_actions import EXPORT_RETRIES, ExportActions
 from .gc_actions import GcActions
 from .heal_actions import HealActions
 from .journal import CatalogJournal, fulfil_open
@@ -37,7 +38,7 @@ from .movers import MoverDesk
 from .point_reader import PointReader
 from .quiescing import Guest
 from .recorder import Recorder
-from .requests import CopyRequest, GcRequest, HealRequest, RestoreRequest, VerifyRequest
+from .requests import CopyRequest, ExportRequest, GcRequest, HealRequest, RestoreRequest, VerifyRequest
 from .restore_actions import Destination, RestoreActions
 from .restore_machine import RestoreMachine
 from .retaining import apply_retention
@@ -100,6 +101,8 @@ class SessionProcess:
                 return self._collect(msgspec.convert(entry.spec, GcRequest), cleanup)
             case SessionKind.COPY:
                 return self._copy(msgspec.convert(entry.spec, CopyRequest), cleanup)
+            case SessionKind.EXPORT:
+                return self._export(msgspec.convert(entry.spec, ExportRequest), cleanup)
             case SessionKind.HEAL:
                 return self._heal(msgspec.convert(entry.spec, HealRequest), cleanup)
 
@@ -166,6 +169,14 @@ class SessionProcess:
         if job is not None and SessionResult(result) in _MADE_POINTS:
             apply_retention(context, job)
         return result
+
+    def _export(self, request: ExportRequest, cleanup: ExitStack) -> str:
+        context = self._context(request.repository, cleanup)
+        actions = ExportActions(context, request, session_keys(context))
+        self._handlers.append(actions.push)
+        result = self._drive(context, RestoreMachine(EXPORT_RETRIES), actions)
+        # To be stopped is how an export ends well.
+        return SessionResult.SUCCESS.value if result == SessionResult.CANCELLED.value else result
 
     def _heal(self, request: HealRequest, cleanup: ExitStack) -> str:
         context = self._context(request.repository, cleanup)

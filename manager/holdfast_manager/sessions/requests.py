@@ -73,6 +73,21 @@ class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
     job: str = ""
 
 
+class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Serve disks of the point ``sid`` of ``repository`` over NBD on the agent ``proxy``, until the session is stopped.
+
+    ``export``: names its folder on that agent; a session that goes on with an export of another names the same.
+    ``disks``: ids, empty for all. ``listen``: as :class:`~holdfast_agent.wire.specs.ExporterSpec` has it.
+    """
+
+    repository: str
+    sid: Sid
+    proxy: str
+    export: str
+    disks: tuple[str, ...] = ()
+    listen: str = ""
+
+
 class HealRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Store what points of ``repository`` have lost again, from points of ``origin`` with the same content."""
 

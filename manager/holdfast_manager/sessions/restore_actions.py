@@ -135,7 +135,7 @@ class RestoreActions:
 
     def _prepare(self) -> Event:
         point = self._reader.point(self._request.sid)
-        wanted = _wanted_disks(point, self._request.disks)
+        wanted = wanted_disks(point, self._request.disks)
         self._whole = len(wanted) == len(point.disks)
         if self._destination is None:
             note, placed = self._files(wanted)
@@ -200,7 +200,7 @@ class RestoreActions:
         return TargetAbandoned()
 
 
-def _wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:
+def wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:
     known = {disk.disk_id for disk in point.disks} | {disk.name for disk in point.disks}
     for name in wanted:
         if name not in known:

@@ -1,0 +1,213 @@
+"""`holdfast export …`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from urllib.parse import unquote, urlsplit
+
+import click
+import msgspec
+
+from holdfast_agent.errors import HoldfastError, NotFound, from_record
+from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionState, TaskEntry
+from holdfast_manager.reports.table import table
+from holdfast_manager.reports.times import moment
+
+from .app import App, pass_app
+from .commands import Group
+from .following import POLL_S, interrupts
+from .naming import chosen_point, chosen_proxy
+from .running import EXIT_CANCELLED, Launched
+
+_number = click.argument("number", type=click.IntRange(min=1))
+_STOP_S = 60.0
+_SERVING = "transferring"
+
+
+class ExportEnded(HoldfastError):
+    """An export's session ended before its disks could be used, without saying why."""
+
+    code = "export_ended"
+    message = "session {session} ended before its disks could be used"
+    action = "`holdfast session show {session}` tells more"
+
+
+class ExportDiskLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One disk that can be used now. ``uri``: as NBD clients take it."""
+
+    disk: str
+    uri: str
+
+
+class ExportLine(msgspec.Struct, frozen=True, kw_only=True):
+    """An export, which is a session. ``state``: starting, serving, waiting (to be started again) or stopping."""
+
+    session: int
+    state: str
+    point: str
+    vm: str
+    proxy: str
+    started: float | None
+    disks: tuple[ExportDiskLine, ...] = ()
+
+
+@click.group(cls=Group)
+def export() -> None:
+    """Exports: disks of restore points served over NBD, without restoring them first."""
+
+
+@export.command(
+    examples=(
+        "holdfast export start --vm web --point latest",
+        "holdfast export start --point 3f2a1b0c --disk root.img --listen unix:/run/vm/root.sock",
+        "holdfast export start --point 3f2a1b0c --listen tls",
+    )
+)
+@click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".')
+@click.option("--vm", help='With "latest": the newest restore point of this VM.')
+@click.option("--repository", help='With "latest": in this repository only.')
+@click.option("--disk", "disks", multiple=True, help="Name or id of a disk; may be given again. Default: all.")
+@click.option("--proxy", help="The agent that serves. Default: the repository's own, if it is a proxy.")
+@click.option(
+    "--listen",
+    default="",
+    metavar="WHERE",
+    help='"unix:/path" on the proxy, or "tls": TCP for clients with a certificate. Default: a socket of the agent.',
+)
+@pass_app
+def start(
+    app: App,
+    point: str,
+    vm: str | None,
+    repository: str | None,
+    disks: tuple[str, ...],
+    proxy: str | None,
+    listen: str,
+) -> int:
+    """Serve the disks of a restore point over NBD, and print where; goes on until `holdfast export stop`.
+
+    Every block is fetched when a client asks for it, and checked by its id. Nothing can be written. A Unix socket can
+    be opened by the agent's user (and root) only.
+    """
+    from holdfast_manager.sessions.launch import SessionLauncher
+    from holdfast_manager.sessions.requests import ExportRequest
+
+    row = chosen_point(app.catalog, point, vm, repository)
+    request = ExportRequest(
+        repository=row.repository,
+        sid=row.sid,
+        proxy=_serving_agent(app, row.repository, proxy),
+        export=secrets.token_hex(4),
+        disks=disks,
+        listen=listen,
+    )
+    with SessionLauncher(app.settings, app.config) as launcher:
+        entry = app.catalog.sessions.begin(SessionKind.EXPORT, msgspec.to_builtins(request))
+        launched = Launched(app, entry)
+        with interrupts() as interrupt:
+            launched.begin(launcher.run(entry.id))
+            while not interrupt.count:
+                launched.check()
+                line = _started(app, entry.id)
+                if line is not None:
+                    app.out.result({"export": line}, _started_text(line))
+                    return 0
+                time.sleep(POLL_S / 3)
+    app.catalog.sessions.request_stop(entry.id)
+    return EXIT_CANCELLED
+
+
+@export.command("list", examples=("holdfast export list",))
+@pass_app
+def list_(app: App) -> None:
+    """Exports that are there now."""
+    app.catalog.sessions.reap_dead()
+    lines = [_line(app, entry) for entry in app.catalog.sessions.living() if entry.kind is SessionKind.EXPORT]
+    app.out.result({"exports": lines}, lambda: _table(lines))
+
+
+@export.command(examples=("holdfast export stop 12",))
+@_number
+@pass_app
+def stop(app: App, number: int) -> None:
+    """Stop an export; returns when nothing of it is left. Whoever uses its disks loses them."""
+    app.catalog.sessions.reap_dead()
+    entry = app.catalog.sessions.get(number)
+    if entry.kind is not SessionKind.EXPORT:
+        raise NotFound(kind="export", name=str(number), advice="`holdfast export list` shows them")
+    app.catalog.sessions.request_stop(number)
+    deadline = time.monotonic() + _STOP_S
+    while entry.state is not SessionState.ENDED and time.monotonic() < deadline:
+        time.sleep(POLL_S / 3)
+        app.catalog.sessions.reap_dead()
+        entry = app.catalog.sessions.get(number)
+    ended = entry.state is SessionState.ENDED
+    text = f"Export {number} has ended" if ended else f"Export {number} stops by itself"
+    app.out.result({"session": number, "ended": ended}, text)
+
+
+def _serving_agent(app: App, repository: str, proxy: str | None) -> str:
+    """Where the repository is, nothing goes over the network: that agent, if it may hold keys."""
+    keeper = app.catalog.repositories.get(repository).agent
+    if proxy is None and keeper in app.catalog.agents.proxies():
+        return keeper
+    return chosen_proxy(app.catalog, proxy)
+
+
+def _started(app: App, number: int) -> ExportLine | None:
+    """The export once it can be used. Raises why it cannot be."""
+    line = _line(app, app.catalog.sessions.get(number))
+    if line.state == "serving":
+        return line
+    tasks = app.catalog.tasks.list(number)
+    entry = app.catalog.sessions.get(number)  # after the tasks: what ended has told all
+    error = next((task.error for task in tasks if task.error is not None), None)
+    if error is not None and entry.state is not SessionState.ENDED:
+        app.catalog.sessions.request_stop(number)  # it would try on for ever; somebody waits here
+        raise from_record(error)
+    if entry.state is SessionState.ENDED:
+        raise from_record(entry.error) if entry.error is not None else ExportEnded(session=number)
+    return None
+
+
+def _line(app: App, entry: SessionEntry) -> ExportLine:
+    task = next(iter(app.catalog.tasks.list(entry.id)), None)
+    disks = _disks(task)
+    state = entry.state.value
+    if entry.state is SessionState.RUNNING:
+        state = "serving" if disks else "waiting" if task is not None and task.error is not None else "starting"
+    return ExportLine(
+        session=entry.id,
+        state=state,
+        point=str(entry.spec.get("sid", "")),
+        vm=task.vm_name if task is not None else "",
+        proxy=str(entry.spec.get("proxy", "")),
+        started=entry.started,
+        disks=disks,
+    )
+
+
+def _disks(task: TaskEntry | None) -> tuple[ExportDiskLine, ...]:
+    """The disks of an export that serves; none of one that does not (any more)."""
+    if task is None or task.state != _SERVING:
+        return ()
+    uris = task.reason.split()
+    return tuple(ExportDiskLine(disk=unquote(urlsplit(uri).path.removeprefix("/")), uri=uri) for uri in uris)
+
+
+def _started_text(line: ExportLine) -> str:
+    uris = "\n".join(f"  {disk.disk}: {disk.uri}" for disk in line.disks)
+    return f"{uris}\nIt goes on until `holdfast export stop {line.session}`"
+
+
+def _table(lines: list[ExportLine]) -> str:
+    if not lines:
+        return "No exports"
+    rows: list[tuple[str, ...]] = []
+    for line in lines:
+        started = moment(line.started) if line.started else "-"
+        first, *more = [disk.uri for disk in line.disks] or ["-"]
+        rows.append((str(line.session), line.vm, line.point[:12], line.state, line.proxy, started, first))
+        rows += [("", "", "", "", "", "", uri) for uri in more]
+    return table(("session", "VM", "point", "state", "agent", "started", "disks"), rows, right=("session",))

@@ -1,0 +1,221 @@
+"""What each step of an export does. It runs on the restore's machine, with one task: an exporter and what feeds it.
+
+The transfer is the serving itself. It has no end of its own: an exporter that dies, by itself or with its agent, is
+started again for as long as nobody stops the session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+
+from holdfast_agent.channel.control_client import AgentLost
+from holdfast_agent.errors import ErrorRecord, HoldfastError, MoverDied
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.sealing.keys import RepositoryKeys
+from holdfast_agent.sealing.roots import root_id
+from holdfast_agent.wire.messages import (
+    Done,
+    ListMovers,
+    MoverChanged,
+    MoverList,
+    MoverStarted,
+    Push,
+    StartMover,
+    StopMover,
+)
+from holdfast_agent.wire.specs import AnySpec, BlockTree, ExportDisk, ExporterSpec, ReaderSpec
+from holdfast_manager.reports.times import moment
+
+from .events import (
+    Event,
+    MoversConnected,
+    MoversStarted,
+    SessionFailed,
+    SlotGranted,
+    TargetAbandoned,
+    TargetFailed,
+    TargetPrepared,
+    TaskFailed,
+    TaskKey,
+    TaskStopped,
+    TransferBegan,
+)
+from .instructions import (
+    AbandonTarget,
+    BeginTransfer,
+    Instruction,
+    PrepareTarget,
+    ReleaseTask,
+    RequestSlot,
+    StartMovers,
+    StopTask,
+    TaskInstruction,
+)
+from .point_reader import PointReader
+from .requests import ExportRequest
+from .restore_actions import wanted_disks
+from .routing import Routing
+from .steps import Step
+from .task_machine import RetryPolicy
+from .tasks import Context
+
+EXPORT_RETRIES = RetryPolicy(retries=1_000_000, pause_s=2.0)
+"""A guest whose disk this is waits: it is started again until somebody gives up."""
+
+_STOP_TIMEOUT_S = 30.0
+_ENDED = ("done", "failed")
+
+
+class ExportActions:
+    """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for an export.
+
+    No slots are taken: an export may stay for days, and works only as much as somebody reads.
+    """
+
+    def __init__(self, context: Context, request: ExportRequest, keys: RepositoryKeys) -> None:
+        self._context = context
+        self._request = request
+        self._keys = keys
+        self._reader = PointReader(context, context.repository, keys)
+        self._routing = Routing(context.catalog, context.pool)
+        self._point: Point | None = None
+        self._disks: list[DiskPoint] = []
+        self._lock = threading.Lock()
+        self._movers: dict[str, str] = {}  # name → agent, of what runs now
+        self._key = TaskKey(request.sid, request.export)
+
+    def perform(self, instruction: Instruction) -> Event | None:
+        match instruction:
+            case PrepareTarget():
+                return self._prepare()
+            case AbandonTarget():
+                return TargetAbandoned()
+            case RequestSlot():
+                repository = self._context.repository.name
+                return SlotGranted(task=self._key, proxy=self._request.proxy, repository=repository, waited_s=0.0)
+            case StartMovers():
+                return self._start()
+            case BeginTransfer():
+                return TransferBegan(task=self._key, mode=None, reason=" ".join(self._uris))
+            case StopTask():
+                self._stop()
+                return TaskStopped(task=self._key)
+            case ReleaseTask():
+                self._stop()
+                return None
+        raise AssertionError(f"an export has no {type(instruction).__name__}")
+
+    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
+        match instruction:
+            case TaskInstruction():
+                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
+            case PrepareTarget():
+                return TargetFailed(error=error.to_record(), at=instruction.step)
+        return SessionFailed(error=error.to_record())
+
+    def tick(self) -> None:
+        """Nothing to do between events."""
+
+    def push(self, agent: str, push: Push | AgentLost) -> None:
+        """An agent told something, or was lost. In the driver's thread."""
+        if isinstance(push, MoverChanged):
+            state = push.state
+            with self._lock:
+                ours = state.mover in self._movers
+            if ours and state.phase in _ENDED:
+                self._fail(state.error or self._died("it ended by itself"))
+            elif ours:
+                self._context.recorder.progress(self._key, state.counters)
+        elif isinstance(push, AgentLost):
+            with self._lock:
+                touched = agent in self._movers.values()
+            if touched:
+                self._context.recorder.note(
+                    f"the connection to the agent {agent} was lost: {push.error.text}", "warning"
+                )
+                name = f"look for movers of {agent}"
+                threading.Thread(target=self._look_for_movers, args=(agent,), name=name, daemon=True).start()
+
+    def _prepare(self) -> Event:
+        point = self._reader.point(self._request.sid)
+        self._point, self._disks = point, wanted_disks(point, self._request.disks)
+        size = sum(disk.size_bytes for disk in self._disks)
+        names = ", ".join(disk.name for disk in self._disks)
+        self._context.recorder.add_task(self._key, point.vm_name, names, size)
+        note = f"{point.vm_name} as of {moment(point.created)}"
+        return TargetPrepared(note=note, tasks=(self._key,))
+
+    def _start(self) -> Event:
+        """Start the exporter, behind a reader mover where the repository is another agent's."""
+        context, request = self._context, self._request
+        token, secret = secrets.token_hex(6), secrets.token_bytes(32)
+        path = context.repository.path
+        endpoints: tuple[str, ...] = ()
+        if request.proxy != context.repository.agent:
+            reader = ReaderSpec(task_id=request.export, secret=secret, repository=path)
+            endpoints = self._start_mover(context.repository.agent, f"{token}-reader", reader)
+            endpoints, _ = self._routing.choose(request.proxy, endpoints, False)
+            path = ""
+        spec = ExporterSpec(
+            task_id=request.export,
+            secret=secret,
+            export=request.export,
+            keys=self._keys.opening_keys(),
+            disks=tuple(
+                ExportDisk(name=name, tree=BlockTree(root_id(disk.root), disk.geometry))
+                for name, disk in zip(_names(self._disks), self._disks, strict=True)
+            ),
+            repository=path,
+            endpoints=endpoints,
+            listen=request.listen,
+            description=f"{self._point.vm_name} as of {moment(self._point.created)}" if self._point else "",
+        )
+        self._uris = self._start_mover(request.proxy, f"{token}-exporter", spec)
+        context.driver.post(MoversConnected(task=self._key))
+        return MoversStarted(task=self._key, rules="every block is checked by its id")
+
+    def _start_mover(self, agent: str, mover: str, spec: AnySpec) -> tuple[str, ...]:
+        with self._lock:
+            self._movers[mover] = agent
+        request = StartMover(lease=self._context.pool.lease, mover=mover, spec=spec)
+        return self._context.pool.ask(agent, request, MoverStarted).endpoints
+
+    def _stop(self) -> None:
+        """Stop what runs; what it still says is not heard. Never raises: a lease that runs out stops it too."""
+        with self._lock:
+            movers, self._movers = self._movers, {}
+        for mover, agent in reversed(movers.items()):
+            with contextlib.suppress(HoldfastError):
+                stop = StopMover(lease=self._context.pool.lease, mover=mover, reason="the export was stopped")
+                self._context.pool.ask(agent, stop, Done, _STOP_TIMEOUT_S)
+
+    def _look_for_movers(self, agent: str) -> None:
+        """Is what we started there still running? If not, or if nobody can be asked, it is started again."""
+        try:
+            listed = self._context.pool.ask(agent, ListMovers(lease=self._context.pool.lease), MoverList)
+        except HoldfastError as error:
+            record = error.to_record()
+            self._context.driver.call_soon(lambda: self._fail(record))
+            return
+        running = {state.mover for state in listed.movers if state.phase not in _ENDED}
+        with self._lock:
+            gone = any(where == agent and mover not in running for mover, where in self._movers.items())
+        if gone:
+            self._context.driver.call_soon(lambda: self._fail(self._died("its agent was restarted")))
+
+    def _fail(self, error: ErrorRecord) -> None:
+        with self._lock:
+            if not self._movers:
+                return
+        self._context.driver.post(TaskFailed(task=self._key, error=error, at=Step.TRANSFER))
+
+    def _died(self, reason: str) -> ErrorRecord:
+        return MoverDied(role="exporter", task=self._request.export, reason=reason).to_record()
+
+
+def _names(disks: list[DiskPoint]) -> list[str]:
+    """What clients call the disks: their names, and their ids too where two have the same."""
+    names = [disk.name for disk in disks]
+    return [disk.name if names.count(disk.name) == 1 else f"{disk.name}-{disk.disk_id}" for disk in disks]
