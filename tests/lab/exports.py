@@ -16,6 +16,7 @@ from holdfast_agent.wire.movers import ExportHost, Listening
 from holdfast_agent.wire.specs import BlockTree, ExportDisk, ExporterSpec, ReaderSpec
 from lab import repositories as lab
 from lab.movers import Mover, Site
+from lab.tools import require_tool
 
 TOOL_TIMEOUT_S = 60.0
 
@@ -39,9 +40,7 @@ class Export:
 
 def trees_of(point: Point) -> tuple[ExportDisk, ...]:
     """All disks of a point, as an exporter is told of them."""
-    return tuple(
-        ExportDisk(name=disk.name, tree=BlockTree(root_id(disk.root), disk.geometry)) for disk in point.disks
-    )
+    return tuple(ExportDisk(name=disk.name, tree=BlockTree(root_id(disk.root), disk.geometry)) for disk in point.disks)
 
 
 def store(site: Site, blocks: Mapping[int, bytes], geometry: Geometry) -> Point:
@@ -69,9 +68,7 @@ def exported(
     ``remote``: it reads through a reader mover. ``tls``: certificate, key, and authority of the clients.
     """
     directory = site.folder / "exports"
-    files = dict(
-        zip(("tls_certificate_file", "tls_key_file", "tls_client_ca_file"), map(str, tls or ()), strict=False)
-    )
+    files = dict(zip(("tls_certificate_file", "tls_key_file", "tls_client_ca_file"), map(str, tls or ()), strict=False))
     host = site.host(exports=ExportHost(directory=str(directory), cache_bytes=cache_bytes, **files))
     secret = secrets.token_bytes(32)
     repository = str(site.folder / "repository")
@@ -87,11 +84,30 @@ def exported(
 
 
 def run(*command: str | Path, check: bool = True) -> str:
-    """Run a tool to its end; what it printed on standard output."""
+    """Run a tool; what it printed on standard output. ``check`` False: it must fail; what it complained of."""
     done = subprocess.run(
         list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S,
         check=False,
     )  # fmt: skip
     if check and done.returncode:
         raise AssertionError(f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    if not check:
+        assert done.returncode, f"{command} did not fail"
+        return done.stderr
     return done.stdout
+
+
+def nbdsh(script: str, uri: str = "") -> list[str]:
+    """Lines that a script printed in libnbd's shell; ``h`` is a handle, connected to ``uri`` if that is given."""
+    require_tool("nbdsh", "python3-libnbd")
+    # Its module is the distribution's, and so is the interpreter that finds it.
+    return run("/usr/bin/python3", "-m", "nbd", *(("-u", uri) if uri else ()), "-c", script).splitlines()
+
+
+def content_of(blocks: Mapping[int, bytes], geometry: Geometry) -> bytes:
+    """The whole disk."""
+    whole = bytearray(geometry.size_bytes)
+    for number, block in blocks.items():
+        extent = geometry.extent(number)
+        whole[extent.start : extent.end] = block[: extent.length]
+    return bytes(whole)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ from holdfast_agent.wire.movers import MoverHost
 
 from .disk import DiskExtent
 from .places import check_kind, open_allowed
+from .sparse import extents_of
 
 
 class RawDisk:
@@ -29,15 +29,12 @@ class RawDisk:
             raise
 
     def extents(self) -> Iterator[DiskExtent]:
-        """SEEK_DATA and SEEK_HOLE; one extent of data where the file system does not know them, or for a device."""
-        position = 0
-        while position < self.size_bytes:
-            data = self._seek(position, os.SEEK_DATA)
-            if data > position:
-                yield DiskExtent(position, data - position, data=False)
-            position = max(self._seek(data, os.SEEK_HOLE), data + 1) if data < self.size_bytes else data
-            if position > data:
-                yield DiskExtent(data, position - data, data=True)
+        try:
+            yield from extents_of(self._fd, 0, self.size_bytes)
+        except OSError as error:
+            raise DiskUnreadable(
+                url=self.url, offset_bytes=0, length_bytes=0, reason=os.strerror(error.errno or 0)
+            ) from error
         self._check_size()  # else what was cut off meanwhile would have passed for a hole
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -62,15 +59,3 @@ class RawDisk:
         found = os.lseek(self._fd, 0, os.SEEK_END)
         if found < self.size_bytes:
             raise DiskShrunk(url=self.url, found_bytes=found, expected_bytes=self.size_bytes)
-
-    def _seek(self, position: int, whence: int) -> int:
-        try:
-            return min(os.lseek(self._fd, position, whence), self.size_bytes)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no more data; a disk that shrank is found by the reads
-                return self.size_bytes
-            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # not known here: all is data, no hole follows
-                return position if whence == os.SEEK_DATA else self.size_bytes
-            raise DiskUnreadable(
-                url=self.url, offset_bytes=position, length_bytes=0, reason=os.strerror(error.errno or 0)
-            ) from error

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import secrets
-from functools import cache
 from pathlib import PurePosixPath
-from typing import Any
 
 from holdfast_agent.errors import DiskError, DiskExists, DiskUnwritable, UsageError
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
@@ -17,8 +14,8 @@ from holdfast_agent.wire.movers import MoverHost
 
 from .direct import DirectWriter
 from .places import check_kind, explain, open_allowed
+from .sparse import punch_hole
 
-_PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _ZEROS = bytes(1 << 20)
 
 
@@ -98,13 +95,11 @@ class ExistingTarget(_RawTarget):
     def _punch(self, offset: int, length: int) -> bool:
         if not self._may_punch:
             return False
-        if _libc().fallocate(self._fd, _PUNCH_HOLE, offset, length) == 0:
-            return True
-        number = ctypes.get_errno()
-        if number not in (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL, errno.ENOSYS):
-            raise self._unwritable(offset, length, OSError(number, ""))
-        self._may_punch = False
-        return False
+        try:
+            self._may_punch = punch_hole(self._fd, offset, length)
+        except OSError as error:
+            raise self._unwritable(offset, length, error) from error
+        return self._may_punch
 
 
 class NewFileTarget(_RawTarget):
@@ -202,10 +197,3 @@ class NewFileTarget(_RawTarget):
             os.link(self._partial, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             os.unlink(self._partial, dir_fd=self._folder)
         self._partial = ""
-
-
-@cache
-def _libc() -> Any:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    return libc

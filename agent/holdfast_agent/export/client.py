@@ -26,6 +26,7 @@ IN_FLIGHT_BYTES = protocol.MAX_PAYLOAD_BYTES
 _THREADS = 8
 _MOST_RUNS = 1 << 14
 _MOST_PARTS = 512  # for one sendmsg; the kernel takes 1024
+_TOLD = {errno.ENOSPC: errno.ENOSPC, errno.EDQUOT: errno.ENOSPC, errno.ENOTSUP: errno.ENOTSUP}
 _log = logging.getLogger("holdfast.export")
 
 
@@ -113,8 +114,7 @@ class Client:
             self._refuse(request, errno.EIO, str(error))
         except OSError as error:
             _log.warning("%s: %s", self._name, error)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            self._refuse(request, errno.ENOSPC if full else errno.EIO, error.strerror or str(error))
+            self._refuse(request, _TOLD.get(error.errno or 0, errno.EIO), error.strerror or str(error))
         except Exception:  # noqa: BLE001 - request boundary: the client must get an answer
             _log.exception("%s: a defect in command %d", self._name, request.command)
             self._refuse(request, errno.EIO, "a defect of the server")
@@ -144,10 +144,11 @@ class Client:
             case Command.WRITE:
                 image.write(request.offset, payload)
             case Command.TRIM:
-                image.zero(request.offset, request.length, keep_space=False)
+                image.zero(request.offset, request.length, keep_space=False, fast=False)
             case Command.WRITE_ZEROES:
-                keep_space = bool(request.flags & CommandFlag.NO_HOLE)
-                image.zero(request.offset, request.length, keep_space=keep_space)
+                flags = CommandFlag(request.flags)
+                keep_space, fast = CommandFlag.NO_HOLE in flags, CommandFlag.FAST_ZERO in flags
+                image.zero(request.offset, request.length, keep_space=keep_space, fast=fast)
         if request.command == Command.FLUSH or request.flags & CommandFlag.FUA:
             image.flush()
 

@@ -7,7 +7,8 @@ from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from holdfast_agent.disks.nbd import protocol
-from holdfast_agent.model.ids import HOLE, BlockId
+from holdfast_agent.model.ids import HOLE as NO_BLOCK
+from holdfast_agent.model.ids import BlockId
 from holdfast_agent.mover.whole import Records, whole_block, whole_nodes
 from holdfast_agent.sealing.keys import DataKeys
 from holdfast_agent.wire.specs import ExportDisk
@@ -19,8 +20,8 @@ from .tree import TreeIds
 Part = memoryview | int
 """Consecutive bytes of a disk; a number: so many zeros."""
 
-_DATA = 0
-_HOLE = protocol.STATE_HOLE | protocol.STATE_ZERO
+DATA = 0
+HOLE = protocol.STATE_HOLE | protocol.STATE_ZERO
 
 
 class Run(NamedTuple):
@@ -61,8 +62,9 @@ class WritableImage(Image, Protocol):
     def write(self, offset: int, data: memoryview) -> None:
         """From now on this range reads as ``data``; durable after the next :meth:`flush`. Raises as :meth:`read`."""
 
-    def zero(self, offset: int, length: int, *, keep_space: bool) -> None:
-        """From now on this range reads as zeros; ``keep_space``: what it takes on the storage is not given back."""
+    def zero(self, offset: int, length: int, *, keep_space: bool, fast: bool) -> None:
+        """From now on this range reads as zeros. ``keep_space``: later writes there must not lack space. ``fast``:
+        rather raise OSError(ENOTSUP) than write zeros one by one."""
 
     def flush(self) -> None:
         """When this returns, all that was written before it was called is durable. Raises OSError; then nothing that
@@ -100,7 +102,7 @@ class PointImage:
             block_id = self._ids.at_hand(block)
             if block_id is None:
                 return None
-            if block_id == HOLE:
+            if block_id == NO_BLOCK:
                 parts.append(count)
                 continue
             plain = self._cache.peek(block_id)
@@ -112,7 +114,7 @@ class PointImage:
     def read(self, offset: int, length: int) -> list[Part]:
         wanted = [(self._ids.of(block), block, inside, count) for block, inside, count in self._pieces(offset, length)]
         coming = [
-            None if block_id == HOLE else self._cache.get(block_id, self._load(block_id, block))
+            None if block_id == NO_BLOCK else self._cache.get(block_id, self._load(block_id, block))
             for block_id, block, _, _ in wanted
         ]
         return [
@@ -120,13 +122,20 @@ class PointImage:
             for (_, _, inside, count), future in zip(wanted, coming, strict=True)
         ]
 
+    def begin(self, offset: int, length: int) -> None:
+        """Begin to fetch a range that is going to be read."""
+        for block, _, _ in self._pieces(offset, length):
+            block_id = self._ids.of(block)
+            if block_id != NO_BLOCK:
+                self._cache.get(block_id, self._load(block_id, block))
+
     def read_ahead(self, course: ReadAhead, offset: int, length: int) -> None:
         log2 = self.geometry.block_log2
         for block in course.after(offset >> log2, (offset + length - 1) >> log2):
             block_id = self._ids.at_hand(block) if block < self.geometry.blocks else None
             if block_id is None or self._cache.room(self.geometry.block_bytes) <= 0:
                 return
-            if block_id != HOLE:
+            if block_id != NO_BLOCK:
                 self._cache.get(block_id, self._load(block_id, block))
 
     def runs(self, offset: int, length: int) -> Iterator[Run]:
@@ -135,7 +144,7 @@ class PointImage:
         for count, data in self._ids.runs(block, (end - 1 >> log2) + 1):
             block += count
             stop = min(block << log2, end)
-            yield Run(stop - offset, _DATA if data else _HOLE)
+            yield Run(stop - offset, DATA if data else HOLE)
             offset = stop
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:

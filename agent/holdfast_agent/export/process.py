@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import sys
+import time
 from pathlib import Path
 
 from holdfast_agent.errors import Cancelled, HoldfastError, InternalError, UsageError
@@ -16,16 +17,17 @@ from holdfast_agent.wire.movers import ExportHost, Finished, Listening, MoverHos
 from holdfast_agent.wire.specs import ExporterSpec, MoverResult
 
 from .cache import BlockCache
-from .folder import ExportFolder, remove_dead
+from .folder import ExportFolder, overlay_folder
 from .image import Image, PointImage
 from .listen import Listening as Listener
+from .overlay import OverlayImage
 from .records import OpenRecords, open_records
 from .server import Server
 
 _LOOK_S = 0.5
+_SHOW_LIFE_S = 600.0
 _MOST_DISKS = 256
 _MOST_NAME_BYTES = 512
-_KEPT = "overlay"
 _log = logging.getLogger("holdfast.export")
 
 
@@ -67,27 +69,36 @@ class _Exporter:
     def _serve(self, spec: ExporterSpec, host: MoverHost, exports: ExportHost, stack: contextlib.ExitStack) -> None:
         _check(spec)
         directory = Path(exports.directory)
-        remove_dead(directory, _KEPT)
         folder = ExportFolder.take(directory, spec.export)
-        stack.callback(folder.close, remove=True)
+        stack.callback(folder.close, remove=not spec.writable)
+        if spec.keep:
+            folder.keep()
         records = open_records(spec, host)
         stack.callback(records.close)
         cache = BlockCache(exports.cache_bytes, records.threads)
         stack.callback(cache.close)
         images: dict[str, Image] = {}
         for disk in spec.disks:
-            image = PointImage(disk, records, spec.keys, cache)
-            image.open()
-            images[disk.name] = image
+            point = PointImage(disk, records, spec.keys, cache)
+            point.open()
+            images[disk.name] = point
+            if spec.writable:
+                overlay = OverlayImage(point, disk, overlay_folder(folder.path, disk.name))
+                stack.callback(overlay.close)
+                images[disk.name] = overlay
         listener = Listener(spec, host, folder.path)
         stack.callback(listener.close)
         server = Server(listener.socket, images, spec.description, listener.tls)
         stack.callback(server.close)
         self._control.report(Listening(endpoints=listener.uris))
         size = sum(image.size_bytes for image in images.values())
+        show_life_at = 0.0
         while True:
             select.select(self._control.fds, [], [], _LOOK_S)
             self._control.take()
+            if time.monotonic() >= show_life_at:
+                show_life_at = time.monotonic() + _SHOW_LIFE_S
+                folder.show_life()
             _check_records(records)
             counters = TransferCounters(size_bytes=size, sent_bytes=server.sent_bytes)
             if counters != self._counters and self._control.progress_due:

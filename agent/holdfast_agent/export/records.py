@@ -12,7 +12,6 @@ from holdfast_agent.model.ids import BlockId
 from holdfast_agent.mover.fetcher import Fetcher, NoWholeRecord
 from holdfast_agent.mover.store import open_repository
 from holdfast_agent.mover.whole import Records
-from holdfast_agent.repository.pins import pinned
 from holdfast_agent.sealing.records import Pieces, split_record
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import ExporterSpec, OriginSpec
@@ -33,7 +32,11 @@ class OpenRecords(Records, Protocol):
 
 
 class LocalRecords:
-    """Reads in the thread that asks. Everything that is read is pinned against a collector until :meth:`close`."""
+    """Reads in the thread that asks.
+
+    Nothing is pinned: an export may stay for days, and a collector would wait for it. Its manager keeps the point from
+    being pruned meanwhile, and a record that a collector moves is found where it went.
+    """
 
     lost: HoldfastError | None = None
 
@@ -43,7 +46,6 @@ class LocalRecords:
         with contextlib.ExitStack() as stack:
             repository = open_repository(spec.repository, host)
             stack.callback(repository.close)
-            stack.enter_context(pinned(repository))
             self._reader = repository.reader()
             self._open = stack.pop_all()
 
@@ -66,7 +68,7 @@ class LocalRecords:
 
 
 class RemoteRecords:
-    """Asks a reader mover, which holds the pin."""
+    """Asks a reader mover on the repository's host."""
 
     threads = REMOTE_THREADS
     lost: HoldfastError | None = None

@@ -15,7 +15,7 @@ from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model.disk_url import DiskScheme
 from holdfast_agent.wire.codec import PUSH_CORRELATION
 from holdfast_agent.wire.messages import Push
-from holdfast_agent.wire.movers import ExportHost, MoverHost
+from holdfast_agent.wire.movers import MoverHost
 
 from .identity import identity
 from .leases import Lease, LeaseTable
@@ -125,16 +125,4 @@ def _mover_host(settings: AgentSettings) -> MoverHost:
         tls_ca_file=settings.proxy.tls_ca_file if settings.proxy else "",
         tls_certificate_file=settings.proxy.tls_certificate_file if settings.proxy else "",
         tls_key_file=settings.proxy.tls_key_file if settings.proxy else "",
-        exports=_export_host(settings) if settings.proxy else None,
-    )
-
-
-def _export_host(settings: AgentSettings) -> ExportHost:
-    export = settings.export
-    return ExportHost(
-        directory=str(settings.export_dir),
-        cache_bytes=export.cache_bytes,
-        tls_certificate_file=export.tls_certificate_file,
-        tls_key_file=export.tls_key_file,
-        tls_client_ca_file=export.tls_client_ca_file,
     )

@@ -17,6 +17,7 @@ from holdfast_agent.channel.authentication import AuthorisedKeys, KeyPair
 from holdfast_agent.channel.control_server import ControlServer
 from holdfast_agent.config.settings import AgentSettings
 from holdfast_agent.errors import ConfigInvalid, Locked
+from holdfast_agent.export.folder import remove_forgotten
 
 from .agent import Agent
 from .mover_process import MOVER_COMMAND
@@ -39,6 +40,7 @@ def run_agent(settings: AgentSettings, mover_command: Sequence[str] = MOVER_COMM
         authorised.current()  # a list that cannot be read is better told now than by refusing everybody
         _fresh_directory(settings.runtime_dir)
         settings.cache_dir.mkdir(mode=0o700, exist_ok=True)
+        remove_forgotten(settings.export_dir)
         server = ControlServer(settings.control.listen, keys, authorised)
         stack.callback(server.close, _LAST_REPLIES_S)
         agent = Agent(settings, server, authorised, mover_command)

@@ -28,6 +28,7 @@ from holdfast_agent.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 
 from . import (
     collection,
+    exports,
     lease_handlers,
     proxy_handlers,
     repositories,
@@ -89,6 +90,8 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.StopMover: Route(None, lease_handlers.stop_mover),
     m.ListMovers: Route(None, lease_handlers.list_movers),
     m.ProbeDisk: Route("proxy", proxy_handlers.probe_disk),
+    m.ListExports: Route("proxy", exports.list_exports),
+    m.DiscardExport: Route("proxy", exports.discard_export),
     m.CreateRepository: Route("repository", repositories.create_repository),
     m.AddKeySlot: Route("repository", repositories.add_key_slot),
     m.RemoveKeySlot: Route("repository", repositories.remove_key_slot),

@@ -38,6 +38,7 @@ from holdfast_agent.wire.specs import (
 
 from .agent import Agent
 from .calls import Call
+from .exports import discard_unkept, export_host
 from .leases import Lease, check_name
 from .mover_process import EXPORTER_COMMAND, MoverProcess
 from .repositories import allowed_repository
@@ -109,10 +110,13 @@ def stop_mover(agent: Agent, call: Call[StopMover]) -> None:
     mover.when_gone(lambda: call.reply(Done()))
 
 
-def end_lease(agent: Agent, lease: Lease, reason: str, done: Callable[[], None] = lambda: None) -> None:
+def end_lease(
+    agent: Agent, lease: Lease, reason: str, done: Callable[[], None] = lambda: None, *, final: bool = True
+) -> None:
     """Stop all that belongs to a lease which was taken from the table; then abort its sessions; then call ``done``.
 
-    The order matters: a session is fenced off only when no mover can write to it any more.
+    The order matters: a session is fenced off only when no mover can write to it any more. ``final``: its manager is
+    gone or wants no more; else the agent only restarts, and exports go on where they were.
     """
     _log.info("lease %s ends: %s", lease.name, reason)
     agent.closing_leases += 1
@@ -126,7 +130,10 @@ def end_lease(agent: Agent, lease: Lease, reason: str, done: Callable[[], None] 
     def movers_gone() -> None:
         sessions = list(lease.sessions.values())
         lease.sessions.clear()
-        _after_all([functools.partial(abandon_session, agent, session) for session in sessions], ended)
+        waits = [functools.partial(abandon_session, agent, session) for session in sessions]
+        if final:
+            waits.append(functools.partial(discard_unkept, agent, lease))
+        _after_all(waits, ended)
 
     for mover in lease.movers.values():
         mover.stop(reason)
@@ -206,7 +213,11 @@ def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
     if isinstance(spec, TargetSpec):
         check_mover_number(spec.mover)
         session_fd = lease.session(str(real), spec.sid).lock.fd
-    return msgspec.structs.replace(agent.host, session_fd=session_fd)
+    exports = None
+    if isinstance(spec, ExporterSpec):
+        exports = export_host(agent, lease.connection.key)
+        lease.exports[spec.export] = spec.keep
+    return msgspec.structs.replace(agent.host, session_fd=session_fd, exports=exports)
 
 
 def _roles_for(spec: AnySpec) -> tuple[str, ...]:

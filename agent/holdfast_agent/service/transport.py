@@ -87,7 +87,7 @@ class TransportService:
     def _drain(self) -> None:
         agent = self._agent
         for lease in agent.leases.take_all():
-            end_lease(agent, lease, "the agent stops")
+            end_lease(agent, lease, "the agent stops", final=False)
         deadline = agent.clock() + _STOP_WITHIN_S
         while (agent.closing_leases or agent.movers_by_fd) and agent.clock() < deadline:
             self._step()

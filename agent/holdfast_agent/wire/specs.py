@@ -124,7 +124,8 @@ class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
 
     Records come from ``repository``, a path on this very host, or else from the reader mover at ``endpoints`` (under
     ``secret``). ``export``: names the folder in which the agent keeps what belongs to it. ``listen``: "" for a Unix
-    socket in that folder, ``unix:/path``, or ``tls`` for TCP with client certificates. ``description``: for people.
+    socket in that folder, ``unix:/path``, or ``tls`` for TCP with client certificates. ``writable``: clients
+    may write, to an overlay in that folder; it goes with the lease unless ``keep`` is set. ``description``: for people.
     """
 
     export: str
@@ -133,6 +134,8 @@ class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     repository: str = ""
     endpoints: tuple[str, ...] = ()
     listen: str = ""
+    writable: bool = False
+    keep: bool = False
     description: str = ""
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import click
 import msgspec
 
-from holdfast_agent.errors import HoldfastError, NotFound, from_record
+from holdfast_agent.errors import HoldfastError, UsageError, from_record
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionState, TaskEntry
 from holdfast_manager.reports.table import table
 from holdfast_manager.reports.times import moment
@@ -19,6 +20,9 @@ from .commands import Group
 from .following import POLL_S, interrupts
 from .naming import chosen_point, chosen_proxy
 from .running import EXIT_CANCELLED, Launched
+
+if TYPE_CHECKING:
+    from holdfast_manager.sessions.requests import ExportRequest
 
 _number = click.argument("number", type=click.IntRange(min=1))
 _STOP_S = 60.0
@@ -41,7 +45,8 @@ class ExportDiskLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportLine(msgspec.Struct, frozen=True, kw_only=True):
-    """An export, which is a session. ``state``: starting, serving, waiting (to be started again) or stopping."""
+    """An export, which is a session. ``state``: starting, serving, waiting (to be started again) or stopping; kept: not
+    served, with ``stored_bytes`` of what was written; unknown: the same if its agent, which is away, still has it."""
 
     session: int
     state: str
@@ -49,7 +54,10 @@ class ExportLine(msgspec.Struct, frozen=True, kw_only=True):
     vm: str
     proxy: str
     started: float | None
+    writable: bool = False
+    keep: bool = False
     disks: tuple[ExportDiskLine, ...] = ()
+    stored_bytes: int | None = None
 
 
 @click.group(cls=Group)
@@ -62,6 +70,7 @@ def export() -> None:
         "holdfast export start --vm web --point latest",
         "holdfast export start --point 3f2a1b0c --disk root.img --listen unix:/run/vm/root.sock",
         "holdfast export start --point 3f2a1b0c --listen tls",
+        "holdfast export start --vm web --point latest --writable --keep",
     )
 )
 @click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".')
@@ -75,6 +84,8 @@ def export() -> None:
     metavar="WHERE",
     help='"unix:/path" on the proxy, or "tls": TCP for clients with a certificate. Default: a socket of the agent.',
 )
+@click.option("--writable", is_flag=True, help="Let clients write, to a layer above the restore point.")
+@click.option("--keep", is_flag=True, help="Keep what they write when the export is stopped, to `resume` it later.")
 @pass_app
 def start(
     app: App,
@@ -84,15 +95,20 @@ def start(
     disks: tuple[str, ...],
     proxy: str | None,
     listen: str,
+    writable: bool,
+    keep: bool,
 ) -> int:
     """Serve the disks of a restore point over NBD, and print where; goes on until `holdfast export stop`.
 
-    Every block is fetched when a client asks for it, and checked by its id. Nothing can be written. A Unix socket can
-    be opened by the agent's user (and root) only.
+    Every block is fetched when a client asks for it, and checked by its id. The restore point never changes. A Unix
+    socket can be opened by the agent's user (and root) only. With --writable what was flushed survives crashes and
+    restarts of the agent; when the export is stopped, or its manager is gone for good, it is discarded unless --keep
+    was given. The restore point cannot be pruned meanwhile.
     """
-    from holdfast_manager.sessions.launch import SessionLauncher
     from holdfast_manager.sessions.requests import ExportRequest
 
+    if keep and not writable:
+        raise UsageError(reason="--keep is for what clients write: it needs --writable")
     row = chosen_point(app.catalog, point, vm, repository)
     request = ExportRequest(
         repository=row.repository,
@@ -101,7 +117,76 @@ def start(
         export=secrets.token_hex(4),
         disks=disks,
         listen=listen,
+        writable=writable,
+        keep=keep,
+        held=keep and not row.held,
     )
+    return _serve(app, request)
+
+
+@export.command(examples=("holdfast export resume 12",))
+@_number
+@pass_app
+def resume(app: App, number: int) -> int:
+    """Serve a kept export again, with what was written to it, by a new session. NUMBER: the one that served it."""
+    from holdfast_manager.enrolment.exports import resumable
+
+    app.catalog.sessions.reap_dead()
+    return _serve(app, resumable(app.catalog, number))
+
+
+@export.command(examples=("holdfast export discard 12",))
+@_number
+@pass_app
+def discard(app: App, number: int) -> None:
+    """Throw away what was written to a kept export that is stopped. NUMBER: the session that served it last."""
+    from holdfast_manager.enrolment.exports import discard as discard_export
+
+    app.catalog.sessions.reap_dead()
+    discard_export(app.catalog, number, app.keys)
+    app.out.result({"session": number, "discarded": True}, f"What was written to export {number} is gone")
+
+
+@export.command("list", examples=("holdfast export list",))
+@pass_app
+def list_(app: App) -> None:
+    """Exports that are served now, and those that are kept."""
+    from holdfast_manager.enrolment.exports import kept_exports
+
+    app.catalog.sessions.reap_dead()
+    lines = [_line(app, entry) for entry in app.catalog.sessions.living() if entry.kind is SessionKind.EXPORT]
+    for kept in kept_exports(app.catalog, app.keys):
+        line = _line(app, kept.session)
+        state = "kept" if kept.stored_bytes is not None else "unknown"
+        lines.append(msgspec.structs.replace(line, state=state, stored_bytes=kept.stored_bytes))
+    app.out.result({"exports": lines}, lambda: _table(lines))
+
+
+@export.command(examples=("holdfast export stop 12",))
+@_number
+@pass_app
+def stop(app: App, number: int) -> None:
+    """Stop an export: whoever uses its disks loses them, and what was written is discarded unless it is to be kept."""
+    from holdfast_manager.enrolment.exports import request_of
+
+    app.catalog.sessions.reap_dead()
+    entry = app.catalog.sessions.get(number)
+    request_of(entry)
+    app.catalog.sessions.request_stop(number)
+    deadline = time.monotonic() + _STOP_S
+    while entry.state is not SessionState.ENDED and time.monotonic() < deadline:
+        time.sleep(POLL_S / 3)
+        app.catalog.sessions.reap_dead()
+        entry = app.catalog.sessions.get(number)
+    ended = entry.state is SessionState.ENDED
+    text = f"Export {number} has ended" if ended else f"Export {number} stops by itself"
+    app.out.result({"session": number, "ended": ended}, text)
+
+
+def _serve(app: App, request: ExportRequest) -> int:
+    """Start the session of an export and wait until its disks can be used; returns the exit code."""
+    from holdfast_manager.sessions.launch import SessionLauncher
+
     with SessionLauncher(app.settings, app.config) as launcher:
         entry = app.catalog.sessions.begin(SessionKind.EXPORT, msgspec.to_builtins(request))
         launched = Launched(app, entry)
@@ -116,35 +201,6 @@ def start(
                 time.sleep(POLL_S / 3)
     app.catalog.sessions.request_stop(entry.id)
     return EXIT_CANCELLED
-
-
-@export.command("list", examples=("holdfast export list",))
-@pass_app
-def list_(app: App) -> None:
-    """Exports that are there now."""
-    app.catalog.sessions.reap_dead()
-    lines = [_line(app, entry) for entry in app.catalog.sessions.living() if entry.kind is SessionKind.EXPORT]
-    app.out.result({"exports": lines}, lambda: _table(lines))
-
-
-@export.command(examples=("holdfast export stop 12",))
-@_number
-@pass_app
-def stop(app: App, number: int) -> None:
-    """Stop an export; returns when nothing of it is left. Whoever uses its disks loses them."""
-    app.catalog.sessions.reap_dead()
-    entry = app.catalog.sessions.get(number)
-    if entry.kind is not SessionKind.EXPORT:
-        raise NotFound(kind="export", name=str(number), advice="`holdfast export list` shows them")
-    app.catalog.sessions.request_stop(number)
-    deadline = time.monotonic() + _STOP_S
-    while entry.state is not SessionState.ENDED and time.monotonic() < deadline:
-        time.sleep(POLL_S / 3)
-        app.catalog.sessions.reap_dead()
-        entry = app.catalog.sessions.get(number)
-    ended = entry.state is SessionState.ENDED
-    text = f"Export {number} has ended" if ended else f"Export {number} stops by itself"
-    app.out.result({"session": number, "ended": ended}, text)
 
 
 def _serving_agent(app: App, repository: str, proxy: str | None) -> str:
@@ -174,7 +230,7 @@ def _started(app: App, number: int) -> ExportLine | None:
 def _line(app: App, entry: SessionEntry) -> ExportLine:
     task = next(iter(app.catalog.tasks.list(entry.id)), None)
     disks = _disks(task)
-    state = entry.state.value
+    state: str = entry.state.value
     if entry.state is SessionState.RUNNING:
         state = "serving" if disks else "waiting" if task is not None and task.error is not None else "starting"
     return ExportLine(
@@ -184,6 +240,8 @@ def _line(app: App, entry: SessionEntry) -> ExportLine:
         vm=task.vm_name if task is not None else "",
         proxy=str(entry.spec.get("proxy", "")),
         started=entry.started,
+        writable=bool(entry.spec.get("writable")),
+        keep=bool(entry.spec.get("keep")),
         disks=disks,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
+import time
 
 from holdfast_agent.channel.control_client import AgentLost
 from holdfast_agent.errors import ErrorRecord, HoldfastError, MoverDied
@@ -21,7 +22,9 @@ from holdfast_agent.wire.messages import (
     MoverChanged,
     MoverList,
     MoverStarted,
+    PointRetention,
     Push,
+    RetainPoint,
     StartMover,
     StopMover,
 )
@@ -64,6 +67,9 @@ from .tasks import Context
 EXPORT_RETRIES = RetryPolicy(retries=1_000_000, pause_s=2.0)
 """A guest whose disk this is waits: it is started again until somebody gives up."""
 
+_PROTECT_S = 86400.0
+"""For so long nobody can prune the point; told anew each half day. A session that dies leaves it so for a day."""
+
 _STOP_TIMEOUT_S = 30.0
 _ENDED = ("done", "failed")
 
@@ -85,13 +91,15 @@ class ExportActions:
         self._lock = threading.Lock()
         self._movers: dict[str, str] = {}  # name → agent, of what runs now
         self._key = TaskKey(request.sid, request.export)
+        self._protect_at: float | None = None
+        self._uris: tuple[str, ...] = ()
 
     def perform(self, instruction: Instruction) -> Event | None:
         match instruction:
             case PrepareTarget():
                 return self._prepare()
             case AbandonTarget():
-                return TargetAbandoned()
+                return self._abandon()
             case RequestSlot():
                 repository = self._context.repository.name
                 return SlotGranted(task=self._key, proxy=self._request.proxy, repository=repository, waited_s=0.0)
@@ -113,10 +121,16 @@ class ExportActions:
                 return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
             case PrepareTarget():
                 return TargetFailed(error=error.to_record(), at=instruction.step)
+            case AbandonTarget():
+                self._context.recorder.note(f"the restore point could not be released: {error}", "warning")
+                return TargetAbandoned()
         return SessionFailed(error=error.to_record())
 
     def tick(self) -> None:
-        """Nothing to do between events."""
+        """Protect the point anew when half of the time is over; in the driver's thread, which must not wait."""
+        if self._protect_at is not None and time.monotonic() >= self._protect_at:
+            self._protect_at = time.monotonic() + _PROTECT_S / 8  # the next try if this one fails
+            threading.Thread(target=self._protect_again, name="protect the point", daemon=True).start()
 
     def push(self, agent: str, push: Push | AgentLost) -> None:
         """An agent told something, or was lost. In the driver's thread."""
@@ -138,7 +152,32 @@ class ExportActions:
                 name = f"look for movers of {agent}"
                 threading.Thread(target=self._look_for_movers, args=(agent,), name=name, daemon=True).start()
 
+    def _protect(self) -> None:
+        """Nobody can prune the point for a while, whatever becomes of us: what is served is never collected."""
+        repository = self._context.repository
+        until = time.time() + _PROTECT_S
+        hold = True if self._request.keep else None
+        request = RetainPoint(repository=repository.path, sid=self._request.sid, until=until, hold=hold)
+        retained = self._reader.ask(request, PointRetention).retained
+        self._context.catalog.points.set_retention(self._request.sid, retained.until, retained.hold)
+        self._protect_at = time.monotonic() + _PROTECT_S / 2
+
+    def _protect_again(self) -> None:
+        try:
+            self._protect()
+        except HoldfastError as error:
+            self._context.recorder.note(f"the restore point could not be protected from pruning: {error}", "warning")
+
+    def _abandon(self) -> Event:
+        """Of an export that never came to serve anything there is nothing to keep."""
+        request = self._request
+        if request.held and not (request.resumed or self._uris):
+            path = self._context.repository.path
+            self._reader.ask(RetainPoint(repository=path, sid=request.sid, hold=False), PointRetention)
+        return TargetAbandoned()
+
     def _prepare(self) -> Event:
+        self._protect()
         point = self._reader.point(self._request.sid)
         self._point, self._disks = point, wanted_disks(point, self._request.disks)
         size = sum(disk.size_bytes for disk in self._disks)
@@ -170,6 +209,8 @@ class ExportActions:
             repository=path,
             endpoints=endpoints,
             listen=request.listen,
+            writable=request.writable,
+            keep=request.keep,
             description=f"{self._point.vm_name} as of {moment(self._point.created)}" if self._point else "",
         )
         self._uris = self._start_mover(request.proxy, f"{token}-exporter", spec)

@@ -77,7 +77,9 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Serve disks of the point ``sid`` of ``repository`` over NBD on the agent ``proxy``, until the session is stopped.
 
     ``export``: names its folder on that agent; a session that goes on with an export of another names the same.
-    ``disks``: ids, empty for all. ``listen``: as :class:`~holdfast_agent.wire.specs.ExporterSpec` has it.
+    ``disks``: ids, empty for all. ``listen``, ``writable`` and ``keep``: as in
+    :class:`~holdfast_agent.wire.specs.ExporterSpec`. ``held``: the point is put on hold for this export alone, and
+    released when what was written is discarded. ``resumed``: it goes on with what was written before.
     """
 
     repository: str
@@ -86,6 +88,10 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     export: str
     disks: tuple[str, ...] = ()
     listen: str = ""
+    writable: bool = False
+    keep: bool = False
+    held: bool = False
+    resumed: bool = False
 
 
 class HealRequest(msgspec.Struct, frozen=True, kw_only=True):
