@@ -52,7 +52,7 @@ class Request(NamedTuple):
         """Raise :class:`Refused` unless this may be asked of an image of that size."""
         if self.command not in _FLAGS:
             raise Refused(errno.EINVAL, f"there is no command {self.command}")
-        if self.flags & ~_FLAGS[Command(self.command)]:
+        if self.flags & ~int(_FLAGS[Command(self.command)]):  # (the inverse of an IntFlag knows only its own bits)
             raise Refused(errno.EINVAL, f"the flags {self.flags:#x} have no place here")
         if self.command in (*_WRITES, Command.FLUSH) and not writable:
             raise Refused(errno.EPERM, "this export is read-only")

@@ -72,6 +72,7 @@ class Server:
         self._stopping.set()
         self._stop_write.close()
         self._thread.join()
+        self._stop_read.close()
         self._listener.close()
         with self._lock:
             left = dict(self._open)
@@ -113,9 +114,10 @@ class Server:
     def _serve(self, peer: socket.socket, stream: PlainStream) -> None:
         try:
             self._converse(peer, stream)
-        except (NbdProtocolError, OSError) as error:
-            if not self._stopping.is_set():
-                _log.info("a connection ended: %s", error)
+        except NbdProtocolError as error:
+            _log.info("a connection was ended: %s", error)
+        except OSError as error:  # most clients leave without a word
+            _log.debug("a connection ended: %s", error)
         except Exception:  # noqa: BLE001 - thread boundary: other clients are served on
             _log.exception("a defect in the service of a client")
         finally:

@@ -1,0 +1,340 @@
+"""Clients of an export that lie, break off, flood or stall: the server goes on, in bounded memory, for all others."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from holdfast_agent.disks.nbd.protocol import (
+    OPTION_MAGIC,
+    REQUEST_MAGIC,
+    SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC,
+    Command,
+    Option,
+    Reply,
+)
+from holdfast_agent.export import server as export_server
+from holdfast_agent.export.server import MOST_CLIENTS
+from holdfast_agent.model.geometry import Geometry
+from lab import repositories as lab
+from lab.exports import Export, content_of, exported, store, trees_of
+from lab.movers import Site
+
+GEOMETRY = Geometry(64 * lab.BLOCK, lab.LOG2)
+BLOCKS = {number: lab.block(number) for number in range(0, 64, 2)}
+WANT = content_of(BLOCKS, GEOMETRY)
+MOST_RSS_BYTES = 220 << 20
+"""An exporter at rest takes some 60 MiB; the cache, what one client may have in flight, and room."""
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    disks = trees_of(store(site, BLOCKS, GEOMETRY))
+    with exported(site, disks, writable=True, cache_bytes=16 << 20) as export:
+        yield export
+
+
+class Raw:
+    """A client's socket, and the protocol by hand."""
+
+    def __init__(self, export: Export, timeout_s: float = 20.0) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(timeout_s)
+        self.socket.connect(str(export.socket))
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, *data: bytes) -> None:
+        self.socket.sendall(b"".join(data))
+
+    def exactly(self, length: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            more = self.socket.recv(length - len(data))
+            if not more:
+                raise EOFError(f"{len(data)} bytes of {length} came")
+            data += more
+        return data
+
+    def greet(self, flags: int = 3) -> None:
+        self.exactly(18)
+        self.send(struct.pack(">I", flags))
+
+    def option(self, number: int, body: bytes = b"") -> list[tuple[int, bytes]]:
+        self.send(struct.pack(">QII", OPTION_MAGIC, number, len(body)), body)
+        replies = []
+        while True:
+            _, answered, kind, length = struct.unpack(">QIII", self.exactly(20))
+            assert answered == number
+            replies.append((kind, self.exactly(length)))
+            if kind == Reply.ACK or kind >= Reply.ERROR:
+                return replies
+
+    def go(self, structured: bool = True) -> None:
+        self.greet()
+        if structured:
+            assert self.option(Option.STRUCTURED_REPLY)[-1][0] == Reply.ACK
+        assert self.option(Option.GO, struct.pack(">IH", 0, 0))[-1][0] == Reply.ACK
+
+    def request(self, command: int, offset: int, length: int, flags: int = 0, cookie: int = 7) -> None:
+        self.send(struct.pack(">IHHQQI", REQUEST_MAGIC, flags, command, cookie, offset, length))
+
+    def error(self) -> int:
+        """The number in the reply to a request that fails."""
+        (magic,) = struct.unpack(">I", self.exactly(4))
+        if magic == SIMPLE_REPLY_MAGIC:
+            return int(struct.unpack(">IQ", self.exactly(12))[0])
+        assert magic == STRUCTURED_REPLY_MAGIC
+        _, kind, _, length = struct.unpack(">HHQI", self.exactly(16))
+        body = self.exactly(length)
+        assert kind & 1 << 15
+        return int(struct.unpack_from(">I", body)[0])
+
+    def ended(self) -> bool:
+        """Whether the server closes the connection, whatever it says before."""
+        with contextlib.suppress(ConnectionError):
+            while self.socket.recv(1 << 16):
+                pass
+        return True
+
+    def reads_well(self, offset: int = 1000, length: int = 200_000) -> bool:
+        self.request(Command.READ, offset, length)
+        found = bytearray(length)
+        while True:
+            _, flags, kind, _, size = struct.unpack(">IHHQI", self.exactly(20))
+            body = self.exactly(size)
+            at = struct.unpack_from(">Q", body)[0] - offset
+            if kind == 1:
+                found[at : at + size - 8] = body[8:]
+            if flags & 1:
+                return found == WANT[offset : offset + length]
+
+
+def rss_bytes(export: Export) -> int:
+    status = Path(f"/proc/{export.mover.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+@pytest.fixture(autouse=True)
+def others_are_unaffected(export: Export) -> Iterator[None]:
+    """A client that was there before, and one that comes after; the process is the same, and no larger."""
+    with Raw(export) as before:
+        before.go()
+        yield
+        assert before.reads_well()
+    with Raw(export) as after:
+        after.go()
+        assert after.reads_well()
+    assert export.mover.process.poll() is None
+    assert rss_bytes(export) < MOST_RSS_BYTES
+
+
+_CONTEXT = struct.pack(">II", 0, 1) + struct.pack(">I", 15) + b"base:allocation"
+_option_body = st.one_of(
+    st.binary(max_size=64),
+    st.tuples(st.integers(0, 2**32 - 1), st.binary(max_size=20)).map(lambda b: struct.pack(">I", b[0]) + b[1]),
+    st.sampled_from([b"", struct.pack(">IH", 0, 0), _CONTEXT]),
+)
+_option = st.tuples(
+    st.sampled_from([*Option, 0, 4, 11, 2**32 - 1]), _option_body, st.sampled_from([0, 0, 0, 1, -1, 2**31])
+)
+_edges = st.sampled_from([0, 1, 4095, 1 << 20, GEOMETRY.size_bytes - 1, GEOMETRY.size_bytes, 1 << 62, (1 << 64) - 1])
+_request = st.tuples(
+    st.integers(0, 2**16 - 1) | st.sampled_from([0, 0, 0, 1, 4, 16]),
+    st.sampled_from([0, 3, 4, 5, 6, 7, 8, 2**16 - 1]),  # not WRITE, whose payload has a test of its own
+    _edges | st.integers(0, GEOMETRY.size_bytes),
+    st.sampled_from([0, 1, 4096, 1 << 20, 1 << 25, 1 << 31, 2**32 - 1]) | st.integers(0, 1 << 16),
+)
+
+
+@given(
+    flags=st.sampled_from([3, 3, 3, 0, 1, 2**32 - 1]),
+    options=st.lists(_option, max_size=6),
+    tail=st.binary(max_size=40),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_said_in_the_handshake(
+    export: Export, flags: int, options: list[tuple[int, bytes, int]], tail: bytes
+) -> None:
+    with Raw(export) as client:
+        client.exactly(18)
+        with contextlib.suppress(ConnectionError):
+            client.send(struct.pack(">I", flags))
+            for number, body, lie in options:
+                client.send(struct.pack(">QII", OPTION_MAGIC, number, (len(body) + lie) % 2**32), body)
+            client.send(tail)
+            client.socket.shutdown(socket.SHUT_WR)
+        assert client.ended()
+
+
+@given(requests=st.lists(_request, min_size=1, max_size=8), tail=st.binary(max_size=40), structured=st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_asked_for(
+    export: Export, requests: list[tuple[int, int, int, int]], tail: bytes, structured: bool
+) -> None:
+    """What changes the disk is left out of this one's commands by flags that it does not know, or is a zeroing of what
+    the checks do not read."""
+    with Raw(export) as client:
+        client.go(structured)
+        for cookie, (flags, command, offset, length) in enumerate(requests):
+            if command in (Command.TRIM, Command.WRITE_ZEROES):
+                flags |= 1 << 9
+            client.request(command, offset, length, flags, cookie)
+        with contextlib.suppress(ConnectionError):
+            client.send(tail)
+            client.socket.shutdown(socket.SHUT_WR)
+        assert client.ended()
+
+
+@pytest.mark.parametrize(
+    ("command", "offset", "length", "flags", "number"),
+    [
+        (Command.READ, 0, 0, 0, 22),
+        (Command.READ, GEOMETRY.size_bytes, 1, 0, 22),
+        (Command.READ, (1 << 64) - 1, 1, 0, 22),
+        (Command.READ, 0, (32 << 20) + 1, 0, 22),
+        (Command.READ, 0, 1, 1 << 3, 22),
+        (Command.WRITE_ZEROES, GEOMETRY.size_bytes - 1, 2, 0, 28),
+        (Command.TRIM, 0, 2**32 - 1, 0, 28),
+        (Command.BLOCK_STATUS, 0, 4096, 0, 22),  # which was not negotiated
+        (Command.FLUSH, 1, 0, 0, 22),
+        (9, 0, 1, 0, 22),
+    ],
+)
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_wrong_request_gets_its_error_and_the_next_its_answer(
+    export: Export, command: int, offset: int, length: int, flags: int, number: int, structured: bool
+) -> None:
+    with Raw(export) as client:
+        client.go(structured)
+        client.request(command, offset, length, flags)
+        assert client.error() == number
+        client.request(Command.READ, GEOMETRY.size_bytes, 1)
+        assert client.error() == 22
+
+
+def test_a_write_that_is_too_large_is_not_waited_for(export: Export) -> None:
+    with Raw(export) as client:
+        client.go()
+        client.request(Command.WRITE, 0, (32 << 20) + 1)
+        assert client.ended()
+
+
+def test_a_write_beyond_the_end_is_read_and_refused(export: Export) -> None:
+    with Raw(export) as client:
+        client.go()
+        client.request(Command.WRITE, GEOMETRY.size_bytes - 100, 1 << 20)
+        client.send(bytes(1 << 20))
+        assert client.error() == 28
+        assert client.reads_well()
+
+
+def test_writes_that_break_off_change_nothing(export: Export) -> None:
+    for sent in (0, 1, 70_000):
+        with Raw(export) as client:
+            client.go()
+            client.request(Command.WRITE, 0, 100_000)
+            client.send(b"!" * sent)
+    with Raw(export) as client:
+        client.go()
+        assert client.reads_well(0, 100_000)
+
+
+def test_a_client_that_takes_no_replies_holds_nobody_but_itself(export: Export) -> None:
+    """It asks for a gigabyte; what is kept for it is bounded, and it is not read from any further."""
+    with Raw(export, timeout_s=2.0) as client:
+        client.go()
+        asked = 0
+        with contextlib.suppress(TimeoutError):
+            for asked in range(100_000):
+                client.request(Command.READ, 0, 4 << 20, cookie=asked)
+        assert 1 < asked < 99_999
+        with Raw(export) as other:
+            other.go()
+            began = time.monotonic()
+            assert other.reads_well()
+            assert time.monotonic() - began < 10
+
+
+def test_more_clients_than_there_is_room_for_are_sent_away(export: Export) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Raw(export)) for _ in range(MOST_CLIENTS + 8)]
+        away = 0
+        for client in clients:
+            try:
+                client.exactly(18)
+            except (EOFError, ConnectionError):
+                away += 1
+        assert away == 9  # one was there before
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with Raw(export) as client, contextlib.suppress(EOFError, ConnectionError):
+            client.go()
+            return
+    raise AssertionError("those that left still hold their places")
+
+
+def test_a_client_that_lets_its_handshake_drip_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The limits of time, in this process and with shorter ones: for the handshake as a whole, and within a request."""
+    monkeypatch.setattr(export_server, "HANDSHAKE_S", 1.0)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "nbd.sock"))
+    listener.listen()
+    server = export_server.Server(listener, {}, "", None, stall_s=0.5)
+
+    class Here(Export):
+        @property
+        def socket(self) -> Path:
+            return tmp_path / "nbd.sock"
+
+    here = Here(None, (), tmp_path)  # type: ignore[arg-type]  # no process is looked at
+    try:
+        with Raw(here) as client:
+            client.exactly(18)
+            began = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() - began < 15:
+                    client.send(b"\0")
+                    time.sleep(0.3)
+            assert 0.3 < time.monotonic() - began < 12
+        with Raw(here) as client:
+            client.greet()
+            assert client.ended()  # it says nothing more at all
+    finally:
+        assert server.close()
+
+
+def test_the_order_in_a_handshake_is_kept_to(export: Export) -> None:
+    name = struct.pack(">I", 0)
+    with Raw(export) as client:
+        client.greet()
+        assert client.option(Option.STARTTLS)[-1][0] == Reply.ERROR_POLICY
+        query = name + struct.pack(">I", 1) + struct.pack(">I", 15) + b"base:allocation"
+        assert client.option(Option.SET_META_CONTEXT, query)[-1][0] == Reply.ERROR_INVALID  # no structured replies yet
+        assert client.option(Option.LIST, b"x")[-1][0] == Reply.ERROR_INVALID
+        assert client.option(Option.LIST_META_CONTEXT, name + struct.pack(">I", 0))[0][1][4:] == b"base:allocation"
+        assert client.option(99)[-1][0] == Reply.ERROR_UNSUPPORTED
+        assert (
+            client.option(Option.INFO, struct.pack(">I", 5) + b"other" + b"\0\0")[-1][0] == Reply.ERROR_UNKNOWN_EXPORT
+        )
+        assert client.option(Option.ABORT) == [(Reply.ACK, b"")]
+        assert client.ended()
+    with Raw(export) as client:
+        client.greet()
+        with pytest.raises((EOFError, ConnectionError)):
+            for _ in range(1000):
+                client.option(Option.LIST)
