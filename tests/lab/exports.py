@@ -23,11 +23,13 @@ TOOL_TIMEOUT_S = 60.0
 
 @dataclass
 class Export:
-    """A running exporter. ``uri``: of its first disk; ``socket``: where it listens."""
+    """A running exporter. ``uri``: of its first disk; ``socket``: where it listens. ``reader``: the mover that
+    feeds it, if there is one."""
 
     mover: Mover
     uris: tuple[str, ...]
     folder: Path
+    reader: Mover | None = None
 
     @property
     def uri(self) -> str:
@@ -74,13 +76,14 @@ def exported(
     repository = str(site.folder / "repository")
     with contextlib.ExitStack() as stack:
         places: dict[str, object] = {"repository": repository}
+        reader = None
         if remote:
             reader = stack.enter_context(Mover(ReaderSpec(task_id="t", secret=secret, repository=repository), host))
             places = {"endpoints": reader.expect(Listening).endpoints}
         whole = ExporterSpec(task_id="t", secret=secret, export=name, keys=site.keys, disks=disks, **places, **spec)
         mover = stack.enter_context(Mover(whole, host))
         uris = mover.expect(Listening).endpoints
-        yield Export(mover, uris, directory / name)
+        yield Export(mover, uris, directory / name, reader)
 
 
 def run(*command: str | Path, check: bool = True) -> str:

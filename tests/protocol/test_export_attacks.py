@@ -13,21 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast_agent.disks.nbd.protocol import (
-    OPTION_MAGIC,
-    REQUEST_MAGIC,
-    SIMPLE_REPLY_MAGIC,
-    STRUCTURED_REPLY_MAGIC,
-    Command,
-    Option,
-    Reply,
-)
+from holdfast_agent.disks.nbd.protocol import OPTION_MAGIC, Command, Option, Reply
 from holdfast_agent.export import server as export_server
 from holdfast_agent.export.server import MOST_CLIENTS
 from holdfast_agent.model.geometry import Geometry
 from lab import repositories as lab
 from lab.exports import Export, content_of, exported, store, trees_of
 from lab.movers import Site
+from lab.nbd_client import Raw
 
 GEOMETRY = Geometry(64 * lab.BLOCK, lab.LOG2)
 BLOCKS = {number: lab.block(number) for number in range(0, 64, 2)}
@@ -44,89 +37,13 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export]:
         yield export
 
 
-class Raw:
-    """A client's socket, and the protocol by hand."""
-
-    def __init__(self, export: Export, timeout_s: float = 20.0) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(timeout_s)
-        self.socket.connect(str(export.socket))
-
-    def __enter__(self) -> Raw:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def send(self, *data: bytes) -> None:
-        self.socket.sendall(b"".join(data))
-
-    def exactly(self, length: int) -> bytes:
-        data = b""
-        while len(data) < length:
-            more = self.socket.recv(length - len(data))
-            if not more:
-                raise EOFError(f"{len(data)} bytes of {length} came")
-            data += more
-        return data
-
-    def greet(self, flags: int = 3) -> None:
-        self.exactly(18)
-        self.send(struct.pack(">I", flags))
-
-    def option(self, number: int, body: bytes = b"") -> list[tuple[int, bytes]]:
-        self.send(struct.pack(">QII", OPTION_MAGIC, number, len(body)), body)
-        replies = []
-        while True:
-            _, answered, kind, length = struct.unpack(">QIII", self.exactly(20))
-            assert answered == number
-            replies.append((kind, self.exactly(length)))
-            if kind == Reply.ACK or kind >= Reply.ERROR:
-                return replies
-
-    def go(self, structured: bool = True) -> None:
-        self.greet()
-        if structured:
-            assert self.option(Option.STRUCTURED_REPLY)[-1][0] == Reply.ACK
-        assert self.option(Option.GO, struct.pack(">IH", 0, 0))[-1][0] == Reply.ACK
-
-    def request(self, command: int, offset: int, length: int, flags: int = 0, cookie: int = 7) -> None:
-        self.send(struct.pack(">IHHQQI", REQUEST_MAGIC, flags, command, cookie, offset, length))
-
-    def error(self) -> int:
-        """The number in the reply to a request that fails."""
-        (magic,) = struct.unpack(">I", self.exactly(4))
-        if magic == SIMPLE_REPLY_MAGIC:
-            return int(struct.unpack(">IQ", self.exactly(12))[0])
-        assert magic == STRUCTURED_REPLY_MAGIC
-        _, kind, _, length = struct.unpack(">HHQI", self.exactly(16))
-        body = self.exactly(length)
-        assert kind & 1 << 15
-        return int(struct.unpack_from(">I", body)[0])
-
-    def ended(self) -> bool:
-        """Whether the server closes the connection, whatever it says before."""
-        with contextlib.suppress(ConnectionError):
-            while self.socket.recv(1 << 16):
-                pass
-        return True
-
-    def reads_well(self, offset: int = 1000, length: int = 200_000) -> bool:
-        self.request(Command.READ, offset, length)
-        found = bytearray(length)
-        while True:
-            _, flags, kind, _, size = struct.unpack(">IHHQI", self.exactly(20))
-            body = self.exactly(size)
-            at = struct.unpack_from(">Q", body)[0] - offset
-            if kind == 1:
-                found[at : at + size - 8] = body[8:]
-            if flags & 1:
-                return found == WANT[offset : offset + length]
-
-
 def rss_bytes(export: Export) -> int:
     status = Path(f"/proc/{export.mover.process.pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def reads_well(client: Raw, offset: int = 1000, length: int = 200_000) -> bool:
+    return client.reads(offset, length) == WANT[offset : offset + length]
 
 
 @pytest.fixture(autouse=True)
@@ -135,10 +52,10 @@ def others_are_unaffected(export: Export) -> Iterator[None]:
     with Raw(export) as before:
         before.go()
         yield
-        assert before.reads_well()
+        assert reads_well(before)
     with Raw(export) as after:
         after.go()
-        assert after.reads_well()
+        assert reads_well(after)
     assert export.mover.process.poll() is None
     assert rss_bytes(export) < MOST_RSS_BYTES
 
@@ -240,7 +157,7 @@ def test_a_write_beyond_the_end_is_read_and_refused(export: Export) -> None:
         client.request(Command.WRITE, GEOMETRY.size_bytes - 100, 1 << 20)
         client.send(bytes(1 << 20))
         assert client.error() == 28
-        assert client.reads_well()
+        assert reads_well(client)
 
 
 def test_writes_that_break_off_change_nothing(export: Export) -> None:
@@ -251,7 +168,7 @@ def test_writes_that_break_off_change_nothing(export: Export) -> None:
             client.send(b"!" * sent)
     with Raw(export) as client:
         client.go()
-        assert client.reads_well(0, 100_000)
+        assert reads_well(client, 0, 100_000)
 
 
 def test_a_client_that_takes_no_replies_holds_nobody_but_itself(export: Export) -> None:
@@ -266,7 +183,7 @@ def test_a_client_that_takes_no_replies_holds_nobody_but_itself(export: Export) 
         with Raw(export) as other:
             other.go()
             began = time.monotonic()
-            assert other.reads_well()
+            assert reads_well(other)
             assert time.monotonic() - began < 10
 
 
@@ -296,12 +213,10 @@ def test_a_client_that_lets_its_handshake_drip_is_ended(monkeypatch: pytest.Monk
     listener.listen()
     server = export_server.Server(listener, {}, "", None, stall_s=0.5)
 
-    class Here(Export):
-        @property
-        def socket(self) -> Path:
-            return tmp_path / "nbd.sock"
+    class Here:
+        socket = tmp_path / "nbd.sock"
 
-    here = Here(None, (), tmp_path)  # type: ignore[arg-type]  # no process is looked at
+    here = Here()
     try:
         with Raw(here) as client:
             client.exactly(18)
