@@ -163,9 +163,7 @@ def _mover(agent: Agent, call: Call[BeginTransfer] | Call[ChangeRules]) -> Mover
     return mover
 
 
-def _start(
-    agent: Agent, lease: Lease, name: str, task_id: str, setup: pipe.MoverSetup | None = None
-) -> MoverProcess:
+def _start(agent: Agent, lease: Lease, name: str, task_id: str, setup: pipe.MoverSetup | None = None) -> MoverProcess:
     """Start a process for a mover; without ``setup`` one that will be told later what it is."""
     check_name("mover", name)
     check_name("task", task_id)
@@ -199,12 +197,7 @@ def _check_room(agent: Agent, lease: Lease) -> None:
 
 def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
     settings = agent.settings
-    roles: tuple[str, ...] = (
-        ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec, ExporterSpec)) else ("repository",)
-    )
-    if isinstance(spec, ExporterSpec) and spec.repository:
-        roles = ("proxy", "repository")
-    for role in roles:
+    for role in _roles_for(spec):
         if role not in settings.roles:
             raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
     session_fd = None
