@@ -69,10 +69,10 @@ def nbdkit(folder: Path, *arguments: str, port: int = 0) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def qemu_nbd(folder: Path, image: Path, *arguments: str) -> Iterator[Path]:
-    """A qemu-nbd that serves a raw image on a Unix socket in ``folder``."""
+def qemu_nbd(folder: Path, image: Path, *arguments: str, form: str = "raw") -> Iterator[Path]:
+    """A qemu-nbd that serves an image on a Unix socket in ``folder``."""
     address, pid = folder / "qemu.sock", folder / "qemu.pid"
-    command = ["qemu-nbd", "--format=raw", "--persistent", f"--socket={address}", f"--pid-file={pid}", *arguments]
+    command = ["qemu-nbd", f"--format={form}", "--persistent", f"--socket={address}", f"--pid-file={pid}", *arguments]
     with subprocess.Popen([*command, str(image)]) as server:
         try:
             while not pid.exists():

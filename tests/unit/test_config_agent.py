@@ -11,6 +11,7 @@ from holdfast_agent.config.settings import (
     AgentSettings,
     ControlSettings,
     DataSettings,
+    ExportSettings,
     ProxySettings,
     RepositorySettings,
 )
@@ -37,8 +38,8 @@ def test_the_example_is_the_template_and_gives_the_defaults() -> None:
 
 def test_the_example_shows_every_key() -> None:
     shown = {line.lstrip("# ").partition(" =")[0] for line in EXAMPLE.read_text(encoding="utf-8").splitlines()}
-    for table in (AgentSettings, ControlSettings, DataSettings, ProxySettings, RepositorySettings):
-        keys = set(table.__struct_fields__) - {"control", "data", "proxy", "repository"}
+    for table in (AgentSettings, ControlSettings, DataSettings, ExportSettings, ProxySettings, RepositorySettings):
+        keys = set(table.__struct_fields__) - {"control", "data", "export", "proxy", "repository"}
         assert keys <= shown
 
 
@@ -50,6 +51,7 @@ def test_a_rendered_file_gives_its_settings_back(tmp_path: Path) -> None:
         log_level="debug",
         control=ControlSettings(listen="tcp://[::1]:0"),
         data=DataSettings(listen_address="10.0.0.1", advertised_address="a.example", port_range=(1, 2)),
+        export=ExportSettings(directory="/e", cache_bytes=1 << 30, tls_client_ca_file="/ca"),
         proxy=ProxySettings(paths=("/a", "/b c"), servers=("https://[::1]:9",), tls_ca_file="/ca", slots=3, workers=7),
     )
     assert load_config(_write(tmp_path, render(settings))) == settings

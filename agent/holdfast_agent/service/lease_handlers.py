@@ -197,12 +197,7 @@ def _check_room(agent: Agent, lease: Lease) -> None:
 
 def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
     settings = agent.settings
-    roles: tuple[str, ...] = (
-        ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec, ExporterSpec)) else ("repository",)
-    )
-    if isinstance(spec, ExporterSpec) and spec.repository:
-        roles = ("proxy", "repository")
-    for role in roles:
+    for role in _roles_for(spec):
         if role not in settings.roles:
             raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
     session_fd = None

@@ -127,7 +127,7 @@ _SENTENCES: dict[str, Callable[[Data], str]] = {
     "TargetPrepared": lambda data: str(data.get("note") or "target prepared"),
     "TargetFinished": lambda data: str(data.get("note") or "in its place"),
     "TargetFailed": _failed,
-    "TargetAbandoned": lambda data: "what the restore had made is removed",
+    "TargetAbandoned": lambda data: str(data.get("note") or "what the restore had made is removed"),
     "Note": lambda data: str(data.get("text", "")),
     "SessionEnded": _ended,
 }

@@ -254,6 +254,7 @@ class TargetFailed(Event, frozen=True, tag=True, kw_only=True):
 
 
 class TargetAbandoned(Event, frozen=True, tag=True, kw_only=True):
-    """What the failed restore had made is gone."""
+    """What the failed restore had made is gone. ``note``: what it was where it is told in other words."""
 
     step: ClassVar[Step] = Step.COMMIT
+    note: str = ""

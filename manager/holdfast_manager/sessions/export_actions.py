@@ -174,7 +174,7 @@ class ExportActions:
         if request.held and not (request.resumed or self._uris):
             path = self._context.repository.path
             self._reader.ask(RetainPoint(repository=path, sid=request.sid, hold=False), PointRetention)
-        return TargetAbandoned()
+        return TargetAbandoned(note="served no more; what was written is kept" if request.keep else "served no more")
 
     def _prepare(self) -> Event:
         self._protect()

@@ -25,12 +25,16 @@ _STOP_S = 30.0
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a guest. In QEMU its node is ``NAME``, its device ``dev-NAME`` and its serial number ``NAME``."""
+    """A disk of a guest. In QEMU its node is ``NAME``, its device ``dev-NAME`` and its serial number ``NAME``.
+
+    ``export``: of this name on the NBD server whose socket ``path`` is, which QEMU connects to again when it is lost.
+    """
 
     path: Path
     format: Format = "raw"
     bus: Bus = "virtio-blk"
     name: str = ""
+    export: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,13 @@ def start(
         yield guest
 
 
+def _place(disk: Disk) -> str:
+    if not disk.export:
+        return f"file.driver=file,file.filename={disk.path}"
+    server = f"file.driver=nbd,file.server.type=unix,file.server.path={disk.path}"
+    return f"{server},file.export={disk.export},file.reconnect-delay=60"
+
+
 def _command(
     image: Image, folder: Path, disks: Sequence[Disk], hardware: Hardware, boot: str, ssh_port: int
 ) -> list[str]:
@@ -164,8 +175,8 @@ def _command(
         name = disk.name or f"disk{number}"
         command += [
             "-blockdev",
-            f"driver={disk.format},node-name={name},discard=unmap,file.driver=file,file.discard=unmap,"
-            f"file.node-name={name}-file,file.filename={disk.path}",
+            f"driver={disk.format},node-name={name},discard=unmap,file.node-name={name}-file,file.discard=unmap,"
+            + _place(disk),
         ]
         device = "virtio-blk-pci" if disk.bus == "virtio-blk" else "scsi-hd,bus=scsi.0"
         command += ["-device", f"{device},drive={name},id=dev-{name},serial={name},bootindex={number + 1}"]
