@@ -44,6 +44,8 @@ REQUESTS: list[m.Request] = [
     m.RenewLease(lease="l", ttl_s=10),
     m.CloseLease(lease="l"),
     m.PrepareMover(lease="l", mover="m", task_id="t"),
+    m.ListExports(),
+    m.DiscardExport(export="e"),
     m.StartMover(lease="l", mover="m", spec=ReaderSpec(task_id="t", secret=bytes(32), repository="/r")),
     m.BeginTransfer(lease="l", mover="m", order=ORDER),
     m.ChangeRules(lease="l", mover="m", rules=TransferRules()),
