@@ -19,6 +19,9 @@ PYTHON ?=
 TESTS := $(wildcard $(addprefix tests/,unit model protocol conformance integration system fault))
 CODE := agent manager plugins tests benchmarks packaging
 ARGS ?=
+# Tests wait for processes more than they compute; a worker that is done takes tests over from the others.
+WORKERS ?= $(shell nproc)
+PARALLEL := -n $(WORKERS) --dist worksteal
 BENCH_SIZE_MIB ?= 4096
 
 .PHONY: help env test soak lint demo bench clean
@@ -36,7 +39,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q -m "not soak" $(ARGS) $(TESTS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not soak" $(ARGS) $(TESTS)
 
 soak: $(STAMP)
 	@$(BIN)/python -m pytest -v -m soak --timeout 7200 $(ARGS) $(TESTS)

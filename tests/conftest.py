@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import AgentEntry, AgentRole, JobSpec, RepositoryEntry, ServerEntry
 from holdfast_manager.settings import ManagerSettings
+
+# A busy machine is no finding: what takes too long is ended by pytest's time-out.
+settings.register_profile("holdfast", deadline=None)
+settings.load_profile("holdfast")
 
 
 class Clock:

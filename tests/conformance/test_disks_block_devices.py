@@ -11,6 +11,7 @@ import pytest
 from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.errors import DiskDenied, DiskInUse, UsageError
+from lab.contents import assert_same
 from lab.devices import loop_device
 from lab.disk_suite import SIZE, DiskSuite
 from lab.disks import host_for, raw_image
@@ -48,14 +49,14 @@ def test_a_restore_writes_data_and_zeros_over_what_was_there(device: tuple[str, 
     target.write(0, b"\xbb" * MIB)
     target.write_zeros(MIB, 2 * MIB)
     target.finish()
-    assert image.read_bytes() == b"\xbb" * MIB + bytes(2 * MIB) + b"\xaa" * MIB
+    assert_same(image.read_bytes(), b"\xbb" * MIB + bytes(2 * MIB) + b"\xaa" * MIB)
 
 
 def test_a_device_that_is_too_small_is_refused_untouched(device: tuple[str, Path]) -> None:
     path, image = device
     with pytest.raises(UsageError, match="the restore needs"):
         open_target(f"block:{path}", HOST, 5 * MIB, create=False, overwrite=True)
-    assert image.read_bytes() == b"\xaa" * (4 * MIB)
+    assert_same(image.read_bytes(), b"\xaa" * (4 * MIB))
 
 
 def test_a_mounted_device_is_refused(device: tuple[str, Path], tmp_path: Path) -> None:

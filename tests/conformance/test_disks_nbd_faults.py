@@ -14,6 +14,7 @@ import pytest
 from holdfast_agent.disks.disk import WritableDisk
 from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.errors import DiskReadOnly, DiskServerDenied, DiskShrunk, DiskUnreadable, DiskUnwritable, UsageError
+from lab.contents import assert_same
 from lab.disk_suite import DATA, SIZE, content
 from lab.disks import host_for, nbdkit, raw_image
 
@@ -36,7 +37,7 @@ def test_a_server_that_restarts_is_read_on(tmp_path: Path) -> None:
         with ThreadPoolExecutor(4) as threads:
             view = memoryview(buffer)
             list(threads.map(lambda at: disk.read_into(at, view[at : at + MIB]), range(0, SIZE, MIB)))
-        assert buffer == content()
+        assert_same(buffer, content())
         assert sum(extent.length for extent in disk.extents()) == SIZE
         disk.close()
 
@@ -74,7 +75,7 @@ def test_slow_answers_of_one_connection_overlap(tmp_path: Path) -> None:
                 together += 1
                 most = max(most, disk._export._connections[0].in_flight)  # type: ignore[attr-defined]
             disk.read_into(at, memoryview(buffer))
-            assert buffer == content()[at : at + 4096]
+            assert_same(buffer, content()[at : at + 4096])
 
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(read, range(0, 16 * 4096, 4096)))
@@ -89,7 +90,7 @@ def test_reads_at_a_limited_rate(tmp_path: Path) -> None:
         buffer = bytearray(SIZE)
         disk.read_into(0, memoryview(buffer))
         disk.close()
-    assert buffer == content()
+    assert_same(buffer, content())
 
 
 @pytest.mark.parametrize("plugin", [("pattern", "1G"), ("sparse-random", "size=1G", "seed=7")])
@@ -103,7 +104,7 @@ def test_generated_disks_are_read_as_nbdcopy_reads_them(tmp_path: Path, plugin: 
             if extent.data:
                 disk.read_into(extent.start, memoryview(found)[extent.start : extent.start + extent.length])
         disk.close()
-    assert found == (tmp_path / "copy").read_bytes()
+    assert_same(found, (tmp_path / "copy").read_bytes())
 
 
 def test_every_byte_of_a_restore_is_checked_by_the_server(tmp_path: Path) -> None:

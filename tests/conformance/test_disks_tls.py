@@ -14,6 +14,7 @@ from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import DiskDenied, DiskServerUntrusted, DiskUnreadable
 from holdfast_agent.model.disk_access import DiskAccess
 from lab.certificates import Certificates, make_certificates
+from lab.contents import assert_same
 from lab.disk_suite import SIZE, content
 from lab.disks import free_port, host_for, nbdkit, raw_image
 from lab.nginx import nginx
@@ -77,7 +78,7 @@ def test_a_pinned_certificate_needs_no_authority_and_another_one_is_not_believed
     with closing(open_disk(url, host, [pinned])) as disk:
         buffer = bytearray(SIZE)
         disk.read_into(0, memoryview(buffer))
-        assert buffer == content()
+        assert_same(buffer, content())
     wrong = DiskAccess(origin=_origin(url), certificate_sha256="00" * 32)
     with pytest.raises(DiskServerUntrusted, match=made.fingerprint):
         open_disk(url, host_for(tmp_path, _origin(url), ca=made.ca), [wrong])
@@ -124,6 +125,6 @@ def test_qemu_over_tls(tmp_path: Path, qemu_nbd: str, made: Certificates) -> Non
             with closing(open_disk(f"nbds://127.0.0.1:{port}", host)) as disk:
                 buffer = bytearray(SIZE)
                 disk.read_into(0, memoryview(buffer))
-                assert buffer == content()
+                assert_same(buffer, content())
         finally:
             server.kill()

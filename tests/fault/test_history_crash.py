@@ -25,6 +25,7 @@ from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import repositories as lab
+from lab.contents import assert_same
 from lab.faults import FaultySystem, PowerLoss, parts
 
 GEOMETRY = Geometry(10 * lab.BLOCK, lab.LOG2)
@@ -79,7 +80,7 @@ class History:
         first, second, third = self.sids
         found = {entry.sid: entry for entry in repository.points() if entry.sid in self.expected}
         for sid, entry in found.items():
-            assert lab.restore(repository, open_point(entry, lab.KEYS)) == self.expected[sid], f"{sid} is not whole"
+            assert_same(lab.restore(repository, open_point(entry, lab.KEYS)), self.expected[sid], f"{sid} is not whole")
         must = {
             first: "first committed." in told and "first pruned?" not in told,
             second: "second committed." in told and ("second pruned?" not in told or "second given back." in told),

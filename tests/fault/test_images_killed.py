@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from holdfast_plugins.hypervisors.images import ImagesDriver, ImagesOptions
+from lab.contents import assert_same
 
 CHILD = """
 import json, sys
@@ -46,7 +47,7 @@ def test_a_killed_snapshot_is_cleared_by_the_next_process(tmp_path: Path) -> Non
             driver.fulfil(obligation["kind"], obligation["data"])
         assert not snapshots(tmp_path)
     assert left, "no round was killed in mid-snapshot: the test proves nothing"
-    assert {path: path.read_bytes() for path in (tmp_path / "vm").iterdir()} == images
+    assert_same({path: path.read_bytes() for path in (tmp_path / "vm").iterdir()}, images)
 
 
 def run_and_kill(directory: Path, after_lines: int, wait_s: float) -> list[dict[str, object]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.channel.authentication import KeyPair
+from lab.contents import assert_same
 from lab.installation import Installation, installed
 
 MIB = 1 << 20
@@ -129,7 +130,7 @@ def test_a_disk_is_restored_and_not_over_what_is_there(house: Installation) -> N
     house.run_job("web")
     target = house.out / "web.img"
     house.restore_disk("web.img", "latest", target)
-    assert target.read_bytes() == (house.vms / "web.img").read_bytes()
+    assert_same(target.read_bytes(), (house.vms / "web.img").read_bytes())
     restore = ("restore", "disk", "--vm", "web.img", "--point", "latest", "--to", target)
     report = house.holdfast(*restore, expect=2)
     assert [(each["code"], each["about"]) for each in report["problems"]] == [("disk_exists", "web.img/web.img")]

@@ -18,6 +18,7 @@ from holdfast_agent.sealing.keys import MasterKey, RepositoryKeys
 from holdfast_agent.wire.movers import Begin
 from holdfast_agent.wire.specs import BackupOrder, BlockTree, OriginDisk
 from lab import repositories as lab
+from lab.contents import assert_same
 from lab.movers import Site
 
 GEOMETRY = Geometry(70_000 * lab.BLOCK + 512, lab.LOG2)
@@ -73,7 +74,7 @@ def test_a_copy_is_the_point_under_other_ids(origin: Site, here: Site) -> None:
     done, _ = here.copy(origin, order(tree))
     assert done.proxy.root == done.repository.root != tree.root
     assert done.counters.sent_bytes == (len(FULL) - 2) * lab.BLOCK + 512, "block 61 is block 0 again"
-    assert content(here, done.repository.root) == FULL
+    assert_same(content(here, done.repository.root), FULL)
     again, _ = here.copy(origin, order(tree))
     assert again.counters.sent_bytes == 0
     assert again.repository.root == done.repository.root
@@ -92,7 +93,7 @@ def test_an_incremental_copy_reads_and_sends_the_change(origin: Site, here: Site
     assert done.counters.read_bytes == 3 * lab.BLOCK
     assert done.counters.sent_bytes == 2 * lab.BLOCK
     del now[8]
-    assert content(here, done.repository.root) == now
+    assert_same(content(here, done.repository.root), now)
     full, _ = here.copy(origin, order(second))
     assert full.repository.root == done.repository.root, "the same tree as that of a full copy"
 
@@ -110,7 +111,7 @@ def test_a_disk_that_was_resized(origin: Site, here: Site, blocks: int) -> None:
     done, _ = here.copy(origin, change)
     full, _ = here.copy(origin, order(second))
     assert full.repository.root == done.repository.root
-    assert content(here, done.repository.root, geometry) == now
+    assert_same(content(here, done.repository.root, geometry), now)
 
 
 def test_an_empty_disk(origin: Site, here: Site) -> None:
@@ -131,7 +132,7 @@ def test_what_the_target_has_lost_is_read_again(origin: Site, here: Site) -> Non
     done, _ = here.copy(origin, heal)
     assert done.counters.sent_bytes == 2 * lab.BLOCK + 512
     assert done.repository.root == base.repository.root
-    assert content(here, done.repository.root) == FULL
+    assert_same(content(here, done.repository.root), FULL)
     again, _ = here.copy(origin, heal)
     assert again.counters.read_bytes == 0
 
@@ -170,7 +171,7 @@ def test_whoever_dies_ends_the_others(origin: Site, here: Site, which: int) -> N
             if mover is not movers[which]:
                 assert isinstance(mover.failure(), ConnectionLost)
     done, _ = here.copy(origin, order(tree))
-    assert content(here, done.repository.root) == FULL
+    assert_same(content(here, done.repository.root), FULL)
 
 
 def test_extents_are_those_of_the_point(origin: Site, here: Site) -> None:
@@ -185,4 +186,4 @@ def test_extents_are_those_of_the_point(origin: Site, here: Site) -> None:
         base_geometry=GEOMETRY,
     )
     done, _ = here.copy(origin, some)
-    assert content(here, done.repository.root) == {number: FULL[number] for number in (5, 6, 7)}
+    assert_same(content(here, done.repository.root), {number: FULL[number] for number in (5, 6, 7)})

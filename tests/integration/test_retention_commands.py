@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lab.contents import assert_same
 from lab.installation import Installation, installed
 
 MIB = 1 << 20
@@ -108,7 +109,7 @@ def test_prune_takes_what_no_rule_keeps_and_undo_gives_it_back(
     house.holdfast("point", "undo-prune", sids[1], "--repository", "main")
     assert (shown(house, vm), pruned(house, vm)) == (sids, [])
     house.holdfast("restore", "disk", "--point", sids[0], "--to", house.out / f"{vm}.raw")
-    assert (house.out / f"{vm}.raw").read_bytes() == disk_at(vm, 0)
+    assert_same((house.out / f"{vm}.raw").read_bytes(), disk_at(vm, 0))
     dry = house.holdfast("prune", "--job", vm, "--dry-run")
     reasons = [decision["reasons"] for decision in dry["vms"][0]["decisions"]]
     assert reasons == [["last verified"], ["no rule keeps it"], ["minimum", "count"]], "the restore has verified it"
@@ -202,7 +203,7 @@ def test_a_lost_catalogue_loses_no_point(house: Installation, history: tuple[str
             for field in ("server", "job", "vm_id", "vm_name", "created", "size_bytes", "held", "retained_until"):
                 assert found[sid][field] == point[field], field
         house.holdfast("restore", "disk", "--point", sids[2], "--to", house.out / "found.raw")
-        assert (house.out / "found.raw").read_bytes() == disk_at(vm, 2)
+        assert_same((house.out / "found.raw").read_bytes(), disk_at(vm, 2))
         assert house.holdfast("prune")["to_prune"] == 0, "without the jobs nothing is pruned"
         assert house.holdfast("repository", "rescan", "main")["points"] == len(known)
     finally:

@@ -11,6 +11,7 @@ import pytest
 from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import BlockId
+from lab.contents import assert_same
 from lab.devices import MIB, mounted
 from lab.movers import Done, Site
 from lab.tools import require_tool
@@ -123,7 +124,7 @@ def test_what_is_left_out_makes_the_point_smaller_and_no_file_different(site: Si
 
     whole = site.backup(machine.url, GEOMETRY, ChangeMode.DIGEST, tree(later))
     assert (whole.counters.unused_bytes, whole.proxy.unused) == (0, "")
-    assert restored(site, whole, "whole").read_bytes() == machine.disk.read_bytes()
+    assert_same(restored(site, whole, "whole").read_bytes(), machine.disk.read_bytes())
 
     again = site.backup(machine.url, GEOMETRY, ChangeMode.DIGEST, tree(whole), skip_unused=True)
     assert again.counters.sent_bytes == 0
@@ -140,7 +141,7 @@ def test_only_what_the_disk_itself_is_asked_for_is_left_out(site: Site) -> None:
     tracked = site.backup(machine.url, GEOMETRY, ChangeMode.CBT, tree(plain), everything, skip_unused=True)
     assert tracked.repository.root == plain.repository.root
     assert {done.counters.unused_bytes for done in (full, told, plain, tracked)} == {0}
-    assert restored(site, full, "full").read_bytes() == machine.disk.read_bytes()
+    assert_same(restored(site, full, "full").read_bytes(), machine.disk.read_bytes())
 
 
 def test_a_tracker_that_lied_about_what_is_in_use_is_followed_by_a_look_of_our_own(site: Site) -> None:
@@ -164,4 +165,4 @@ def test_what_cannot_be_read_as_a_file_system_is_kept_whole(site: Site) -> None:
     assert "ext4 at 1.00 MiB is kept whole: " in done.proxy.unused
     assert done.counters.unused_bytes == SWAP.length - (1 << LOG2), "all of swap but the block of its header"
     kept = restored(site, done, "kept").read_bytes()
-    assert kept[: SWAP.start] == machine.disk.read_bytes()[: SWAP.start]
+    assert_same(kept[: SWAP.start], machine.disk.read_bytes()[: SWAP.start])

@@ -22,6 +22,7 @@ from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import repositories as lab
+from lab.contents import assert_same
 
 BLOCKS = 12
 GEOMETRY = Geometry(BLOCKS * lab.BLOCK, lab.LOG2)
@@ -78,7 +79,7 @@ def read(folder: Path, rng: random.Random) -> None:
                 continue
             raise
         content = contents(folder)[sid]
-        assert found == {number: lab.block(kind) for number, kind in content.items()}, f"point {sid} is another"
+        assert_same(found, {number: lab.block(kind) for number, kind in content.items()}, f"point {sid} is another")
 
 
 def check(folder: Path, rng: random.Random) -> None:

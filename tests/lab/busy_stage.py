@@ -17,6 +17,7 @@ from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import busy_repository as busy
 from lab import repositories as lab
+from lab.contents import assert_same
 
 _FEWEST_POINTS = 4
 _PATIENCE = 10
@@ -96,7 +97,7 @@ def check(folder: Path) -> None:
         assert committed - pruning <= points.keys(), "a committed point is gone"
         for sid, entry in points.items():
             found = lab.restore(repository, open_point(entry, lab.KEYS))
-            assert found == {number: lab.block(kind) for number, kind in contents[sid].items()}
+            assert_same(found, {number: lab.block(kind) for number, kind in contents[sid].items()})
         collect(repository)
         found = collect(repository)
     assert found.lost_records == 0

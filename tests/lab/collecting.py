@@ -11,6 +11,7 @@ from holdfast_agent.model.ids import Sid
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.sealing.roots import open_point
 from lab import repositories as lab
+from lab.contents import assert_same
 
 GEOMETRY = Geometry(10 * lab.BLOCK, lab.LOG2)
 KEPT, CHANGED = 4, 6
@@ -50,4 +51,4 @@ def check_points(repository: Repository, expected: dict[Sid, dict[int, bytes]]) 
     found = {entry.sid: entry for entry in repository.points()}
     assert found.keys() == expected.keys()
     for sid, blocks in expected.items():
-        assert lab.restore(repository, open_point(found[sid], lab.KEYS)) == blocks, f"point {sid} holds something else"
+        assert_same(lab.restore(repository, open_point(found[sid], lab.KEYS)), blocks, f"point {sid} holds another")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from holdfast_agent.disks.disk import DiskExtent, ReadableDisk, WritableDisk
+from lab.contents import assert_same
 
 SIZE = (9 << 20) + 4096
 DATA = ((0, 4096), (3 << 20, 70_000), (9 << 20, 4096))
@@ -39,13 +40,13 @@ class DiskSuite:
     def test_reads_everything(self, disk: ReadableDisk) -> None:
         buffer = bytearray(SIZE)
         disk.read_into(0, memoryview(buffer))
-        assert buffer == content()
+        assert_same(buffer, content())
 
     @pytest.mark.parametrize(("start", "length"), [(0, 1), (1, 511), (4095, 2), (3 << 20, 70_000), (SIZE - 1, 1)])
     def test_reads_any_range(self, disk: ReadableDisk, start: int, length: int) -> None:
         buffer = bytearray(b"\xee" * length)
         disk.read_into(start, memoryview(buffer))
-        assert buffer == content()[start : start + length]
+        assert_same(buffer, content()[start : start + length])
 
     def test_reads_from_several_threads(self, disk: ReadableDisk) -> None:
         step = 1 << 16
@@ -106,7 +107,7 @@ class WritableSuite:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda start: restored.target.write(start, whole[start : start + (1 << 20)]), starts))
         restored.target.finish()
-        assert restored.found() == whole
+        assert_same(restored.found(), whole)
 
     def test_data_and_zeros_side_by_side_from_several_threads(self, restored: Restored) -> None:
         target, expected = restored.target, content()
@@ -122,7 +123,7 @@ class WritableSuite:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(restore, pairwise(ends)))
         target.finish()
-        assert restored.found() == expected
+        assert_same(restored.found(), expected)
 
     @pytest.mark.parametrize(("start", "length"), [(0, 1), (511, 2), (4095, 4098), (70_000, 3 << 20), (SIZE - 1, 1)])
     def test_any_range_and_nothing_beside_it(self, restored: Restored, start: int, length: int) -> None:
@@ -135,7 +136,7 @@ class WritableSuite:
             restored.target.write_zeros(*zeros)
             expected[zeros[0] : sum(zeros)] = bytes(zeros[1])
         restored.target.finish()
-        assert restored.found() == expected
+        assert_same(restored.found(), expected)
 
     def test_ends_are_idempotent(self, restored: Restored) -> None:
         restored.target.write(0, b"x" * 512)

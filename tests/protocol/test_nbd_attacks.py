@@ -17,6 +17,7 @@ from holdfast_agent.disks import patience
 from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.errors import DiskChanged, DiskDenied, DiskShrunk, DiskUnreadable, DiskUnwritable
+from lab.contents import assert_same
 from lab.disks import host_for
 from lab.nbd_peer import (
     ACK,
@@ -70,7 +71,7 @@ def read(disk: ReadableDisk, offset: int = 4096, length: int = 8192) -> bytes:
 
 def test_the_peer_is_right_unless_told_otherwise(peer: Peer) -> None:
     with opened(peer) as disk:
-        assert read(disk) == disk_bytes(4096, 8192)
+        assert_same(read(disk), disk_bytes(4096, 8192))
         assert [(extent.start, extent.length, extent.data) for extent in disk.extents()] == [
             (0, 4096, True),
             (4096, SIZE - 4096, False),
@@ -189,7 +190,7 @@ def test_a_reply_given_twice_spoils_the_connection_and_not_the_data(tmp_path: Pa
         yield from (data_chunk(request, request.offset, request.length),) * 2
 
     with serving(Peer(tmp_path / "nbd.sock", answer=twice)) as peer, opened(peer) as disk:
-        assert read(disk) == disk_bytes(4096, 8192)
+        assert_same(read(disk), disk_bytes(4096, 8192))
         with pytest.raises(DiskUnreadable, match="not asked"):
             read(disk)
 
@@ -274,7 +275,7 @@ def test_replies_of_many_requests_in_any_order_and_mixed(tmp_path: Path) -> None
             with ThreadPoolExecutor(4) as threads:
                 places = [start + thread * 16384 for thread in range(4)]
                 found = list(threads.map(lambda place: read(disk, place, 16384), places))
-            assert found == [disk_bytes(place, 16384) for place in places]
+            assert_same(found, [disk_bytes(place, 16384) for place in places])
 
 
 def test_a_buffer_is_left_alone_once_its_read_has_failed(tmp_path: Path) -> None:
@@ -308,7 +309,7 @@ def test_a_buffer_is_left_alone_once_its_read_has_failed(tmp_path: Path) -> None
 def test_a_read_goes_on_over_a_new_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: int) -> None:
     monkeypatch.setattr(patience, "PAUSES_S", (0.0,))
     with serving(Peer(tmp_path / "nbd.sock", budget=[end, None])) as peer, opened(peer) as disk:
-        assert read(disk, 0, 16384) == disk_bytes(0, 16384)
+        assert_same(read(disk, 0, 16384), disk_bytes(0, 16384))
         assert peer.connections == 2
 
 
@@ -325,7 +326,7 @@ def test_a_server_that_shuts_down_is_asked_again_over_a_new_connection(
 
         peer.answer = shutting_down
         with opened(peer) as disk:
-            assert read(disk) == disk_bytes(4096, 8192)
+            assert_same(read(disk), disk_bytes(4096, 8192))
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,7 @@ def test_many_threads_over_connections_that_break_anywhere(tmp_path: Path, monke
             offset = rng.randrange(SIZE - length)
             view = memoryview(buffer)[:length]
             disk.read_into(offset, view)
-            assert view == whole[offset : offset + length]
+            assert_same(view, whole[offset : offset + length])
         return 60
 
     with serving(peer), opened(peer) as disk, ThreadPoolExecutor(6) as threads:
@@ -396,6 +397,6 @@ def test_a_server_that_speaks_no_structured_replies_can_be_read(tmp_path: Path) 
 
     refuses = {OPTION_STRUCTURED: [option_reply(OPTION_STRUCTURED, (1 << 31) | 1)]}
     with serving(Peer(tmp_path / "nbd.sock", options=refuses, answer=simple)) as peer, opened(peer) as disk:
-        assert read(disk) == disk_bytes(4096, 8192)
+        assert_same(read(disk), disk_bytes(4096, 8192))
         assert [(extent.length, extent.data) for extent in disk.extents()] == [(SIZE, True)]
         assert BLOCK_STATUS not in [request.command for request in peer.requests]

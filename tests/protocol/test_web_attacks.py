@@ -15,6 +15,7 @@ from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import DiskChanged, DiskDenied, DiskNotFound, DiskShrunk, DiskUnreadable
 from holdfast_agent.model.disk_access import DiskAccess
+from lab.contents import assert_same
 from lab.disks import host_for
 from lab.web_peer import SIZE, Answer, Peer, Request, disk_bytes, head, right_answer, serving
 
@@ -47,7 +48,7 @@ def test_reads_stay_on_one_connection_and_are_pinned(tmp_path: Path) -> None:
     with serving() as peer, opened(peer, tmp_path) as disk:
         assert disk.size_bytes == SIZE
         for start in (0, 4096, SIZE - 4096):
-            assert read(disk, start, start + 4096) == disk_bytes(start, start + 4096)
+            assert_same(read(disk, start, start + 4096), disk_bytes(start, start + 4096))
         assert peer.connections == 1
         assert [request.headers.get("if-range") for request in peer.requests] == [None] + ['"first"'] * 3
         assert {request.target for request in peer.requests} == {"/disk?x=%20"}
@@ -130,7 +131,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, status: str) -> None:
         return right_answer(request)
 
     with serving(busy) as peer, opened(peer, tmp_path) as disk:
-        assert read(disk) == disk_bytes(4096, 12288)
+        assert_same(read(disk), disk_bytes(4096, 12288))
         assert peer.connections == 1
 
 
@@ -171,7 +172,7 @@ def test_an_answer_in_pieces_of_unknown_length(tmp_path: Path) -> None:
         yield b"0\r\n\r\n"
 
     with serving(pieces) as peer, opened(peer, tmp_path) as disk:
-        assert read(disk) == disk_bytes(4096, 12288)
+        assert_same(read(disk), disk_bytes(4096, 12288))
         assert peer.connections == 1
 
 
@@ -205,7 +206,7 @@ def test_redirections_stay_on_the_server(tmp_path: Path) -> None:
         return right_answer(request)
 
     with serving(moved) as peer, opened(peer, tmp_path) as disk:
-        assert read(disk) == disk_bytes(4096, 12288)
+        assert_same(read(disk), disk_bytes(4096, 12288))
         assert [request.target for request in peer.requests][1:] == ["/real?token=1"] * 2
 
 

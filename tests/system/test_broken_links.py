@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lab.contents import assert_same
 from lab.estate import Estate, estate
 
 MIB = 1 << 20
@@ -51,7 +52,7 @@ class Running:
         assert report["result"] in ("success", "warning"), (report["problems"], report["steps"])
         to = self.house.out / f"{self.vm}.raw"
         self.house.restore_disk(self.vm, "latest", to, "--proxy", "two")
-        assert to.read_bytes() == self.content
+        assert_same(to.read_bytes(), self.content)
         return report
 
     @staticmethod

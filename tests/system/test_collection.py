@@ -10,6 +10,7 @@ import pytest
 
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.repository.repository import Repository
+from lab.contents import assert_same
 from lab.installation import Installation, installed
 
 MIB = 1 << 20
@@ -53,5 +54,5 @@ def test_garbage_goes_and_the_point_that_is_left_restores(house: Installation, t
     house.holdfast("repository", "verify", "main", "--level", "2")
     restored = house.out / "disk.raw"
     house.restore_disk("vm", newest["sid"], restored)
-    assert restored.read_bytes() == disk.read_bytes()
+    assert_same(restored.read_bytes(), disk.read_bytes())
     house.run_job("job")

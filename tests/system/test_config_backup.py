@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from lab.contents import assert_same
 from lab.installation import installed
 
 MIB = 1 << 20
@@ -38,5 +39,5 @@ def test_a_restored_manager_goes_on_where_the_lost_one_ended(tmp_path: Path) -> 
         assert [each["mode"] for each in report["disks"]] == ["digest"]
         assert report["total"]["sent_bytes"] == MIB
         house.restore_disk("vm", "latest", house.out / "again.raw")
-        assert (house.out / "again.raw").read_bytes() == disk.read_bytes()
+        assert_same((house.out / "again.raw").read_bytes(), disk.read_bytes())
         assert len(house.points("vm")) == 2

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lab import repositories as lab
+from lab.contents import assert_same
 from lab.installation import Installation, installed
 from lab.processes import MOVER, children
 
@@ -97,7 +98,7 @@ def test_copies_are_whole_and_made_once(house: Installation) -> None:
     vm.backup(7)
     report = vm.copy()
     assert report["total"]["sent_bytes"] == report["total"]["read_bytes"] == MIB
-    assert vm.restored(vm.far) == vm.contents
+    assert_same(vm.restored(vm.far), vm.contents)
     house.holdfast("repository", "verify", vm.far, "--level", "2")
 
 
@@ -109,7 +110,7 @@ def test_the_repository_itself_tells_what_was_copied(house: Installation) -> Non
     vm.copy("--latest", "1")
     assert len(vm.points(vm.far)) == 1
     vm.copy("--point", vm.points(vm.name)[0]["sid"])
-    assert vm.restored(vm.far) == vm.contents
+    assert_same(vm.restored(vm.far), vm.contents)
 
     fresh = another_manager(house)
     password = ("--passphrase-file", house.home / f"{vm.far}.pass")
@@ -118,7 +119,7 @@ def test_the_repository_itself_tells_what_was_copied(house: Installation) -> Non
     assert {point["origin"]["sid"] for point in vm.points(vm.far, fresh)} == {
         point["sid"] for point in vm.points(vm.name, fresh)
     }
-    assert vm.restored(vm.far, fresh) == vm.contents
+    assert_same(vm.restored(vm.far, fresh), vm.contents)
     assert fresh.holdfast("repository", "copy", vm.name, vm.far)["points"] == []
     assert fresh.holdfast("repository", "copy", vm.far, vm.name)["points"] == [], "nor back"
 
@@ -171,7 +172,7 @@ def test_a_damaged_block_costs_its_point_and_no_other(house: Installation) -> No
     (problem,) = [each for each in report["problems"] if each["code"] == "origin_damaged"]
     assert problem["message"].startswith(f"block 3 of disk disk.raw of restore point {bad['sid'][:12]} cannot be read")
     whole = [vm.contents[0], vm.contents[2]]
-    assert vm.restored(vm.far) == whole
+    assert_same(vm.restored(vm.far), whole)
     assert [point["state"] for point in vm.points(vm.name)] == ["ok", "suspect", "ok"]
 
     report = vm.copy("--strict", expect=4)
@@ -183,7 +184,7 @@ def test_a_damaged_block_costs_its_point_and_no_other(house: Installation) -> No
     lab.flip(house.store / vm.name / "points" / first, 60)
     (made,) = house.holdfast(*back)["points"]
     house.restore_disk(vm.name, made["sid"], house.out / "back.raw")
-    assert (house.out / "back.raw").read_bytes() == vm.contents[0], "a point whose document is damaged comes back"
+    assert_same((house.out / "back.raw").read_bytes(), vm.contents[0], "a point whose document is damaged comes back")
 
 
 @pytest.mark.parametrize("victim", ["session", "source", "stop"])
@@ -213,7 +214,7 @@ def test_a_copy_that_is_cut_off_leaves_no_half_point(house: Installation, victim
     else:
         assert (report["result"], copied) == ({"session": "failed", "stop": "cancelled"}[victim], {first})
         vm.copy()
-    assert vm.restored(vm.far) == vm.contents
+    assert_same(vm.restored(vm.far), vm.contents)
     house.stop_agent()  # all leases end with it
     house.start_agent()
     for repository in (vm.name, vm.far):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.contents import assert_same
 from lab.installation import Installation, installed
 from lab.processes import MOVER, children
 from lab.tools import require_tool
@@ -82,7 +83,7 @@ def test_only_the_change_travels_and_both_points_restore(house: Installation, re
         for name, content in contents.items():
             to = house.out / f"{point['sid']}-{name}"
             house.restore_disk(vm, point["sid"], to, "--disk", name)
-            assert to.read_bytes() == content
+            assert_same(to.read_bytes(), content)
             assert to.stat().st_blocks * 512 < to.stat().st_size, "restored without its holes"
     house.holdfast("repository", "verify", repository, "--level", "2")
 
@@ -103,7 +104,7 @@ def test_a_whole_vm_with_raw_and_qcow2_disks_comes_back(house: Installation, tmp
     # What was qcow2 comes back as raw: the same disk, in the form that every hypervisor reads.
     for disk, original in (("a.raw", house.vms / "mixed" / "a.raw"), ("b.raw", inside)):
         restored = house.vms / "mixed-again" / disk
-        assert restored.read_bytes() == original.read_bytes()
+        assert_same(restored.read_bytes(), original.read_bytes())
     refused = house.holdfast("restore", "vm", "--vm", "mixed", "--point", "latest", "--server", "lab", expect=2)
     assert "exists" in refused["error"]["message"]
 
@@ -123,7 +124,7 @@ def test_an_empty_disk_grows_and_is_filled(house: Installation) -> None:
     for point, content in ((newest, disk.read_bytes()), (oldest, bytes(4 * MIB))):
         to = house.out / f"{point['sid']}.raw"
         house.restore_disk("growing", point["sid"], to)
-        assert to.read_bytes() == content
+        assert_same(to.read_bytes(), content)
 
 
 def test_two_jobs_share_one_slot(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from holdfast_agent.sealing.paper import encode_paper
 from holdfast_agent.sealing.records import parse_header
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.settings import ManagerSettings
+from lab.contents import assert_same
 from lab.installation import CommandFailed, Installation, installed
 
 
@@ -96,7 +97,7 @@ def test_after_a_rotation_new_blocks_have_a_new_key_and_all_are_readable(house: 
     for point, content in zip(points, reversed(contents), strict=True):
         to = house.out / f"{point['sid']}.raw"
         house.restore_disk("vm", point["sid"], to)
-        assert to.read_bytes() == content
+        assert_same(to.read_bytes(), content)
     house.holdfast("repository", "verify", "main", "--level", "2")
 
 
@@ -137,7 +138,7 @@ def test_the_paper_key_opens_what_nothing_else_opens(house: Installation) -> Non
 
     unlock(house, "--paper-file", file)
     house.restore_disk("vm", point["sid"], house.out / "again.raw")
-    assert (house.out / "again.raw").read_bytes() == (house.vms / "vm" / "disk.raw").read_bytes()
+    assert_same((house.out / "again.raw").read_bytes(), (house.vms / "vm" / "disk.raw").read_bytes())
     house.holdfast("key", "add", "main", "--passphrase-file", secret_file(house, "n.pass", "after the paper"))
 
     place = ("--agent", "local", "--path", house.store / "main")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from holdfast_agent.errors import ErrorRecord
 from holdfast_manager.catalog.errors import SessionDied
+from lab.contents import assert_same
 from lab.installation import Installation, installed
 
 MIB = 1 << 20
@@ -42,4 +43,4 @@ def test_a_point_that_its_session_could_not_remember_is_remembered_by_the_next(t
         (task,) = second["disks"]
         assert task["mode"] == "digest", "and it is the base that the next backup compares with"
         house.restore_disk("vm", point["sid"], house.out / "restored.raw")
-        assert (house.out / "restored.raw").read_bytes() == disk.read_bytes()
+        assert_same((house.out / "restored.raw").read_bytes(), disk.read_bytes())

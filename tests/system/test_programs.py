@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.contents import assert_same
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -35,7 +37,7 @@ def test_the_demo_restores_both_points_and_leaves_nothing(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(", bit for bit") == 3  # each point, and the summary
     assert not work.exists()
-    assert disk.read_bytes()[: len(content)] == content, "the demo changed the image that it was given"
+    assert_same(disk.read_bytes()[: len(content)], content, "the demo changed the image that it was given")
 
 
 def test_the_demo_says_what_is_wrong_with_the_disk_that_it_is_given(tmp_path: Path) -> None:

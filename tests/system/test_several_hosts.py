@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from lab.contents import assert_same
 from lab.estate import estate
 
 MIB = 1 << 20
@@ -24,4 +25,4 @@ def test_a_disk_goes_over_the_network_and_comes_back(tmp_path: Path) -> None:
 
         assert vault.received_bytes() - before > 4 * MIB, "the data did not go over the network"
         house.restore_disk("web", report["points"][0]["sid"], house.out / "disk.raw")
-        assert (house.out / "disk.raw").read_bytes() == content
+        assert_same((house.out / "disk.raw").read_bytes(), content)

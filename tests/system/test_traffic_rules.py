@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lab.contents import assert_same
 from lab.estate import Estate, estate
 from lab.installation import Installation, installed
 from lab.network import Host
@@ -162,7 +163,7 @@ def test_restores_verifications_and_copies_obey_the_read_limit_and_backups_the_w
 
     house.holdfast("repository", "edit", "main", "--reset", "write-limit", "--read-limit", "2 MiB")
     house.restore_disk("kept", report["points"][0]["sid"], house.out / "kept.raw")
-    assert (house.out / "kept.raw").read_bytes() == content
+    assert_same((house.out / "kept.raw").read_bytes(), content)
     house.holdfast("repository", "verify", "main", "--level", "2", "--point", report["points"][0]["sid"])
     house.add_repository("second", encrypted=False)
     house.holdfast("repository", "copy", "main", "second", "--point", report["points"][0]["sid"])

@@ -20,6 +20,7 @@ from holdfast_manager.catalog.errors import CatalogMissing, ConfigBackupLocked, 
 from holdfast_manager.catalog.sealed_stream import CHUNK_BYTES, OpeningReader, SealingWriter
 from holdfast_manager.catalog.values import AgentEntry, AgentRole, RepositoryEntry
 from holdfast_manager.settings import DatabaseSettings, ManagerSettings
+from lab.contents import assert_same
 
 PASSPHRASE = "a passphrase for the safe"  # noqa: S105 -- of these tests
 MASTER = b"m" * 32
@@ -77,7 +78,7 @@ def test_nothing_that_exists_is_overwritten(settings: ManagerSettings, tmp_path:
         backed_up(settings, file)
     with pytest.raises(AlreadyExists):
         restore(settings, file, PASSPHRASE)
-    assert file.read_bytes() == before
+    assert_same(file.read_bytes(), before)
     other = settings_of(tmp_path / "other")
     other.home.mkdir()
     KeyPair.generate().save(other.identity_file)
@@ -202,7 +203,7 @@ def test_streams_of_any_length_come_back_whole(size: int) -> None:
         writer.write(plain[start : start + 300_000])
     writer.finish()
     data = sealed.getvalue()
-    assert OpeningReader(io.BytesIO(data), PASSPHRASE, "f").readall() == plain
+    assert_same(OpeningReader(io.BytesIO(data), PASSPHRASE, "f").readall(), plain)
     if size > CHUNK_BYTES:  # cut at the boundary of chunks, and chunks swapped
         chunk = CHUNK_BYTES + 16
         front = len(data) - size - 16 * -(-size // CHUNK_BYTES)

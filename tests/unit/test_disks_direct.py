@@ -12,6 +12,7 @@ import pytest
 
 from holdfast_agent.disks.direct import DirectWriter
 from holdfast_agent.disks.open import open_target
+from lab.contents import assert_same
 from lab.disks import host_for
 
 MIB = 1 << 20
@@ -39,7 +40,7 @@ def test_blocks_of_any_length_from_many_threads(folder: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda piece: target.write(*piece), pieces))
     target.finish()
-    assert (folder / "disk").read_bytes() == whole
+    assert_same((folder / "disk").read_bytes(), whole)
 
 
 def _at_a_page(data: bytes | memoryview) -> memoryview:

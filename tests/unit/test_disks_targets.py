@@ -9,6 +9,7 @@ import pytest
 
 from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.errors import DiskDenied, DiskExists, DiskNotFound, UsageError
+from lab.contents import assert_same
 from lab.disks import host_for
 
 SIZE = 3 << 20
@@ -26,7 +27,7 @@ def test_a_new_file_appears_only_when_it_is_whole_and_stays_sparse(tmp_path: Pat
     target.finish()
     target.abort()
     expected = bytes(1 << 20) + b"data" + bytes(SIZE - (1 << 20) - 4)
-    assert (tmp_path / "new").read_bytes() == expected
+    assert_same((tmp_path / "new").read_bytes(), expected)
     assert (tmp_path / "new").stat().st_blocks * 512 < 1 << 20
 
 
@@ -46,7 +47,7 @@ def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(tmp_path: Path
     target = open_target(f"file:{path}", host, SIZE, create=True, overwrite=True)
     assert path.read_bytes() == b"old"
     target.finish()
-    assert path.read_bytes() == bytes(SIZE)
+    assert_same(path.read_bytes(), bytes(SIZE))
     assert entries(tmp_path) == {"disk"}
 
 
@@ -67,7 +68,7 @@ def test_zeros_are_written_over_an_existing_disk(tmp_path: Path) -> None:
     target.write(0, b"abc")
     target.finish()
     expected = b"abc\xff\xff" + bytes((1 << 20) + 3)
-    assert path.read_bytes() == expected + b"\xff" * (SIZE - len(expected))
+    assert_same(path.read_bytes(), expected + b"\xff" * (SIZE - len(expected)))
 
 
 def test_a_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from holdfast_agent.repository.writer import SessionWriter
 from holdfast_agent.sealing.roots import seal_point
 from lab import repositories as lab
 from lab.collecting import GEOMETRY, Ground, check_points
+from lab.contents import assert_same
 from lab.faults import FaultySystem
 
 
@@ -85,7 +86,7 @@ def test_a_dry_run_changes_nothing(ground: Ground, repository: Repository) -> No
     ground.litter()
     before = {path: path.read_bytes() for path in lab.files(ground.folder)}
     rehearsed = collect(repository, dry_run=True)
-    assert {path: path.read_bytes() for path in lab.files(ground.folder)} == before
+    assert_same({path: path.read_bytes() for path in lab.files(ground.folder)}, before)
     done = collect(repository)
     assert (rehearsed.swept_packs, rehearsed.moved_bytes) == (done.swept_packs, done.moved_bytes)
 

@@ -25,6 +25,7 @@ from holdfast_agent.sealing.paper import decode_paper
 from holdfast_agent.sealing.roots import open_point, pack_set_digest, root_id, seal_point
 from holdfast_agent.sealing.slots import open_slots, slots_opened
 from lab import golden
+from lab.contents import assert_same
 from lab.golden import Golden, GoldenPoint
 
 LOSSES = ("as it is", "without segments")
@@ -95,7 +96,7 @@ def check_restores(found: Found) -> None:
         assert entry is not None
         point = open_point(entry, found.keys)
         assert (point.vm_name, point.sid) == (expected.vm, expected.sid)
-        assert golden.restored(found.repository, point, found.keys) == (expected.disks, expected.config)
+        assert_same(golden.restored(found.repository, point, found.keys), (expected.disks, expected.config))
 
 
 def test_there_are_golden_repositories_and_they_are_small() -> None:
@@ -145,7 +146,7 @@ def test_a_backup_goes_on_from_every_point(found: Found) -> None:
     for expected in found.expected.points:
         base = open_point(found.repository.committed(expected.sid) or pytest.fail("it is gone"), found.keys)
         point = found.back_up_on(base)
-        assert golden.restored(found.repository, point, found.keys) == (expected.disks, expected.config)
+        assert_same(golden.restored(found.repository, point, found.keys), (expected.disks, expected.config))
     found.repository.recover()
     collect(found.repository)
     collect(found.repository)

@@ -20,6 +20,7 @@ from holdfast_agent.sealing import codecs, records
 from holdfast_agent.sealing.keys import PUBLIC, DataKeys, MasterKey, RepositoryKeys
 from holdfast_agent.sealing.records import Codec, RecordKind, open_record, parse_header, seal_record
 from holdfast_agent.sealing.tree import encode_node
+from lab.contents import assert_same
 
 ID = "00112233445566778899aabbccddeeff"
 SECRET = RepositoryKeys.derive(MasterKey(bytes(range(32))), ID).data_keys()
@@ -37,8 +38,8 @@ def seal(plain: bytes, keys: DataKeys = SECRET, compression: Compression = Compr
 @pytest.mark.parametrize("plain", [TEXT, NOISE, b"", b"x"], ids=["text", "noise", "empty", "byte"])
 def test_round_trip(keys: DataKeys, compression: Compression, plain: bytes) -> None:
     record = seal(plain, keys, compression)
-    assert open_record(record, keys, keys.block_id(plain)) == plain
-    assert open_record(memoryview(record), keys) == plain
+    assert_same(open_record(record, keys, keys.block_id(plain)), plain)
+    assert_same(open_record(memoryview(record), keys), plain)
     header = records.check_record(record)
     assert (header.plain_length, header.record_length) == (len(plain), len(record))
 
@@ -120,7 +121,7 @@ def test_a_forged_public_record_never_gives_other_data() -> None:
     refused = 0
     for altered in flips(seal(plain, OPEN)):
         try:
-            assert open_record(mend_crcs(altered), OPEN, OPEN.block_id(plain)) == plain
+            assert_same(open_record(mend_crcs(altered), OPEN, OPEN.block_id(plain)), plain)
         except HoldfastError:
             refused += 1
     assert refused > 60
