@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lab.agents import launch_agent
+from lab.commands import CommandServer
 from lab.installation import BIN, STOP_TIMEOUT_S, Installation
 from lab.network import Host, network
 
@@ -77,10 +78,15 @@ class Estate(Installation):
         super().__init__(home, slots)
         self.hosts = {host.name: host for host in hosts}
         self.agents = {name: AgentAt(home / name, home, self.hosts[name], roles[name], slots) for name in roles}
+        self._commands = CommandServer(self.manager.command())
 
     @property
     def manager(self) -> Host:
         return self.hosts["manager"]
+
+    @property
+    def commands(self) -> CommandServer:
+        return self._commands
 
     def command(self, *arguments: str | Path) -> list[str]:
         return self.manager.command(*super().command(*arguments))
@@ -105,6 +111,7 @@ class Estate(Installation):
     def stop(self) -> None:
         """End all agents."""
         with contextlib.ExitStack() as all_of_them:
+            all_of_them.callback(self._commands.close)
             for agent in self.agents.values():
                 all_of_them.callback(agent.stop)
 

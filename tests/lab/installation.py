@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.agents import launch_agent
+from lab.commands import CommandServer, shared_server
 
 BIN = Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 300.0
@@ -77,6 +78,11 @@ class Installation:
         }
         self.agent: subprocess.Popen[bytes] | None = None
 
+    @property
+    def commands(self) -> CommandServer:
+        """Runs the commands."""
+        return shared_server()
+
     def start_agent(self) -> None:
         """Start the agent, again after a stop or a kill; ready when this returns."""
         self.agent = launch_agent(self.agent_config, self.home / "agent.log")
@@ -104,16 +110,8 @@ class Installation:
 
     def holdfast(self, *arguments: str | Path, expect: int = 0) -> Any:
         """Run ``holdfast`` with ``--output json`` and return its document (None if it printed none)."""
-        command = self.command(*arguments)
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
+        command = Installation.command(self, *arguments)  # what runs it elsewhere is the server's business
+        done = self.commands.run(command, self.environment, COMMAND_TIMEOUT_S)
         if done.returncode != expect:
             told = f"{shlex.join(command)}\nexit code {done.returncode}, expected {expect}\n"
             raise CommandFailed(told + done.stdout + done.stderr)
@@ -121,8 +119,10 @@ class Installation:
 
     def agent_command(self, *arguments: str) -> str:
         """Run ``holdfast-agent`` with the agent's configuration and return what it printed."""
-        command = [BIN / "holdfast-agent", *arguments, "--config", self.agent_config]
-        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+        command = [str(BIN / "holdfast-agent"), *arguments, "--config", str(self.agent_config)]
+        done = self.commands.run(command, self.environment, COMMAND_TIMEOUT_S)
+        done.check_returncode()
+        return done.stdout
 
     # --- shorthand for what most tests do; each is one command -----------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Temporary directories in memory, for tests to which a disk under the files is nothing but time.
 
 A small repository alone has hundreds of directories and syncs each file. A ``conftest.py`` that imports the fixtures
-here puts the tests of its folder on a tmpfs where there is one with room.
+here puts the tests of its folder on a tmpfs where there is one with room, and in the usual place elsewhere.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from pathlib import Path
 
 import pytest
 
+__all__ = ["disk_path_factory", "tmp_path", "tmp_path_factory"]
+
 _TMPFS = Path("/dev/shm")  # noqa: S108 - names in it are made by mkdtemp
-_ROOM_BYTES = 2 << 30
+_PREFIX = "holdfast-tests-"
+_ROOM_BYTES = 6 << 30
 
 
 class MemoryPaths:
-    """As far as tests use it, what :class:`pytest.TempPathFactory` is."""
+    """As far as tests use it, what :class:`pytest.TempPathFactory` is; :attr:`on_disk` is the usual one."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, on_disk: pytest.TempPathFactory) -> None:
         self._root = root
+        self.on_disk = on_disk
 
     def mktemp(self, basename: str) -> Path:
         """A new empty directory."""
@@ -30,22 +34,35 @@ class MemoryPaths:
 
 
 @pytest.fixture(scope="session")
-def tmp_path_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.TempPathFactory | MemoryPaths]:
-    """Directories for a module or a whole run."""
-    if not _has_room():
-        yield tmp_path_factory
-        return
-    root = tempfile.mkdtemp(prefix="holdfast-tests-", dir=_TMPFS)
-    yield MemoryPaths(Path(root))
+def tmp_path_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryPaths]:
+    """Directories for a module or a whole run; all are gone at its end."""
+    _remove_leftovers()
+    place = _TMPFS if _has_room() else tmp_path_factory.getbasetemp()
+    root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
+    yield MemoryPaths(root, tmp_path_factory)
     shutil.rmtree(root, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def disk_path_factory(tmp_path_factory: MemoryPaths) -> pytest.TempPathFactory:
+    """For the few that shall see the file system of a disk."""
+    return tmp_path_factory.on_disk
+
+
 @pytest.fixture
-def tmp_path(tmp_path_factory: pytest.TempPathFactory | MemoryPaths) -> Iterator[Path]:
+def tmp_path(tmp_path_factory: MemoryPaths) -> Iterator[Path]:
     """The directory of one test, gone after it."""
     path = tmp_path_factory.mktemp("test")
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_leftovers() -> None:
+    """Directories of test runs that were killed: their files are memory."""
+    for place in _TMPFS.glob(f"{_PREFIX}*"):
+        maker = place.name.removeprefix(_PREFIX).split("-")[0]
+        if not Path(f"/proc/{maker}").exists():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _has_room() -> bool:

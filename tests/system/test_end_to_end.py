@@ -20,9 +20,9 @@ ODD_BYTES = 9 * MIB + 3 * 512
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """One installation for all tests here, each with VMs, jobs and repositories of its own."""
-    with installed(tmp_path_factory.mktemp("house")) as made:
+def house(disk_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """One installation on a disk for all tests here, each with VMs, jobs and repositories of its own."""
+    with installed(disk_path_factory.mktemp("house")) as made:
         made.add_repository("sealed", encrypted=True)
         made.add_repository("plain", encrypted=False)
         yield made

@@ -1,5 +1,5 @@
-"""Nothing here is about disks, so files are kept in memory."""
+"""Files are kept in memory."""
 
-from lab.memory import tmp_path, tmp_path_factory
+from lab.memory import disk_path_factory, tmp_path, tmp_path_factory
 
-__all__ = ["tmp_path", "tmp_path_factory"]
+__all__ = ["disk_path_factory", "tmp_path", "tmp_path_factory"]

@@ -19,10 +19,10 @@ MIB = 1 << 20
 
 
 @pytest.fixture(params=["disk", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def folder(request: pytest.FixtureRequest, disk_path_factory: pytest.TempPathFactory) -> Path:
     """On a disk, and on a tmpfs, which older kernels open with O_DIRECT not at all."""
     if request.param == "disk":
-        return tmp_path
+        return disk_path_factory.mktemp("direct")
     place = Path("/dev/shm") / f"holdfast-test-{os.getpid()}"  # noqa: S108 - a tmpfs is what is tested
     place.mkdir(mode=0o700)
     request.addfinalizer(lambda: [[file.unlink() for file in place.iterdir()], place.rmdir()])

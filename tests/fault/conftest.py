@@ -1,0 +1,5 @@
+"""Files are kept in memory."""
+
+from lab.memory import disk_path_factory, tmp_path, tmp_path_factory
+
+__all__ = ["disk_path_factory", "tmp_path", "tmp_path_factory"]
