@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.tables import metadata
 from holdfast_manager.catalog.values import AgentEntry, AgentRole, JobSpec, RepositoryEntry, ServerEntry
-from holdfast_manager.settings import ManagerSettings
+from holdfast_manager.settings import DatabaseSettings, ManagerSettings
+
+if TYPE_CHECKING:
+    from lab.postgresql import PostgresServer
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests with the mark ``both_databases`` run once with each, as far as they use the catalogue."""
+    if "kind_of_database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
+        metafunc.parametrize("kind_of_database", ["sqlite", "postgresql"], indirect=True)
 
 
 class Clock:
@@ -30,16 +42,64 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def manager_settings(tmp_path: Path) -> ManagerSettings:
-    """Settings of a manager that keeps its things in the test's directory."""
-    return ManagerSettings(data_dir=str(tmp_path / "home"))
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for all tests; each makes databases of its own."""
+    from lab.postgresql import postgres_server
+
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> DatabaseSettings:
+    """A database on the server that tests use in turn: emptied sooner than made."""
+    shared = DatabaseSettings(postgres.url(postgres.database()))
+    Catalog.create(ManagerSettings(data_dir=str(tmp_path_factory.mktemp("shared")), database=shared)).close()
+    return shared
 
 
 @pytest.fixture
-def catalog(manager_settings: ManagerSettings, clock: Clock) -> Iterator[Catalog]:
-    """An empty catalogue on SQLite."""
-    with Catalog.create(manager_settings, clock) as made:
+def kind_of_database(request: pytest.FixtureRequest) -> str:
+    """``sqlite``, unless the mark ``both_databases`` says otherwise."""
+    kind: str = getattr(request, "param", "sqlite")
+    return kind
+
+
+@pytest.fixture
+def manager_settings(
+    request: pytest.FixtureRequest, tmp_path: Path, kind_of_database: str
+) -> Iterator[ManagerSettings]:
+    """Settings of a manager that keeps its things in the test's directory, and its catalogue where the test says."""
+    home = str(tmp_path / "home")
+    if kind_of_database == "sqlite":
+        yield ManagerSettings(data_dir=home)
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    shared: DatabaseSettings = request.getfixturevalue("shared_database")
+    yield ManagerSettings(data_dir=home, database=shared)
+    server.empty(shared.url, [table.name for table in metadata.sorted_tables])
+
+
+@pytest.fixture(scope="session")
+def empty_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a manager with an empty catalogue on SQLite, to be copied: sooner done than the migrations."""
+    home = tmp_path_factory.mktemp("empty") / "home"
+    Catalog.create(ManagerSettings(data_dir=str(home))).close()
+    return home
+
+
+@pytest.fixture
+def catalog(
+    manager_settings: ManagerSettings, clock: Clock, kind_of_database: str, empty_catalog: Path
+) -> Iterator[Catalog]:
+    """An empty catalogue."""
+    if kind_of_database == "sqlite":
+        shutil.copytree(empty_catalog, manager_settings.home)
+        make = Catalog.open
+    else:
+        make = Catalog.create
+    with make(manager_settings, clock) as made:
         yield made
 
 

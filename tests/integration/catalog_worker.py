@@ -5,6 +5,7 @@ Says "ready", waits for a line on standard input (so that several begin at once)
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,16 +13,20 @@ from holdfast_agent.errors import Locked
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, SessionKind, SessionResult
 from holdfast_manager.scheduler.slots import SlotLedger
-from holdfast_manager.settings import ManagerSettings
+from holdfast_manager.settings import DatabaseSettings, ManagerSettings
+
+
+def settings_of(home: str) -> ManagerSettings:
+    return ManagerSettings(data_dir=home, database=DatabaseSettings(os.environ.get("CATALOG_URL", "")))
 
 
 def open_and_close(home: str) -> None:
-    with Catalog.open(ManagerSettings(data_dir=home)) as catalog:
+    with Catalog.open(settings_of(home)) as catalog:
         say(str(len(catalog.jobs.list())))
 
 
 def begin_job(home: str) -> None:
-    with Catalog.open(ManagerSettings(data_dir=home)) as catalog:
+    with Catalog.open(settings_of(home)) as catalog:
         try:
             say(f"won {catalog.sessions.begin_job('web').id}")
         except Locked:
@@ -30,7 +35,7 @@ def begin_job(home: str) -> None:
 
 
 def write_events(home: str, batches: str) -> None:
-    with Catalog.open(ManagerSettings(data_dir=home)) as catalog:
+    with Catalog.open(settings_of(home)) as catalog:
         session = catalog.sessions.begin(SessionKind.VERIFY, {}).id
         for batch in range(int(batches)):
             catalog.events.append([EventEntry(session=session, time=0.0, kind=f"{batch} {n}") for n in range(5)])
@@ -39,7 +44,7 @@ def write_events(home: str, batches: str) -> None:
 
 def hold(home: str) -> None:
     """Adopt a session, owe something, take slots for task 1, and wait to be killed."""
-    with Catalog.open(ManagerSettings(data_dir=home)) as catalog:
+    with Catalog.open(settings_of(home)) as catalog:
         session = catalog.sessions.adopt(catalog.sessions.begin_job("web").id)
         catalog.obligations.write(session.id, "lab", "images", "snapshot", {"id": "s1"})
         ledger = SlotLedger(catalog)
@@ -51,7 +56,7 @@ def hold(home: str) -> None:
 
 def run_tasks(home: str, marks: str, tasks: str) -> None:
     """Run tasks as a session does; while one holds slots, a mark in a directory per resource proves it to others."""
-    with Catalog.open(ManagerSettings(data_dir=home)) as catalog:
+    with Catalog.open(settings_of(home)) as catalog:
         session = catalog.sessions.begin(SessionKind.RESTORE, {}).id
         ledger = SlotLedger(catalog)
         waiting = set(range(int(tasks)))

@@ -1,4 +1,4 @@
-"""Several processes on one SQLite file: nothing lost, nothing given twice, the dead recognised."""
+"""Several processes on one catalogue: nothing lost, nothing given twice, the dead recognised."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from holdfast_manager.catalog.values import SessionKind, SessionResult, SessionS
 from holdfast_manager.scheduler.slots import SlotGrant, SlotLedger
 from holdfast_manager.settings import ManagerSettings
 
+pytestmark = pytest.mark.both_databases
 WORKER = Path(__file__).with_name("catalog_worker.py")
 
 
 class Worker:
     """One worker process; killed and reaped when the test leaves."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, settings: ManagerSettings, part: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(WORKER), *arguments],
+            [sys.executable, "-W", "error", str(WORKER), part, str(settings.home), *arguments],
+            env={**os.environ, "CATALOG_URL": settings.database.url},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -48,9 +50,9 @@ class Worker:
 
 
 @contextmanager
-def workers(count: int, *arguments: str) -> Iterator[list[Worker]]:
+def workers(count: int, settings: ManagerSettings, *arguments: str) -> Iterator[list[Worker]]:
     """Workers that have all been told to begin at the same moment."""
-    started = [Worker(*arguments) for _ in range(count)]
+    started = [Worker(settings, *arguments) for _ in range(count)]
     try:
         for worker in started:
             assert worker.line() == "ready"
@@ -64,16 +66,18 @@ def workers(count: int, *arguments: str) -> Iterator[list[Worker]]:
             worker.process.stdout.close()
 
 
-def test_many_open_a_catalogue_that_is_not_migrated_yet(manager_settings: ManagerSettings) -> None:
+def test_many_open_a_catalogue_that_is_not_migrated_yet(tmp_path: Path) -> None:
+    """SQLite's: a shared database is migrated when the administrator says so."""
+    manager_settings = ManagerSettings(data_dir=str(tmp_path / "home"))
     manager_settings.home.mkdir()
     (manager_settings.home / "catalog.db").touch(0o600)
-    with workers(4, "open_and_close", str(manager_settings.home)) as all_of_them:
+    with workers(4, manager_settings, "open_and_close") as all_of_them:
         assert [worker.line() for worker in all_of_them] == ["0"] * 4
         assert [worker.process.wait() for worker in all_of_them] == [0] * 4
 
 
 def test_of_many_that_begin_a_job_one_wins(stocked: Catalog, manager_settings: ManagerSettings) -> None:
-    with workers(4, "begin_job", str(manager_settings.home)) as all_of_them:
+    with workers(4, manager_settings, "begin_job") as all_of_them:
         answers = sorted(worker.line() for worker in all_of_them)
         assert answers[:3] == ["locked"] * 3
         assert answers[3].startswith("won ")
@@ -82,7 +86,7 @@ def test_of_many_that_begin_a_job_one_wins(stocked: Catalog, manager_settings: M
 
 
 def test_events_of_many_writers_are_all_there_in_order(stocked: Catalog, manager_settings: ManagerSettings) -> None:
-    with workers(3, "write_events", str(manager_settings.home), "20") as all_of_them:
+    with workers(3, manager_settings, "write_events", "20") as all_of_them:
         sessions = [int(worker.line()) for worker in all_of_them]
     assert len(set(sessions)) == 3
     for session in sessions:
@@ -94,7 +98,7 @@ def test_a_killed_session_is_recognised_and_frees_job_and_slots(
     stocked: Catalog, manager_settings: ManagerSettings
 ) -> None:
     _one_slot_on_a(stocked)
-    with workers(1, "hold", str(manager_settings.home)) as (holder,):
+    with workers(1, manager_settings, "hold") as (holder,):
         dead = int(holder.line().split()[0])
         assert stocked.sessions.reap_dead() == ()
         assert stocked.sessions.get(dead).process == ProcessIdentity.of(holder.process.pid)
@@ -112,7 +116,7 @@ def test_a_killed_session_is_recognised_and_frees_job_and_slots(
 
 
 def test_a_zombie_is_dead_and_begin_job_buries_it(stocked: Catalog, manager_settings: ManagerSettings) -> None:
-    with workers(1, "hold", str(manager_settings.home)) as (holder,):
+    with workers(1, manager_settings, "hold") as (holder,):
         dead = int(holder.line().split()[0])
         holder.process.send_signal(signal.SIGKILL)
         # not reaped: waits until it is a zombie, and leaves it one
@@ -127,7 +131,7 @@ def test_slots_of_a_killed_session_lapse_without_anyone_reaping_it(
     """As when the dead session ran on another host, where nobody can see its process."""
     _one_slot_on_a(stocked)
     clock.now = time.time()
-    with workers(1, "hold", str(manager_settings.home)) as (holder,):
+    with workers(1, manager_settings, "hold") as (holder,):
         holder.line()
         holder.kill()
     other = stocked.sessions.begin(SessionKind.RESTORE, {}).id
@@ -150,7 +154,7 @@ def test_contending_sessions_never_exceed_a_limit_and_all_are_served(
     stocked.repositories.update(msgspec.structs.replace(stocked.repositories.get("main"), slots=2))
     for name in limits:
         (tmp_path / "marks" / name).mkdir(parents=True)
-    with workers(3, "run_tasks", str(manager_settings.home), str(tmp_path / "marks"), "6") as all_of_them:
+    with workers(3, manager_settings, "run_tasks", str(tmp_path / "marks"), "6") as all_of_them:
         answers = [worker.line() for worker in all_of_them]
         assert [worker.process.wait() for worker in all_of_them] == [0] * 3
     for answer in answers:

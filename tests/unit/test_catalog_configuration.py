@@ -22,6 +22,8 @@ from holdfast_manager.catalog.values import (
     SessionResult,
 )
 
+pytestmark = pytest.mark.both_databases
+
 FULL_JOB = JobSpec(
     name="db",
     server="lab",

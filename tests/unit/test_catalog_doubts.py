@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 
 import msgspec
+import pytest
 
 from holdfast_agent.model.change import AuditOutcome, ChangeMode
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_manager.catalog.doubts import doubted_by_audits, doubtful, taken_on_trust
+
+pytestmark = pytest.mark.both_databases
 
 FULL, CBT, DIGEST, ALLOCATION = ChangeMode.FULL, ChangeMode.CBT, ChangeMode.DIGEST, ChangeMode.ALLOCATION
 FAILED = AuditOutcome.FAILED.value

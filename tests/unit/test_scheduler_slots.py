@@ -10,6 +10,8 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import AgentRole, RepositoryEntry, SessionKind, SessionResult
 from holdfast_manager.scheduler.slots import SlotGrant, SlotLedger, SlotWait
 
+pytestmark = pytest.mark.both_databases
+
 BOTH = (AgentRole.PROXY, AgentRole.REPOSITORY)
 
 

@@ -14,6 +14,8 @@ from holdfast_manager.traffic.ledger import TrafficLedger
 from holdfast_manager.traffic.rules import Transfer
 from holdfast_manager.traffic.shares import UNLIMITED, Share
 
+pytestmark = pytest.mark.both_databases
+
 MIB = 1 << 20
 WAN = Transfer(source="10.0.0.1", target="10.1.0.1", writes="main")
 

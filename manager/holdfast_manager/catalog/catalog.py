@@ -55,13 +55,11 @@ class Catalog:
 
         May be repeated after a crash half-way. Raises ``AlreadyExists`` when there is a catalogue already.
         """
-        database = Database(url_of(settings))
+        with _as_unavailable(settings.home):
+            settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_key_file(settings.sealing_key_file)
+        database = new_database(settings)
         try:
-            with _as_unavailable(settings.home):
-                settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            make_key_file(settings.sealing_key_file)
-            if database.is_sqlite:
-                _make_file(Path(database.place))
             migrate(database)
         except BaseException:
             database.close()
@@ -98,6 +96,14 @@ class Catalog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def new_database(settings: ManagerSettings) -> Database:
+    """A database that is to hold a catalogue; on SQLite its file is made (0600). Raises ``AlreadyExists`` there."""
+    database = Database(url_of(settings))
+    if database.is_sqlite:
+        _make_file(Path(database.place))
+    return database
 
 
 def _make_file(path: Path) -> None:

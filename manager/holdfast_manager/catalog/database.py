@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, make_url
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 
 from holdfast_agent.errors import ConfigInvalid, Locked
 
 from ..settings import ManagerSettings
 from .errors import CatalogUnavailable
 
+_CONFIGURATION, _KEY = "manager configuration", "database.url"
 _WRITER_LOCK = 0x486F6C64  # any number that other programs of the same database are unlikely to take
 _SAYS_LOCKED = ("locked", "lock timeout")  # SQLite's word and PostgreSQL's
+_AWAY = ("08", "57P")  # classes of PostgreSQL's SQLSTATE: connection lost, server stopping or starting
+_RECONNECT_S = 0.5
 _BUSY_S = 30.0  # writers hold the file for milliseconds; only a stopped process or a dying disk takes this long
 
 
@@ -29,18 +33,21 @@ class Database:
     begin with BEGIN IMMEDIATE: a transaction that reads first and writes later could otherwise fail in the middle.
 
     On PostgreSQL writers take one advisory lock in turn. They decide by what they read (slots, shares of limits), so
-    two of them at once would give the same thing out twice; and they are as short there as they are here.
+    two of them at once would give the same thing out twice; and they are as short there as they are here. Readers get
+    one state of the database (REPEATABLE READ). A server that is restarted is waited for; what was under way fails.
     """
 
     def __init__(self, url: URL, foreign_keys: bool = True) -> None:
         self.url = url
         self.place = self.url.database or "" if self.is_sqlite else self.url.render_as_string(hide_password=True)
-        options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}} if self.is_sqlite else {"pool_pre_ping": True}
-        self._engine = create_engine(self.url, hide_parameters=True, **options)
+        self._engine = _engine(self.url)
         self._writer = self._engine.execution_options(holdfast_writes=True)
+        self._reader = self._engine
+        self._seen = False  # whether the server has answered once, so that it is worth waiting for
         if self.is_sqlite:
             _treat_as_sqlite(self._engine, foreign_keys)
         else:
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             _serialise_writers(self._engine)
 
     @property
@@ -51,7 +58,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A read transaction: sees one state of the database. Keep it short, it holds off writers' commits."""
-        with self._transaction(self._engine) as connection:
+        with self._transaction(self._reader) as connection:
             yield connection
 
     @contextmanager
@@ -67,7 +74,7 @@ class Database:
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
         try:
-            with engine.begin() as connection:
+            with self._connect(engine) as connection, connection.begin():
                 yield connection
         except IntegrityError as error:
             # checks inside the transaction name the cause; this is left for two hosts racing on a shared server
@@ -78,6 +85,20 @@ class Database:
             if any(word in str(error.orig) for word in _SAYS_LOCKED):
                 raise Locked(what="the configuration database", holder="another process") from error
             raise CatalogUnavailable(place=self.place, reason=str(error.orig)) from error
+
+    def _connect(self, engine: Engine) -> Connection:
+        """A connection; a server that was there is waited for as long as a busy one. Raises ``OperationalError``."""
+        give_up = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                connection = engine.connect()
+            except OperationalError as error:
+                if not (self._seen and _is_away(error)) or time.monotonic() >= give_up:
+                    raise
+                time.sleep(_RECONNECT_S)
+            else:
+                self._seen = True
+                return connection
 
     def close(self) -> None:
         """Close all connections. Idempotent."""
@@ -94,8 +115,24 @@ def url_of(settings: ManagerSettings) -> URL:
         parsed.get_dialect()
     except (ArgumentError, NoSuchModuleError) as error:
         reason = "not a database URL; write for example sqlite:////var/lib/holdfast/catalog.db"
-        raise ConfigInvalid(file="manager configuration", key="database.url", reason=reason) from error
-    return parsed
+        raise ConfigInvalid(file=_CONFIGURATION, key=_KEY, reason=reason) from error
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_S})
+    try:
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        reason = f'{error.name} is not installed; for PostgreSQL: pip install "holdfast[postgresql]"'
+        raise ConfigInvalid(file=_CONFIGURATION, key=_KEY, reason=reason) from error
+
+
+def _is_away(error: OperationalError) -> bool:
+    """Whether the server cannot be reached now; not that it refuses us."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state.startswith(_AWAY)
 
 
 def _treat_as_sqlite(engine: Engine, foreign_keys: bool) -> None:

@@ -39,6 +39,21 @@ class CatalogOlder(CatalogError):
     action = "Stop all sessions and run `holdfast db migrate`"
 
 
+class CatalogNotEmpty(CatalogError):
+    code = "catalog_not_empty"
+    message = "the database at {place} holds a configuration already: there are rows in {table}"
+    action = "Nothing was copied; name a database that is empty"
+    exit_code = 11
+
+
+class CatalogCopyDiffers(CatalogError):
+    """What was read back is not what was written: the copy was rolled back."""
+
+    code = "catalog_copy_differs"
+    message = "the copy of table {table} differs from the original: {key}"
+    action = "Nothing was copied; please report this"
+
+
 class InUse(CatalogError):
     """Something cannot be removed or changed because others refer to it."""
 
