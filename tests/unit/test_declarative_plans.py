@@ -25,6 +25,7 @@ from holdfast_manager.declarative.document import (
 from holdfast_manager.declarative.planning import Planner, apply_changes
 from holdfast_manager.host import PluginHost
 from holdfast_manager.retention.policy import RetentionPolicy
+from holdfast_manager.schedules.schedule import JobSchedule
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "jobs.toml"
 KEYS = KeyPair.generate()
@@ -230,16 +231,19 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         (JobSpec, table["jobs"]["nightly"] | {"name": "nightly"}),
         (GuestSettings, table["jobs"]["nightly"]["guest"]),
         (RetentionPolicy, table["jobs"]["nightly"]["retention"]),
+        (JobSchedule, table["jobs"]["nightly"]["schedule"]),
         (TrafficRule, table["traffic_rules"]["wan"] | {"name": "wan"}),
         (NetworkTable, table["network"]),
     ):
         assert set(found) == set(struct.__struct_encode_fields__), struct.__name__
     file = tmp_path / "all.toml"
-    file.write_text(uncommented())
+    file.write_text(uncommented().replace('after = "other"', ""))
     job = read_document(file).jobs["nightly"]
     plain = read_document(EXAMPLE).jobs["nightly"]
     shown = {name for name in JobSpec.__struct_fields__ if getattr(job, name) != getattr(plain, name)}
-    assert shown == {"bandwidth_bytes_per_s", "snapshot", "guest"}, "what is commented out is the default"
+    assert shown == {"bandwidth_bytes_per_s", "snapshot", "guest", "schedule"}, "what is commented out is the default"
+    defaults = JobSchedule(start=("daily 22:00",), windows=("22:00-06:00",))
+    assert job.schedule == defaults, "what is commented out is the default"
     PLUGINS.snapshot_options("images", job.snapshot, "the example")
     assert job.guest is not None
     PLUGINS.guest_processor(job.guest.processor, job.guest.options, "the example")

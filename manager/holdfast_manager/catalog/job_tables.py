@@ -31,6 +31,7 @@ def _audit(text: str) -> int | str:
 _QUANTITIES: dict[str, Parser] = {
     "block_size": SIZE, "bandwidth": SIZE, "retry_pause": DURATION, "audit": _audit,
 }  # fmt: skip
+_SCHEDULE: dict[str, Parser] = {"retry_pause": DURATION}
 _RETENTION: dict[str, Parser] = {"undo_window": DURATION, "immutable": DURATION}
 
 
@@ -43,6 +44,8 @@ def job_from_table(table: Mapping[str, Any], source: str) -> JobSpec:
     numbers = with_numbers(table, _QUANTITIES, source)
     if isinstance(numbers.get("retention"), dict):
         numbers["retention"] = with_numbers(numbers["retention"], _RETENTION, source, "retention")
+    if isinstance(numbers.get("schedule"), dict):
+        numbers["schedule"] = with_numbers(numbers["schedule"], _SCHEDULE, source, "schedule")
     return strict.convert(numbers, JobSpec, source)
 
 

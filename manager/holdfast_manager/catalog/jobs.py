@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, select
 
-from holdfast_agent.errors import AlreadyExists, Locked
+from holdfast_agent.errors import AlreadyExists, ConfigInvalid, Locked
 
+from ..schedules.schedule import loop_of
 from .database import Database
+from .errors import InUse
 from .rows import checked, require
 from .tables import agents, jobs, repositories, servers, sessions
 from .values import JobSpec
@@ -24,7 +26,7 @@ class Jobs:
         self._database = database
 
     def add(self, spec: JobSpec) -> None:
-        """Raises ``AlreadyExists``, ``NotFound`` (server, repository or a proxy that it names) or ``ConfigInvalid``."""
+        """Raises ``AlreadyExists``, ``NotFound`` (of what it names: server, repository, …) or ``ConfigInvalid``."""
         with self._database.writing() as connection:
             row = _row(connection, spec)
             if connection.execute(select(jobs.c.name).where(jobs.c.name == spec.name)).first() is not None:
@@ -50,12 +52,18 @@ class Jobs:
             connection.execute(jobs.update().where(jobs.c.name == spec.name).values(row))
 
     def remove(self, name: str) -> None:
-        """Remove a job; its sessions and points stay. Raises ``NotFound``, or ``Locked`` while it runs."""
+        """Remove a job; its sessions and points stay.
+
+        Raises ``NotFound``, ``Locked`` while it runs, or ``InUse`` with the jobs that come after it.
+        """
         with self._database.writing() as connection:
             require(connection, jobs, _KIND, name)
             running = connection.scalar(select(sessions.c.id).where(sessions.c.holds == name))
             if running is not None:
                 raise Locked(what=f"job {name!r}", holder=f"session {running}")
+            following = [other for other, before in _chains(connection).items() if before == name]
+            if following:
+                raise InUse(kind=_KIND, name=name, users=", ".join(f"job {other}" for other in sorted(following)))
             connection.execute(jobs.delete().where(jobs.c.name == name))
 
 
@@ -65,9 +73,22 @@ def _row(connection: Connection, spec: JobSpec) -> dict[str, Any]:
     require(connection, repositories, "repository", spec.repository)
     for proxy in spec.proxies:
         require(connection, agents, "agent", proxy)
+    if spec.schedule is not None and spec.schedule.after:
+        require(connection, jobs, _KIND, spec.schedule.after)
+        loop = loop_of(spec.name, {**_chains(connection), spec.name: spec.schedule.after})
+        if loop:
+            reason = f"each would wait for the one before: {' after '.join(loop)}"
+            raise ConfigInvalid(file=f"job {spec.name!r}", key="schedule.after", reason=reason)
     table = msgspec.to_builtins(spec)
     return {"name": spec.name, "server": spec.server, "repository": spec.repository, "spec": table}
 
 
 def _spec(table: dict[str, Any]) -> JobSpec:
     return msgspec.convert(table, JobSpec)
+
+
+def _chains(connection: Connection) -> dict[str, str]:
+    """Which job each comes after, of those that come after one."""
+    tables = connection.scalars(select(jobs.c.spec)).all()
+    chained = [table for table in tables if (table.get("schedule") or {}).get("after")]
+    return {str(table["name"]): str(table["schedule"]["after"]) for table in chained}

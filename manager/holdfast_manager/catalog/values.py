@@ -17,6 +17,7 @@ from holdfast_agent.model.rules import Compression
 from holdfast_agent.model.stats import TransferCounters
 
 from ..retention.policy import RetentionPolicy
+from ..schedules.schedule import JobSchedule
 from ..traffic.windows import check_time_zone, parse_window
 from .processes import ProcessIdentity
 
@@ -149,6 +150,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     plugin. ``retention`` is applied after each successful session of the job. ``audit``: how many of the blocks that
     change tracking calls unchanged are read and compared in each run of a disk, or which share of them ("1.5 %").
     ``skip_unused``: what no file system needs is left out; a restored disk is then not the same bit for bit.
+    ``schedule``: when the service runs it (None: never; and not while ``enabled`` is False).
     """
 
     name: Name
@@ -169,10 +171,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     skip_unused: bool = False
     snapshot: dict[str, Any] = {}
     retention: RetentionPolicy = RetentionPolicy()
+    schedule: JobSchedule | None = None
     enabled: bool = True
     description: str = ""
 
     def __post_init__(self) -> None:
+        if self.schedule is not None and self.schedule.after == self.name:
+            raise ValueError("schedule.after names the job itself")
         if self.block_bytes not in {1 << log2 for log2 in range(MIN_BLOCK_LOG2, MAX_BLOCK_LOG2 + 1)}:
             raise ValueError("block_size must be a power of two from 64 KiB to 4 MiB")
 

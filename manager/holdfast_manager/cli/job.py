@@ -22,6 +22,7 @@ from .app import App, pass_app
 from .commands import Group
 from .job_options import check_plugin_options, given_table, job_options, merged, without
 from .running import detach_option, run_session, strict_option
+from .schedule_options import next_starts, next_text, schedule_facts
 
 
 @click.group(cls=Group)
@@ -33,7 +34,8 @@ def job() -> None:
     examples=(
         "holdfast job create nightly --server lab --include '*' --exclude 'test-*' --repository main",
         "holdfast job create web --server lab --include web --repository main --guest-processor scripts \\",
-        "    --guest-option pre_freeze=/etc/holdfast/freeze --guest-policy try",
+        "    --guest-option pre_freeze=/etc/holdfast/freeze --guest-policy try --schedule 'mon-fri 22:00' \\",
+        "    --schedule-zone Europe/Berlin --window 22:00-06:00",
         "holdfast job create nightly --from nightly.toml",
     )
 )
@@ -65,7 +67,9 @@ def list_(app: App) -> None:
     app.catalog.sessions.reap_dead()
     specs = app.catalog.jobs.list()
     last = {spec.name: next(iter(app.catalog.sessions.list(job=spec.name, limit=1)), None) for spec in specs}
-    document = [{"job": job_to_table(spec), "last_session": last[spec.name]} for spec in specs]
+    document = [
+        {"job": job_to_table(spec), "last_session": last[spec.name], "next": next_starts(spec)} for spec in specs
+    ]
     app.out.result({"jobs": document}, lambda: _table(specs, last))
 
 
@@ -75,12 +79,14 @@ def list_(app: App) -> None:
 def show(app: App, name: str) -> None:
     """One job with all its settings."""
     spec = app.catalog.jobs.get(name)
-    app.out.result({"job": job_to_table(spec)}, lambda: facts(_settings(spec)))
+    starts = next_starts(spec)
+    app.out.result({"job": job_to_table(spec), "next": starts}, lambda: facts(_settings(spec, starts)))
 
 
 @job.command(
     examples=(
         "holdfast job edit nightly --exclude 'test-*' --bandwidth '50 MiB'",
+        "holdfast job edit nightly --schedule 'daily 22:00' --schedule 'sat,sun 10:00'",
         "holdfast job edit nightly --reset bandwidth",
     )
 )
@@ -185,12 +191,12 @@ def _table(specs: tuple[JobSpec, ...], last: dict[str, SessionEntry | None]) -> 
             spec.server,
             ", ".join(spec.include) + (f" but not {', '.join(spec.exclude)}" if spec.exclude else ""),
             spec.repository,
-            "enabled" if spec.enabled else "disabled",
+            next_text(spec, next_starts(spec)),
             _ended(last[spec.name]),
         )
         for spec in specs
     ]
-    return table(("job", "server", "VMs", "repository", "state", "last session"), rows)
+    return table(("job", "server", "VMs", "repository", "next", "last session"), rows)
 
 
 def _ended(session: SessionEntry | None) -> str:
@@ -207,7 +213,7 @@ def _audit_text(rate: AuditRate) -> str:
     return f"{share} of each disk and run are read and compared"
 
 
-def _settings(spec: JobSpec) -> list[tuple[str, str]]:
+def _settings(spec: JobSpec, starts: list[float]) -> list[tuple[str, str]]:
     guest = "none"
     if spec.guest is not None:
         options = "".join(f"\n{key} = {value}" for key, value in sorted(spec.guest.options.items()))
@@ -224,6 +230,7 @@ def _settings(spec: JobSpec) -> list[tuple[str, str]]:
         ("Transfer", f"{spec.compression.value}, blocks of {format_size(spec.block_bytes)}, {spec.streams} stream(s)"),
         ("Bandwidth", limit),
         ("Retries", f"{spec.retries}, after {spec.retry_pause_s:g} s each"),
+        *schedule_facts(spec, starts),
         ("Retention", policy_text(spec.retention)),
         ("Guest", guest),
         ("Without CBT", spec.on_cbt_loss.value),

@@ -21,6 +21,7 @@ from holdfast_manager.catalog.rule_tables import rule_to_table
 from holdfast_manager.catalog.values import JobSpec, ServerEntry, TrafficRule
 from holdfast_manager.enrolment.secret_files import read_env_file
 from holdfast_manager.host import PluginHost
+from holdfast_manager.schedules.schedule import in_order_of_chains
 from holdfast_plugins.api.registry import Family
 
 from .agent_plan import AgentPlan
@@ -67,7 +68,7 @@ class Planner:
         changes += [self._server(name, table) for name, table in sorted(self._document.servers.items())]
         repositories = RepositoryPlan(self._document, self._catalog, self._keys, agents.entries)
         changes += [repositories.change(name) for name in sorted(self._document.repositories)]
-        changes += [self._job(name, spec) for name, spec in sorted(self._document.jobs.items())]
+        changes += [self._job(name, self._document.jobs[name]) for name in in_order_of_chains(self._after())]
         changes += [self._rule(name, rule) for name, rule in sorted(self._document.traffic_rules.items())]
         changes += self._network()
         return changes + self._removals(gone)
@@ -85,6 +86,8 @@ class Planner:
             self._require(f"jobs.{name}.repository", "repository", spec.repository, left["repositories"])
             for proxy in spec.proxies:
                 self._require(f"jobs.{name}.proxies", "agent", proxy, left["agents"])
+            if spec.schedule is not None and spec.schedule.after:
+                self._require(f"jobs.{name}.schedule.after", "job", spec.schedule.after, left["jobs"])
         for entry in self._catalog.repositories.list():
             if entry.name in left["repositories"] - self._wished["repositories"]:
                 self._still_used("agent", entry.agent, left["agents"], f"repository {entry.name}")
@@ -94,6 +97,13 @@ class Planner:
                 self._still_used("repository", spec.repository, left["repositories"], f"job {spec.name}")
                 for proxy in spec.proxies:
                     self._still_used("agent", proxy, left["agents"], f"job {spec.name}")
+                if spec.schedule is not None and spec.schedule.after:
+                    self._still_used("job", spec.schedule.after, left["jobs"], f"job {spec.name}")
+
+    def _after(self) -> dict[str, str]:
+        """The jobs of the file, and which other each comes after."""
+        specs = self._document.jobs.items()
+        return {name: spec.schedule.after if spec.schedule is not None else "" for name, spec in specs}
 
     def _require(self, key: str, kind: str, name: str, known: Iterable[str]) -> None:
         if name not in known:
@@ -174,8 +184,13 @@ class Planner:
         return [
             Change(_KINDS[kind], name, Action.REMOVE, carry_out=_call(remove, name), note=_NOTES.get(kind, ""))
             for kind, remove in removers.items()
-            for name in sorted(gone[kind])
+            for name in (self._last_first(gone[kind]) if kind == "jobs" else sorted(gone[kind]))
         ]
+
+    def _last_first(self, gone: set[str]) -> list[str]:
+        """Jobs to be removed: each before the one that it comes after."""
+        specs = [self._catalog.jobs.get(name) for name in gone]
+        return in_order_of_chains({spec.name: spec.schedule.after if spec.schedule else "" for spec in specs})[::-1]
 
 
 _NOTES = {"repositories": "its data stays", "jobs": "its restore points stay"}

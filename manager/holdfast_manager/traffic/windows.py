@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _FORM = re.compile(r"(?P<days>[a-z]{3}(?:[-,][a-z]{3})*)?\s*(?:(?P<begin>\d\d:\d\d)-(?P<end>\d\d:\d\d))?")
 _DAY_MINUTES = 24 * 60
 
@@ -32,7 +32,7 @@ class Window(msgspec.Struct, frozen=True):
         minute, day = wall.hour * 60 + wall.minute, wall.weekday()
         if self.begin < self.end:
             return day in self.days and self.begin <= minute < self.end
-        yesterday = (day - 1) % len(_DAYS)
+        yesterday = (day - 1) % len(DAYS)
         return (day in self.days and minute >= self.begin) or (yesterday in self.days and minute < self.end)
 
 
@@ -41,7 +41,7 @@ def parse_window(text: str) -> Window:
     found = _FORM.fullmatch(text.strip().lower())
     if found is None or not any(found.groups()):
         raise ValueError(f"{text!r} is no time window; write for example mon-fri 08:00-18:00, sat,sun or 22:00-06:00")
-    days = _days(found["days"]) if found["days"] else frozenset(range(len(_DAYS)))
+    days = parse_days(found["days"]) if found["days"] else frozenset(range(len(DAYS)))
     begin, end = (_minute(found["begin"]), _minute(found["end"])) if found["begin"] else (0, _DAY_MINUTES)
     if begin in (end, _DAY_MINUTES):
         raise ValueError(f"{text!r} is no time window: a whole day is written 00:00-24:00")
@@ -61,15 +61,16 @@ def check_time_zone(name: str) -> None:
         raise ValueError(f"time_zone {name!r} is not known; write for example Europe/Berlin") from None
 
 
-def _days(text: str) -> frozenset[int]:
+def parse_days(text: str) -> frozenset[int]:
+    """ "mon-fri", "sat,sun"; 0 is Monday. Raises ``ValueError`` that says what is wrong."""
     days: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if first not in _DAYS or (last and last not in _DAYS) or part.count("-") > 1:
-            raise ValueError(f"{part!r} names no days; they are {', '.join(_DAYS)}")
-        begin = _DAYS.index(first)
-        length = (_DAYS.index(last or first) - begin) % len(_DAYS)
-        days.update((begin + step) % len(_DAYS) for step in range(length + 1))
+        if first not in DAYS or (last and last not in DAYS) or part.count("-") > 1:
+            raise ValueError(f"{part!r} names no days; they are {', '.join(DAYS)}")
+        begin = DAYS.index(first)
+        length = (DAYS.index(last or first) - begin) % len(DAYS)
+        days.update((begin + step) % len(DAYS) for step in range(length + 1))
     return frozenset(days)
 
 

@@ -1,0 +1,155 @@
+"""What the service does about one job at a moment: start it, stop it, wait. Pure.
+
+Invariants, each tested with random stories:
+
+1. A job never starts while a session of it lives, outside of its windows, or while it is disabled.
+2. Each start is dealt with once: it starts the job, it is left out because a session lives, or it is missed and the
+   schedule says to leave that out. Many missed starts are made up for by one run.
+3. A session that failed is run again at most ``retries`` times before the next start, never sooner than the pause.
+4. What was decided is in the state that comes out: with that and the same facts nothing starts twice.
+5. Clocks that are put back repeat no start; a state that comes from a clock that was far ahead blocks none.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..catalog.values import SessionResult
+from .schedule import JobSchedule, Missed
+
+ON_TIME_S = 600.0
+"""A start that is no older than this is not missed: a restart of the service, or of its host, lies between."""
+_FAR_S = 86400.0
+_GOOD = (SessionResult.SUCCESS, SessionResult.WARNING, SessionResult.PARTIAL)
+_TO_RETRY = (SessionResult.FAILED, SessionResult.PARTIAL)
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service remembers of a job. Times are Unix seconds.
+
+    ``key``: the schedule that it belongs to ("": the job was not scheduled). ``handled``: starts until then are dealt
+    with. ``followed``: the newest session of the job before in the chain that is dealt with. ``session``: the last one
+    that the service started, until its end is dealt with. ``failed``: the one that is run again at ``retry_at``.
+    ``attempt``: retries since the last start.
+    """
+
+    key: str = ""
+    handled: float = 0.0
+    followed: int = 0
+    session: int | None = None
+    failed: int | None = None
+    retry_at: float | None = None
+    attempt: int = 0
+
+
+class LastSession(msgspec.Struct, frozen=True):
+    """The newest session of a job. ``ended`` None: it lives."""
+
+    id: int
+    ended: float | None
+    result: SessionResult
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """``begin``: why a session is to start now; empty for none. ``again``: the session whose failed VMs it is for.
+
+    ``stop``: the session that is to stop, since its window is over. ``given_up``: the session that failed after the
+    last retry. ``wake``: when to look again, if nothing else happens before; None: never by itself.
+    """
+
+    state: RunState
+    begin: str = ""
+    again: int | None = None
+    stop: int | None = None
+    given_up: int | None = None
+    wake: float | None = None
+
+
+def judge(
+    schedule: JobSchedule | None, state: RunState, now: float, last: LastSession | None, before: LastSession | None
+) -> Verdict:
+    """What to do now. ``schedule`` None: the job has none or is disabled. ``last``: its own newest session.
+
+    ``before``: the newest session that has ended of the job that it comes after.
+    """
+    if schedule is None:
+        return Verdict(state=RunState())
+    if state.key != schedule.key:
+        state = RunState(key=schedule.key, handled=now, followed=before.id if before is not None else 0)
+    state = _with_a_sane_clock(schedule, state, now)
+    if last is not None and last.ended is None:
+        return _while_it_lives(schedule, state, now, last)
+    state, given_up = _settle(schedule, state, now, last)
+    verdict = _start(schedule, state, now, before) if schedule.allows(now) else Verdict(state=state)
+    if not verdict.begin:
+        verdict = msgspec.structs.replace(verdict, wake=_wake(schedule, verdict.state))
+    return msgspec.structs.replace(verdict, given_up=given_up)
+
+
+def _with_a_sane_clock(schedule: JobSchedule, state: RunState, now: float) -> RunState:
+    if state.handled > now + _FAR_S:
+        state = msgspec.structs.replace(state, handled=now)
+    if state.retry_at is not None and state.retry_at > now + schedule.retry_pause_s:
+        state = msgspec.structs.replace(state, retry_at=now + schedule.retry_pause_s)
+    return state
+
+
+def _while_it_lives(schedule: JobSchedule, state: RunState, now: float, last: LastSession) -> Verdict:
+    """Starts are left out: what they would save is being saved. One that the service began ends with its window."""
+    stop = last.id if last.id == state.session and not schedule.allows(now) else None
+    due = schedule.next_after(state.handled)
+    if due is not None and due <= now:
+        state = msgspec.structs.replace(state, handled=now)
+    return Verdict(state=state, stop=stop, wake=_wake(schedule, state))
+
+
+def _settle(
+    schedule: JobSchedule, state: RunState, now: float, last: LastSession | None
+) -> tuple[RunState, int | None]:
+    """Deal with the end of a session that the service began; the session if that was the last retry."""
+    if state.failed is not None and (last is None or last.id != state.failed):
+        state = _without_retry(state)  # somebody ran the job meanwhile: how that ended counts
+    if state.session is None:
+        return state, None
+    state = msgspec.structs.replace(state, session=None) if last is None or last.id != state.session else state
+    if state.session is None or last is None or last.ended is None:
+        return state, None
+    settled = _without_retry(msgspec.structs.replace(state, session=None))
+    if last.result not in _TO_RETRY:
+        return settled, None
+    if state.attempt >= schedule.retries:
+        return settled, last.id
+    due = min(last.ended, now) + schedule.retry_pause_s
+    return msgspec.structs.replace(settled, failed=last.id, retry_at=due, attempt=state.attempt), None
+
+
+def _without_retry(state: RunState) -> RunState:
+    return msgspec.structs.replace(state, failed=None, retry_at=None, attempt=0)
+
+
+def _start(schedule: JobSchedule, state: RunState, now: float, before: LastSession | None) -> Verdict:
+    due = schedule.next_after(state.handled)
+    if due is not None and due <= now:
+        on_time = _on_time(schedule, due, now)
+        state = msgspec.structs.replace(state, handled=now)
+        if on_time or schedule.missed is Missed.RUN:
+            return Verdict(state=_without_retry(state), begin="by schedule" if on_time else "missed before")
+    if before is not None and before.id > state.followed and before.result in _GOOD:
+        state = msgspec.structs.replace(_without_retry(state), followed=before.id)
+        return Verdict(state=state, begin=f"after {schedule.after}")
+    if state.failed is not None and state.retry_at is not None and state.retry_at <= now:
+        attempt = state.attempt + 1
+        again = msgspec.structs.replace(state, failed=None, retry_at=None, attempt=attempt)
+        return Verdict(state=again, begin=f"retry {attempt} of {schedule.retries}", again=state.failed)
+    return Verdict(state=state)
+
+
+def _on_time(schedule: JobSchedule, due: float, now: float) -> bool:
+    """Whether the newest of the starts from ``due`` to ``now`` is not missed yet."""
+    newest = due if due >= now - ON_TIME_S else schedule.next_after(now - ON_TIME_S)
+    return newest is not None and newest <= now
+
+
+def _wake(schedule: JobSchedule, state: RunState) -> float | None:
+    moments = (schedule.next_after(state.handled), state.retry_at)
+    return min((moment for moment in moments if moment is not None), default=None)
