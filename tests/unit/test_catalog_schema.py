@@ -21,6 +21,7 @@ from holdfast_manager.catalog.tables import metadata
 from holdfast_manager.settings import DatabaseSettings, ManagerSettings
 
 
+@pytest.mark.both_databases
 def test_migrations_and_tables_are_the_same(catalog: Catalog) -> None:
     with catalog.database.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
@@ -69,7 +70,11 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
             connection.execute(text(f"ALTER TABLE points DROP COLUMN {column}"))
         for column in ("epoch", "read_limit_bytes_per_s", "write_limit_bytes_per_s"):
             connection.execute(text(f"ALTER TABLE repositories DROP COLUMN {column}"))
-        for table in ("traffic_rules", "preferred_networks", "transfers"):
+        for column in ("job", "priority", "reason", "ahead"):
+            connection.execute(text(f"ALTER TABLE slot_requests DROP COLUMN {column}"))
+        connection.execute(text("ALTER TABLE sessions DROP COLUMN alive_until"))
+        connection.execute(text("ALTER TABLE servers DROP COLUMN limits"))
+        for table in ("traffic_rules", "preferred_networks", "transfers", "job_runs", "services", "slot_rounds"):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         connection.execute(

@@ -20,9 +20,11 @@ from .jobs import Jobs
 from .obligations import Obligations
 from .points import Points
 from .repositories import Repositories
+from .runs import JobRuns
 from .schema import migrate, require_current
 from .sealing import Sealer, make_key_file
 from .servers import Servers
+from .services import Services
 from .sessions import Sessions
 from .tasks import Tasks
 from .traffic_rules import TrafficRules
@@ -42,6 +44,8 @@ class Catalog:
         self.agents = Agents(database)
         self.repositories = Repositories(database, sealer)
         self.jobs = Jobs(database)
+        self.runs = JobRuns(database)
+        self.services = Services(database, clock)
         self.sessions = Sessions(database, clock)
         self.tasks = Tasks(database)
         self.events = Events(database)

@@ -100,6 +100,16 @@ class Database:
                 self._seen = True
                 return connection
 
+    def keep_connection(self) -> Connection:
+        """A connection without transactions, which the caller keeps and closes: for locks that last as long as it.
+
+        Raises :class:`CatalogUnavailable`.
+        """
+        try:
+            return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        except DBAPIError as error:
+            raise CatalogUnavailable(place=self.place, reason=str(error.orig)) from error
+
     def close(self) -> None:
         """Close all connections. Idempotent."""
         self._engine.dispose()

@@ -88,6 +88,15 @@ class SessionDied(CatalogError):
     retryable = True
 
 
+class ObligationsOpen(CatalogError):
+    """Something that a dead session left on a hypervisor could not be removed."""
+
+    code = "obligations_open"
+    message = "{count} thing(s) that sessions left on server {server!r} could not be removed: {reason}"
+    action = "It is tried again, ever more seldom; `holdfast service show` lists them"
+    retryable = True
+
+
 class ConfigBackupUnreadable(CatalogError):
     """Cut, altered, made by a later version, or no backup of a configuration at all."""
 

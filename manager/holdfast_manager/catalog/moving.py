@@ -14,11 +14,11 @@ from holdfast_agent.errors import Locked
 from .database import Database
 from .errors import CatalogCopyDiffers, CatalogNotEmpty
 from .schema import migrate, require_current
-from .tables import metadata, sessions, slot_requests, transfers
+from .tables import metadata, services, sessions, slot_requests, slot_rounds, transfers
 from .values import SessionState
 
 _BATCH_ROWS = 1000
-_LEASES = (slot_requests, transfers)
+_LEASES = (slot_requests, slot_rounds, transfers, services)
 """Without living sessions nothing in them counts any more."""
 
 

@@ -69,6 +69,11 @@ class Points:
         with self._database.reading() as connection:
             return tuple(from_row(row, PointEntryRow) for row in connection.execute(query))
 
+    def vms_of_session(self, session: int) -> frozenset[str]:
+        """The ids of the VMs of which a session made points, pruned since or not."""
+        with self._database.reading() as connection:
+            return frozenset(connection.scalars(select(points.c.vm_id).where(points.c.session == session)))
+
     def history(self, repository: str, server: str, vm_id: str) -> tuple[PointEntryRow, ...]:
         """All points of a VM in a repository, the newest first; suspect ones and pruned ones too."""
         query = (

@@ -36,9 +36,13 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
         """The identity of the calling process."""
         return cls.of(os.getpid())
 
+    def is_here(self) -> bool:
+        """Whether it ran on this host, so that its death can be seen."""
+        return self.host == socket.gethostname()
+
     def is_dead(self) -> bool:
         """Whether the process is gone for sure. Of a process on another host nothing is known: False."""
-        if self.host != socket.gethostname():
+        if not self.is_here():
             return False
         return self.boot_id != _boot_id() or _start_ticks(self.pid) != self.start_ticks
 

@@ -18,6 +18,13 @@ from .tables import jobs, obligations, sessions, slot_requests, transfers
 from .values import SessionEntry, SessionKind, SessionResult, SessionState
 
 _COLUMNS = columns_of(sessions, SessionEntry)
+_TO_BEGIN_S = 300.0
+"""For so long a session counts as living on a host that nobody can look at, until its process says more."""
+_TO_ADOPT_S = 20.0
+"""So long a process may take to adopt a session whose giver has died in between."""
+
+Claim = Callable[[Connection, int], None]
+"""Done in the transaction that begins a session, with its number; what it raises undoes both."""
 
 
 class Sessions:
@@ -27,16 +34,26 @@ class Sessions:
         self._database = database
         self._clock = clock
 
-    def begin_job(self, job: str, spec: dict[str, Any] | None = None) -> SessionEntry:
+    def begin_job(self, job: str, spec: dict[str, Any] | None = None, claim: Claim | None = None) -> SessionEntry:
         """Write down a backup session of ``job``, to be adopted by its process; until then the caller answers for it.
 
         One session per job at a time: raises :class:`Locked` with the holder while one lives. One whose process is
-        dead is marked failed on the way. Raises ``NotFound`` when there is no such job.
+        dead is marked failed on the way. Raises ``NotFound`` when there is no such job, and what ``claim`` raises.
         """
         with self._database.writing() as connection:
             require(connection, jobs, "job", job)
             self._make_way(connection, job, f"job {job!r}")
-            return self._begin(connection, SessionKind.BACKUP, job, spec or {}, holds=job)
+            begun = self._begin(connection, SessionKind.BACKUP, job, spec or {}, holds=job)
+            if claim is not None:
+                claim(connection, begun.id)
+            return begun
+
+    def begin_clean_up(self, server: str) -> SessionEntry:
+        """Write down a session that fulfils what others left open on ``server``: one at a time, else ``Locked``."""
+        holds = f"clean-up of {server}"
+        with self._database.writing() as connection:
+            self._make_way(connection, holds, holds)
+            return self._begin(connection, SessionKind.CLEAN_UP, "", {"server": server}, holds=holds)
 
     def begin_copy(self, repository: str, spec: dict[str, Any]) -> SessionEntry:
         """Write down a session that copies into ``repository``: one at a time, so that no point is copied twice.
@@ -102,13 +119,21 @@ class Sessions:
             _set(connection, number, stop_requested=True, state=state.value)
 
     def stop_requested(self, number: int) -> bool:
-        """Whether somebody asked; cheap, for polling. Raises ``NotFound``."""
-        query = select(sessions.c.stop_requested).where(sessions.c.id == number)
+        """Whether somebody asked, or has ended it in its place; cheap, for polling. Raises ``NotFound``."""
+        query = select(sessions.c.stop_requested, sessions.c.state).where(sessions.c.id == number)
         with self._database.reading() as connection:
-            asked: bool | None = connection.scalar(query)
-        if asked is None:
+            row = connection.execute(query).first()
+        if row is None:
             raise _unknown(number)
-        return asked
+        return bool(row.stop_requested) or row.state == SessionState.ENDED.value
+
+    def stay_alive(self, number: int, seconds: float) -> None:
+        """Called by the session's process now and then: other hosts count it as living for so long from now on."""
+        until = self._clock() + seconds
+        # only when half is gone: a commit that changes nothing costs no sync of the disk
+        due = (sessions.c.id == number) & (sessions.c.alive_until < until - seconds / 2)
+        with self._database.writing() as connection:
+            connection.execute(sessions.update().where(due).values(alive_until=until))
 
     def end(self, number: int, result: SessionResult, error: ErrorRecord | None = None) -> SessionEntry:
         """The session is over: frees its job and its slots. Ending it again changes nothing; returns what is stored."""
@@ -118,16 +143,16 @@ class Sessions:
             return _get(connection, number)
 
     def reap_dead(self) -> tuple[SessionEntry, ...]:
-        """Mark sessions of this host whose process is gone as failed; returns them as they are now.
+        """Mark sessions as failed whose process is gone, or has not been heard of on another host; returns them.
 
         Called before sessions are listed or begun. Their obligations stay open for whoever fulfils them.
         """
         with self._database.reading() as connection:
-            suspects = [entry.id for entry in _living(connection) if entry.process.is_dead()]
+            suspects = [entry.id for entry in _living(connection) if self._is_dead(entry)]
         if not suspects:
             return ()
         with self._database.writing() as connection:
-            dead = [entry for entry in _living(connection) if entry.id in suspects and entry.process.is_dead()]
+            dead = [entry for entry in _living(connection) if entry.id in suspects and self._is_dead(entry)]
             for entry in dead:
                 self._bury(connection, entry)
             return tuple(_get(connection, entry.id) for entry in dead)
@@ -152,7 +177,7 @@ class Sessions:
         if holder is None:
             return
         other = from_row(holder, SessionEntry)
-        if not other.process.is_dead():
+        if not self._is_dead(other):
             raise Locked(what=what, holder=f"session {other.id} ({other.process})")
         self._bury(connection, other)
 
@@ -169,8 +194,16 @@ class Sessions:
             "stop_requested": False,
             "spec": msgspec.to_builtins(spec),
             "holds": holds,
+            "alive_until": self._clock() + _TO_BEGIN_S,
         }
         return _get(connection, insert(connection, sessions, row))
+
+    def _is_dead(self, entry: SessionEntry) -> bool:
+        if not entry.process.is_here():
+            return entry.alive_until is not None and entry.alive_until < self._clock()
+        # its own process may be about to adopt it while the one that wrote it down is gone
+        adoptable = entry.state is SessionState.STARTING and 0 <= self._clock() - entry.created < _TO_ADOPT_S
+        return entry.process.is_dead() and not adoptable
 
     def _bury(self, connection: Connection, entry: SessionEntry) -> None:
         error = SessionDied(process=str(entry.process)).to_record()

@@ -53,6 +53,7 @@ servers = Table(
     Column("plugin", Text, nullable=False),
     Column("options", _Json, nullable=False),
     Column("secret", LargeBinary),
+    Column("limits", _Json),
 )
 
 agents = Table(
@@ -130,6 +131,7 @@ sessions = Table(
     Column("error", _Json),
     Column("spec", _Json, nullable=False),
     Column("holds", Text, unique=True),
+    Column("alive_until", Double),
     Index(None, "job", "id"),
     Index(None, "kind", "id"),
     Index(None, "state", "id"),
@@ -227,8 +229,45 @@ slot_requests = Table(
     Column("granted", _Json),
     Column("requested", Double, nullable=False),
     Column("expires", Double, nullable=False, index=True),
+    Column("job", Text, nullable=False, server_default=text("''")),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("ahead", Integer, nullable=False, server_default=text("0")),
     Index("uq_slot_requests_session_task", "session", "task", unique=True),
     sqlite_autoincrement=True,
+)
+
+# The last round of the scheduler (one row): when it was, how long it took, and whether something has happened since
+slot_rounds = Table(
+    "slot_rounds",
+    metadata,
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("done", Double, nullable=False),
+    Column("took_s", Double, nullable=False),
+    Column("wanted", Boolean, nullable=False),
+)
+
+# What the service remembers of a job that has a schedule
+job_runs = Table(
+    "job_runs",
+    metadata,
+    Column("name", Text, ForeignKey("jobs.name", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("handled", Double, nullable=False),
+    Column("followed", _Number, nullable=False),
+    Column("session", _Number),
+    Column("failed", _Number),
+    Column("retry_at", Double),
+    Column("attempt", Integer, nullable=False),
+)
+
+# The service that leads (one row), and since when; whether it still does is told by its lock
+services = Table(
+    "services",
+    metadata,
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("process", _Json, nullable=False),
+    Column("since", Double, nullable=False),
 )
 
 # The traffic ledger: what each transferring task may send (NULL: no limit; 0: nothing was decided yet), and until when

@@ -203,6 +203,7 @@ class SessionKind(StrEnum):
     GC = "gc"
     COPY = "copy"
     HEAL = "heal"
+    CLEAN_UP = "clean-up"
 
 
 class SessionState(StrEnum):
@@ -228,7 +229,8 @@ class SessionResult(StrEnum):
 class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A session. Times are Unix seconds. ``process`` is who runs it; ``spec`` what a restore or verify was asked.
 
-    ``job`` is empty for sessions without one; it stays when the job is removed.
+    ``job`` is empty for sessions without one; it stays when the job is removed. ``alive_until``: for so long it counts
+    as living on hosts other than its own.
     """
 
     id: int
@@ -243,6 +245,7 @@ class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     stop_requested: bool = False
     error: ErrorRecord | None = None
     spec: dict[str, Any] = {}
+    alive_until: float | None = None
 
 
 class TaskEntry(msgspec.Struct, frozen=True, kw_only=True):

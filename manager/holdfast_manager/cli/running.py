@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import click
 
-from holdfast_agent.errors import HoldfastError
 from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionResult, SessionState
 from holdfast_manager.reports.session_report import SessionReport
 from holdfast_manager.reports.session_text import summary_text
+from holdfast_manager.sessions.launch import SessionLauncher, SessionNotStarted
 
 from .app import App
 from .displays import display_for
@@ -27,21 +27,11 @@ detach_option = click.option("--detach", is_flag=True, help="Start the session a
 strict_option = click.option("--strict", is_flag=True, help="Exit with 4, not 0, when it ends with warnings.")
 
 
-class SessionNotStarted(HoldfastError):
-    """The session's process ended before it took the session over."""
-
-    code = "session_not_started"
-    message = "the process of session {session} ended before it began"
-    action = "Its log says why: {log}"
-
-
 def run_session(app: App, begin: Callable[[], SessionEntry], detach: bool, strict: bool) -> int:
     """Run the session that ``begin`` writes down; returns the exit code. Ctrl-C stops it, a second one leaves it.
 
     Its process starts while ``begin`` opens the catalogue. Raises what ``begin`` raises.
     """
-    from holdfast_manager.sessions.launch import SessionLauncher
-
     with SessionLauncher(app.settings, app.config) as launcher:
         entry = begin()
         launched = _Launched(app, entry)

@@ -129,7 +129,10 @@ def what_for(session: SessionEntry) -> str:
     spec: dict[str, Any] = session.spec
     match session.kind:
         case SessionKind.BACKUP:
-            return f"backup by job {session.job}"
+            again = f", again what failed in session {spec['again']}" if spec.get("again") else ""
+            return f"backup by job {session.job}{again}"
+        case SessionKind.CLEAN_UP:
+            return f"clean-up of what sessions left on {spec.get('server', '?')}"
         case SessionKind.VERIFY:
             return f"verification of {spec.get('repository', '?')}, level {spec.get('level', '?')}"
         case SessionKind.GC:

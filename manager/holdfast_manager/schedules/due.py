@@ -75,7 +75,8 @@ def judge(
     if schedule is None:
         return Verdict(state=RunState())
     if state.key != schedule.key:
-        state = RunState(key=schedule.key, handled=now, followed=before.id if before is not None else 0)
+        followed = before.id if before is not None else 0
+        state = msgspec.structs.replace(state, key=schedule.key, handled=now, followed=followed)
     state = _with_a_sane_clock(schedule, state, now)
     if last is not None and last.ended is None:
         return _while_it_lives(schedule, state, now, last)

@@ -91,8 +91,17 @@ class Platform(msgspec.Struct, frozen=True):
 class BackupActions:
     """Carries out the instructions of :class:`~.backup_machine.BackupMachine`. One VM is never in two hands at once."""
 
-    def __init__(self, context: Context, job: JobSpec, keys: RepositoryKeys, platform: Platform) -> None:
+    def __init__(
+        self,
+        context: Context,
+        job: JobSpec,
+        keys: RepositoryKeys,
+        platform: Platform,
+        only: frozenset[str] | None = None,
+    ) -> None:
+        """``only``: ids or names of the job's VMs to back up; None for all."""
         self._context = context
+        self._only = only
         self._job = job
         self._keys = keys
         self._platform = platform
@@ -166,6 +175,8 @@ class BackupActions:
         adopt_orphaned_points(self._context, self._job.name, self._keys)
         planned, unplanned = [], []
         for ref in self._platform.broker.resolve(self._job.include, self._job.exclude):
+            if self._only is not None and self._only.isdisjoint((ref.vm_id, ref.name)):
+                continue
             try:
                 info = _with_disks(self._platform.broker.info(ref))
             except HoldfastError as error:

@@ -13,10 +13,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from holdfast_agent.errors import HoldfastError
 from holdfast_manager.settings import ManagerSettings
 
 STARTING = ".starting-"
 """How the log of a process begins that has no session yet."""
+
+
+class SessionNotStarted(HoldfastError):
+    """The session's process ended before it took the session over."""
+
+    code = "session_not_started"
+    message = "the process of session {session} ended before it began"
+    action = "Its log says why: {log}"
 
 
 class SessionLauncher:
@@ -52,6 +61,11 @@ class SessionLauncher:
             )
         finally:
             os.close(log)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """For a parent that stays: it has to wait for its children."""
+        return self._process
 
     def __enter__(self) -> SessionLauncher:
         return self

@@ -17,6 +17,7 @@ from holdfast_agent.errors import ErrorRecord, HoldfastError
 from holdfast_agent.wire.messages import Push
 from holdfast_manager.broker.broker import Broker
 from holdfast_manager.catalog.catalog import Catalog
+from holdfast_manager.catalog.errors import ObligationsOpen
 from holdfast_manager.catalog.values import JobSpec, SessionEntry, SessionKind, SessionResult
 from holdfast_manager.host.host import PluginHost
 from holdfast_manager.scheduler.slots import SlotLedger
@@ -37,10 +38,11 @@ from .movers import MoverDesk
 from .point_reader import PointReader
 from .quiescing import Guest
 from .recorder import Recorder
-from .requests import CopyRequest, GcRequest, HealRequest, RestoreRequest, VerifyRequest
+from .requests import BackupRequest, CleanUpRequest, CopyRequest, GcRequest, HealRequest, RestoreRequest, VerifyRequest
 from .restore_actions import Destination, RestoreActions
 from .restore_machine import RestoreMachine
 from .retaining import apply_retention
+from .retrying import vms_without_point
 from .routing import Routing
 from .task_machine import RetryPolicy
 from .tasks import Context
@@ -50,6 +52,8 @@ from .verify_actions import VerifyActions
 log = logging.getLogger(__name__)
 Handler = Callable[[str, Push | AgentLost], None]
 
+_ALIVE_TTLS = 5
+"""So many lease times without a sign of life make a session dead for other hosts: its movers have long ended then."""
 _MADE_POINTS = (SessionResult.SUCCESS, SessionResult.WARNING, SessionResult.PARTIAL)
 """A VM that failed loses nothing by the others' retention: its points do not grow older without a new one."""
 
@@ -72,8 +76,13 @@ class SessionProcess:
             signal.signal(number, self._on_signal)
         began = time.monotonic()
         result, error = SessionResult.FAILED, None
+        timing = self._settings.timing
+
+        def stay_alive() -> None:
+            self._catalog.sessions.stay_alive(self._session, _ALIVE_TTLS * timing.lease_ttl)
+
         try:
-            with ExitStack() as cleanup:
+            with ExitStack() as cleanup, LeaseKeeper(timing.heartbeat, (stay_alive,)):
                 result = SessionResult(self._run_kind(entry, cleanup))
             error = self._recorder.first_error if result not in (SessionResult.SUCCESS, SessionResult.WARNING) else None
         except HoldfastError as failure:
@@ -91,7 +100,8 @@ class SessionProcess:
     def _run_kind(self, entry: SessionEntry, cleanup: ExitStack) -> str:
         match entry.kind:
             case SessionKind.BACKUP:
-                return self._backup(self._catalog.jobs.get(entry.job), cleanup)
+                again = msgspec.convert(entry.spec, BackupRequest).again
+                return self._backup(self._catalog.jobs.get(entry.job), again, cleanup)
             case SessionKind.RESTORE:
                 return self._restore(msgspec.convert(entry.spec, RestoreRequest), cleanup)
             case SessionKind.VERIFY:
@@ -102,8 +112,10 @@ class SessionProcess:
                 return self._copy(msgspec.convert(entry.spec, CopyRequest), cleanup)
             case SessionKind.HEAL:
                 return self._heal(msgspec.convert(entry.spec, HealRequest), cleanup)
+            case SessionKind.CLEAN_UP:
+                return self._clean_up(msgspec.convert(entry.spec, CleanUpRequest), cleanup)
 
-    def _backup(self, job: JobSpec, cleanup: ExitStack) -> str:
+    def _backup(self, job: JobSpec, again: int | None, cleanup: ExitStack) -> str:
         source = f"job {job.name}"
         server = self._catalog.servers.get(job.server)
         repository_keys(self._catalog, self._catalog.repositories.get(job.repository))  # before anything is connected
@@ -125,7 +137,8 @@ class SessionProcess:
             snapshot_options=options,
         )
         context = self._context(job.repository, cleanup, job.name)
-        actions = BackupActions(context, job, session_keys(context), platform)
+        only = vms_without_point(self._catalog, again) if again is not None else None
+        actions = BackupActions(context, job, session_keys(context), platform, only)
         self._handlers.append(actions.tasks.push)
         result = self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
         if SessionResult(result) in _MADE_POINTS:
@@ -172,6 +185,15 @@ class SessionProcess:
         actions = HealActions(context, request, self._origin(context, request.origin), session_keys(context))
         self._handlers += [actions.tasks.push, actions.push]
         return self._drive(context, RestoreMachine(RetryPolicy(), keep_going=True, one_by_one=True), actions)
+
+    def _clean_up(self, request: CleanUpRequest, cleanup: ExitStack) -> str:
+        """All of it is done by whoever connects; it fails when anything stays open, so that somebody hears of it."""
+        self._connect(self._plugins(), request.server, cleanup)
+        living = {session.id for session in self._catalog.sessions.living()}
+        owed = [each for each in self._catalog.obligations.open_of(server=request.server) if each.session not in living]
+        if owed:
+            raise ObligationsOpen(count=len(owed), server=request.server, reason=owed[0].last_error)
+        return SessionResult.SUCCESS
 
     def _origin(self, context: Context, repository: str) -> PointReader:
         """The repository that a copy or a heal reads from."""

@@ -11,6 +11,18 @@ from holdfast_agent.model.rules import Compression
 from holdfast_agent.wire.messages import VerifyBudget
 
 
+class BackupRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Back up the VMs of a job. ``again``: only those that a session of the job was to back up and did not."""
+
+    again: int | None = None
+
+
+class CleanUpRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Fulfil what sessions that are over left open on ``server``."""
+
+    server: str
+
+
 class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Restore the point ``sid`` of ``repository``.
 

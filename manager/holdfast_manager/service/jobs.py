@@ -1,0 +1,107 @@
+"""Looks after the schedules of all jobs: what is due is started, what outlives its window is stopped."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import msgspec
+
+from holdfast_agent.errors import HoldfastError, Locked
+from holdfast_manager.catalog.catalog import Catalog
+from holdfast_manager.catalog.runs import JobFacts, JobRuns
+from holdfast_manager.catalog.values import JobSpec, SessionEntry
+from holdfast_manager.schedules.due import LastSession, Verdict, judge
+from holdfast_manager.schedules.schedule import JobSchedule
+
+from .starter import Starter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Known:
+    """What was found of a job at the last look, so that nothing is thought about twice."""
+
+    spec: str
+    schedule: JobSchedule | None
+    facts: JobFacts | None = None
+    before: LastSession | None = None
+    wake: float | None = None
+
+
+def _may_act(known: _Known, facts: JobFacts, before: LastSession | None, now: float) -> bool:
+    """Whether time alone may change the verdict: something is due, or waits for a window, or may outlive its window."""
+    if known.wake is not None and known.wake <= now:
+        return True
+    if known.schedule is None or not known.schedule.windows:
+        return False
+    lives = facts.last is not None and facts.last.ended is None
+    return lives or (before is not None and before.id > facts.state.followed)
+
+
+class JobWatch:
+    """One look costs a query; only jobs of which something has changed, or that are due, are judged. One thread."""
+
+    def __init__(self, catalog: Catalog, starter: Starter) -> None:
+        self._catalog = catalog
+        self._starter = starter
+        self._known: dict[str, _Known] = {}
+
+    def look(self, now: float) -> float | None:
+        """Do all that is due at ``now``; when to look again at the latest, both Unix seconds. Raises ``Catalog``'s."""
+        all_of_them = self._catalog.runs.look()
+        ended = {facts.name: facts.ended for facts in all_of_them}
+        self._known = {facts.name: self._recall(facts) for facts in all_of_them}
+        wakes: list[float] = []
+        for facts in all_of_them:
+            known = self._known[facts.name]
+            before = ended.get(known.schedule.after) if known.schedule is not None and known.schedule.after else None
+            if known.facts != facts or known.before != before or _may_act(known, facts, before, now):
+                verdict = judge(known.schedule, facts.state, now, facts.last, before)
+                known.facts, known.before, known.wake = facts, before, verdict.wake
+                if not self._act(facts, verdict):
+                    known.facts, known.wake = None, now
+            if known.wake is not None:
+                wakes.append(known.wake)
+        return min(wakes, default=None)
+
+    def _recall(self, facts: JobFacts) -> _Known:
+        known = self._known.get(facts.name)
+        if known is not None and known.spec == facts.spec:
+            return known
+        spec = msgspec.json.decode(facts.spec, type=JobSpec)
+        return _Known(facts.spec, spec.schedule if spec.enabled else None)
+
+    def _act(self, facts: JobFacts, verdict: Verdict) -> bool:
+        """Carry a verdict out. False: look at the job again soon."""
+        if verdict.given_up is not None:
+            log.error("job %s: session %d failed, and so did its retries", facts.name, verdict.given_up)
+        if verdict.stop is not None:
+            log.warning("job %s: session %d is stopped, its backup window is over", facts.name, verdict.stop)
+            self._catalog.sessions.request_stop(verdict.stop)
+        if verdict.begin:
+            return self._begin(facts, verdict)
+        if verdict.state != facts.state:
+            return self._catalog.runs.save(facts.name, facts.state, verdict.state)
+        return True
+
+    def _begin(self, facts: JobFacts, verdict: Verdict) -> bool:
+        if not self._starter.has_room:
+            return False
+        spec = {} if verdict.again is None else {"again": verdict.again}
+        claim = JobRuns.claim(facts.name, facts.state, verdict.state)
+
+        def begin() -> SessionEntry:
+            return self._catalog.sessions.begin_job(facts.name, spec, claim)
+
+        try:
+            entry = self._starter.start(begin)
+        except Locked as error:  # somebody has just run it by hand, or another service leads
+            log.info("job %s: %s", facts.name, error)
+            return False
+        except (HoldfastError, OSError) as error:  # the other jobs must not wait for what is wrong with this one
+            log.error("job %s could not be started: %s", facts.name, error)
+            return False
+        log.info("job %s runs in session %d: %s", facts.name, entry.id, verdict.begin)
+        return True

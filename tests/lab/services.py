@@ -1,0 +1,86 @@
+"""Backup Services of an installation, run as users run them, and killed as they are not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from holdfast_manager.catalog import Catalog
+from holdfast_manager.settings import ManagerSettings
+from lab.installation import STOP_TIMEOUT_S, Installation
+
+START_TIMEOUT_S = 60.0
+
+
+class Service:
+    """One process of ``holdfast service run``; ready when made."""
+
+    def __init__(self, house: Installation) -> None:
+        self._log = house.home / "service.log"
+        with (
+            tempfile.TemporaryDirectory(prefix="hf") as place,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
+        ):
+            told.bind(f"{place}/told")
+            environment = {**house.environment, "NOTIFY_SOCKET": f"{place}/told"}
+            with self._log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    house.command("service", "run"), stdin=subprocess.DEVNULL, stderr=log, env=environment
+                )
+            ended = os.pidfd_open(self.process.pid)
+            woken, _, _ = select.select([told, ended], [], [], START_TIMEOUT_S)
+            os.close(ended)
+            assert told in woken, self.log()
+            assert b"READY=1" in told.recv(1000)
+
+    def log(self) -> str:
+        """What all services of the installation have told."""
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(STOP_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """SIGTERM; it must end by itself, and well."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(STOP_TIMEOUT_S) == 0, self.log()
+
+
+@contextlib.contextmanager
+def service(house: Installation) -> Iterator[Service]:
+    """A service that runs, and is stopped at the end."""
+    made = Service(house)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@contextlib.contextmanager
+def catalogue(house: Installation) -> Iterator[Catalog]:
+    """The installation's catalogue, looked at from here: sooner done than by commands."""
+    settings = ManagerSettings.load(house.manager_config)
+    with Catalog.open(msgspec.structs.replace(settings, data_dir=str(house.home / "manager"))) as opened:
+        yield opened
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> Any:
+    """What ``condition`` gives, as soon as it is true."""
+    give_up = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < give_up, f"{what}: not within {timeout_s:g} s"
+        time.sleep(0.05)
+    return found
