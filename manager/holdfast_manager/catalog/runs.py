@@ -108,4 +108,4 @@ def _session(values: tuple[object, ...]) -> LastSession | None:
     number, ended, result = values
     if not isinstance(number, int):
         return None
-    return LastSession(number, ended if isinstance(ended, float) else None, SessionResult(result))
+    return LastSession(number, ended if isinstance(ended, float) else None, SessionResult(str(result)))

@@ -237,13 +237,14 @@ slot_requests = Table(
     sqlite_autoincrement=True,
 )
 
-# The last round of the scheduler (one row): when it was, how long it took, and whether something has happened since
+# The last round of the scheduler (one row): when it was, for how many, and whether something has happened since
 slot_rounds = Table(
     "slot_rounds",
     metadata,
     Column("place", Integer, primary_key=True, autoincrement=False),
     Column("done", Double, nullable=False),
-    Column("took_s", Double, nullable=False),
+    Column("waiting", Integer, nullable=False),
+    Column("key", Text, nullable=False),
     Column("wanted", Boolean, nullable=False),
 )
 

@@ -45,7 +45,8 @@ def upgrade() -> None:
         "slot_rounds",
         sa.Column("place", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("done", sa.Double(), nullable=False),
-        sa.Column("took_s", sa.Double(), nullable=False),
+        sa.Column("waiting", sa.Integer(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
         sa.Column("wanted", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("place", name="pk_slot_rounds"),
     )
