@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast_manager.scheduler.placement import AGING_S, Grant, Placement, Request, in_order, line_up, place
+from holdfast_manager.scheduler.placement import Grant, Placement, Request, in_order, line_up, place
 
 PROXIES = ("proxy a", "proxy b", "proxy c", "proxy gone")
 REPOSITORIES = ("repository r", "repository s")
@@ -21,11 +21,12 @@ jobs = st.sampled_from(("x", "y", "z"))
 capacities = st.fixed_dictionaries(
     {name: st.integers(0, 3) for name in (*PROXIES[:3], *REPOSITORIES)},
 )
-drawn = st.tuples(needs, st.sets(st.integers(0, 1)), jobs, st.integers(-1, 1), st.sampled_from([0.0, AGING_S, 9e9]))
+WEIGHTS = {"x": 1, "y": 3, "z": 9}
+drawn = st.tuples(needs, st.sets(st.integers(0, 1)), jobs)
 waiting = st.lists(drawn, max_size=12).map(
     lambda all_of_them: [
-        Request(number, wanted, tuple(sorted(awaited)), job, priority, waited)
-        for number, (wanted, awaited, job, priority, waited) in enumerate(all_of_them)
+        Request(number, wanted, tuple(sorted(awaited)), job, WEIGHTS[job])
+        for number, (wanted, awaited, job) in enumerate(all_of_them)
     ]
 )
 held = st.lists(st.sampled_from((*PROXIES, *REPOSITORIES)), max_size=6)
@@ -88,22 +89,17 @@ def test_nobody_overtakes_with_what_an_earlier_one_waits_for(slots, used, reques
 
 
 @given(waiting, st.dictionaries(jobs, st.integers(0, 5)))
-def test_the_urgent_stand_first_and_jobs_take_turns(requests, running) -> None:
+def test_jobs_take_turns_by_weight(requests, running) -> None:
     order = line_up(requests, running)
     assert sorted(request.id for request in order) == [request.id for request in requests]
-    urgencies = [request.priority + int(request.waited_s // AGING_S) for request in order]
-    assert urgencies == sorted(urgencies, reverse=True)
     has = Counter(running)
-    for request, urgency in zip(order, urgencies, strict=True):
-        behind = [
-            each for each in order[order.index(request) :] if each.priority + int(each.waited_s // AGING_S) == urgency
-        ]
-        assert has[request.job] == min(has[each.job] for each in behind), "a job with less comes later"
+    for position, request in enumerate(order):
+        share = {each.job: has[each.job] / each.weight for each in order[position:]}
+        assert share[request.job] == min(share.values()), "a job with less for its weight comes later"
         has[request.job] += 1
-    for job in "xyz":
-        for urgency in set(urgencies):
-            ids = [r.id for r, u in zip(order, urgencies, strict=True) if r.job == job and u == urgency]
-            assert ids == sorted(ids), "within a job the older comes first"
+    for job in WEIGHTS:
+        ids = [request.id for request in order if request.job == job]
+        assert ids == sorted(ids), "within a job the older comes first"
 
 
 @given(capacities, held, waiting)
@@ -137,7 +133,8 @@ def test_all_are_served_in_any_traffic_and_limits_hold_throughout(
             number = len(born)
             proxies = tuple(chance.sample(PROXIES[:3], chance.randint(1, 3)))
             wanted = (in_order(*proxies), in_order(chance.choice(REPOSITORIES)))
-            queue.append(Request(number, wanted, job=chance.choice("xyz"), priority=chance.randint(-1, 1)))
+            job = chance.choice("xyz")
+            queue.append(Request(number, wanted, job=job, weight=WEIGHTS[job]))
             born[number] = turn
         for number in [n for n in running if chance.random() < 0.5]:
             del running[number]
@@ -221,14 +218,15 @@ def test_a_small_job_need_not_wait_for_all_of_a_large_one() -> None:
     assert [grant.id for grant in place({"r": 3}, ["r"], [*large, small], {"large": 1}).grants] == [100, 0]
 
 
-def test_low_priority_waits_for_a_while_only() -> None:
-    def first(waited_s: float) -> int:
-        low = Request(0, (in_order("r"),), job="low", priority=-1, waited_s=waited_s)
-        others = [Request(n, (in_order("r"),), job="high", priority=1) for n in range(1, 9)]
-        return place({"r": 1}, [], [low, *others]).grants[0].id
-
-    assert first(2 * AGING_S - 1) == 1
-    assert first(3 * AGING_S) == 0
+def test_weights_are_proportions_and_the_lightest_gets_something() -> None:
+    weights = {"low": 1, "normal": 3, "high": 9}
+    requests = [
+        Request(number, (in_order("r"),), job=job, weight=weight)
+        for number, (job, weight) in enumerate(weights.items(), 1)
+        for _ in range(100)
+    ]
+    grants = place({"r": 26}, [], requests).grants
+    assert Counter(grant.id for grant in grants) == {1: 2, 2: 6, 3: 18}
 
 
 def names(need) -> list[str]:

@@ -65,15 +65,15 @@ def test_sessions_of_different_jobs_take_turns(ledger: SlotLedger, one: int, two
     assert [wait.ahead for wait in ledger.poll(one).waits] == [0, 1]
 
 
-def test_the_urgent_come_first_and_a_job_has_its_limit(ledger: SlotLedger, one: int, two: int) -> None:
-    limit = (job_limit("web", 1),)
-    for task, priority in ((1, -1), (2, 0), (3, 1)):
-        ledger.request(one, task, wish("b", "a", job="web", priority=priority, limits=limit))
+def test_slots_are_shared_by_weight_and_a_job_has_its_limit(ledger: SlotLedger, one: int, two: int) -> None:
+    limit = (job_limit("heavy", 1),)
+    for task in (1, 2):
+        ledger.request(one, task, wish("b", "a", job="heavy", weight=9, limits=limit))
+    ledger.request(two, 1, wish("b", job="light"))
     state = ledger.poll(one)
-    assert [grant.task for grant in state.grants] == [3]
-    assert state.waits[0].reason == "waiting for a slot on job web (at most 1), 1 ahead"
-    ledger.request(two, 1, wish("a"))
-    assert ledger.poll(two).grants == (SlotGrant(1, "a", "main"),)
+    assert [grant.task for grant in state.grants] == [1]
+    assert state.waits[0].reason == "waiting for a slot on job heavy (at most 1), next in line"
+    assert ledger.poll(two).waits[0].reason == "waiting for a slot on proxy b, next in line"
 
 
 def test_limits_of_a_server_hold_while_they_are_set(ledger: SlotLedger, stocked: Catalog, one: int) -> None:

@@ -230,7 +230,7 @@ slot_requests = Table(
     Column("requested", Double, nullable=False),
     Column("expires", Double, nullable=False, index=True),
     Column("job", Text, nullable=False, server_default=text("''")),
-    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("weight", Integer, nullable=False, server_default=text("1")),
     Column("reason", Text, nullable=False, server_default=text("''")),
     Column("ahead", Integer, nullable=False, server_default=text("0")),
     Index("uq_slot_requests_session_task", "session", "task", unique=True),

@@ -153,16 +153,16 @@ class OnCbtLoss(StrEnum):
 
 
 class Priority(StrEnum):
-    """Of a job's tasks in the queue for slots. Waiting makes urgent: none waits for ever."""
+    """Of a job's tasks in the queue for slots: which share they get while others wait, too. None waits for ever."""
 
     LOW = "low"
     NORMAL = "normal"
     HIGH = "high"
 
     @property
-    def number(self) -> int:
-        """The greater the more urgent."""
-        return list(Priority).index(self) - 1
+    def weight(self) -> int:
+        """Of two jobs that wait for the same slots each gets them in this proportion."""
+        return (1, 3, 9)[list(Priority).index(self)]
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

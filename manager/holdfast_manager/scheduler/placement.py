@@ -5,10 +5,10 @@ Invariants, each tested with random input:
 1. No resource is ever given out beyond its capacity.
 2. A request gets all that it needs at once or nothing; so nobody holds one thing while waiting for another, and
    there is no deadlock.
-3. Whoever stands behind overtakes only with resources that those before do not wait for at that moment. Before
-   others stand the more urgent; of those the ones whose job has less; of those the older.
-4. Nobody starves: waiting makes urgent, a job that holds nothing stands before those that hold something, and when the
-   first in line for something was passed over for something else that it needs, that too is held back for it.
+3. Whoever stands behind overtakes only with resources that those before do not wait for at that moment. In front stand
+   those whose job has least for its weight; of those the older.
+4. Nobody starves: a job that holds nothing stands before those that hold something, however little it weighs; and when
+   the first in line for something was passed over for something else that it needs, that too is held back for it.
 5. Nothing else is held back: whoever waits, waits for a resource without a free slot (but for those of 4).
 6. Of several that will do, the most wanted with a free slot is taken; of equally wanted ones the least loaded.
 """
@@ -21,9 +21,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-
-AGING_S = 1800.0
-"""Who has waited for so long is as urgent as one class more: a task of low priority passes high ones in two hours."""
 
 Rank = tuple[str, ...]
 """Names of resources that are equally wanted."""
@@ -40,15 +37,15 @@ class Request(msgspec.Struct, frozen=True):
     """A task that waits. It gets one resource for each of its ``needs``, which must not have resources in common.
 
     ``awaited``: positions of the needs for which it has waited in earlier rounds, as told by :class:`Wait`. Requests of
-    one ``job`` share what the job gets. ``priority``: the greater the more urgent. ``waited_s``: since it came.
+    one ``job`` share what the job gets, which is by ``weight``: of two jobs that wait for the same, one that weighs
+    three times as much gets three times as many slots.
     """
 
     id: int
     needs: tuple[Need, ...]
     awaited: tuple[int, ...] = ()
     job: str = ""
-    priority: int = 0
-    waited_s: float = 0.0
+    weight: int = 1
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -103,16 +100,13 @@ def place(
 
 def line_up(waiting: Sequence[Request], running: Mapping[str, int]) -> list[Request]:
     """In which order requests stand. Each job's own keep their order; jobs take turns, who has less first."""
-
     turns: defaultdict[str, int] = defaultdict(int, running)
-    urgencies = [-(request.priority + int(request.waited_s // AGING_S)) for request in waiting]
     keyed = []
-    for arrival in sorted(range(len(waiting)), key=urgencies.__getitem__):
-        job = waiting[arrival].job
-        keyed.append((urgencies[arrival], turns[job], arrival))
-        turns[job] += 1
+    for arrival, request in enumerate(waiting):
+        keyed.append((turns[request.job] / request.weight, arrival))
+        turns[request.job] += 1
     keyed.sort()
-    return [waiting[arrival] for _, _, arrival in keyed]
+    return [waiting[arrival] for _, arrival in keyed]
 
 
 @dataclass(eq=False, slots=True)

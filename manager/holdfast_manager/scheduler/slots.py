@@ -56,7 +56,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What a task needs. ``proxies``: ranks of names, the most wanted first; (("*",),) is any that is enabled.
 
     ``repository``: where it works; ``also``: further repositories, which it reads: one slot of each, and of each host.
-    ``limits``: of what else it takes a slot, such as "job nightly" or "server lab". ``job`` and ``priority`` as in
+    ``limits``: of what else it takes a slot, such as "job nightly" or "server lab". ``job`` and ``weight`` as in
     :class:`.placement.Request`.
     """
 
@@ -65,7 +65,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     also: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     job: str = ""
-    priority: int = 0
+    weight: int = 1
 
 
 class SlotLedger:
@@ -104,7 +104,7 @@ class SlotLedger:
                     requested=now,
                     expires=now + self._ttl_s,
                     job=wish.job or f"session {session}",
-                    priority=wish.priority,
+                    weight=wish.weight,
                 )
             )
             _want_round(connection)
@@ -121,7 +121,7 @@ class SlotLedger:
                 _want_round(connection)
             capacities = Capacities(connection)
             if _is_due(connection, capacities.key, now):
-                _round_done(connection, capacities.key, now, _decide(connection, capacities, now))
+                _round_done(connection, capacities.key, now, _decide(connection, capacities))
             query = select(slot_requests).where(slot_requests.c.session == session).order_by(slot_requests.c.id)
             own = connection.execute(query).all()
         return SlotState(
@@ -178,7 +178,7 @@ def _round_done(connection: Connection, key: str, now: float, waiting: int) -> N
         connection.execute(slot_rounds.insert().values(place=1, **row))
 
 
-def _decide(connection: Connection, capacities: Capacities, now: float) -> int:
+def _decide(connection: Connection, capacities: Capacities) -> int:
     """Run one round over all rows and store what changed. Returns how many still wait."""
     columns = [column for column in slot_requests.c if column.name != "needs"]
     query = select(*columns, cast(slot_requests.c.needs, Text).label("needs")).order_by(slot_requests.c.id)
@@ -188,7 +188,7 @@ def _decide(connection: Connection, capacities: Capacities, now: float) -> int:
         return 0
     held = [name for row in rows if row.granted is not None for name in row.granted]
     running = Counter(row.job for row in rows if row.granted is not None)
-    requests = [_request(row, capacities, now) for row in waiting.values()]
+    requests = [_request(row, capacities) for row in waiting.values()]
     placement = place(capacities.slots, held, requests, running)
     _store(connection, placement, waiting)
     return len(placement.waits)
@@ -213,9 +213,8 @@ def _store(connection: Connection, placement: Placement, waiting: dict[int, Row[
         connection.execute(update.values(values), changed)
 
 
-def _request(row: Row[Any], capacities: Capacities, now: float) -> Request:
-    needs, waited_s = capacities.needs(row.needs), max(0.0, now - row.requested)
-    return Request(row.id, needs, tuple(row.awaited), row.job, row.priority, waited_s)
+def _request(row: Row[Any], capacities: Capacities) -> Request:
+    return Request(row.id, capacities.needs(row.needs), tuple(row.awaited), row.job, row.weight)
 
 
 def _places(connection: Connection, names: Sequence[str]) -> list[list[list[str]]]:

@@ -65,7 +65,7 @@ class TaskWork:
         """Queue for one of ``proxies``, the repository and ``also`` others; SlotGranted follows from a tick.
 
         ``preferred``: the proxies wanted most, in this order. ``limits``: of what else the task takes a slot. ``job``:
-        whose share of the slots and whose priority it has; None: the session's own.
+        whose share of the slots it has; None: the session's own.
         """
         number, repository = self._context.recorder.task(key).id, self._context.repository
         with self._lock:
@@ -77,7 +77,7 @@ class TaskWork:
             also=also,
             limits=limits,
             job=job.name if job is not None else "",
-            priority=job.priority.number if job is not None else Priority.NORMAL.number,
+            weight=(job.priority if job is not None else Priority.NORMAL).weight,
         )
         self._context.ledger.request(self._context.session, number, wish)
         with self._lock:
