@@ -18,20 +18,15 @@ from holdfast_manager.settings import DatabaseSettings, ManagerSettings
 if TYPE_CHECKING:
     from lab.postgresql import PostgresServer
 
+# A busy machine is no finding: what takes too long is ended by pytest's time-out.
+settings.register_profile("holdfast", deadline=None)
+settings.load_profile("holdfast")
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests with the mark ``both_databases`` run once with each, as far as they use the catalogue."""
     if "kind_of_database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
         metafunc.parametrize("kind_of_database", ["sqlite", "postgresql"], indirect=True)
-
-
-# A busy machine is no finding: what takes too long is ended by pytest's time-out.
-settings.register_profile("holdfast", deadline=None)
-settings.load_profile("holdfast")
-
-# A busy machine is no finding: what takes too long is ended by pytest's time-out.
-settings.register_profile("holdfast", deadline=None)
-settings.load_profile("holdfast")
 
 
 class Clock:

@@ -15,6 +15,10 @@ from holdfast_manager.catalog.values import EventEntry, SessionKind, SessionResu
 from holdfast_manager.scheduler.slots import SlotLedger
 from holdfast_manager.settings import DatabaseSettings, ManagerSettings
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program, it does not have what pytest adds
+
+from lab.slots import wish
+
 
 def settings_of(home: str) -> ManagerSettings:
     return ManagerSettings(data_dir=home, database=DatabaseSettings(os.environ.get("CATALOG_URL", "")))
@@ -48,7 +52,7 @@ def hold(home: str) -> None:
         session = catalog.sessions.adopt(catalog.sessions.begin_job("web").id)
         catalog.obligations.write(session.id, "lab", "images", "snapshot", {"id": "s1"})
         ledger = SlotLedger(catalog)
-        ledger.request(session.id, 1, ("a",), "main")
+        ledger.request(session.id, 1, wish("a"))
         (grant,) = ledger.poll(session.id).grants
         say(f"{session.id} {grant.proxy}")
         sys.stdin.readline()
@@ -61,7 +65,7 @@ def run_tasks(home: str, marks: str, tasks: str) -> None:
         ledger = SlotLedger(catalog)
         waiting = set(range(int(tasks)))
         for task in waiting:
-            ledger.request(session, task, ("a", "b"), "main")
+            ledger.request(session, task, wish("a", "b"))
         highest: dict[str, int] = {}
         while waiting:
             for grant in ledger.poll(session).grants:

@@ -20,6 +20,7 @@ from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.values import SessionKind, SessionResult, SessionState
 from holdfast_manager.scheduler.slots import SlotGrant, SlotLedger
 from holdfast_manager.settings import ManagerSettings
+from lab.slots import wish
 
 pytestmark = pytest.mark.both_databases
 WORKER = Path(__file__).with_name("catalog_worker.py")
@@ -111,7 +112,7 @@ def test_a_killed_session_is_recognised_and_frees_job_and_slots(
     assert stocked.sessions.reap_dead() == ()
     following = stocked.sessions.begin_job("web")
     ledger = SlotLedger(stocked)
-    ledger.request(following.id, 1, ("a",), "main")
+    ledger.request(following.id, 1, wish("a"))
     assert ledger.poll(following.id).grants == (SlotGrant(1, "a", "main"),)
 
 
@@ -130,18 +131,18 @@ def test_slots_of_a_killed_session_lapse_without_anyone_reaping_it(
 ) -> None:
     """As when the dead session ran on another host, where nobody can see its process."""
     _one_slot_on_a(stocked)
-    clock.now = time.time()
     with workers(1, manager_settings, "hold") as (holder,):
         holder.line()
         holder.kill()
+    clock.now = time.time()
     other = stocked.sessions.begin(SessionKind.RESTORE, {}).id
     ledger = SlotLedger(stocked, clock)
-    ledger.request(other, 7, ("a",), "main")
+    ledger.request(other, 7, wish("a"))
     (wait,) = ledger.poll(other).waits
     assert wait.reason == "waiting for a slot on proxy a, next in line"
-    clock.pass_time(59)
+    clock.pass_time(30)
     assert ledger.poll(other).grants == ()
-    clock.pass_time(2)
+    clock.pass_time(31)
     assert ledger.poll(other).grants == (SlotGrant(7, "a", "main"),)
 
 

@@ -70,7 +70,7 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
             connection.execute(text(f"ALTER TABLE points DROP COLUMN {column}"))
         for column in ("epoch", "read_limit_bytes_per_s", "write_limit_bytes_per_s"):
             connection.execute(text(f"ALTER TABLE repositories DROP COLUMN {column}"))
-        for column in ("job", "priority", "reason", "ahead"):
+        for column in ("job", "weight", "reason", "ahead"):
             connection.execute(text(f"ALTER TABLE slot_requests DROP COLUMN {column}"))
         connection.execute(text("ALTER TABLE sessions DROP COLUMN alive_until"))
         connection.execute(text("ALTER TABLE servers DROP COLUMN limits"))

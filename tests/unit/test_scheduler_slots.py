@@ -7,8 +7,13 @@ import pytest
 
 from holdfast_agent.errors import NotFound, UsageError
 from holdfast_manager.catalog import Catalog
-from holdfast_manager.catalog.values import AgentRole, RepositoryEntry, SessionKind, SessionResult
+from holdfast_manager.catalog.values import AgentRole, RepositoryEntry, ServerLimits, SessionKind, SessionResult
+from holdfast_manager.scheduler.capacities import job_limit, server_limits
+from holdfast_manager.scheduler.preference import ranked
 from holdfast_manager.scheduler.slots import SlotGrant, SlotLedger, SlotWait
+from lab.slots import wish
+
+pytestmark = pytest.mark.both_databases
 
 pytestmark = pytest.mark.both_databases
 
@@ -37,8 +42,8 @@ def test_tasks_get_slots_in_order_and_the_rest_learn_why_they_wait(
     ledger: SlotLedger, one: int, two: int, clock
 ) -> None:
     for task in (1, 2, 3):
-        ledger.request(one, task, ("b", "a"), "main")
-    ledger.request(two, 1, ("a", "b"), "main")
+        ledger.request(one, task, wish("b", "a", job="web"))
+    ledger.request(two, 1, wish("a", "b", job="web"))
     state = ledger.poll(one)
     assert state.grants == (SlotGrant(1, "b", "main"), SlotGrant(2, "a", "main"))
     reason = "waiting for a slot on proxy b or proxy a, next in line"
@@ -53,6 +58,67 @@ def test_tasks_get_slots_in_order_and_the_rest_learn_why_they_wait(
     assert ledger.poll(one) == msgspec.structs.replace(state, grants=(), waits=())
 
 
+def test_sessions_of_different_jobs_take_turns(ledger: SlotLedger, one: int, two: int) -> None:
+    for task in (1, 2, 3):
+        ledger.request(one, task, wish("b", "a"))
+    ledger.request(two, 1, wish("a", "b"))
+    assert [grant.task for grant in ledger.poll(one).grants] == [1]
+    assert ledger.poll(two).grants == (SlotGrant(1, "a", "main"),)
+    assert [wait.ahead for wait in ledger.poll(one).waits] == [0, 1]
+
+
+def test_slots_are_shared_by_weight_and_a_job_has_its_limit(ledger: SlotLedger, one: int, two: int) -> None:
+    limit = (job_limit("heavy", 1),)
+    for task in (1, 2):
+        ledger.request(one, task, wish("b", "a", job="heavy", weight=9, limits=limit))
+    ledger.request(two, 1, wish("b", job="light"))
+    state = ledger.poll(one)
+    assert [grant.task for grant in state.grants] == [1]
+    assert state.waits[0].reason == "waiting for a slot on job heavy (at most 1), next in line"
+    assert ledger.poll(two).waits[0].reason == "waiting for a slot on proxy b, next in line"
+
+
+def test_limits_of_a_server_hold_while_they_are_set(ledger: SlotLedger, stocked: Catalog, one: int) -> None:
+    limits = ServerLimits(tasks=9, tasks_per_host=2, tasks_per_datastore=1)
+    stocked.servers.update(msgspec.structs.replace(stocked.servers.get("lab"), limits=limits))
+    stocked.agents.update(msgspec.structs.replace(stocked.agents.get("b"), proxy_slots=9))
+    for task, (host, datastore) in enumerate((("h1", "d1"), ("h1", "d1"), ("h1", "d2"), ("h1", "d3"), ("", ""))):
+        ledger.request(one, task, wish("b", limits=server_limits("lab", limits, host, datastore)))
+    state = ledger.poll(one)
+    assert [grant.task for grant in state.grants] == [0, 2, 4]
+    assert [wait.reason for wait in state.waits] == [
+        "waiting for a slot on datastore lab/d1, next in line",
+        "waiting for a slot on hypervisor host lab/h1, next in line",
+    ]
+    stocked.servers.update(msgspec.structs.replace(stocked.servers.get("lab"), limits=None))
+    assert len(ledger.poll(one).grants) == 4, "main has four slots"
+
+
+def test_any_proxy_is_one_that_is_enabled_when_its_turn_comes(ledger: SlotLedger, stocked: Catalog, one: int) -> None:
+    stocked.agents.update(msgspec.structs.replace(stocked.agents.get("a"), roles=(AgentRole.REPOSITORY,)))
+    stocked.agents.update(msgspec.structs.replace(stocked.agents.get("b"), enabled=False))
+    ledger.request(one, 1, wish("*"))
+    assert ledger.poll(one).waits[0].reason == "no slot on any proxy: disabled or removed"
+    stocked.agents.update(msgspec.structs.replace(stocked.agents.get("b"), enabled=True))
+    assert ledger.poll(one).grants == (SlotGrant(1, "b", "main"),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ranks"),
+    [
+        ((["c", "a", "b"], True), (("*",),)),
+        ((["c", "a", "b"], False), (("a", "b", "c"),)),
+        ((["c", "a", "b"], True, ("b", "gone", "c"), ("a",)), (("b",), ("c",), ("*",))),
+        ((["c", "a", "b"], True, (), ("b",)), (("b",), ("*",))),
+        ((["c", "a", "b"], True, ("a",), (), {"a": 1}), (("b", "c"), ("a",))),
+        ((["a"], False), (("a",),)),
+        (([], True), ()),
+    ],
+)
+def test_proxies_are_ranked_by_wish_place_and_failures(arguments, ranks) -> None:
+    assert ranked(*arguments) == ranks
+
+
 def test_what_a_task_reads_besides_counts_too(ledger: SlotLedger, stocked: Catalog, one: int) -> None:
     """A copy holds a slot of both repositories and of both hosts; one host of both is held once."""
     stocked.agents.update(
@@ -64,7 +130,7 @@ def test_what_a_task_reads_besides_counts_too(ledger: SlotLedger, stocked: Catal
         )  # fmt: skip
         stocked.repositories.add(entry)
     for task, also in ((1, "near"), (2, "near"), (3, "far"), (4, "far")):
-        ledger.request(one, task, ("b",), "main", (also,))
+        ledger.request(one, task, wish("b", also=(also,)))
     state = ledger.poll(one)
     assert [grant.task for grant in state.grants] == [1, 3]
     assert [wait.reason.partition(",")[0] for wait in state.waits] == [
@@ -73,14 +139,14 @@ def test_what_a_task_reads_besides_counts_too(ledger: SlotLedger, stocked: Catal
     ]
     assert state.grants[0] == SlotGrant(1, "b", "main")
     with pytest.raises(NotFound):
-        ledger.request(one, 5, ("b",), "main", ("nowhere",))
+        ledger.request(one, 5, wish("b", also=("nowhere",)))
 
 
 def test_repository_and_host_limits_hold_too(ledger: SlotLedger, stocked: Catalog, one: int) -> None:
     stocked.agents.update(msgspec.structs.replace(stocked.agents.get("b"), proxy_slots=9))
     stocked.repositories.update(msgspec.structs.replace(stocked.repositories.get("main"), slots=1))
     for task in (1, 2):
-        ledger.request(one, task, ("b",), "main")
+        ledger.request(one, task, wish("b"))
     assert [wait.reason for wait in ledger.poll(one).waits] == ["waiting for a slot on repository main, next in line"]
     stocked.repositories.update(msgspec.structs.replace(stocked.repositories.get("main"), slots=5))
     stocked.agents.update(msgspec.structs.replace(stocked.agents.get("a"), repository_slots=1))
@@ -88,18 +154,18 @@ def test_repository_and_host_limits_hold_too(ledger: SlotLedger, stocked: Catalo
 
 
 def test_a_disabled_proxy_takes_nothing_new_but_keeps_what_runs(ledger: SlotLedger, stocked: Catalog, one: int) -> None:
-    ledger.request(one, 1, ("b",), "main")
+    ledger.request(one, 1, wish("b"))
     held = ledger.poll(one).grants
     stocked.agents.update(msgspec.structs.replace(stocked.agents.get("b"), enabled=False))
-    ledger.request(one, 2, ("b",), "main")
+    ledger.request(one, 2, wish("b"))
     state = ledger.poll(one)
     assert state.grants == held
     assert state.waits[0].reason == "no slot on proxy b: disabled or removed"
 
 
 def test_what_is_polled_or_renewed_does_not_lapse(ledger: SlotLedger, one: int, two: int, clock) -> None:
-    ledger.request(one, 1, ("b",), "main")
-    ledger.request(two, 1, ("b",), "main")
+    ledger.request(one, 1, wish("b"))
+    ledger.request(two, 1, wish("b"))
     ledger.poll(one)
     for _ in range(5):
         clock.pass_time(40)
@@ -112,24 +178,24 @@ def test_what_is_polled_or_renewed_does_not_lapse(ledger: SlotLedger, one: int, 
 
 
 def test_a_longer_time_to_live_may_be_asked_for(ledger: SlotLedger, one: int, two: int, clock) -> None:
-    ledger.request(one, 1, ("b",), "main")
+    ledger.request(one, 1, wish("b"))
     ledger.poll(one)
     ledger.renew(one, 500.0)
     clock.pass_time(499)
-    ledger.request(two, 1, ("b",), "main")
+    ledger.request(two, 1, wish("b"))
     assert ledger.poll(two).grants == ()
 
 
 def test_a_second_request_of_a_task_replaces_the_first(ledger: SlotLedger, one: int) -> None:
-    ledger.request(one, 1, ("b",), "main")
+    ledger.request(one, 1, wish("b"))
     ledger.poll(one)
-    ledger.request(one, 1, ("a",), "main")
+    ledger.request(one, 1, wish("a"))
     assert ledger.poll(one).grants == (SlotGrant(1, "a", "main"),)
 
 
 def test_ending_a_session_frees_its_slots(ledger: SlotLedger, stocked: Catalog, one: int, two: int) -> None:
-    ledger.request(one, 1, ("b",), "main")
-    ledger.request(two, 1, ("b",), "main")
+    ledger.request(one, 1, wish("b"))
+    ledger.request(two, 1, wish("b"))
     ledger.poll(one)
     stocked.sessions.end(one, SessionResult.SUCCESS)
     assert ledger.poll(two).grants == (SlotGrant(1, "b", "main"),)
@@ -137,8 +203,8 @@ def test_ending_a_session_frees_its_slots(ledger: SlotLedger, stocked: Catalog, 
 
 def test_a_request_that_can_never_be_served_is_refused(ledger: SlotLedger, one: int) -> None:
     with pytest.raises(NotFound, match="repository"):
-        ledger.request(one, 1, ("a",), "mian")
+        ledger.request(one, 1, wish("a", repository="mian"))
     with pytest.raises(UsageError, match="role proxy"):
-        ledger.request(one, 1, (), "main")
+        ledger.request(one, 1, wish())
     ledger.release(one, 1)
     assert ledger.renew(one) == ()

@@ -14,7 +14,7 @@ from .database import Database
 from .errors import InUse, SessionDied
 from .processes import ProcessIdentity
 from .rows import columns_of, from_row, insert, require
-from .tables import jobs, obligations, sessions, slot_requests, transfers
+from .tables import jobs, obligations, sessions, slot_requests, slot_rounds, transfers
 from .values import SessionEntry, SessionKind, SessionResult, SessionState
 
 _COLUMNS = columns_of(sessions, SessionEntry)
@@ -221,6 +221,7 @@ class Sessions:
         )
         for ledger in (slot_requests, transfers):
             connection.execute(ledger.delete().where(ledger.c.session == number))
+        connection.execute(slot_rounds.update().values(wanted=True))
 
 
 def listing(job: str | None, kind: SessionKind | None, before: int | None, limit: int) -> Select[Any]:

@@ -230,20 +230,21 @@ slot_requests = Table(
     Column("requested", Double, nullable=False),
     Column("expires", Double, nullable=False, index=True),
     Column("job", Text, nullable=False, server_default=text("''")),
-    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("weight", Integer, nullable=False, server_default=text("1")),
     Column("reason", Text, nullable=False, server_default=text("''")),
     Column("ahead", Integer, nullable=False, server_default=text("0")),
     Index("uq_slot_requests_session_task", "session", "task", unique=True),
     sqlite_autoincrement=True,
 )
 
-# The last round of the scheduler (one row): when it was, how long it took, and whether something has happened since
+# The last round of the scheduler (one row): when it was, for how many, and whether something has happened since
 slot_rounds = Table(
     "slot_rounds",
     metadata,
     Column("place", Integer, primary_key=True, autoincrement=False),
     Column("done", Double, nullable=False),
-    Column("took_s", Double, nullable=False),
+    Column("waiting", Integer, nullable=False),
+    Column("key", Text, nullable=False),
     Column("wanted", Boolean, nullable=False),
 )
 

@@ -29,6 +29,17 @@ Rate = Annotated[int, msgspec.Meta(ge=1024)]
 """A limit in bytes per second. Less than 1 KiB/s would be a stop, not a limit."""
 
 
+class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How many tasks of all jobs may work at once on a server, on each host of it, on each datastore. None: no limit.
+
+    Hosts and datastores count as far as the plugin tells where VMs and disks lie.
+    """
+
+    tasks: Slots | None = None
+    tasks_per_host: Slots | None = None
+    tasks_per_datastore: Slots | None = None
+
+
 class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A hypervisor. ``options`` belong to ``plugin``. Credentials are apart: ``servers.secret(name)``."""
 
@@ -36,6 +47,7 @@ class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
     plugin: str
     options: dict[str, Any] = {}
     has_secret: bool = False
+    limits: ServerLimits | None = None
 
 
 class AgentRole(StrEnum):
@@ -140,6 +152,19 @@ class OnCbtLoss(StrEnum):
     FAIL = "fail"
 
 
+class Priority(StrEnum):
+    """Of a job's tasks in the queue for slots: which share they get while others wait, too. None waits for ever."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+    @property
+    def weight(self) -> int:
+        """Of two jobs that wait for the same slots each gets them in this proportion."""
+        return (1, 3, 9)[list(Priority).index(self)]
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A backup job. From and to tables by ``catalog.job_tables``; there the keys stand as in ``rename`` below.
 
@@ -150,7 +175,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     plugin. ``retention`` is applied after each successful session of the job. ``audit``: how many of the blocks that
     change tracking calls unchanged are read and compared in each run of a disk, or which share of them ("1.5 %").
     ``skip_unused``: what no file system needs is left out; a restored disk is then not the same bit for bit.
-    ``schedule``: when the service runs it (None: never; and not while ``enabled`` is False).
+    ``schedule``: when the service runs it (None: never; and not while ``enabled`` is False). ``priority``: of its tasks
+    in the queue. ``max_tasks``: how many of them work at once (None: as many as there are slots for).
     """
 
     name: Name
@@ -172,6 +198,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: dict[str, Any] = {}
     retention: RetentionPolicy = RetentionPolicy()
     schedule: JobSchedule | None = None
+    priority: Priority = Priority.NORMAL
+    max_tasks: Slots | None = None
     enabled: bool = True
     description: str = ""
 

@@ -229,6 +229,7 @@ def _settings(spec: JobSpec, starts: list[float]) -> list[tuple[str, str]]:
         ("Proxies", ", ".join(spec.proxies) + ", then any other" if spec.proxies else "any"),
         ("Transfer", f"{spec.compression.value}, blocks of {format_size(spec.block_bytes)}, {spec.streams} stream(s)"),
         ("Bandwidth", limit),
+        ("Priority", spec.priority.value + (f", at most {spec.max_tasks} disks at once" if spec.max_tasks else "")),
         ("Retries", f"{spec.retries}, after {spec.retry_pause_s:g} s each"),
         *schedule_facts(spec, starts),
         ("Retention", policy_text(spec.retention)),

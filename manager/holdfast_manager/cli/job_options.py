@@ -9,7 +9,7 @@ import click
 
 from holdfast_agent.errors import UsageError
 from holdfast_agent.model.rules import Compression
-from holdfast_manager.catalog.values import GuestPolicy, JobSpec, OnCbtLoss, ServerEntry
+from holdfast_manager.catalog.values import GuestPolicy, JobSpec, OnCbtLoss, Priority, ServerEntry
 from holdfast_manager.host import PluginHost
 from holdfast_plugins.api.registry import Family
 
@@ -36,6 +36,8 @@ _OPTIONS = (
     click.option("--on-cbt-loss", type=click.Choice([each.value for each in OnCbtLoss]), help="Default: digest."),
     click.option("--audit", metavar="N", help="Unchanged blocks to compare each run, or '1 %'. Default: 64; 0: none."),
     click.option("--skip-unused/--no-skip-unused", default=None, help="Leave out free blocks. Default: kept."),
+    click.option("--priority", type=click.Choice([each.value for each in Priority]), help="In the queue for slots."),
+    click.option("--max-tasks", type=int, help="Disks at once, 1 to 1024. Default: as many as there are slots for."),
     click.option("--snapshot-option", "snapshot", multiple=True, metavar="KEY=VALUE", help="For the server's plugin."),
     click.option("--description", metavar="TEXT", help="For people."),
 )  # fmt: skip

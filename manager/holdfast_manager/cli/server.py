@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from holdfast_agent.errors import AlreadyExists
-from holdfast_manager.catalog.values import ServerEntry
+from holdfast_agent.model import strict
+from holdfast_manager.catalog.values import ServerEntry, ServerLimits
 from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, indented, table
 
@@ -43,9 +44,19 @@ def server() -> None:
 @click.option(
     "--secret-file", type=click.Path(path_type=Path), metavar="FILE", help="Credentials as lines KEY=VALUE (mode 0600)."
 )
+@click.option("--max-tasks", "tasks", type=int, help="Tasks of all jobs at once on it. Default: no limit.")
+@click.option("--max-tasks-per-host", "tasks_per_host", type=int, help="The same on each of its hosts.")
+@click.option("--max-tasks-per-datastore", "tasks_per_datastore", type=int, help="The same on each of its datastores.")
 @pass_app
 def add(
-    app: App, name: str, plugin: str, options: tuple[str, ...], secrets: tuple[str, ...], secret_file: Path | None
+    app: App,
+    /,
+    name: str,
+    plugin: str,
+    options: tuple[str, ...],
+    secrets: tuple[str, ...],
+    secret_file: Path | None,
+    **limits: int | None,
 ) -> None:
     """Connect to a server and add it. Secrets never stand on the command line; they are kept sealed."""
     from holdfast_manager.enrolment.servers import try_server
@@ -53,7 +64,9 @@ def add(
 
     if any(entry.name == name for entry in app.catalog.servers.list()):
         raise AlreadyExists(kind="server", name=name)
-    entry = ServerEntry(name=name, plugin=plugin, options=option_table(options, "--option"))
+    told = strict.convert({key: limit for key, limit in limits.items() if limit is not None}, ServerLimits, "options")
+    limited = None if told == ServerLimits() else told
+    entry = ServerEntry(name=name, plugin=plugin, options=option_table(options, "--option"), limits=limited)
     app.host.check_options(Family.HYPERVISOR, plugin, entry.options, f"options of server {name!r}")
     secret = credentials(app, secrets, secret_file)
     vms = try_server(app.host, entry, secret)

@@ -11,7 +11,7 @@ from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model import strict
 from holdfast_manager.catalog.job_tables import job_from_table
 from holdfast_manager.catalog.rule_tables import REPOSITORY_LIMITS, rule_from_table
-from holdfast_manager.catalog.values import JobSpec, Name, Rate, TrafficRule, check_network
+from holdfast_manager.catalog.values import JobSpec, Name, Rate, ServerLimits, TrafficRule, check_network
 from holdfast_manager.quantities import with_numbers
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -24,6 +24,7 @@ class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
     plugin: str
     options: dict[str, Any] = {}
     secret_file: str = ""
+    limits: ServerLimits | None = None
 
 
 class AgentTable(msgspec.Struct, frozen=True, kw_only=True):

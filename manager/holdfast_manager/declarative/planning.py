@@ -119,7 +119,7 @@ class Planner:
         source = f"{self._document.file}: servers.{name}.options"
         self._host.check_options(Family.HYPERVISOR, table.plugin, table.options, source)
         secret = read_env_file(self._document.beside(table.secret_file)) if table.secret_file else {}
-        entry = ServerEntry(name=name, plugin=table.plugin, options=table.options)
+        entry = ServerEntry(name=name, plugin=table.plugin, options=table.options, limits=table.limits)
         servers = self._catalog.servers
         if name not in self._present["servers"]:
             return Change("server", name, Action.CREATE, carry_out=lambda: servers.add(entry, secret or None))

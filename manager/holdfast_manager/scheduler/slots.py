@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Text, bindparam, cast, select
 from sqlalchemy.engine import Row
 
 from holdfast_agent.errors import NotFound, UsageError
 
 from ..catalog import Catalog
-from ..catalog.tables import agents, repositories, slot_requests
-from ..catalog.values import AgentRole
-from .placement import Request, Wait, place
+from ..catalog.tables import repositories, slot_requests, slot_rounds
+from .capacities import HOST, PROXY, REPOSITORY, Capacities
+from .placement import Placement, Rank, Request, place
 
-_PROXY = "proxy"
-_REPOSITORY = "repository"
-_HOST = "repository host"
+_ROUND_EVERY_S = 1.0
+_SHORT = 500
+_PAUSE_S = 0.0003
+"""After a round for more than ``_SHORT`` that wait: for each of them, so that a long queue does not fill a core."""
 
 
 class SlotGrant(msgspec.Struct, frozen=True):
@@ -50,12 +52,29 @@ class SlotState(msgspec.Struct, frozen=True):
     waits: tuple[SlotWait, ...]
 
 
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task needs. ``proxies``: ranks of names, the most wanted first; (("*",),) is any that is enabled.
+
+    ``repository``: where it works; ``also``: further repositories, which it reads: one slot of each, and of each host.
+    ``limits``: of what else it takes a slot, such as "job nightly" or "server lab". ``job`` and ``weight`` as in
+    :class:`.placement.Request`.
+    """
+
+    proxies: tuple[Rank, ...]
+    repository: str
+    also: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    job: str = ""
+    weight: int = 1
+
+
 class SlotLedger:
     """Slots of proxies, repositories and their hosts, shared by all processes that have the catalogue open.
 
     Whoever polls decides for everybody, inside one write transaction, so all see one order and no limit is ever
-    exceeded. What is not renewed within ``ttl_s`` lapses: a dead session's slots come back. Clocks are wall clocks,
-    since processes of several hosts may share a catalogue. Thread-safe; raises what ``Catalog`` does.
+    exceeded. A round comes when something has changed, and each second; with a long queue more seldom. What is not
+    renewed within ``ttl_s`` lapses: a dead session's slots come back. Clocks are wall clocks, since processes of
+    several hosts may share a catalogue. Thread-safe; raises what ``Catalog`` does.
     """
 
     def __init__(self, catalog: Catalog, clock: Callable[[], float] = time.time, ttl_s: float = 60.0) -> None:
@@ -63,23 +82,17 @@ class SlotLedger:
         self._clock = clock
         self._ttl_s = ttl_s
 
-    def request(
-        self, session: int, task: int, proxies: Sequence[str], repository: str, also: Sequence[str] = ()
-    ) -> None:
-        """Put a task in the queue: it needs one of ``proxies`` (the most wanted first) and ``repository``.
+    def request(self, session: int, task: int, wish: Wish) -> None:
+        """Put a task in the queue. An earlier request of the same task is dropped with what it held.
 
-        ``also``: further repositories, which it reads; one slot of each, and of each host.
-        An earlier request of the same task is dropped with what it held. Takes effect at the next ``poll``. Raises
-        ``NotFound`` for the repository, ``UsageError`` without any proxy.
+        Takes effect at the next ``poll``. Raises ``NotFound`` for a repository, ``UsageError`` without any proxy.
         """
-        if not proxies:
+        if not any(wish.proxies):
             raise UsageError(reason="no enabled agent has the role proxy; see `holdfast agent list`")
         now = self._clock()
         with self._database.writing() as connection:
-            needs = (
-                tuple(f"{_PROXY} {name}" for name in dict.fromkeys(proxies)),
-                *_places(connection, (repository, *also)),
-            )
+            proxies = [[f"{PROXY} {name}" for name in dict.fromkeys(rank)] for rank in wish.proxies]
+            needs = [proxies, *_places(connection, (wish.repository, *wish.also)), *([[name]] for name in wish.limits)]
             connection.execute(_of(session, task))
             connection.execute(
                 slot_requests.insert().values(
@@ -90,8 +103,11 @@ class SlotLedger:
                     granted=None,
                     requested=now,
                     expires=now + self._ttl_s,
+                    job=wish.job or f"session {session}",
+                    weight=wish.weight,
                 )
             )
+            _want_round(connection)
 
     def poll(self, session: int) -> SlotState:
         """Renew what the session has, let lapse what others left, give out free slots, and tell how things stand.
@@ -101,14 +117,16 @@ class SlotLedger:
         now = self._clock()
         with self._database.writing() as connection:
             self._renew(connection, session, now, self._ttl_s)
-            connection.execute(slot_requests.delete().where(slot_requests.c.expires <= now))
-            rows = connection.execute(select(slot_requests).order_by(slot_requests.c.id)).all()
-            waits = _decide(connection, rows)
+            if connection.execute(slot_requests.delete().where(slot_requests.c.expires <= now)).rowcount:
+                _want_round(connection)
+            capacities = Capacities(connection)
+            if _is_due(connection, capacities.key, now):
+                _round_done(connection, capacities.key, now, _decide(connection, capacities))
             query = select(slot_requests).where(slot_requests.c.session == session).order_by(slot_requests.c.id)
             own = connection.execute(query).all()
         return SlotState(
             grants=tuple(_grant(row) for row in own if row.granted is not None),
-            waits=tuple(_wait(row, waits[row.id]) for row in own if row.granted is None),
+            waits=tuple(_wait(row) for row in own if row.granted is None),
         )
 
     def renew(self, session: int, ttl_s: float | None = None) -> tuple[int, ...]:
@@ -124,12 +142,14 @@ class SlotLedger:
     def release(self, session: int, task: int) -> None:
         """The task is over, or no longer wants to run. Idempotent."""
         with self._database.writing() as connection:
-            connection.execute(_of(session, task))
+            if connection.execute(_of(session, task)).rowcount:
+                _want_round(connection)
 
     def release_all(self, session: int) -> None:
-        """The session is over. Idempotent; ``sessions.end`` does it too."""
+        """The session is over. Idempotent; ``sessions.end`` does it too, and then the next second notices."""
         with self._database.writing() as connection:
-            connection.execute(slot_requests.delete().where(slot_requests.c.session == session))
+            if connection.execute(slot_requests.delete().where(slot_requests.c.session == session)).rowcount:
+                _want_round(connection)
 
     @staticmethod
     def _renew(connection: Connection, session: int, now: float, ttl_s: float) -> None:
@@ -138,39 +158,66 @@ class SlotLedger:
         connection.execute(slot_requests.update().where(due).values(expires=now + ttl_s))
 
 
-def _decide(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, Wait]:
-    """Run one round over all rows and store what changed. Returns the waits by the number of their row."""
-    held = [name for row in rows if row.granted is not None for name in row.granted]
+def _is_due(connection: Connection, key: str, now: float) -> bool:
+    """Whether something has changed since the last round, or it is long ago; and that was not just now."""
+    last = connection.execute(select(slot_rounds)).first()
+    if last is None or not last.done <= now:
+        return True  # the first one, or a clock that was put back
+    passed = now - last.done
+    pause = last.waiting * _PAUSE_S if last.waiting > _SHORT else 0.0
+    return bool(passed >= pause and (last.wanted or last.key != key or passed >= _ROUND_EVERY_S))
+
+
+def _want_round(connection: Connection) -> None:
+    connection.execute(slot_rounds.update().values(wanted=True))
+
+
+def _round_done(connection: Connection, key: str, now: float, waiting: int) -> None:
+    row = {"key": key, "done": now, "waiting": waiting, "wanted": False}
+    if not connection.execute(slot_rounds.update().values(row)).rowcount:
+        connection.execute(slot_rounds.insert().values(place=1, **row))
+
+
+def _decide(connection: Connection, capacities: Capacities) -> int:
+    """Run one round over all rows and store what changed. Returns how many still wait."""
+    columns = [column for column in slot_requests.c if column.name != "needs"]
+    query = select(*columns, cast(slot_requests.c.needs, Text).label("needs")).order_by(slot_requests.c.id)
+    rows: list[Row[Any]] = list(connection.execute(query))
     waiting = {row.id: row for row in rows if row.granted is None}
     if not waiting:
-        return {}
-    placement = place(_capacities(connection), held, [_request(row) for row in waiting.values()])
+        return 0
+    held = [name for row in rows if row.granted is not None for name in row.granted]
+    running = Counter(row.job for row in rows if row.granted is not None)
+    requests = [_request(row, capacities) for row in waiting.values()]
+    placement = place(capacities.slots, held, requests, running)
+    _store(connection, placement, waiting)
+    return len(placement.waits)
+
+
+def _store(connection: Connection, placement: Placement, waiting: dict[int, Row[Any]]) -> None:
     for grant in placement.grants:
-        _set(connection, grant.id, granted=list(grant.resources))
-    for wait in placement.waits:
-        if list(wait.awaited) != waiting[wait.id].awaited:
-            _set(connection, wait.id, awaited=list(wait.awaited))
-    return {wait.id: wait for wait in placement.waits}
+        change = {"granted": list(grant.resources), "reason": "", "ahead": 0}
+        connection.execute(slot_requests.update().where(slot_requests.c.id == grant.id).values(change))
+    changed = [
+        {"number": wait.id, "why": wait.reason, "before": wait.ahead, "positions": list(wait.awaited)}
+        for wait in placement.waits
+        if (row := waiting[wait.id]).reason != wait.reason or row.awaited != list(wait.awaited)
+    ]
+    if changed:
+        update = slot_requests.update().where(slot_requests.c.id == bindparam("number"))
+        values: dict[str, Any] = {
+            "reason": bindparam("why"),
+            "ahead": bindparam("before"),
+            "awaited": bindparam("positions"),
+        }
+        connection.execute(update.values(values), changed)
 
 
-def _capacities(connection: Connection) -> dict[str, int]:
-    """Slots of everything that is enabled; what is missing here has none."""
-    slots: dict[str, int] = {}
-    for agent in connection.execute(select(agents).where(agents.c.enabled)):
-        if AgentRole.PROXY in agent.roles:
-            slots[f"{_PROXY} {agent.name}"] = agent.proxy_slots
-        if AgentRole.REPOSITORY in agent.roles:
-            slots[f"{_HOST} {agent.name}"] = agent.repository_slots
-    for repository in connection.execute(select(repositories.c.name, repositories.c.slots)):
-        slots[f"{_REPOSITORY} {repository.name}"] = repository.slots
-    return slots
+def _request(row: Row[Any], capacities: Capacities) -> Request:
+    return Request(row.id, capacities.needs(row.needs), tuple(row.awaited), row.job, row.weight)
 
 
-def _request(row: Row[Any]) -> Request:
-    return Request(row.id, tuple(tuple(need) for need in row.needs), tuple(row.awaited))
-
-
-def _places(connection: Connection, names: Sequence[str]) -> list[tuple[str]]:
+def _places(connection: Connection, names: Sequence[str]) -> list[list[list[str]]]:
     """A need for each repository, then one for each host of them; the first is that of the first name."""
     hosts: dict[str, None] = {}
     for name in names:
@@ -178,7 +225,7 @@ def _places(connection: Connection, names: Sequence[str]) -> list[tuple[str]]:
         if host is None:
             raise NotFound(kind="repository", name=name)
         hosts[host] = None
-    return [(f"{_REPOSITORY} {name}",) for name in dict.fromkeys(names)] + [(f"{_HOST} {host}",) for host in hosts]
+    return [[[f"{REPOSITORY} {name}"]] for name in dict.fromkeys(names)] + [[[f"{HOST} {host}"]] for host in hosts]
 
 
 def _grant(row: Row[Any]) -> SlotGrant:
@@ -186,12 +233,8 @@ def _grant(row: Row[Any]) -> SlotGrant:
     return SlotGrant(row.task, proxy, repository)
 
 
-def _wait(row: Row[Any], wait: Wait) -> SlotWait:
-    return SlotWait(row.task, wait.reason, wait.ahead, row.requested)
-
-
-def _set(connection: Connection, number: int, **values: Any) -> None:
-    connection.execute(slot_requests.update().where(slot_requests.c.id == number).values(**values))
+def _wait(row: Row[Any]) -> SlotWait:
+    return SlotWait(row.task, row.reason or "waiting for its turn", row.ahead, row.requested)
 
 
 def _of(session: int, task: int) -> Any:

@@ -53,10 +53,8 @@ def _every(text: str, rest: str) -> Every:
 
 
 def _monthly(text: str, rest: str) -> Calendar:
-    words: list[str] = []
-    times: list[str] = []
-    for word in rest.replace(",", " ").split():
-        (times if ":" in word else words).append(word)
+    parts = rest.replace(",", " ").split()
+    words, times = [part for part in parts if ":" not in part], [part for part in parts if ":" in part]
     at = _at(text, ",".join(times), Calendar())
     match words:
         case ["last"]:

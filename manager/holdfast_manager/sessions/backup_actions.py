@@ -17,7 +17,8 @@ from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
 from holdfast_agent.wire.specs import SourceSpec, TargetSpec
 from holdfast_manager.broker.broker import Broker
-from holdfast_manager.catalog.values import JobSpec
+from holdfast_manager.catalog.values import JobSpec, ServerLimits
+from holdfast_manager.scheduler.capacities import job_limit, server_limits
 from holdfast_plugins.api import (
     ChangeTracker,
     HypervisorDriver,
@@ -80,6 +81,7 @@ class Platform(msgspec.Struct, frozen=True):
     """The hypervisor's side of a backup session."""
 
     server: str
+    limits: ServerLimits
     driver: HypervisorDriver
     broker: Broker
     trackers: Sequence[tuple[str, ChangeTracker]]
@@ -135,7 +137,7 @@ class BackupActions:
         key = instruction.task
         match instruction:
             case RequestSlot():
-                self.tasks.request(key, self._context.catalog.agents.proxies(self._job.proxies))
+                self._request_slot(key)
             case StartMovers():
                 return self._start_movers(key)
             case BeginTransfer():
@@ -165,6 +167,15 @@ class BackupActions:
             case AbandonVm():
                 return self._abandon(vm)
         raise AssertionError(f"a VM has no {type(instruction).__name__}")
+
+    def _request_slot(self, key: TaskKey) -> None:
+        job, info = self._job, self._vms[key.vm].info
+        datastore = next((disk.datastore for disk in info.disks if disk.disk_id == key.disk), "")
+        limits = server_limits(self._platform.server, self._platform.limits, info.host, datastore)
+        if job.max_tasks is not None:
+            limits += (job_limit(job.name, job.max_tasks),)
+        proxies = self._context.catalog.agents.proxies(job.proxies)
+        self.tasks.request(key, proxies, preferred=job.proxies, limits=limits, job=job)
 
     # --- start ------------------------------------------------------------------------------------------------
 

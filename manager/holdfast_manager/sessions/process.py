@@ -18,7 +18,7 @@ from holdfast_agent.wire.messages import Push
 from holdfast_manager.broker.broker import Broker
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.errors import ObligationsOpen
-from holdfast_manager.catalog.values import JobSpec, SessionEntry, SessionKind, SessionResult
+from holdfast_manager.catalog.values import JobSpec, ServerLimits, SessionEntry, SessionKind, SessionResult
 from holdfast_manager.host.host import PluginHost
 from holdfast_manager.scheduler.slots import SlotLedger
 from holdfast_manager.settings import ManagerSettings
@@ -141,6 +141,7 @@ class SessionProcess:
         hypervisor = self._connect(host, job.server, cleanup)
         platform = Platform(
             server=job.server,
+            limits=server.limits or ServerLimits(),
             driver=hypervisor,
             broker=Broker(hypervisor, job.server),
             trackers=host.change_trackers(server.plugin, hypervisor),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -14,8 +14,9 @@ from holdfast_agent.errors import LeaseUnknown
 from holdfast_agent.wire.messages import MoverChanged, Push
 from holdfast_agent.wire.specs import Order
 from holdfast_manager.catalog.catalog import Catalog
-from holdfast_manager.catalog.values import RepositoryEntry
-from holdfast_manager.scheduler.slots import SlotLedger
+from holdfast_manager.catalog.values import JobSpec, Priority, RepositoryEntry
+from holdfast_manager.scheduler.preference import ranked
+from holdfast_manager.scheduler.slots import SlotLedger, Wish
 
 from .agents import AgentPool
 from .driver import Driver
@@ -51,15 +52,34 @@ class TaskWork:
         self._failed_on: defaultdict[TaskKey, Counter[str]] = defaultdict(Counter)
         self._reasons: dict[TaskKey, str] = {}
 
-    def request(self, key: TaskKey, proxies: Sequence[str], also: Sequence[str] = ()) -> None:
+    def request(
+        self,
+        key: TaskKey,
+        proxies: Collection[str],
+        also: tuple[str, ...] = (),
+        *,
+        preferred: Sequence[str] = (),
+        limits: tuple[str, ...] = (),
+        job: JobSpec | None = None,
+    ) -> None:
         """Queue for one of ``proxies``, the repository and ``also`` others; SlotGranted follows from a tick.
 
-        Proxies on which the task has failed come last: the next try goes to another, as long as there is one.
+        ``preferred``: the proxies wanted most, in this order. ``limits``: of what else the task takes a slot. ``job``:
+        whose share of the slots it has; None: the session's own.
         """
-        number = self._context.recorder.task(key).id
+        number, repository = self._context.recorder.task(key).id, self._context.repository
         with self._lock:
-            proxies = sorted(proxies, key=self._failed_on[key].__getitem__)
-        self._context.ledger.request(self._context.session, number, proxies, self._context.repository.name, also)
+            failures = dict(self._failed_on[key])
+        whole = set(proxies) == set(self._context.catalog.agents.proxies())
+        wish = Wish(
+            proxies=ranked(proxies, whole, preferred, (repository.agent,), failures),
+            repository=repository.name,
+            also=also,
+            limits=limits,
+            job=job.name if job is not None else "",
+            weight=(job.priority if job is not None else Priority.NORMAL).weight,
+        )
+        self._context.ledger.request(self._context.session, number, wish)
         with self._lock:
             self._requested[key] = time.monotonic()
         self._context.driver.call_soon(self.tick)  # a free slot is taken at once, not at the next poll

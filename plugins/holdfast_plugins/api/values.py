@@ -15,23 +15,29 @@ class VmRef(msgspec.Struct, frozen=True):
 
 
 class DiskInfo(msgspec.Struct, frozen=True):
-    """A virtual disk. ``disk_id`` is stable within its VM and survives other disks being added or removed."""
+    """A virtual disk. ``disk_id`` is stable within its VM and survives other disks being added or removed.
+
+    ``datastore``: names where it lies, so that not too many are read there at once; "" if that is all the same.
+    """
 
     disk_id: str
     name: str
     size_bytes: int
+    datastore: str = ""
 
 
 class VmInfo(msgspec.Struct, frozen=True):
     """A VM as the inventory tells it. ``config`` is the driver's own description of the VM, enough to create it anew.
 
-    It is kept sealed in the restore point and handed back at restore. At most 4 MiB.
+    It is kept sealed in the restore point and handed back at restore. At most 4 MiB. ``host``: names the host that runs
+    it, so that not too many of one are backed up at once; "" if that is all the same.
     """
 
     ref: VmRef
     disks: tuple[DiskInfo, ...]
     running: bool = False
     config: bytes = b""
+    host: str = ""
 
 
 class SnapshotRequest(msgspec.Struct, frozen=True):

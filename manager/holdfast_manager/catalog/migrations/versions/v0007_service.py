@@ -38,14 +38,15 @@ def upgrade() -> None:
         sessions.add_column(sa.Column("alive_until", sa.Double(), nullable=True))
     with op.batch_alter_table("slot_requests") as slot_requests:
         slot_requests.add_column(sa.Column("job", sa.Text(), nullable=False, server_default=sa.text("''")))
-        slot_requests.add_column(sa.Column("priority", sa.Integer(), nullable=False, server_default=sa.text("0")))
+        slot_requests.add_column(sa.Column("weight", sa.Integer(), nullable=False, server_default=sa.text("1")))
         slot_requests.add_column(sa.Column("reason", sa.Text(), nullable=False, server_default=sa.text("''")))
         slot_requests.add_column(sa.Column("ahead", sa.Integer(), nullable=False, server_default=sa.text("0")))
     op.create_table(
         "slot_rounds",
         sa.Column("place", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("done", sa.Double(), nullable=False),
-        sa.Column("took_s", sa.Double(), nullable=False),
+        sa.Column("waiting", sa.Integer(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
         sa.Column("wanted", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("place", name="pk_slot_rounds"),
     )
