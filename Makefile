@@ -2,7 +2,7 @@
 #
 #   make demo [DISK=image]   back up a real disk, change it, back it up again, restore both, compare (under two minutes)
 #   make test [ARGS=…]       all tests but the long ones      make soak    the long ones (crash loops)
-#   make lint                style, types and layers          make bench   figures beside restic and borg
+#   make lint                style, types and layers          make bench   figures and charts, other programs beside
 #   make env                 the environment alone            make clean   remove what these targets made
 
 SHELL := /bin/sh
@@ -57,7 +57,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/mover_start.py
 	@$(BIN)/python benchmarks/mover_memory.py
 	@$(BIN)/python benchmarks/tracked.py
-	@$(BIN)/python benchmarks/compare_peers.py --size-mib $(BENCH_SIZE_MIB)
+	@$(BIN)/python benchmarks/compare_peers.py --size-mib $(BENCH_SIZE_MIB) --get-benji
 	@$(BIN)/python benchmarks/gc.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_gc.py
 	@$(BIN)/python benchmarks/data_path.py --size-mib $(BENCH_SIZE_MIB)
@@ -68,6 +68,8 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/disks.py
 	@$(BIN)/python benchmarks/export.py
 	@$(BIN)/python benchmarks/predicted_rate.py
+	@$(BIN)/python benchmarks/fair_shares.py
+	@$(BIN)/python benchmarks/draw.py
 
 clean:
 	@rm -rf demo-work bench-work .lab-cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

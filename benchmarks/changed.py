@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import images
+import results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -43,6 +44,7 @@ def main() -> None:
         print("| changed | told | transfer | read | sent | stored | metadata of that, for each changed block |")
         print("|---|---|---|---|---|---|---|")
         print(_line("full", used, full, _metadata(site), 0))
+        found = [_found("full", used, full)]
         root, before = full.repository.root, _metadata(site)
         for number, part in enumerate(PARTS):
             extents = overwrite(image, part, number)
@@ -53,8 +55,10 @@ def main() -> None:
             root, after = done.repository.root, _metadata(site)
             blocks = len({extent.start // MIB for extent in extents})
             print(_line(f"{part:.1%}", told, done, after - before, blocks), flush=True)
+            found.append(_found(f"{part:.1%}", told, done))
             before = after
         shutil.rmtree(site.folder / "disks")
+    results.write("changed", {"size_mib": size_mib, "runs": found})
 
 
 def overwrite(image: Path, part: float, seed: int) -> tuple[Extent, ...]:
@@ -73,6 +77,11 @@ def _metadata(site: Site) -> int:
     """Bytes of tree nodes and index segments."""
     folders = (site.folder / "repository" / "packs" / "m", site.folder / "repository" / "index")
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def _found(what: str, told: int, done: Done) -> dict[str, object]:
+    stored_mib = done.stored_bytes / MIB
+    return {"changed": what, "told_mib": told / MIB, "transfer_s": done.seconds, "stored_mib": stored_mib}
 
 
 def _line(what: str, told: int, done: Done, metadata: int, blocks: int) -> str:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import images
+import results
 from holdfast_runs import backup, one_disk
 from peers import FILE_PEERS
 
@@ -36,7 +37,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="copy-", dir=WORK) as name:
         work = Path(name).resolve()
         print("| | three states | one more | most memory of a mover |\n|---|---|---|---|")
-        print(_holdfast(work, given.size_mib, given.part), flush=True)
+        found = {"holdfast": _holdfast(work, given.size_mib, given.part)}
         restic = next(peer for peer in FILE_PEERS if peer.program == "restic")
         if restic.version is not None:
             first, second, disk = work / "first", work / "second", work / "peer.raw"
@@ -51,10 +52,12 @@ def main() -> int:
             restic.run(first, disk)
             more = _timed(lambda: restic.copy(first, second))
             print(f"| restic | {whole:.1f} s | {more:.1f} s | |", flush=True)
+            found["restic"] = {"three_states_s": whole, "one_more_s": more}
+    results.write("compare_copy", {"size_mib": given.size_mib, "tools": found})
     return 0
 
 
-def _holdfast(work: Path, size_mib: int, part: float) -> str:
+def _holdfast(work: Path, size_mib: int, part: float) -> dict[str, float]:
     disk = work / "holdfast.raw"
     states = _states(disk, size_mib, part)
     next(states)
@@ -71,7 +74,9 @@ def _holdfast(work: Path, size_mib: int, part: float) -> str:
             next(states)
             backup(house, "main")
             more = _timed(lambda: house.holdfast("repository", "copy", "main", "far"))
-        return f"| holdfast | {whole:.1f} s | {more:.1f} s | {max(most.values()) // 1024} MiB |"
+        memory_mib = max(most.values()) // 1024
+        print(f"| holdfast | {whole:.1f} s | {more:.1f} s | {memory_mib} MiB |", flush=True)
+        return {"three_states_s": whole, "one_more_s": more, "memory_mib": memory_mib}
 
 
 def _states(disk: Path, size_mib: int, part: float) -> Iterator[None]:

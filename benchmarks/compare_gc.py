@@ -12,9 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import images
+import results
 from holdfast_runs import backup, one_disk
 from peers import FILE_PEERS
 
@@ -43,7 +45,7 @@ def main() -> int:
                 images.make_mixed_image(state, given.size_mib)
             states.append(state)
         print("| | took | before | after |\n|---|---|---|---|")
-        print(_holdfast(work, states), flush=True)
+        found = {"holdfast": _holdfast(work, states)}
         for peer in FILE_PEERS:
             if peer.version is not None:
                 home = work / "peer"
@@ -52,12 +54,14 @@ def main() -> int:
                     shutil.copyfile(state, work / "disk.raw")
                     peer.run(home, work / "disk.raw")
                 peer.forget(home, given.points // 2)
-                print(_line(peer.name, home / "repo", lambda peer=peer, home=home: peer.free(home)), flush=True)
+                free = partial(peer.free, home)
+                found[peer.name] = _measured(peer.name, home / "repo", free)
                 shutil.rmtree(home)
+    results.write("compare_gc", {"size_mib": given.size_mib, "points": given.points, "tools": found})
     return 0
 
 
-def _holdfast(work: Path, states: list[Path]) -> str:
+def _holdfast(work: Path, states: list[Path]) -> dict[str, float]:
     disk = work / "holdfast.raw"
     shutil.copyfile(states[0], disk)
     with one_disk(work / "home", disk) as house:
@@ -71,15 +75,18 @@ def _holdfast(work: Path, states: list[Path]) -> str:
         for entry in house.points("vm")[len(states) // 2 :]:
             repository.tombstone(entry["sid"])
         repository.close()
-        return _line("holdfast", house.store / "main", lambda: house.holdfast("repository", "gc", "main"))
+        return _measured("holdfast", house.store / "main", lambda: house.holdfast("repository", "gc", "main"))
 
 
-def _line(name: str, repository: Path, work: Callable[[], object]) -> str:
+def _measured(name: str, repository: Path, work: Callable[[], object]) -> dict[str, float]:
+    """Print a line of the table, and give what it says."""
     before = _size(repository)
     began = time.monotonic()
     work()
     took = time.monotonic() - began
-    return f"| {name} | {took:.1f} s | {before:,.0f} MiB | {_size(repository):,.0f} MiB |"
+    after = _size(repository)
+    print(f"| {name} | {took:.1f} s | {before:,.0f} MiB | {after:,.0f} MiB |", flush=True)
+    return {"took_s": took, "before_mib": before, "after_mib": after}
 
 
 def _size(directory: Path) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import images
+import results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -68,11 +69,14 @@ def main() -> int:
     used = sum(end - start for start, end in images.data_extents(image)) // MIB if given.image else given.size_mib // 2
     print(f"{used} MiB used, {given.rounds} rounds, medians of the ratios of each round\n")
     print("| | took | processor time | × bare loop |\n|---|---|---|---|")
+    found = {}
     for what in runs[0]:
         wall, cpu = (statistics.median(run[what][place] for run in runs) for place in (0, 1))
         bare = f"bare {what}"
         ratio = statistics.median(run[what].wall_s / run[bare].wall_s for run in runs) if bare in runs[0] else None
         print(f"| {what} | {wall:.2f} s | {cpu:.2f} s | {f'{ratio:.2f}' if ratio else ''} |")
+        found[what] = {"took_s": wall, "cpu_s": cpu, "ratio": ratio}
+    results.write("data_path", {"used_mib": used, "rounds": given.rounds, "parts": found})
     return 0
 
 

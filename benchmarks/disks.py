@@ -24,6 +24,8 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import results
+
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.wire.movers import MoverHost
 from lab.certificates import Certificates, make_certificates
@@ -46,10 +48,13 @@ def main() -> int:
             for _ in range(arguments.size_mib // 64):
                 file.write(secrets.token_bytes(64 * MIB))
         print(f"{'disk':<28}{'block':>8}{'threads':>9}{'ours':>9}{'peer':>9}  MiB/s")
+        rows = []
         for name, block, threads, ours, peer in _cases(folder, image):
             found = [(ours(), peer()) for _ in range(arguments.rounds)]
             rates = [statistics.median(column) / MIB for column in zip(*found, strict=True)]
             print(f"{name:<28}{block >> 10:>4} KiB{threads:>9}{rates[0]:>9,.0f}{rates[1]:>9,.0f}", flush=True)
+            rows.append({"disk": name, "block": block, "threads": threads, "ours": rates[0], "peer": rates[1]})
+    results.write("disks", {"size_mib": arguments.size_mib, "unit": "MiB/s", "rows": rows})
     return 0
 
 

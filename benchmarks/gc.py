@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import results
+
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId, new_sid
@@ -51,13 +53,16 @@ def main() -> None:
         began = time.monotonic()
         prune = build(folder, options.blocks, options.points)
         print(f"built in {time.monotonic() - began:.0f} s")
+        runs = {}
         for turn, what in (("dry-run", "dry run"), ("prune", "after pruning half of the points"), ("idle", "again")):
             if turn == "prune":
                 repository = Repository.open(folder / "repository", folder / "cache")
                 for sid in prune:
                     repository.tombstone(sid)
                 repository.close()
-            print(f"{what}: {measure(folder, turn == 'dry-run')}")
+            told, runs[what] = measure(folder, turn == "dry-run")
+            print(f"{what}: {told}")
+    results.write("gc", {"blocks": options.blocks, "points": options.points, "runs": runs})
 
 
 def build(folder: Path, blocks: int, points: int) -> list[str]:
@@ -100,7 +105,7 @@ def changes(rng: random.Random, blocks: int) -> list[int]:
     return sorted({*hot, *cold})
 
 
-def measure(folder: Path, dry_run: bool) -> str:
+def measure(folder: Path, dry_run: bool) -> tuple[str, dict[str, float]]:
     task = {
         "ticket": "bench", "repository": str(folder / "repository"), "cache_dir": str(folder / "cache"),
         "clock_file": str(folder / "clock"), "dry_run": dry_run,
@@ -119,11 +124,12 @@ def measure(folder: Path, dry_run: bool) -> str:
     assert ended.get("collection"), ended
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     found = ended["collection"]
-    return (
+    told = (
         f"{took:.1f} s, at most {peak:.0f} MiB of memory; {found['live_records']:,} live records, "
         f"{found['packs']:,} packs of {found['stored_bytes'] / MIB:,.0f} MiB, {found['swept_packs']:,} swept, "
         f"{found['moved_bytes'] / MIB:,.0f} MiB moved, {found['freed_bytes'] / MIB:,.0f} MiB freed"
     )
+    return told, {"took_s": took, "memory_mib": peak, "live_records": found["live_records"]}
 
 
 if __name__ == "__main__":

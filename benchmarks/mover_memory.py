@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import images
+import results
 from holdfast_runs import backup, one_disk
 
 from lab.installation import Installation
@@ -71,6 +72,7 @@ def _measure(house: Installation, disk: str) -> bool:
     idle_mib = memory_kib(house.agent.pid, "VmRSS") / 1024
     print(f"{'idle agent':<60} {idle_mib:6.0f} MiB (limit {AGENT_LIMIT_MIB})")
     peaks = []
+    found: dict[str, object] = {"idle_agent_mib": idle_mib, "disk": disk}
     works = {
         f"full of {disk}": lambda: backup(house, "main"),
         f"unchanged run of {disk}": lambda: backup(house, "main"),
@@ -82,7 +84,9 @@ def _measure(house: Installation, disk: str) -> bool:
             work()
         peaks.append(watch.highest_mib)
         took_s = time.monotonic() - began
+        found[what.partition(" of ")[0]] = {"mover_mib": watch.highest_mib, "took_s": took_s}
         print(f"{what:<60} {watch.highest_mib:6.0f} MiB a mover at most (limit {MOVER_LIMIT_MIB}), {took_s:.1f} s")
+    results.write("mover_memory", found)
     return idle_mib <= AGENT_LIMIT_MIB and 0 < max(peaks) <= MOVER_LIMIT_MIB
 
 

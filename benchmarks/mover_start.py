@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import results
+
 from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost, ControlClient
 from holdfast_agent.model.change import ChangeMode
@@ -60,6 +62,7 @@ def main() -> int:
     connected, first_block = (statistics.median(column) for column in zip(*times, strict=True))
     print(f"source mover, asked for → connected with its target     {connected:.3f} s  (median of {rounds})")
     print(f"source mover, asked for → first block stored            {first_block:.3f} s  (limit {LIMIT_S} s)")
+    results.write("mover_start", {"connected_s": connected, "first_block_s": first_block, "limit_s": LIMIT_S})
     return 0
 
 

@@ -73,7 +73,7 @@ class FilePeer(Peer):
 _BORG = {
     "BORG_BASE_DIR": "{home}",
     "BORG_REPO": "{home}/repo",
-    "BORGPASSPHRASE": PASSPHRASE,
+    "BORG_PASSPHRASE": PASSPHRASE,
     "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
 }
 _BORG_CREATE = ("create", "--compression", "lz4", "--files-cache", "disabled")

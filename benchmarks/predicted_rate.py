@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import results
 from holdfast_runs import backup, one_disk
 from images import make_mixed_image
 
@@ -43,12 +44,13 @@ def main() -> int:
                 "0",
             )
             prediction = told["prediction"]
-            off = 0
+            off, found = 0, {}
             for name, key in (("full", "full_bytes_per_s"), ("unchanged", "incremental_bytes_per_s")):
                 run = backup(house, "job")
                 counters = run.report["disks"][0]["counters"]
                 measured = counters["processed_bytes"] / counters["elapsed_s"]
                 ratio = prediction[key] / measured
+                found[name] = {"predicted_bytes_per_s": prediction[key], "measured_bytes_per_s": measured}
                 off += abs(ratio - 1) > TOLERANCES[name]
                 print(
                     f"{name:10} predicted {prediction[key] / 2**20:6.0f} MiB/s, "
@@ -56,6 +58,7 @@ def main() -> int:
                     f"bottleneck {prediction['bottleneck_full' if name == 'full' else 'bottleneck_incremental']}, "
                     f"the job's {run.report['bottleneck']}"
                 )
+    results.write("predicted_rate", {"size_mib": options.size_mib, "runs": found})
     print("the prediction holds" if not off else f"the prediction is off by more than {TOLERANCES}")
     return 1 if off else 0
 

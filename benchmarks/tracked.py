@@ -18,6 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import results
+
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.geometry import Geometry
@@ -51,6 +53,7 @@ def measure(site: Site, url: str, geometry: Geometry) -> None:
     print(f"{geometry.blocks} blocks, none changed\n")
     print("| audited blocks | transfer | with the start of both movers | memory, source and target |")
     print("|---|---|---|---|")
+    found = []
     for rate in RATES:
         rounds = []
         for _ in range(ROUNDS):
@@ -61,6 +64,8 @@ def measure(site: Site, url: str, geometry: Geometry) -> None:
         whole_s, done = sorted(rounds, key=lambda each: each[0])[ROUNDS // 2]
         memory = " and ".join(f"{rss >> 20} MiB" for rss in done.rss_bytes)
         print(f"| {done.counters.audited_blocks} | {done.seconds:.2f} s | {whole_s:.2f} s | {memory} |", flush=True)
+        found.append({"audited": done.counters.audited_blocks, "transfer_s": done.seconds, "whole_s": whole_s})
+    results.write("tracked", {"blocks": geometry.blocks, "runs": found})
 
 
 def base_tree(site: Site, url: str, geometry: Geometry) -> BlockId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ def _write_through_qemu(vm: StorageVm, disk: Disk) -> None:
 
 
 def peer_turn(peer: Peer, home: Path, disk: Disk) -> dict[str, Measured]:
+    """Nothing, and why on standard error, where the program fails."""
     try:
         peer.make_repository(home)
         peer.show(home, disk.image)
@@ -144,6 +146,9 @@ def peer_turn(peer: Peer, home: Path, disk: Disk) -> dict[str, Measured]:
         restore_s = timed(lambda: peer.restore_to(home, target))
         shutil.rmtree(target)
         verify_s = timed(lambda: peer.check(home))
+    except RuntimeError as error:
+        print(f"{peer.name} is left out: {error}", file=sys.stderr)
+        return {}
     finally:
         peer.close(home)
         shutil.rmtree(home, ignore_errors=True)
