@@ -1,0 +1,121 @@
+"""The hypervisor `libvirt` passes the suites against a real libvirtd: every way to take a snapshot, and its tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
+
+import pytest
+
+from holdfast_agent.disks.disk import changed_extents
+from holdfast_agent.disks.open import open_disk
+from holdfast_agent.model.disk_url import DiskScheme, parse_disk_url, with_bitmap
+from holdfast_agent.model.geometry import Extent
+from holdfast_plugins.api import ChangeTracker, HypervisorDriver, VmRef
+from holdfast_plugins.hypervisors.libvirt import (
+    CheckpointTracker,
+    LibvirtDriver,
+    LibvirtOptions,
+    LibvirtSnapshotOptions,
+    Method,
+)
+from holdfast_plugins.testkit import (
+    ChangeTrackerConformance,
+    ChangeTrackerLab,
+    HypervisorConformance,
+    HypervisorLab,
+)
+from lab.disks import host_for
+from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
+
+MIB = 1 << 20
+
+
+class LibvirtLab(HypervisorLab, ChangeTrackerLab):
+    """A VM of two disks on a libvirtd, running or not."""
+
+    takes_several_snapshots = False
+
+    def __init__(self, host: LibvirtHost, image_format: str, method: Method, running: bool) -> None:
+        self._host, self._format, self._method, self._runs = host, image_format, method, running
+        self.freezes = running  # an image of a VM that is shut off is kept from being written to
+        self.restores = False
+
+    @cached_property
+    def guest(self) -> LibvirtVm:
+        """The VM, made when a test first needs it."""
+        guest = self._host.vm("guest", {"vda": (self._format, 3 * MIB), "vdb": (self._format, MIB)})
+        return guest.start() if self._runs else guest
+
+    @property
+    def vm(self) -> VmRef:
+        return VmRef(self.guest.uuid, self.guest.name)
+
+    def driver(self) -> HypervisorDriver:
+        return LibvirtDriver(LibvirtOptions(**self._host.options()), {})
+
+    def tracker(self, driver: HypervisorDriver) -> ChangeTracker:
+        assert isinstance(driver, LibvirtDriver)
+        return CheckpointTracker(driver)
+
+    def snapshot_options(self) -> LibvirtSnapshotOptions:
+        return LibvirtSnapshotOptions(method=self._method)
+
+    def write(self, disk_id: str, offset: int, data: bytes) -> None:
+        if self._runs:
+            self.guest.write(disk_id, offset, data)
+            return
+        self.guest.start()
+        self.guest.write(disk_id, offset, data)
+        self.guest.stop()
+
+    def read(self, url: str) -> bytes:
+        disk = open_disk(url, host_for(self._host.folder))
+        try:
+            buffer = bytearray(disk.size_bytes)
+            disk.read_into(0, memoryview(buffer))
+            return bytes(buffer)
+        finally:
+            disk.close()
+
+    def bitmap_extents(self, url: str, name: str) -> Sequence[Extent]:
+        disk = open_disk(with_bitmap(url, name), host_for(self._host.folder))
+        try:
+            return [Extent(extent.start, extent.length) for extent in changed_extents(disk)]
+        finally:
+            disk.close()
+
+    def traces(self) -> Hashable:
+        """Checkpoints are left out: the last one is kept for good, to be tracked from."""
+        domains = {(each.name(), each.isActive(), each.XMLDesc(2)) for each in self._host.raw.listAllDomains()}
+        jobs = self.guest.domain.isActive() and self.guest.monitor("query-jobs")
+        exports = self.guest.domain.isActive() and self.guest.monitor("query-block-exports")
+        files = frozenset(map(str, [*self._host.scratch.iterdir(), *self._host.images.iterdir()]))
+        return frozenset(domains), files, repr(jobs), repr(exports)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtHost]:
+    with libvirt_daemon(tmp_path_factory.getbasetemp() / "libvirt-cache") as made:
+        yield made
+
+
+@pytest.fixture
+def empty(host: LibvirtHost) -> Iterator[LibvirtHost]:
+    yield host
+    host.clear()
+
+
+class TestLibvirt(HypervisorConformance):
+    @pytest.fixture(
+        params=[("qcow2", Method.BACKUP, True), ("raw", Method.SNAPSHOT, True), ("qcow2", Method.AUTO, False)],
+        ids=["backup job", "overlays", "shut off"],
+    )
+    def lab(self, request: pytest.FixtureRequest, empty: LibvirtHost) -> LibvirtLab:
+        return LibvirtLab(empty, *request.param)
+
+
+class TestCheckpoints(ChangeTrackerConformance):
+    @pytest.fixture
+    def lab(self, empty: LibvirtHost) -> LibvirtLab:
+        return LibvirtLab(empty, "qcow2", Method.BACKUP, running=True)
