@@ -2,8 +2,10 @@
 
 The daemon runs in a mount namespace of its own, in which the places that are compiled into it are others; what it
 shares with the host is its socket and the folder of the VMs. It also has a process namespace of its own: with that all
-of its QEMUs end, and its first process is a shell that sees to dead ones at once, for which libvirt waits. The guests have disks and no operating system: they are
-paused from the start, and QEMU itself writes to their disks as told, through the device that a guest would write by.
+of its QEMUs end, and its first process is a shell that sees to dead ones at once, for which libvirt waits.
+
+The guests have disks and no operating system: they are paused from the start, and QEMU itself writes to their disks as
+told, through the device that a guest would write by.
 """
 
 from __future__ import annotations
@@ -240,7 +242,7 @@ class LibvirtVm:
 
 @contextlib.contextmanager
 def libvirt_daemon(cache: Path) -> Iterator[LibvirtHost]:
-    """A libvirtd in system mode. ``cache``: a directory that keeps what it finds out about QEMU, which takes seconds."""
+    """A libvirtd in system mode. ``cache``: a directory for what it finds out about QEMU, which takes it seconds."""
     require_libvirt()
     cache.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hfv") as name:

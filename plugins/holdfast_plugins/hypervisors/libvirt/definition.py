@@ -57,13 +57,18 @@ def unparse(root: ElementTree.Element) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def disks_of(text: str, skipped: Callable[[str], bool] = lambda target: False) -> list[Disk]:
+def disks_of(text: str, skipped: Callable[[str], bool] = lambda target: False, *, refuse: bool = True) -> list[Disk]:
     """The disks in a domain's XML, in its order; drives of removable media and read-only disks are left out.
 
     ``skipped``: whether a target is left out, too. Raises :class:`DiskUnsupported` for a disk that a guest writes to
-    but whose content QEMU does not see.
+    but whose content QEMU does not see, unless ``refuse`` is false.
     """
-    return [_disk(element) for element in disk_elements(parse(text)) if not skipped(target_of(element))]
+    elements = [element for element in disk_elements(parse(text)) if not skipped(target_of(element))]
+    for element in elements if refuse else ():
+        if element.get("device") == "lun":
+            target, reason = target_of(element), "it is a device that the guest commands itself (device='lun')"
+            raise DiskUnsupported(disk=target, reason=reason, advice=f'Leave it out: skip = ["VM/{target}"]')
+    return [_disk(element) for element in elements]
 
 
 def disk_elements(root: ElementTree.Element) -> Iterator[ElementTree.Element]:
@@ -81,9 +86,6 @@ def target_of(element: ElementTree.Element) -> str:
 
 def _disk(element: ElementTree.Element) -> Disk:
     target, mirror = target_of(element), element.find("mirror")
-    if element.get("device") == "lun":
-        reason = "it is a device that the guest commands itself (device='lun')"
-        raise DiskUnsupported(disk=target, reason=reason, advice=f'Leave it out: skip = ["VM/{target}"]')
     ready = mirror is not None and mirror.get("ready") == "yes"
     return Disk(target, tuple(_layers(element)), mirror.get("job", "") if mirror is not None and ready else "")
 

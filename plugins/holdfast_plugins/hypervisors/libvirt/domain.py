@@ -144,10 +144,10 @@ class Domain:
         command_agent = self._connection.binding.qemu.qemuAgentCommand
         return str(self._ask(lambda: command_agent(self._raw, command, timeout_s, 0), timeout_s + 40.0))
 
-    def undefine(self) -> None:
-        """Forget the definition, and what libvirt keeps with it of checkpoints and firmware variables."""
-        names = ("CHECKPOINTS_METADATA", "SNAPSHOTS_METADATA", "KEEP_NVRAM")
-        self._ask(lambda: self._raw.undefineFlags(sum(self._flag(f"DOMAIN_UNDEFINE_{name}") for name in names)))
+    def forget_saved(self) -> None:
+        """Throw the memory away that was saved with a domain: it goes with the disks as they were."""
+        if self.saved:
+            self._ask(lambda: self._raw.managedSaveRemove(0))
 
     def wait(self, done: Callable[[], bool], otherwise: str, timeout_s: float) -> None:
         """Ask until ``done``. Raises :class:`LibvirtRefused` with ``otherwise`` when it is not in time."""

@@ -6,23 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from holdfast_agent.errors import DiskUnsupported, HypervisorUnreachable, SnapshotNotRemoved
-from holdfast_plugins.api import BackupOnly, Journal, Snapshot, SnapshotRequest, VmInfo, VmRef
+from holdfast_plugins.api import Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
 
 from . import inventory
 from .binding import LibvirtRefused
 from .connection import Connection
 from .options import LibvirtOptions
 from .resting import Resting
+from .restores import REPLACED, RESTORE, Restores
 from .snapshots import SNAPSHOT, Snapshots, Taken
 
 
-class LibvirtDriver(BackupOnly):
+class LibvirtDriver:
     """A ``HypervisorDriver`` for what one libvirt URI leads to. Thread-safe. ``secret``: ``username``, ``password``."""
 
     def __init__(self, options: LibvirtOptions, secret: Mapping[str, str]) -> None:
         self._options = options
         self._connection = Connection(options.uri, secret, options.timeout)
         self._snapshots = Snapshots(self._connection, options)
+        self._restores = Restores(self._connection, options)
 
     def connect(self) -> None:
         self._connection.connect()
@@ -32,6 +34,7 @@ class LibvirtDriver(BackupOnly):
 
     def close(self) -> None:
         self._snapshots.release()
+        self._restores.close()
         self._connection.close()
 
     def list_vms(self) -> Sequence[VmRef]:
@@ -52,11 +55,25 @@ class LibvirtDriver(BackupOnly):
         self._snapshots.remove(snapshot, committed, journal)
 
     def fulfil(self, kind: str, data: dict[str, str]) -> None:
-        if kind != SNAPSHOT:
-            raise SnapshotNotRemoved(
-                snapshot=data.get("name", "?"), vm="a VM", reason=f"{kind!r} is not an obligation of this plugin"
-            )
-        self._snapshots.fulfil(data)
+        if kind == SNAPSHOT:
+            self._snapshots.fulfil(data)
+        elif kind in (RESTORE, REPLACED):
+            self._restores.fulfil(kind, data)
+        else:
+            reason = f"{kind!r} is not an obligation of this plugin"
+            raise SnapshotNotRemoved(snapshot=data.get("name", "?"), vm="a VM", reason=reason)
+
+    def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
+        with self._reachable():
+            return self._restores.prepare(name, info, overwrite, journal)
+
+    def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
+        with self._reachable():
+            return self._restores.finish(target, info, journal)
+
+    def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
+        with self._reachable():
+            self._restores.abandon(target, journal)
 
     def tracked(self, snapshot: Snapshot) -> Taken | Resting | None:
         """What is known of a snapshot that exists, for :class:`~.tracker.CheckpointTracker`."""

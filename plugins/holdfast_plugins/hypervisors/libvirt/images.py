@@ -30,6 +30,15 @@ def bitmaps_in(path: str | Path) -> list[str]:
     return [str(bitmap["name"]) for bitmap in data.get("bitmaps", ())]
 
 
+def chain_of(path: str | Path) -> list[Path]:
+    """The images under one, which may be of any format. Raises :class:`ToolFailed`."""
+    said = run_tool(["qemu-img", "info", "--force-share", "--output=json", "--backing-chain", str(path)])
+    try:
+        return [Path(image["filename"]) for image in json.loads(said)[1:]]
+    except (ValueError, KeyError) as error:
+        raise ToolFailed(f"qemu-img: {error}") from error
+
+
 def run_tool(command: list[str], timeout_s: float = _TOOL_TIMEOUT_S) -> bytes:
     """Run one of QEMU's programs, found on the PATH. Raises :class:`ToolFailed`."""
     try:
