@@ -77,12 +77,12 @@ def require_libvirt() -> None:
 
 
 class LibvirtHost:
-    """Where VMs run. ``folder`` has a short path, for sockets; ``scratch`` and ``images`` lie in it."""
+    """Where VMs run. ``shared`` is what agents may open: ``scratch`` and ``images`` lie in it. Its path is short."""
 
     def __init__(self, folder: Path, uri: str) -> None:
-        self.folder, self.uri = folder, uri
-        self.scratch, self.images = folder / "scratch", folder / "images"
-        self.scratch.mkdir()
+        self.folder, self.uri, self.shared = folder, uri, folder / "s"
+        self.scratch, self.images = self.shared / "scratch", self.shared / "images"
+        self.scratch.mkdir(parents=True)
         self.images.mkdir()
 
     @functools.cached_property
@@ -185,12 +185,13 @@ class LibvirtVm:
         self._io(target, f"write -s {source} {first} {last - first}")
 
     def scribble(self, chance: Random, times: int) -> None:
-        """Write, discard and zero here and there."""
+        """Write, discard and zero here and there. Beside a job of QEMU nothing is discarded: it may keep the data."""
+        hows = ["write"] * 4 + ["zero"] + ["discard"] * (not self.monitor("query-jobs"))
         for _ in range(times):
             target = chance.choice(list(self.content))
             length = SECTOR * chance.choice([1, 7, 128, 300])
             start = SECTOR * chance.randrange((len(self.content[target]) - length) // SECTOR)
-            how = chance.choice(["write"] * 4 + ["discard", "zero"])
+            how = chance.choice(hows)
             if how == "write":
                 self.write(target, start, chance.randbytes(length))
                 continue
@@ -210,6 +211,36 @@ class LibvirtVm:
         subprocess.run(["qemu-img", "create", "-q", "-f", image_format, self.image(target), str(size)], check=True)
         self.content[target] = bytearray(size)
         self.domain.attachDeviceFlags(self.disk_xml(target), 3)  # live and config
+
+    def detach(self, target: str) -> None:
+        """Unplug a disk, from the VM as it runs and as it starts next.
+
+        Its guest never runs and so never gives it up: QEMU is started anew without it.
+        """
+        del self.formats[target], self.content[target]
+        self.stop()
+        self.define()
+        self.start()
+
+    def read_image(self, target: str, domain: Any = None) -> bytes:
+        """What the image of a disk holds, of this VM or of another domain that is shut off."""
+        if domain is None and self.domain.isActive():
+            self._io(target, "flush")
+        xml = (domain or self.domain).XMLDesc().split(f"<target dev='{target}'")[0].rsplit("<disk ", 1)[1]
+        path = xml.split("<source file='")[1].split("'")[0]
+        image_format = xml.split("<driver")[1].split("type='")[1].split("'")[0]
+        raw = self.host.folder / "converted"
+        subprocess.run(["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", path, raw], check=True)
+        return raw.read_bytes()
+
+    def bitmaps_in_images(self) -> set[str]:
+        """The dirty bitmaps stored in the images, by what their headers list; QEMU stores its own when it ends."""
+        found = set()
+        for target in self.formats:
+            command = ["qemu-img", "info", "-U", "--output=json", self.image(target)]
+            told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+            found |= {each["name"] for each in told["format-specific"]["data"].get("bitmaps", ())}
+        return found
 
     def monitor(self, command: str, **arguments: object) -> Any:
         """What QEMU's monitor answers."""

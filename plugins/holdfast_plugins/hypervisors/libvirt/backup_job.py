@@ -7,9 +7,10 @@ formatbackup and formatcheckpoint).
 
 from __future__ import annotations
 
+import logging
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement
 
@@ -18,15 +19,16 @@ import msgspec
 from holdfast_agent.errors import SnapshotFailed
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
 
-from ..tracking_names import TrackingName
+from ..tracking_names import TrackingName, parse_tracking_name
 from .binding import Code, LibvirtRefused
 from .checkpoints import checkpoint_xml, covers
 from .definition import Disk, parse, unparse
 from .domain import Domain
 from .options import LibvirtOptions
 
+log = logging.getLogger(__name__)
 _BROKEN = re.compile(r"for disk '([^']+)'|of disk '([^']+)'")
-_END_TIMEOUT_S = 60.0
+_BEGIN_TIMEOUT_S, _END_TIMEOUT_S = 60.0, 60.0
 _MOST_PORTS_TRIED = 16
 _LOST = (Code.CHECKPOINT_INCONSISTENT, Code.NO_DOMAIN_CHECKPOINT)
 
@@ -63,26 +65,48 @@ def begin(
     return plan.begin()
 
 
-def expect_no_job(domain: Domain) -> None:
-    """Raises :class:`SnapshotFailed` when the domain has a backup job: libvirt would let us wait for its end."""
-    told = domain.backup_xml()
-    if told is not None:
-        exports = [disk.get("exportname") or disk.get("name") or "?" for disk in parse(told).iterfind("./disks/disk")]
+def expect_no_job(domain: Domain, is_orphan: Callable[[str], bool]) -> None:
+    """End a job that nobody waits for any more. ``is_orphan``: whether a snapshot of Holdfast's is of that kind.
+
+    Raises :class:`SnapshotFailed` when the domain has another job: libvirt would let us wait for its end.
+    """
+    exports = _exports(domain)
+    owner = _snapshot_of(exports[0]) if exports else None
+    if owner is not None and is_orphan(owner):
+        log.warning("%s has a backup job that a process left which is gone: %s", domain.vm.name, owner)
+        domain.end_backup(_END_TIMEOUT_S)
+    elif exports:
         reason = f"another backup of it is running ({', '.join(exports)}); `virsh domjobabort` would end it"
         raise SnapshotFailed(vm=domain.vm.name, reason=reason)
 
 
 def runs(domain: Domain, name: str) -> bool:
     """Whether the job of the snapshot ``name`` runs."""
-    told = domain.backup_xml()
-    exports = [disk.get("exportname") or "" for disk in parse(told).iterfind("./disks/disk")] if told else []
-    return any(export.startswith(f"{name}-") for export in exports)
+    return name in map(_snapshot_of, _exports(domain))
 
 
 def end(domain: Domain, name: str) -> None:
     """End the job of the snapshot ``name`` if it runs; any other job is left alone. Idempotent."""
     if runs(domain, name):
         domain.end_backup(_END_TIMEOUT_S)
+
+
+def _exports(domain: Domain) -> list[str]:
+    """The exports of the job that runs; one that libvirt is just beginning, whoever asked for it, is waited for."""
+    domain.wait(
+        lambda: domain.backup_xml() is not None or not domain.backup_begins(),
+        "the backup job that libvirt is at work on has not begun",
+        _BEGIN_TIMEOUT_S,
+    )
+    told = domain.backup_xml()
+    disks = parse(told).iterfind("./disks/disk[@backup='yes']") if told else ()
+    return [disk.get("exportname") or disk.get("name") or "?" for disk in disks]
+
+
+def _snapshot_of(export: str) -> str | None:
+    """The snapshot of Holdfast's that an export is of; None for anybody else's."""
+    name = export.rpartition("-")[0]
+    return name if parse_tracking_name(name) is not None else None
 
 
 class _Plan:

@@ -80,6 +80,14 @@ class Domain:
                 return None
             raise
 
+    def backup_begins(self) -> bool:
+        """Whether libvirt is at work on a backup job, which :meth:`backup_xml` may not tell of yet."""
+        try:
+            told = self._ask(lambda: self._raw.jobStats(0))
+        except LibvirtRefused:
+            return False
+        return int(told.get("operation", 0)) == self._flag("DOMAIN_JOB_OPERATION_BACKUP")
+
     def begin_backup(self, xml: str, checkpoint_xml: str | None) -> None:
         self._ask(lambda: self._raw.backupBegin(xml, checkpoint_xml, 0))
 

@@ -22,6 +22,7 @@ from .connection import Connection
 from .definition import Disk, disks_of, parse
 from .domain import Domain
 from .images import ToolFailed
+from .liveness import Alive, is_alive
 from .options import LibvirtOptions, LibvirtSnapshotOptions, Method
 
 log = logging.getLogger(__name__)
@@ -48,10 +49,14 @@ class Promised(msgspec.Struct, frozen=True):
         return {target: Path(self.directory) / f"{self.name}-{target}.overlay" for target in self.targets}
 
     def left_files(self) -> list[Path]:
-        """What QEMU and libvirt leave of a backup job if they die in it."""
+        """What is left if QEMU, libvirt or this process die."""
         directory = Path(self.directory)
         scratch = [directory / f"{self.name}-{target}.scratch" for target in self.targets]
-        return [*scratch, directory / f"{self.name}.sock"]
+        return [*scratch, directory / f"{self.name}.sock", self.life()]
+
+    def life(self) -> Path:
+        """The file that is locked as long as who took the snapshot lives."""
+        return Path(self.directory) / f"{self.name}.lock"
 
 
 def parse_promised(data: Mapping[str, str]) -> Promised | None:
@@ -67,10 +72,14 @@ def parse_promised(data: Mapping[str, str]) -> Promised | None:
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A snapshot that exists. ``begun``: for those by a backup job; ``number``: of its obligation."""
+    """A snapshot that exists. ``begun``: for those by a backup job; ``number``: of its obligation.
+
+    ``alive``: tells other processes that this one is.
+    """
 
     promised: Promised
     number: int
+    alive: Alive | None
     disks: tuple[Disk, ...]
     begun: backup_job.Begun | None = None
 
@@ -93,7 +102,9 @@ class Snapshots:
             disks = self._wanted(domain, request, inactive=not active)
             if not active:
                 return self._rest(request.vm, domain, disks)
-            backup_job.expect_no_job(domain)
+            backup_job.expect_no_job(domain, self._is_orphan)
+            if self._settle_orphans(domain, disks):
+                disks = self._wanted(domain, request, inactive=False)
             return self._take(request, domain, disks, journal)
 
     def check(self, snapshot: Snapshot) -> None:
@@ -119,6 +130,8 @@ class Snapshots:
             domain = self._end(taken.promised, snapshot.vm)
             if domain is not None and domain.active:
                 self._rotate(domain, taken, committed)
+        if taken.alive is not None:
+            taken.alive.release()
         journal.strike(taken.number)
         with self._lock:
             del self._taken[snapshot.snapshot_id]
@@ -178,20 +191,45 @@ class Snapshots:
         targets = tuple(disk.target for disk in disks)
         promised = Promised(request.vm.vm_id, str(name), method, self._options.scratch_dir, targets)
         number = journal.promise(SNAPSHOT, promised.data())
+        alive = None
         try:
+            alive = Alive(promised.life()) if self._connection.is_local else None
             if method is Method.BACKUP:
                 begun = backup_job.begin(domain, name, request.tag, disks, request.since, self._options)
-                taken = Taken(promised, number, tuple(disks), begun)
+                taken = Taken(promised, number, alive, tuple(disks), begun)
                 made = self._by_backup(domain, taken, begun)
             else:
-                taken = Taken(promised, number, tuple(disks))
+                taken = Taken(promised, number, alive, tuple(disks))
                 made = self._by_overlays(domain, taken)
         except BaseException:
             self._undo(domain, promised, number, journal)
+            if alive is not None:
+                alive.release()
             raise
         with self._lock:
             self._taken[promised.name] = taken
         return made
+
+    def _is_orphan(self, name: str) -> bool:
+        """Whether a snapshot is of a process that is gone; False where that cannot be told."""
+        return self._connection.is_local and not is_alive(self._options.scratch(f"{name}.lock"))
+
+    def _settle_orphans(self, domain: Domain, disks: Sequence[Disk]) -> bool:
+        """Bring overlays down that were left by a process that is gone. Whether there were any."""
+        found = False
+        for disk in disks:
+            for layer in disk.layers:
+                path = Path(layer.place)
+                name = path.name.removesuffix(f"-{disk.target}.overlay")
+                if (
+                    path.parent == Path(self._options.scratch_dir)
+                    and parse_tracking_name(name)
+                    and self._is_orphan(name)
+                ):
+                    log.warning("%s has an overlay that a process left which is gone: %s", domain.vm.name, path)
+                    overlays.settle(self._connection, domain, {disk.target: path}, self._options.commit_timeout)
+                    found = True
+        return found
 
     def _method(self, request: SnapshotRequest, domain: Domain, disks: Sequence[Disk]) -> Method:
         chosen = request.options.method if isinstance(request.options, LibvirtSnapshotOptions) else None
@@ -253,7 +291,7 @@ class Snapshots:
             overlays.settle(self._connection, domain, promised.overlays(), self._options.commit_timeout)
         else:
             backup_job.end(domain, promised.name)
-            self._remove_left(promised)
+        self._remove_left(promised)
         return domain
 
     def _end_without_domain(self, promised: Promised, vm: VmRef) -> None:
