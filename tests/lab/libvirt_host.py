@@ -67,7 +67,7 @@ def require_libvirt() -> None:
     try:
         import libvirt  # noqa: F401 (only whether it is there)
     except ImportError:
-        missing("libvirt-python is not installed; apt install libvirt-dev gcc pkg-config; pip install '.[libvirt]'")
+        missing("libvirt-python is missing; apt install libvirt-dev gcc pkg-config; pip install libvirt-python")
     try:
         pwd.getpwnam("libvirt-qemu")
     except KeyError:
