@@ -6,9 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import pytest
 
-from holdfast_agent.disks.disk import changed_extents
-from holdfast_agent.disks.open import open_disk, open_target
-from holdfast_agent.model.disk_url import with_bitmap
+from holdfast_agent.disks.open import open_target
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import ChangeTracker, HypervisorDriver, RestoreDisk, VmRef
 from holdfast_plugins.hypervisors.libvirt import (
@@ -25,6 +23,7 @@ from holdfast_plugins.testkit import (
     HypervisorLab,
 )
 from lab.disks import host_for
+from lab.libvirt_backups import extents_of, read_whole
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
 
 MIB = 1 << 20
@@ -66,13 +65,7 @@ class LibvirtLab(HypervisorLab, ChangeTrackerLab):
         self.guest.stop()
 
     def read(self, url: str) -> bytes:
-        disk = open_disk(url, host_for(self._host.folder))
-        try:
-            buffer = bytearray(disk.size_bytes)
-            disk.read_into(0, memoryview(buffer))
-            return bytes(buffer)
-        finally:
-            disk.close()
+        return read_whole(url, self._host.folder)
 
     def write_restored(self, disk: RestoreDisk, data: bytes) -> None:
         assert not disk.create, "the driver makes the image, for it is qcow2"
@@ -81,11 +74,7 @@ class LibvirtLab(HypervisorLab, ChangeTrackerLab):
         target.finish()
 
     def bitmap_extents(self, url: str, name: str) -> Sequence[Extent]:
-        disk = open_disk(with_bitmap(url, name), host_for(self._host.folder))
-        try:
-            return [Extent(extent.start, extent.length) for extent in changed_extents(disk)]
-        finally:
-            disk.close()
+        return extents_of(url, name, self._host.folder)
 
     def traces(self) -> Hashable:
         """Checkpoints are left out: the last one is kept for good, to be tracked from."""

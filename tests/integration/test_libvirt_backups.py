@@ -9,7 +9,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from random import Random
 from typing import Any
 from zlib import crc32
@@ -113,75 +112,7 @@ def test_a_history_of_incrementals_restores_bit_for_bit(backed: Backed) -> None:
     assert not backed.wrong(second) and not backed.wrong(newest)
 
 
-def test_two_repositories_do_not_take_each_others_tracking_away(backed: Backed) -> None:
-    other = f"{backed.name}-other"
-    backed.house.add_repository(other, encrypted=False)
-    options = ("--server", "kvm", "--include", backed.name, "--repository", other, "--block-size", "64 KiB")
-    backed.house.holdfast("job", "create", other, *options, "--keep-days", "1000")
-    backed.run()
-    backed.house.holdfast("job", "run", other)
-    backed.vm.scribble(backed.chance, 5)
-    assert {disk["mode"] for disk in backed.run().values()} == {"cbt"}
-    second = backed.house.holdfast("job", "run", other)["disks"]
-    assert {disk["mode"] for disk in second} == {"cbt"}
-    assert len(backed.vm.checkpoints()) == 2
-
-
-def test_whatever_breaks_tracking_costs_a_comparison_and_nothing_else(backed: Backed) -> None:
-    vm = backed.vm
-    foreign = "<domaincheckpoint><name>somebody-elses</name></domaincheckpoint>"
-    vm.domain.checkpointCreateXML(foreign, 0)
-
-    def killed() -> None:
-        vm.stop()
-        vm.start()
-        vm.scribble(backed.chance, 3)
-        vm.kill()
-        for target in vm.content:  # what QEMU had not written out is lost, as in a guest that crashes
-            vm.content[target][:] = vm.read_image(target)
-        vm.start()
-
-    def forgotten() -> None:  # as when it was migrated here: the images keep their bitmaps
-        for name in vm.checkpoints():
-            if name != "somebody-elses":
-                vm.domain.checkpointLookupByName(name).delete(2)
-
-    def bitmap_lost() -> None:
-        node = next(
-            node["node-name"]
-            for node in vm.monitor("query-named-block-nodes", flat=True)
-            if node["drv"] == "qcow2" and Path(node["image"]["filename"]) == vm.image("vda")
-        )
-        name = next(name for name in vm.checkpoints() if name != "somebody-elses")
-        vm.monitor("block-dirty-bitmap-remove", node=node, name=name)
-
-    def grown() -> None:
-        vm.resize("vda", 9 * MIB)
-
-    calamities: list[tuple[Callable[[], None], dict[str, str]]] = [
-        (killed, {"vda": "missing or broken bitmap", "vdb": "missing or broken bitmap"}),
-        (forgotten, {"vda": "libvirt knows no checkpoint", "vdb": "libvirt knows no checkpoint"}),
-        (bitmap_lost, {"vda": "missing or broken bitmap", "vdb": ""}),
-        (grown, {"vda": f"it had {8 * MIB} bytes then", "vdb": ""}),
-    ]
-    backed.run()
-    for calamity, reasons in calamities:
-        calamity()
-        vm.scribble(backed.chance, 5)
-        disks = backed.run()
-        for target, reason in reasons.items():
-            assert disks[target]["mode"] == ("digest" if reason else "cbt"), (calamity.__name__, disks[target])
-            assert reason in disks[target]["reason"], (calamity.__name__, disks[target])
-        vm.scribble(backed.chance, 5)
-        disks = backed.run()
-        assert {disk["mode"] for disk in disks.values()} == {"cbt"}, (calamity.__name__, disks)
-        assert not backed.wrong(backed.points()[0]), calamity.__name__
-        ours = [name for name in vm.checkpoints() if name != "somebody-elses"]
-        assert len(ours) == 1 and vm.bitmaps_in_images() <= {*ours, "somebody-elses"}, calamity.__name__
-    assert "somebody-elses" in vm.checkpoints()
-
-
-def test_a_vm_that_is_shut_off_and_started_and_a_disk_that_comes_and_goes(backed: Backed) -> None:
+def test_a_vm_that_is_shut_off_and_started_again(backed: Backed) -> None:
     backed.run()
     backed.vm.stop()
     disks = backed.run()
@@ -191,32 +122,18 @@ def test_a_vm_that_is_shut_off_and_started_and_a_disk_that_comes_and_goes(backed
     assert {disk["mode"] for disk in disks.values()} == {"cbt"}, "nothing has touched its images since"
     assert sum(disk["counters"]["read_bytes"] for disk in disks.values()) == 0
     backed.vm.start()
-    backed.vm.attach("vdc", "qcow2", MIB)
     backed.vm.scribble(backed.chance, 10)
     disks = backed.run()
-    assert (disks["vda"]["mode"], disks["vdc"]["mode"]) == ("digest", "allocation")
-    assert "was off at its last backup" in disks["vda"]["reason"]
-    backed.vm.scribble(backed.chance, 10)
-    assert {disk["mode"] for disk in backed.run().values()} == {"cbt"}
-    backed.vm.detach("vdb")
-    assert set(backed.run()) == {"vda", "vdc"}
-    assert len(backed.points()) == 6
-    assert not backed.wrong(backed.points()[0]) and not backed.wrong(backed.points()[1])
+    assert disks["vda"]["mode"] == "digest" and "was off at its last backup" in disks["vda"]["reason"]
+    newest, last_off, *_ = backed.points()
+    assert not backed.wrong(newest) and not backed.wrong(last_off)
 
 
-@pytest.mark.parametrize("backed", ["raw"], indirect=True)
-def test_raw_disks_are_backed_up_under_overlays_that_are_gone_afterwards(backed: Backed) -> None:
-    assert {disk["mode"] for disk in backed.run().values()} == {"allocation"}
-    assert not backed.left()
-    backed.vm.scribble(backed.chance, 10)
-    assert {disk["mode"] for disk in backed.run().values()} == {"digest"}
-    assert not backed.left()
-    assert not backed.wrong(backed.points()[0])
-    assert all(backed.vm.read_image(target) == content for target, content in backed.vm.content.items())
-
-
-@pytest.mark.parametrize("backed", ["qcow2", "raw"], indirect=True)
-@pytest.mark.parametrize("event", ["SnapshotTaken", "TransferBegan", "PointCommitted"])
+@pytest.mark.parametrize(
+    ("backed", "event"),
+    [("qcow2", "SnapshotTaken"), ("qcow2", "TransferBegan"), ("qcow2", "PointCommitted"), ("raw", "TransferBegan")],
+    indirect=["backed"],
+)
 def test_a_session_that_is_killed_is_cleared_up_by_the_next(backed: Backed, event: str) -> None:
     backed.run()
     backed.vm.scribble(backed.chance, 20)
@@ -228,7 +145,7 @@ def test_a_session_that_is_killed_is_cleared_up_by_the_next(backed: Backed, even
     backed.house.holdfast("job", "edit", backed.name, "--reset", "bandwidth")
     backed.vm.scribble(backed.chance, 20)
     disks = backed.run()
-    assert not backed.left()
+    assert not backed.left(), "neither job nor export, overlay, scratch file or socket"
     assert len(backed.vm.checkpoints()) <= 1
     assert not backed.wrong(backed.points()[0]), disks
     assert {disk["mode"] for disk in disks.values()} == {"cbt" if backed.vm.formats["vda"] == "qcow2" else "digest"}

@@ -8,7 +8,7 @@ that are not Holdfast's are never touched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from xml.etree.ElementTree import Element, SubElement
 
 from ..tracking_names import TrackingName, parse_tracking_name, superseded
@@ -34,16 +34,24 @@ def covers(domain: Domain, name: str, target: str) -> bool:
     return target in _disks_in(domain, name)
 
 
-def rotate(domain: Domain, newest: TrackingName, disks: Sequence[Disk], images_at_hand: bool) -> None:
+def rotate(
+    domain: Domain, newest: TrackingName, disks: Sequence[Disk], before: Mapping[str, str], images_at_hand: bool
+) -> None:
     """The point of ``newest`` exists: drop what it takes the place of. Called while the domain runs.
 
-    ``images_at_hand``: the images of ``disks`` can be looked at, so that bitmaps of no checkpoint are found too.
+    ``before``: by disk the change id of its base. ``images_at_hand``: the images of ``disks`` can be looked at, so that
+    bitmaps are found that no checkpoint has.
     """
     known = domain.checkpoints()
     for name in superseded(known, newest):
         drop(domain, name)
-    if images_at_hand:
-        _drop_orphans(domain, set(known), disks)
+    for disk in disks:
+        orphans = {before[disk.target]} if disk.target in before else set()
+        if images_at_hand:
+            orphans.update(_bitmaps_in(disk))
+        for name in orphans.difference(known):
+            if disk.tracks and parse_tracking_name(name) is not None:
+                _drop_bitmap(domain, name, disk.target)
 
 
 def drop(domain: Domain, name: str) -> None:
@@ -59,14 +67,6 @@ def drop(domain: Domain, name: str) -> None:
     domain.delete_checkpoint(name, metadata_only=True)
     for target in disks:
         _drop_bitmap(domain, name, target)
-
-
-def _drop_orphans(domain: Domain, known: set[str], disks: Sequence[Disk]) -> None:
-    for disk in disks:
-        for name in _bitmaps_in(disk):
-            if parse_tracking_name(name) is not None and name not in known:
-                log.info("the bitmap %s in %s belongs to no checkpoint: removing it", name, disk.top.place)
-                _drop_bitmap(domain, name, disk.target)
 
 
 def _drop_bitmap(domain: Domain, name: str, target: str) -> None:

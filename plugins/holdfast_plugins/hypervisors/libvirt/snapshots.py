@@ -72,9 +72,9 @@ def parse_promised(data: Mapping[str, str]) -> Promised | None:
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A snapshot that exists. ``begun``: for those by a backup job; ``number``: of its obligation.
+    """A snapshot that exists. ``number``: of its obligation. ``alive``: tells others that this process is.
 
-    ``alive``: tells other processes that this one is.
+    ``begun``: for those by a backup job; ``since``: what it was asked to count from, by disk.
     """
 
     promised: Promised
@@ -82,6 +82,7 @@ class Taken(msgspec.Struct, frozen=True):
     alive: Alive | None
     disks: tuple[Disk, ...]
     begun: backup_job.Begun | None = None
+    since: Mapping[str, str] = {}
 
 
 class Snapshots:
@@ -114,7 +115,9 @@ class Snapshots:
         if taken is None or taken.begun is None:
             return
         with _failing(snapshot.vm):
-            if not backup_job.runs(self._connection.domain(snapshot.vm), taken.promised.name):
+            domain = self._connection.domain(snapshot.vm)
+            whole = all(domain.block_job(disk.target) is not None for disk in taken.disks)
+            if not whole or not backup_job.runs(domain, taken.promised.name):
                 raise SnapshotFailed(vm=snapshot.vm.name, reason="its backup job was ended before all was read")
 
     def remove(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
@@ -196,7 +199,7 @@ class Snapshots:
             alive = Alive(promised.life()) if self._connection.is_local else None
             if method is Method.BACKUP:
                 begun = backup_job.begin(domain, name, request.tag, disks, request.since, self._options)
-                taken = Taken(promised, number, alive, tuple(disks), begun)
+                taken = Taken(promised, number, alive, tuple(disks), begun, request.since)
                 made = self._by_backup(domain, taken, begun)
             else:
                 taken = Taken(promised, number, alive, tuple(disks))
@@ -315,7 +318,7 @@ class Snapshots:
         if not committed:
             checkpoints.drop(domain, str(name))
         elif taken.begun.tracked:
-            checkpoints.rotate(domain, name, taken.disks, self._connection.is_local)
+            checkpoints.rotate(domain, name, taken.disks, taken.since, self._connection.is_local)
 
 
 def _readable(disk: Disk) -> bool:
