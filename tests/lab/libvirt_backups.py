@@ -9,7 +9,7 @@ from pathlib import Path
 from holdfast_agent.disks.disk import ReadableDisk, changed_extents
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import ChangeTrackingLost
-from holdfast_agent.model.disk_url import with_bitmap
+from holdfast_agent.model.disk_url import parse_disk_url, with_bitmap
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import DiskBitmap, Snapshot, SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import CheckpointTracker, LibvirtDriver, LibvirtOptions
@@ -21,7 +21,8 @@ from lab.libvirt_host import LibvirtVm
 @contextlib.contextmanager
 def opened(url: str, folder: Path) -> Iterator[ReadableDisk]:
     """A disk as an agent opens it that may open what lies in ``folder``."""
-    disk = open_disk(url, host_for(folder))
+    parsed = parse_disk_url(url)
+    disk = open_disk(url, host_for(folder, *([parsed.origin] if parsed.host else [])))
     try:
         yield disk
     finally:

@@ -2,7 +2,8 @@
 
 The daemon runs in a mount namespace of its own, in which the places that are compiled into it are others; what it
 shares with the host is its socket and the folder of the VMs. It also has a process namespace of its own: with that all
-of its QEMUs end, and its first process is a shell that sees to dead ones at once, for which libvirt waits.
+of its QEMUs end, and its first process is a shell that sees to dead ones at once, for which libvirt waits, and starts
+the daemon again if it dies.
 
 The guests have disks and no operating system: they are paused from the start, and QEMU itself writes to their disks as
 told, through the device that a guest would write by.
@@ -27,13 +28,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from lab.disks import free_port
 from lab.tools import missing, require_tool
 
 SECTOR = 512
 GRAIN = 64 << 10
 _START_S = 20.0
 _STATE = ("run/libvirt", "etc/libvirt", "var/lib/libvirt", "var/log/libvirt", "var/cache/libvirt")
-_QEMU_CONF = """\
+QEMU_CONF = """\
 user = "root"
 group = "root"
 security_driver = "none"
@@ -45,6 +47,11 @@ _DAEMON_CONF = """\
 unix_sock_dir = "{folder}"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
+listen_tls = 0
+listen_tcp = 1
+listen_addr = "127.0.0.1"
+tcp_port = "{port}"
+auth_tcp = "none"
 host_uuid = "{host}"
 log_outputs = "2:file:{folder}/libvirtd.log"
 """
@@ -54,8 +61,10 @@ for place in {places}; do
     mkdir -p "/$place"
     mount --bind "{folder}/state/$place" "/$place"
 done
-libvirtd --config "{folder}/libvirtd.conf" --pid-file "{folder}/libvirtd.pid" &
-wait $!
+set +e
+while true; do
+    libvirtd --listen --config "{folder}/libvirtd.conf" --pid-file "{folder}/libvirtd.pid"
+done
 """
 
 
@@ -82,6 +91,7 @@ class LibvirtHost:
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.uri, self.shared = folder, uri, folder / "s"
         self.scratch, self.images = self.shared / "scratch", self.shared / "images"
+        self.remote_uri = ""
         self.scratch.mkdir(parents=True)
         self.images.mkdir()
 
@@ -100,6 +110,19 @@ class LibvirtHost:
     def vm(self, name: str, disks: Mapping[str, tuple[str, int]]) -> LibvirtVm:
         """Define a VM with new disks: by target the format and the size in bytes."""
         return LibvirtVm(self, name, disks)
+
+    def restart_daemon(self) -> None:
+        """SIGKILL to libvirtd; another one has taken its place when this returns. VMs go on meanwhile."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if f"{self.folder}/libvirtd.conf".encode() in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+        del self.raw
+        deadline = time.monotonic() + _START_S
+        while "raw" not in self.__dict__:
+            assert time.monotonic() < deadline, "libvirtd does not come back"
+            with contextlib.suppress(Exception):  # until the new one listens
+                _ = self.raw
 
     def clear(self) -> None:
         """Remove all VMs and whatever lies about, for the next test."""
@@ -282,13 +305,15 @@ def libvirt_daemon(cache: Path) -> Iterator[LibvirtHost]:
             (folder / "state" / place).mkdir(parents=True)
         (folder / "state/var/cache/libvirt").rmdir()
         (folder / "state/var/cache/libvirt").symlink_to(cache.resolve())
-        (folder / "state/etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
-        (folder / "libvirtd.conf").write_text(_DAEMON_CONF.format(folder=folder, host=uuid.uuid4()))
+        (folder / "state/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+        port = free_port()
+        (folder / "libvirtd.conf").write_text(_DAEMON_CONF.format(folder=folder, host=uuid.uuid4(), port=port))
         launch = _LAUNCH.format(folder=folder, places=" ".join(_STATE))
         command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
         command += ["sh", "-c", launch]
         with subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.STDOUT) as daemon:
             host = LibvirtHost(folder, f"qemu+unix:///system?socket={folder}/libvirt-sock")
+            host.remote_uri = f"qemu+tcp://127.0.0.1:{port}/system"
             try:
                 deadline = time.monotonic() + _START_S
                 while not (folder / "libvirt-sock").exists():
