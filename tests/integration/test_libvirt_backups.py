@@ -158,10 +158,10 @@ def test_a_vm_is_restored_as_new_and_in_place_and_as_images(backed: Backed) -> N
     new = backed.host.raw.lookupByName(f"{backed.name}-new")
     assert new.UUIDString() != backed.vm.uuid and "52:54:00:00:00:01" not in new.XMLDesc()
     backed.vm.scribble(backed.chance, 20)
-    refused = ("restore", "vm", "--point", sid, "--server", "kvm", "--overwrite")
-    backed.house.holdfast(*refused, expect=1)
+    in_place = ("restore", "vm", "--point", sid, "--server", "kvm", "--overwrite")
+    backed.house.holdfast(*in_place, expect=11)
     backed.vm.stop()
-    backed.house.holdfast(*refused)
+    backed.house.holdfast(*in_place)
     replaced = backed.host.raw.lookupByName(backed.name)
     assert replaced.UUIDString() == backed.vm.uuid and "52:54:00:00:00:01" in replaced.XMLDesc()
     assert not [path for path in backed.host.images.iterdir() if path == backed.vm.image("vda")], "the old disk is gone"

@@ -164,6 +164,29 @@ def test_raw_and_qcow2_disks_of_one_vm_are_of_one_instant_and_the_qcow2_is_track
     host.clear()
 
 
+def test_an_image_that_is_written_to_behind_its_locks_makes_no_point(
+    vm: LibvirtVm, backups: DrivenBackups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm.stop()
+    with pytest.raises(subprocess.CalledProcessError, match="qemu-io"):
+        touch(vm, backups, monkeypatch, ["qemu-io", "-f", "qcow2", "-c", "write 0 512", str(vm.image("vda"))])
+    with pytest.raises(SnapshotFailed, match="somebody wrote to vda"):
+        touch(vm, backups, monkeypatch, ["truncate", "--size=+512", str(vm.image("vda"))])
+
+
+def touch(vm: LibvirtVm, backups: DrivenBackups, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    """Run a command in the middle of a backup of a VM that is shut off."""
+    check = backups.driver.check_snapshot
+
+    def touched(snapshot: Snapshot) -> None:
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        check(snapshot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backups.driver, "check_snapshot", touched)
+        backups.run()
+
+
 def test_a_job_of_somebody_else_is_left_alone_and_told_at_once(vm: LibvirtVm, backups: DrivenBackups) -> None:
     server = f"<server transport='unix' socket='{vm.host.scratch}/other.sock'/>"
     disk = f"<disk name='vda' type='file'><scratch file='{vm.host.scratch}/other'/></disk>"

@@ -7,7 +7,7 @@ domain in the meantime is refused by its QEMU. The images must be this machine's
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,7 +30,16 @@ class Resting(msgspec.Struct, frozen=True):
     snapshot_id: str
     urls: dict[str, str]
     stamps: dict[str, str]
-    locks: ExitStack
+    kept: dict[str, ImageKept]
+
+    def written_to(self) -> list[str]:
+        """Disks whose images were written to all the same, by something that takes no locks."""
+        return [target for target, stamp in self.stamps.items() if _STAMP + self.kept[target].stamp != stamp]
+
+    def release(self) -> None:
+        """Idempotent."""
+        for kept in self.kept.values():
+            kept.release()
 
 
 def is_resting(snapshot_id: str) -> bool:
@@ -59,7 +68,8 @@ def freeze(connection: Connection, domain: Domain, disks: Sequence[Disk]) -> Res
         if domain.active:
             raise SnapshotFailed(vm=vm, reason="it is being started at this moment")
         stamps = {disk.target: _STAMP + kept[disk.target].stamp for disk in disks if disk.top.kind == "file"}
-        return Resting(_PREFIX + secrets.token_hex(8), urls, stamps, stack.pop_all())
+        stack.pop_all()
+    return Resting(_PREFIX + secrets.token_hex(8), urls, stamps, kept)
 
 
 def unchanged(resting: Resting, target: str, since: str) -> bool:
@@ -77,8 +87,3 @@ def _keep(stack: ExitStack, vm: str, disk: Disk) -> ImageKept:
         raise SnapshotFailed(vm=vm, reason=f"the VM is off, and its image cannot be read: {error}") from error
     stack.callback(kept.release)
     return kept
-
-
-def release(snapshots: Iterable[Resting]) -> None:
-    for snapshot in snapshots:
-        snapshot.locks.close()

@@ -110,8 +110,12 @@ class Snapshots:
 
     def check(self, snapshot: Snapshot) -> None:
         """As ``HypervisorDriver.check_snapshot``: a job that somebody ended served what the guest wrote since."""
-        with self._lock:
-            taken = self._taken.get(snapshot.snapshot_id)
+        taken = self.tracked(snapshot.snapshot_id)
+        if isinstance(taken, resting.Resting):
+            if written := taken.written_to():
+                reason = f"somebody wrote to {', '.join(written)} without regard for locks"
+                raise SnapshotFailed(vm=snapshot.vm.name, reason=reason)
+            return
         if taken is None or taken.begun is None:
             return
         with _failing(snapshot.vm):
@@ -126,7 +130,7 @@ class Snapshots:
             taken = self._taken.get(snapshot.snapshot_id)
             rested = self._resting.pop(snapshot.snapshot_id, None)
         if rested is not None:
-            rested.locks.close()
+            rested.release()
         if taken is None:
             return  # it was removed before
         with _not_removing(taken.promised.name, snapshot.vm.name):
@@ -155,7 +159,8 @@ class Snapshots:
     def release(self) -> None:
         """Let go of images that are only kept from being written."""
         with self._lock:
-            resting.release(self._resting.values())
+            for rested in self._resting.values():
+                rested.release()
             self._resting.clear()
 
     # --- making -------------------------------------------------------------------------------------------------------
