@@ -15,6 +15,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Empty: the newest that packaging/find-python finds.
 PYTHON ?=
+# What of pyproject.toml's optional dependencies is installed. "dev,libvirt" has the tests of libvirt too, and needs
+# libvirt-dev, gcc and pkg-config.
+EXTRAS ?= dev
 # The quick tests first, so that what is broken is known soon.
 TESTS := $(wildcard $(addprefix tests/,unit model protocol conformance integration system fault))
 CODE := agent manager plugins tests benchmarks packaging
@@ -34,7 +37,7 @@ env: $(STAMP)
 $(STAMP): pyproject.toml
 	@python="$(PYTHON)"; python="$${python:-$$(packaging/find-python)}" && \
 	    echo "Making the environment in $(VENV) with $$python …" && "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
 	@$(BIN)/python -m compileall -q agent manager plugins  # as pip does with what it copies
 	@touch $@
 

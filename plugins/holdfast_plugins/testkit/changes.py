@@ -114,7 +114,8 @@ class _History:
 
     def snapshot(self, journal: MemoryJournal) -> Snapshot:
         disk_ids = tuple(disk.disk_id for disk in self._info.disks)
-        return self._driver.create_snapshot(SnapshotRequest(self._lab.vm, "suite", disk_ids), journal)
+        since = {disk_id: change_id for disk_id, (change_id, _) in self._base.items()}
+        return self._driver.create_snapshot(SnapshotRequest(self._lab.vm, "suite", disk_ids, since=since), journal)
 
     def back_up(self, *, committed: bool) -> dict[str, tuple[int, int]]:
         """A snapshot whose changes are taken; for each disk that had a base the bytes named, and its size."""

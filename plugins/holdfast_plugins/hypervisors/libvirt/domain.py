@@ -1,0 +1,169 @@
+"""One domain of libvirt: its calls with types, each within the connection's time-out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast_plugins.api import VmRef
+
+from .binding import Code, LibvirtRefused
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+_POLL_S = 0.02
+_T = TypeVar("_T")
+
+
+class Domain:
+    """A handle as good as the connection it was looked up on. Thread-safe.
+
+    Methods raise :class:`LibvirtRefused` with libvirt's words, or ``HypervisorUnreachable``.
+    """
+
+    def __init__(self, connection: Connection, raw: Any) -> None:
+        self._connection = connection
+        self._raw = raw
+        self._flag = connection.binding.flag
+
+    @property
+    def vm(self) -> VmRef:
+        return VmRef(self._raw.UUIDString(), self._raw.name())
+
+    @property
+    def active(self) -> bool:
+        """Whether QEMU runs, be the guest paused or not."""
+        return bool(self._ask(self._raw.isActive))
+
+    @property
+    def persistent(self) -> bool:
+        """Whether it stays defined when it is shut off."""
+        return bool(self._ask(self._raw.isPersistent))
+
+    @property
+    def saved(self) -> bool:
+        """Whether it is shut off with its memory kept in a file ("managed save")."""
+        return bool(self._ask(self._raw.hasManagedSaveImage))
+
+    def running(self) -> bool:
+        """Whether the guest's processors run."""
+        state, _reason = self._ask(self._raw.state)
+        return int(state) in (self._flag("DOMAIN_RUNNING"), self._flag("DOMAIN_BLOCKED"))
+
+    def xml(self, *, inactive: bool = False) -> str:
+        """The definition: as QEMU runs, or as the next start will find it."""
+        flags = self._flag("DOMAIN_XML_INACTIVE") if inactive else 0
+        return str(self._ask(lambda: self._raw.XMLDesc(flags)))
+
+    def whole_xml(self) -> str:
+        """All that is needed to define it anew, passwords of consoles too where the connection may read them."""
+        wanted = self._flag("DOMAIN_XML_INACTIVE" if self.persistent else "DOMAIN_XML_MIGRATABLE")
+        try:
+            return str(self._ask(lambda: self._raw.XMLDesc(wanted | self._flag("DOMAIN_XML_SECURE"))))
+        except LibvirtRefused:
+            return str(self._ask(lambda: self._raw.XMLDesc(wanted)))
+
+    def capacity_bytes(self, target: str) -> int:
+        """The size of a disk as the guest sees it. ``target``: such as "vda"."""
+        return int(self._ask(lambda: self._raw.blockInfo(target))[0])
+
+    # --- backup jobs and checkpoints ----------------------------------------------------------------------------------
+
+    def backup_xml(self) -> str | None:
+        """The backup job that runs, whoever began it."""
+        try:
+            return str(self._ask(lambda: self._raw.backupGetXMLDesc(0)))
+        except LibvirtRefused as error:
+            if error.code in (Code.NO_DOMAIN_BACKUP, Code.OPERATION_INVALID, Code.OPERATION_UNSUPPORTED):
+                return None
+            raise
+
+    def backup_begins(self) -> bool:
+        """Whether libvirt is at work on a backup job, which :meth:`backup_xml` may not tell of yet."""
+        try:
+            told = self._ask(lambda: self._raw.jobStats(0))
+        except LibvirtRefused:
+            return False
+        return int(told.get("operation", 0)) == self._flag("DOMAIN_JOB_OPERATION_BACKUP")
+
+    def begin_backup(self, xml: str, checkpoint_xml: str | None) -> None:
+        self._ask(lambda: self._raw.backupBegin(xml, checkpoint_xml, 0))
+
+    def end_backup(self, timeout_s: float) -> None:
+        """Abort the backup job and wait until it is gone, with its NBD server; that it was not there is success."""
+        try:
+            self._ask(self._raw.abortJob)
+        except LibvirtRefused as error:
+            if error.code != Code.OPERATION_INVALID:  # no job, or the domain is not running
+                raise
+        self.wait(lambda: self.backup_xml() is None, "the backup job has not ended", timeout_s)
+
+    def checkpoints(self) -> list[str]:
+        return [checkpoint.getName() for checkpoint in self._ask(self._raw.listAllCheckpoints)]
+
+    def checkpoint_xml(self, name: str) -> str:
+        no_domain = self._flag("DOMAIN_CHECKPOINT_XML_NO_DOMAIN")
+        return str(self._ask(lambda: self._raw.checkpointLookupByName(name).getXMLDesc(no_domain)))
+
+    def delete_checkpoint(self, name: str, *, metadata_only: bool = False) -> None:
+        flags = self._flag("DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY") if metadata_only else 0
+        self._ask(lambda: self._raw.checkpointLookupByName(name).delete(flags))
+
+    def redefine_checkpoint(self, xml: str) -> None:
+        """Make libvirt know a checkpoint whose bitmaps exist. ``xml`` must hold the domain's, too."""
+        self._ask(lambda: self._raw.checkpointCreateXML(xml, self._flag("DOMAIN_CHECKPOINT_CREATE_REDEFINE")))
+
+    # --- external snapshots -------------------------------------------------------------------------------------------
+
+    def snapshot_disks(self, xml: str) -> None:
+        """Put overlays over disks, at one instant or not at all, of which libvirt keeps no record of its own."""
+        names = ("DISK_ONLY", "ATOMIC", "NO_METADATA")
+        flags = sum(self._flag(f"DOMAIN_SNAPSHOT_CREATE_{name}") for name in names)
+        self._ask(lambda: self._raw.snapshotCreateXML(xml, flags))
+
+    def commit_top(self, target: str) -> None:
+        """Begin to bring the overlay that is written to down into the image right under it, and no further."""
+        flags = self._flag("DOMAIN_BLOCK_COMMIT_ACTIVE") | self._flag("DOMAIN_BLOCK_COMMIT_SHALLOW")
+        self._ask(lambda: self._raw.blockCommit(target, None, None, 0, flags))
+
+    def commit_middle(self, target: str, top: str) -> None:
+        """Likewise for the overlay ``top``, over which somebody has put another one."""
+        flags = self._flag("DOMAIN_BLOCK_COMMIT_SHALLOW")
+        self._ask(lambda: self._raw.blockCommit(target, None, top, 0, flags))
+
+    def pivot(self, target: str) -> None:
+        """Let the guest go on with the image that everything was brought down into."""
+        self._ask(lambda: self._raw.blockJobAbort(target, self._flag("DOMAIN_BLOCK_JOB_ABORT_PIVOT")))
+
+    def block_job(self, target: str) -> tuple[int, int] | None:
+        """How far the disk's job is: (done, of), in bytes. None: it has none."""
+        told = self._ask(lambda: self._raw.blockJobInfo(target, 0))
+        return (int(told["cur"]), int(told["end"])) if told else None
+
+    # --- the guest and the definition ---------------------------------------------------------------------------------
+
+    def agent(self, command: str, timeout_s: int) -> str:
+        """What the guest agent answers to a command in JSON, through libvirt's own channel to it.
+
+        ``timeout_s``: for the agent's answer; libvirt's own time for the lock of the domain comes to it.
+        """
+        command_agent = self._connection.binding.qemu.qemuAgentCommand
+        return str(self._ask(lambda: command_agent(self._raw, command, timeout_s, 0), timeout_s + 40.0))
+
+    def forget_saved(self) -> None:
+        """Throw the memory away that was saved with a domain: it goes with the disks as they were."""
+        if self.saved:
+            self._ask(lambda: self._raw.managedSaveRemove(0))
+
+    def wait(self, done: Callable[[], bool], otherwise: str, timeout_s: float) -> None:
+        """Ask until ``done``. Raises :class:`LibvirtRefused` with ``otherwise`` when it is not in time."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise LibvirtRefused(Code.OPERATION_TIMEOUT, f"{otherwise} within {timeout_s:g} s")
+            time.sleep(_POLL_S)
+
+    def _ask(self, question: Callable[[], _T], timeout_s: float | None = None) -> _T:
+        return self._connection.call("an answer", question, timeout_s)

@@ -1,0 +1,184 @@
+"""libvirt end to end: a real libvirtd and QEMU, a real agent, sessions of the manager; and what breaks tracking."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from random import Random
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from lab.installation import Installation, installed
+from lab.libvirt_host import GRAIN, LibvirtHost, LibvirtVm, libvirt_daemon
+
+MIB = 1 << 20
+PATIENCE_S = 60.0
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtHost]:
+    with libvirt_daemon(tmp_path_factory.getbasetemp() / "libvirt-cache") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def house(host: LibvirtHost) -> Iterator[Installation]:
+    with installed(host.shared) as made:
+        options = [f"{key}={value}" for key, value in host.options().items()]
+        made.holdfast(
+            "server", "add", "kvm", "--plugin", "libvirt", *(word for each in options for word in ("--option", each))
+        )
+        yield made
+
+
+@pytest.fixture
+def backed(house: Installation, host: LibvirtHost, request: pytest.FixtureRequest) -> Iterator[Backed]:
+    yield Backed(house, host, f"v{crc32(request.node.name.encode()):08x}", getattr(request, "param", "qcow2"))
+    host.clear()
+
+
+class Backed:
+    """A running VM with two disks, a repository and a job of its own."""
+
+    def __init__(self, house: Installation, host: LibvirtHost, name: str, image_format: str) -> None:
+        self.house, self.name, self.chance = house, name, Random(name)
+        self.vm: LibvirtVm = host.vm(name, {"vda": (image_format, 8 * MIB), "vdb": (image_format, 2 * MIB)})
+        self.vm.start()
+        self.host = host
+        self.contents: dict[str, dict[str, bytes]] = {}
+        house.add_repository(name, encrypted=False)
+        options = ("--server", "kvm", "--include", name, "--repository", name, "--block-size", "64 KiB")
+        house.holdfast("job", "create", name, *options, "--retries", "0", "--keep-days", "1000")
+        self.vm.scribble(self.chance, 25)
+
+    def run(self, expect: int = 0) -> dict[str, dict[str, Any]]:
+        """Run the job; the lines of its disks by their names. What the disks hold is remembered by the point."""
+        content = {target: bytes(data) for target, data in self.vm.content.items()}
+        self.report = self.house.holdfast("job", "run", self.name, expect=expect)
+        for point in self.report["points"]:
+            self.contents[point["sid"]] = content
+        return {disk["disk"]: disk for disk in self.report["disks"]}
+
+    def points(self) -> list[str]:
+        """Newest first."""
+        listed = self.house.holdfast("point", "list", "--repository", self.name)["points"]
+        return [point["sid"] for point in listed]
+
+    def wrong(self, sid: str) -> list[str]:
+        """The disks that a point does not restore as they were when it was made."""
+        self.house.holdfast("restore", "vm", "--point", sid, "--server", "lab", "--name", sid)
+        images, contents = self.house.vms / sid, self.contents[sid]
+        return [target for target, content in contents.items() if (images / f"{target}.raw").read_bytes() != content]
+
+    def left(self) -> list[str]:
+        """What there is of backups on the hypervisor: jobs, exports, overlays, files."""
+        jobs = [job["id"] for job in self.vm.monitor("query-jobs")]
+        exports = [export["id"] for export in self.vm.monitor("query-block-exports")]
+        overlays = [word for word in self.vm.domain.XMLDesc().split("'") if word.endswith(".overlay")]
+        return jobs + exports + overlays + [path.name for path in self.host.scratch.iterdir()]
+
+    def session(self, *options: str) -> tuple[int, int]:
+        """Begin a run that takes its time: its session, and the process that runs it."""
+        session = self.house.holdfast("job", "run", self.name, *options, "--detach")["session"]
+        with closing(sqlite3.connect(self.house.home / "manager" / "catalog.db")) as catalog:
+            (process,) = catalog.execute("SELECT process FROM sessions WHERE id = ?", (session,)).fetchone()
+        return session, int(json.loads(process)["pid"])
+
+    def events(self, session: int) -> list[str]:
+        with closing(sqlite3.connect(self.house.home / "manager" / "catalog.db")) as catalog:
+            return [kind for (kind,) in catalog.execute("SELECT kind FROM events WHERE session = ?", (session,))]
+
+
+def test_a_history_of_incrementals_restores_bit_for_bit(backed: Backed) -> None:
+    assert {disk["mode"] for disk in backed.run().values()} == {"allocation"}
+    for writes in (0, 1, 40):
+        backed.vm.scribble(backed.chance, writes)
+        disks = backed.run()
+        assert {disk["mode"] for disk in disks.values()} == {"cbt"}, disks
+        read = sum(disk["counters"]["read_bytes"] for disk in disks.values())
+        assert read <= 2 * writes * 3 * GRAIN, "an incremental reads what was written, in whole grains"
+        assert all(disk["counters"]["missed_blocks"] == 0 for disk in disks.values())
+        assert not backed.left()
+        assert len(backed.vm.checkpoints()) == 1, "one checkpoint is what the next run counts from"
+    newest, *_, second, _first = backed.points()
+    assert not backed.wrong(second) and not backed.wrong(newest)
+
+
+def test_a_vm_that_is_shut_off_and_started_again(backed: Backed) -> None:
+    backed.run()
+    backed.vm.stop()
+    disks = backed.run()
+    assert {disk["mode"] for disk in disks.values()} == {"digest"}
+    assert "the VM is off" in disks["vda"]["reason"]
+    disks = backed.run()
+    assert {disk["mode"] for disk in disks.values()} == {"cbt"}, "nothing has touched its images since"
+    assert sum(disk["counters"]["read_bytes"] for disk in disks.values()) == 0
+    backed.vm.start()
+    backed.vm.scribble(backed.chance, 10)
+    disks = backed.run()
+    assert disks["vda"]["mode"] == "digest" and "was off at its last backup" in disks["vda"]["reason"]
+    newest, last_off, *_ = backed.points()
+    assert not backed.wrong(newest) and not backed.wrong(last_off)
+
+
+@pytest.mark.parametrize(
+    ("backed", "event"),
+    [("qcow2", "SnapshotTaken"), ("qcow2", "TransferBegan"), ("qcow2", "PointCommitted"), ("raw", "TransferBegan")],
+    indirect=["backed"],
+)
+def test_a_session_that_is_killed_is_cleared_up_by_the_next(backed: Backed, event: str) -> None:
+    backed.run()
+    backed.vm.scribble(backed.chance, 20)
+    if event == "TransferBegan":
+        backed.house.holdfast("job", "edit", backed.name, "--bandwidth", "100 KiB")
+    session, process = backed.session()
+    _wait(lambda: event in backed.events(session))
+    os.kill(process, signal.SIGKILL)
+    backed.house.holdfast("job", "edit", backed.name, "--reset", "bandwidth")
+    backed.vm.scribble(backed.chance, 20)
+    disks = backed.run()
+    assert not backed.left(), "neither job nor export, overlay, scratch file or socket"
+    assert len(backed.vm.checkpoints()) <= 1
+    assert not backed.wrong(backed.points()[0]), disks
+    assert {disk["mode"] for disk in disks.values()} == {"cbt" if backed.vm.formats["vda"] == "qcow2" else "digest"}
+
+
+def test_a_vm_is_restored_as_new_and_in_place_and_as_images(backed: Backed) -> None:
+    backed.run()
+    sid = backed.points()[0]
+    backed.house.holdfast("restore", "vm", "--point", sid, "--server", "kvm", "--name", f"{backed.name}-new")
+    new = backed.host.raw.lookupByName(f"{backed.name}-new")
+    assert new.UUIDString() != backed.vm.uuid and "52:54:00:00:00:01" not in new.XMLDesc()
+    backed.vm.scribble(backed.chance, 20)
+    in_place = ("restore", "vm", "--point", sid, "--server", "kvm", "--overwrite")
+    backed.house.holdfast(*in_place, expect=11)
+    backed.vm.stop()
+    backed.house.holdfast(*in_place)
+    replaced = backed.host.raw.lookupByName(backed.name)
+    assert replaced.UUIDString() == backed.vm.uuid and "52:54:00:00:00:01" in replaced.XMLDesc()
+    assert not [path for path in backed.host.images.iterdir() if path == backed.vm.image("vda")], "the old disk is gone"
+    assert not backed.wrong(sid)
+    for target, content in backed.contents[sid].items():
+        for domain in (new, replaced):
+            assert backed.vm.read_image(target, domain) == content
+    replaced.createWithFlags(1)
+    for target, content in backed.contents[sid].items():
+        backed.vm.content[target][:] = content
+    assert {disk["mode"] for disk in backed.run().values()} == {"digest"}
+    backed.vm.scribble(backed.chance, 5)
+    assert {disk["mode"] for disk in backed.run().values()} == {"cbt"}, "it is qcow2 again, and tracked"
+    assert not backed.wrong(backed.points()[0])
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline

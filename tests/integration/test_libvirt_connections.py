@@ -1,0 +1,136 @@
+"""libvirt over its network, embedded in a process, and with a daemon that dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from holdfast_agent.errors import HypervisorUnreachable, SnapshotFailed
+from holdfast_agent.model.disk_url import parse_disk_url
+from holdfast_plugins.api import SnapshotRequest, VmRef
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
+from holdfast_plugins.testkit import MemoryJournal
+from lab.disks import free_port
+from lab.libvirt_backups import DrivenBackups
+from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon, require_libvirt
+
+MIB = 1 << 20
+EMBEDDED = """
+import sys
+from pathlib import Path
+from random import Random
+from holdfast_plugins.hypervisors.libvirt.binding import load_binding
+from lab.libvirt_backups import DrivenBackups
+from lab.libvirt_host import QEMU_CONF, LibvirtHost
+
+load_binding("the process")  # libvirt's events begin before the first connection
+folder = Path(sys.argv[1])
+(folder / "root" / "etc").mkdir(parents=True)
+(folder / "root" / "etc" / "qemu.conf").write_text(QEMU_CONF)
+host = LibvirtHost(folder, f"qemu:///embed?root={folder}/root")
+vm = host.vm("guest", {"vda": ("qcow2", 1 << 20), "vdb": ("qcow2", 1 << 20)})
+try:
+    vm.start()
+    backups = DrivenBackups(vm)
+    for number in range(4):
+        vm.scribble(Random(number), 5)
+        print(backups.run(), flush=True)
+finally:
+    host.clear()
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtHost]:
+    with libvirt_daemon(tmp_path_factory.getbasetemp() / "libvirt-cache") as made:
+        yield made
+
+
+@pytest.fixture
+def vm(host: LibvirtHost) -> Iterator[LibvirtVm]:
+    yield host.vm("guest", {"vda": ("qcow2", MIB), "vdb": ("qcow2", MIB)}).start()
+    host.clear()
+
+
+def test_a_host_that_is_reached_over_the_network(host: LibvirtHost, vm: LibvirtVm) -> None:
+    """Its files are out of reach: disks come over TCP, restores go by the agent there, what is off is refused."""
+    network = {"uri": host.remote_uri, "nbd_host": "127.0.0.1", "nbd_tls": False, "nbd_ports": str(free_port())}
+    backups = DrivenBackups(vm, **network)
+    backups.run()
+    vm.scribble(Random(1), 5)
+    assert not any(backups.run().values())
+    info, journal = backups.driver.vm_info(VmRef(vm.uuid, vm.name)), MemoryJournal()
+    target = backups.driver.prepare_restore("new", info, overwrite=False, journal=journal)
+    for disk in target.disks:
+        url = parse_disk_url(disk.url)
+        assert url.scheme == "file" and disk.create
+        Path(url.path).write_bytes(bytes(disk.size_bytes))
+    restored = backups.driver.finish_restore(target, info, journal)
+    assert restored in backups.driver.list_vms() and not journal.open
+    vm.stop()
+    with pytest.raises(Exception, match="can only be read on the hypervisor's host"):
+        backups.run()
+    backups.close()
+
+
+def test_a_daemon_that_dies_in_mid_backup_costs_that_backup_and_leaves_nothing(
+    host: LibvirtHost, vm: LibvirtVm
+) -> None:
+    backups = DrivenBackups(vm)
+    backups.run()
+    vm.scribble(Random(1), 5)
+    driver, journal = backups.driver, MemoryJournal()
+    request = SnapshotRequest(VmRef(vm.uuid, vm.name), "test", ("vda", "vdb"), series="one")
+    snapshot = driver.create_snapshot(request, journal)
+    host.restart_daemon()
+    assert driver.list_vms() == [VmRef(vm.uuid, vm.name)], "the connection is made anew"
+    driver.remove_snapshot(snapshot, False, journal)
+    assert not journal.open and not list(host.scratch.iterdir())
+    assert not vm.monitor("query-jobs") and not vm.monitor("query-block-exports")
+    assert len(vm.checkpoints()) == 1
+    vm.scribble(Random(2), 5)
+    assert not any(backups.run().values()), "and tracking has held"
+    backups.close()
+
+
+def test_a_driver_embedded_in_the_process(tmp_path: Path) -> None:
+    require_libvirt()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with tempfile.TemporaryDirectory(prefix="hfe") as folder:
+        command = [sys.executable, "-c", EMBEDDED, folder]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    first, *others = done.stdout.splitlines()
+    assert first == "{'vda': 'there is no base', 'vdb': 'there is no base'}"
+    assert others == ["{'vda': '', 'vdb': ''}"] * 3
+
+
+def test_a_server_that_does_not_answer_is_told() -> None:
+    require_libvirt()
+    driver = LibvirtDriver(LibvirtOptions(uri="qemu+unix:///system?socket=/nowhere"), {})
+    with pytest.raises(HypervisorUnreachable, match="/nowhere"):
+        driver.connect()
+    driver.close()
+
+
+def test_an_address_that_is_taken_is_passed_over_or_told(host: LibvirtHost, vm: LibvirtVm) -> None:
+    port = free_port()
+    other = host.vm("other", {"vda": ("qcow2", MIB), "vdb": ("qcow2", MIB)}).start()
+    ports = {"nbd_host": "127.0.0.1", "nbd_tls": False, "nbd_ports": str(port)}
+    first, second = DrivenBackups(vm, **ports), DrivenBackups(other, **ports)
+    journal = MemoryJournal()
+    request = SnapshotRequest(VmRef(vm.uuid, vm.name), "test", ("vda",), series="one")
+    snapshot = first.driver.create_snapshot(request, journal)
+    with pytest.raises(SnapshotFailed, match="in use"):
+        second.run()
+    first.driver.remove_snapshot(snapshot, False, journal)
+    second.run()
+    first.close()
+    second.close()

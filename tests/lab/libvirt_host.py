@@ -1,0 +1,329 @@
+"""A libvirt of the tests' own: libvirtd with its state in private places, or embedded in a process; and VMs on it.
+
+The daemon runs in a mount namespace of its own, in which the places that are compiled into it are others; what it
+shares with the host is its socket and the folder of the VMs. It also has a process namespace of its own: with that all
+of its QEMUs end, and its first process is a shell that sees to dead ones at once, for which libvirt waits, and starts
+the daemon again if it dies.
+
+The guests have disks and no operating system: they are paused from the start, and QEMU itself writes to their disks as
+told, through the device that a guest would write by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from lab.disks import free_port
+from lab.tools import missing, require_tool
+
+SECTOR = 512
+GRAIN = 64 << 10
+_START_S = 20.0
+_STATE = ("run/libvirt", "etc/libvirt", "var/lib/libvirt", "var/log/libvirt", "var/cache/libvirt")
+QEMU_CONF = """\
+user = "root"
+group = "root"
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "file"
+"""
+_DAEMON_CONF = """\
+unix_sock_dir = "{folder}"
+auth_unix_rw = "none"
+auth_unix_ro = "none"
+listen_tls = 0
+listen_tcp = 1
+listen_addr = "127.0.0.1"
+tcp_port = "{port}"
+auth_tcp = "none"
+host_uuid = "{host}"
+log_outputs = "2:file:{folder}/libvirtd.log"
+"""
+_LAUNCH = """\
+set -e
+for place in {places}; do
+    mkdir -p "/$place"
+    mount --bind "{folder}/state/$place" "/$place"
+done
+set +e
+while true; do
+    libvirtd --listen --config "{folder}/libvirtd.conf" --pid-file "{folder}/libvirtd.pid"
+done
+"""
+
+
+def require_libvirt() -> None:
+    """Skip the test, or fail it in continuous integration, where libvirt or the right to run it is missing."""
+    require_tool("libvirtd", "libvirt-daemon libvirt-daemon-driver-qemu")
+    require_tool("qemu-system-x86_64", "qemu-system-x86")
+    require_tool("qemu-img", "qemu-utils")
+    try:
+        import libvirt  # noqa: F401 (only whether it is there)
+    except ImportError:
+        missing("libvirt-python is missing; apt install libvirt-dev gcc pkg-config; pip install libvirt-python")
+    try:
+        pwd.getpwnam("libvirt-qemu")
+    except KeyError:
+        missing("there is no user libvirt-qemu; Debian and Ubuntu: adduser --system --group libvirt-qemu")
+    if os.geteuid() != 0:
+        missing("a libvirtd of the tests' own needs root, for namespaces")
+
+
+class LibvirtHost:
+    """Where VMs run. ``shared`` is what agents may open: ``scratch`` and ``images`` lie in it. Its path is short."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.folder, self.uri, self.shared = folder, uri, folder / "s"
+        self.scratch, self.images = self.shared / "scratch", self.shared / "images"
+        self.remote_uri = ""
+        self.scratch.mkdir(parents=True)
+        self.images.mkdir()
+
+    @functools.cached_property
+    def raw(self) -> Any:
+        """The lab's own connection."""
+        import libvirt
+
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+        return libvirt.open(self.uri)
+
+    def options(self, **more: object) -> dict[str, Any]:
+        """The options of a server for this host."""
+        return {"uri": self.uri, "scratch_dir": str(self.scratch), "restore_dir": str(self.images), **more}
+
+    def vm(self, name: str, disks: Mapping[str, tuple[str, int]]) -> LibvirtVm:
+        """Define a VM with new disks: by target the format and the size in bytes."""
+        return LibvirtVm(self, name, disks)
+
+    def restart_daemon(self) -> None:
+        """SIGKILL to libvirtd; another one has taken its place when this returns. VMs go on meanwhile."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if f"{self.folder}/libvirtd.conf".encode() in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+        del self.raw
+        deadline = time.monotonic() + _START_S
+        while "raw" not in self.__dict__:
+            assert time.monotonic() < deadline, "libvirtd does not come back"
+            with contextlib.suppress(Exception):  # until the new one listens
+                _ = self.raw
+
+    def clear(self) -> None:
+        """Remove all VMs and whatever lies about, for the next test."""
+        for domain in self.raw.listAllDomains():
+            if domain.isActive():
+                domain.destroy()
+            if domain.isPersistent():
+                domain.undefineFlags(1 << 1 | 1 << 4 | 1 << 2)  # metadata of snapshots and checkpoints, NVRAM
+        for folder in (self.scratch, self.images):
+            for left in folder.iterdir():
+                left.unlink()
+
+
+class LibvirtVm:
+    """A domain. ``content``: what each disk holds, kept beside it by whatever is written through this object."""
+
+    def __init__(self, host: LibvirtHost, name: str, disks: Mapping[str, tuple[str, int]]) -> None:
+        self.host, self.name, self.uuid = host, name, str(uuid.uuid4())
+        self.content: dict[str, bytearray] = {}
+        self.formats = {target: image_format for target, (image_format, _) in disks.items()}
+        for target, (image_format, size) in disks.items():
+            subprocess.run(["qemu-img", "create", "-q", "-f", image_format, self.image(target), str(size)], check=True)
+            self.content[target] = bytearray(size)
+        self.define()
+
+    @property
+    def domain(self) -> Any:
+        return self.host.raw.lookupByUUIDString(self.uuid)
+
+    def image(self, target: str) -> Path:
+        return self.host.images / f"{self.name}-{target}.{self.formats[target]}"
+
+    def define(self) -> None:
+        """Define it, or define it anew, as it is now."""
+        self.host.raw.defineXML(self.xml())
+
+    def xml(self) -> str:
+        disks = "".join(map(self.disk_xml, self.formats))
+        return f"""<domain type='qemu'><name>{self.name}</name><uuid>{self.uuid}</uuid><memory unit='MiB'>64</memory>
+            <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
+            <emulator>{shutil.which("qemu-system-x86_64")}</emulator>{disks}
+            <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
+            <interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>
+            <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"""
+
+    def disk_xml(self, target: str) -> str:
+        return f"""<disk type='file' device='disk'><driver name='qemu' type='{self.formats[target]}' discard='unmap'/>
+            <source file='{self.image(target)}'/><target dev='{target}' bus='virtio'/></disk>"""
+
+    def start(self) -> LibvirtVm:
+        """Start QEMU; the guest's processors never run."""
+        self.domain.createWithFlags(1)  # VIR_DOMAIN_START_PAUSED
+        return self
+
+    def stop(self) -> None:
+        """An orderly end of QEMU, as after a shut-down: bitmaps are written to the images."""
+        self.domain.destroy()
+
+    def kill(self) -> None:
+        """SIGKILL to QEMU, and wait until libvirt has noticed."""
+        os.kill(self.process(), signal.SIGKILL)
+        deadline = time.monotonic() + _START_S
+        while self.domain.isActive():
+            assert time.monotonic() < deadline, "libvirt has not noticed that QEMU is gone"
+
+    def process(self) -> int:
+        """QEMU's process id."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"guest={self.name},".encode() in (entry / "cmdline").read_bytes():
+                    return int(entry.name)
+        raise AssertionError(f"no QEMU runs {self.name}")
+
+    # --- what the guest does ------------------------------------------------------------------------------------------
+
+    def write(self, target: str, offset: int, data: bytes) -> None:
+        """Let the guest write; whole sectors reach the disk."""
+        content = self.content[target]
+        content[offset : offset + len(data)] = data
+        first, last = offset // SECTOR * SECTOR, -(-(offset + len(data)) // SECTOR) * SECTOR
+        source = self.host.folder / "sectors"
+        source.write_bytes(content[first:last])
+        self._io(target, f"write -s {source} {first} {last - first}")
+
+    def scribble(self, chance: Random, times: int) -> None:
+        """Write, discard and zero here and there. Beside a job of QEMU nothing is discarded: it may keep the data."""
+        hows = ["write"] * 4 + ["zero"] + ["discard"] * (not self.monitor("query-jobs"))
+        for _ in range(times):
+            target = chance.choice(list(self.content))
+            length = SECTOR * chance.choice([1, 7, 128, 300])
+            start = SECTOR * chance.randrange((len(self.content[target]) - length) // SECTOR)
+            how = chance.choice(hows)
+            if how == "write":
+                self.write(target, start, chance.randbytes(length))
+                continue
+            if how == "discard":  # whole clusters, so that it is known what is read then
+                start, length = start // GRAIN * GRAIN, min(GRAIN, len(self.content[target]) - start // GRAIN * GRAIN)
+            self.content[target][start : start + length] = bytes(length)
+            self._io(target, f"{'discard' if how == 'discard' else 'write -z'} {start} {length}")
+
+    def resize(self, target: str, size: int) -> None:
+        """Make a disk of the running VM larger."""
+        self.domain.blockResize(target, size, 1)  # VIR_DOMAIN_BLOCK_RESIZE_BYTES
+        self.content[target].extend(bytes(size - len(self.content[target])))
+
+    def attach(self, target: str, image_format: str, size: int) -> None:
+        """Plug a new disk into the VM as it runs and as it starts next."""
+        self.formats[target] = image_format
+        subprocess.run(["qemu-img", "create", "-q", "-f", image_format, self.image(target), str(size)], check=True)
+        self.content[target] = bytearray(size)
+        self.domain.attachDeviceFlags(self.disk_xml(target), 3)  # live and config
+
+    def detach(self, target: str) -> None:
+        """Unplug a disk, from the VM as it runs and as it starts next.
+
+        Its guest never runs and so never gives it up: QEMU is started anew without it.
+        """
+        del self.formats[target], self.content[target]
+        self.stop()
+        self.define()
+        self.start()
+
+    def read_image(self, target: str, domain: Any = None) -> bytes:
+        """What the image of a disk holds, of this VM or of another domain that is shut off."""
+        if domain is None and self.domain.isActive():
+            self._io(target, "flush")
+        xml = (domain or self.domain).XMLDesc().split(f"<target dev='{target}'")[0].rsplit("<disk ", 1)[1]
+        path = xml.split("<source file='")[1].split("'")[0]
+        image_format = xml.split("<driver")[1].split("type='")[1].split("'")[0]
+        raw = self.host.folder / "converted"
+        subprocess.run(["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", path, raw], check=True)
+        return raw.read_bytes()
+
+    def bitmaps_in_images(self) -> set[str]:
+        """The dirty bitmaps stored in the images, by what their headers list; QEMU stores its own when it ends."""
+        found = set()
+        for target in self.formats:
+            command = ["qemu-img", "info", "-U", "--output=json", self.image(target)]
+            told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+            found |= {each["name"] for each in told["format-specific"]["data"].get("bitmaps", ())}
+        return found
+
+    def monitor(self, command: str, **arguments: object) -> Any:
+        """What QEMU's monitor answers."""
+        import libvirt_qemu
+
+        order = json.dumps({"execute": command, "arguments": arguments})
+        return json.loads(libvirt_qemu.qemuMonitorCommand(self.domain, order, 0))["return"]
+
+    def bitmaps(self) -> dict[str, list[str]]:
+        """The dirty bitmaps with names that QEMU has, by the disk's image."""
+        found: dict[str, list[str]] = {}
+        for node in self.monitor("query-named-block-nodes", flat=True):
+            names = [bitmap["name"] for bitmap in node.get("dirty-bitmaps", ()) if bitmap.get("name")]
+            if names and node["drv"] == "qcow2":
+                found.setdefault(Path(node["image"]["filename"]).name, []).extend(sorted(names))
+        return found
+
+    def checkpoints(self) -> list[str]:
+        return sorted(checkpoint.getName() for checkpoint in self.domain.listAllCheckpoints())
+
+    def _io(self, target: str, command: str) -> None:
+        """One command of qemu-io through the disk's device."""
+        import libvirt_qemu
+
+        alias = self.domain.XMLDesc().split(f"<target dev='{target}'")[1].split("<alias name='")[1].split("'")[0]
+        order = f'qemu-io -d /machine/peripheral/{alias}/virtio-backend "{command}"'
+        said = libvirt_qemu.qemuMonitorCommand(self.domain, order, 1)
+        assert "fail" not in said and "rror" not in said, said
+
+
+@contextlib.contextmanager
+def libvirt_daemon(cache: Path) -> Iterator[LibvirtHost]:
+    """A libvirtd in system mode. ``cache``: a directory for what it finds out about QEMU, which takes it seconds."""
+    require_libvirt()
+    cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="hfv") as name:
+        folder = Path(name)
+        for place in _STATE:
+            (folder / "state" / place).mkdir(parents=True)
+        (folder / "state/var/cache/libvirt").rmdir()
+        (folder / "state/var/cache/libvirt").symlink_to(cache.resolve())
+        (folder / "state/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+        port = free_port()
+        (folder / "libvirtd.conf").write_text(_DAEMON_CONF.format(folder=folder, host=uuid.uuid4(), port=port))
+        launch = _LAUNCH.format(folder=folder, places=" ".join(_STATE))
+        command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        command += ["sh", "-c", launch]
+        with subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.STDOUT) as daemon:
+            host = LibvirtHost(folder, f"qemu+unix:///system?socket={folder}/libvirt-sock")
+            host.remote_uri = f"qemu+tcp://127.0.0.1:{port}/system"
+            try:
+                deadline = time.monotonic() + _START_S
+                while not (folder / "libvirt-sock").exists():
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        daemon.wait(0.01)
+                        raise AssertionError("libvirtd ended: " + (folder / "libvirtd.log").read_text()[-2000:])
+                    assert time.monotonic() < deadline, "libvirtd does not listen"
+                yield host
+                host.clear()
+            finally:
+                if "raw" in host.__dict__:
+                    host.raw.close()
+                daemon.kill()
