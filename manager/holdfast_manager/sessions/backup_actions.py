@@ -28,7 +28,7 @@ from holdfast_plugins.api import (
 )
 
 from .base_points import BasePoints
-from .change_choice import Ground, backup_order, choose_mode, comparable, geometry_of, left_out, trackable
+from .change_choice import Ground, backup_order, change_ids, choose_mode, comparable, geometry_of, left_out, trackable
 from .committing import Committer
 from .events import (
     Event,
@@ -225,6 +225,8 @@ class BackupActions:
             tag=f"holdfast {self._job.name} {self._context.session}",
             disk_ids=tuple(disk.disk_id for disk in vm.info.disks),
             options=platform.snapshot_options,
+            series=self._keys.repository_id,
+            since=change_ids(vm.base),
         )
 
         def announce(quiesced: Quiesced) -> None:

@@ -45,6 +45,12 @@ def base_disk(base: Point | None, disk_id: str) -> DiskPoint | None:
     return None if base is None else next((disk for disk in base.disks if disk.disk_id == disk_id), None)
 
 
+def change_ids(base: Point | None) -> dict[str, str]:
+    """The change ids of a base by disk id; a disk without one is left out."""
+    disks = () if base is None else base.disks
+    return {disk.disk_id: disk.change_id for disk in disks if disk.change_id}
+
+
 def comparable(base: Point | None, disk: SnapshotDisk, block_log2: int) -> DiskPoint | None:
     """The base disk if its block ids can be compared with those of ``disk``: cut into blocks of the same size."""
     before = base_disk(base, disk.disk_id)

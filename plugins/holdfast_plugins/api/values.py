@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -39,12 +40,19 @@ class SnapshotRequest(msgspec.Struct, frozen=True):
 
     ``disk_ids`` are the disks that take part. ``options`` is the job's table of snapshot options for this driver,
     converted to the driver's ``snapshot_options_type``.
+
+    ``series`` names the restore points among which this one looks for its base: those of one repository. Several
+    series of a VM go on independently: the end of one's session must not take from another what its tracking rests on.
+    ``since``: the change ids of the base point by disk id, for hypervisors that want to know them when the snapshot is
+    made; a disk that has none, or no base, is left out. The tracker is asked later, and its answer counts.
     """
 
     vm: VmRef
     tag: str
     disk_ids: tuple[str, ...]
     options: Any = None
+    series: str = ""
+    since: Mapping[str, str] = {}
 
 
 class SnapshotDisk(msgspec.Struct, frozen=True):
