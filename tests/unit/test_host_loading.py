@@ -78,6 +78,7 @@ def test_built_ins_come_through_the_same_door() -> None:
     assert {entry.name: entry.status for entry in host.report()} == {
         "scripts": PluginStatus.LOADED,
         "images": PluginStatus.LOADED,
+        "qemu": PluginStatus.LOADED,
     }
     assert [(item.family, item.name) for item in report(host, "images").provides] == [(Family.HYPERVISOR, "images")]
 

@@ -14,8 +14,8 @@ import msgspec
 from holdfast_agent.errors import VmNotFound
 from holdfast_plugins.api import DiskInfo, VmInfo, VmRef
 
+from ..image_locks import written_by_others
 from .formats import Image, ImageFormat, open_image, recognise
-from .locks import written_by_others
 
 CONFIG_VERSION = 1
 _NOBODYS = frozenset({"lost+found"})

@@ -15,8 +15,8 @@ from holdfast_agent.errors import AlreadyExists, DiskInUse, DiskNotFound, DiskSh
 from holdfast_agent.model.disk_url import file_url
 from holdfast_plugins.api import DiskInfo, RestoreDisk, VmInfo
 
+from ..image_locks import written_by_others
 from .formats import recognise
-from .locks import written_by_others
 
 _MAX_NAME_BYTES = 200
 """Of 255 that a file name may have, room is left for what is put around a VM's name while it is restored."""

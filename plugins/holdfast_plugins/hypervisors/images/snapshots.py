@@ -18,10 +18,10 @@ from holdfast_agent.model.disk_url import DiskScheme, DiskUrl, file_url
 from holdfast_agent.model.units import MIB, format_size
 from holdfast_plugins.api import Snapshot, SnapshotDisk, VmRef
 
+from ..image_locks import written_by_others
 from .confined import make_directory
 from .copying import CannotClone, clone, copy_sparse, create_like
 from .formats import Image, ImageFormat, open_image
-from .locks import written_by_others
 from .options import SnapshotMethod
 
 IN_PLACE_ID = "in-place"
