@@ -15,6 +15,7 @@ BUILT_IN = (
     "holdfast_plugins.guest.scripts",
     "holdfast_plugins.hypervisors.images",
     "holdfast_plugins.hypervisors.libvirt",
+    "holdfast_plugins.hypervisors.qemu",
 )
 """Modules that come with Holdfast. They enter by the same door as everybody else's, only first."""
 

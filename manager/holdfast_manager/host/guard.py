@@ -74,6 +74,10 @@ class GuardedDriver:
                 raise
             return snapshot
 
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        with self._boundary("check_snapshot"):
+            self.unguarded.check_snapshot(snapshot)
+
     def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
         with self._boundary("remove_snapshot"):
             self.unguarded.remove_snapshot(snapshot, committed, journal)

@@ -310,7 +310,12 @@ class BackupActions:
         self._bases.missed(self._vms[key.vm], key.disk, self._context.recorder.task(key).disk_name)
 
     def _commit(self, vm: VmWork) -> Event:
-        """What an audit cast doubt on is marked before the point that makes it good exists."""
+        """What an audit cast doubt on is marked before the point that makes it good exists.
+
+        The hypervisor has the last word on what was read: a snapshot that it gave up meanwhile makes no point.
+        """
+        if vm.snapshot is not None:
+            self._platform.driver.check_snapshot(vm.snapshot)
         for disk in vm.snapshot_disks():
             self._look_for_doubt(TaskKey(vm.info.ref.vm_id, disk.disk_id))
         return PointCommitted(vm=vm.info.ref.vm_id, sid=self._committer.commit(vm).sid)

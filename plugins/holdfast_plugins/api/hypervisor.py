@@ -51,6 +51,15 @@ class HypervisorDriver(Protocol):
         """
         ...
 
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        """Whether what was read of the snapshot can be relied on, for hypervisors that give one up rather than harm a
+        guest (a full scratch file, a slow disk) and do not tell its readers.
+
+        Called when all disks are read, before the restore point is committed. Raises ``SnapshotFailed`` (retryable):
+        the point is not made then. A hypervisor whose snapshots cannot break has nothing to do here.
+        """
+        ...
+
     def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
         """Remove the snapshot and consolidate. ``committed``: the restore point exists (rotate change tracking).
 
@@ -91,7 +100,13 @@ class HypervisorDriver(Protocol):
 
 
 class BackupOnly:
-    """Base for drivers that are registered with ``HypervisorCapabilities(restore=False)``: refuses every restore."""
+    """Base for drivers that are registered with ``HypervisorCapabilities(restore=False)``: refuses every restore.
+
+    Its snapshots are taken to be unbreakable; a driver whose are not overrides ``check_snapshot``.
+    """
+
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        """Nothing breaks it."""
 
     def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
         raise UsageError(reason="this hypervisor takes no restores; restore the disks to files, or to another server")

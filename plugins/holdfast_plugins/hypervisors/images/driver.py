@@ -74,6 +74,9 @@ class ImagesDriver:
             self._undo(journal, self._snapshots / name)
             raise
 
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        """Clones and copies are files that nobody writes to."""
+
     def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
         if snapshot.snapshot_id == snapshots.IN_PLACE_ID:
             return

@@ -1,0 +1,155 @@
+"""The driver: the protocol's methods, put together from VMs that run, VMs that do not, and restores."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from holdfast_agent.errors import (
+    ChangeTrackingLost,
+    HypervisorUnreachable,
+    SnapshotFailed,
+    SnapshotNotRemoved,
+    VmNotFound,
+)
+from holdfast_agent.model.geometry import Extent
+from holdfast_plugins.api import DiskBitmap, Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
+from holdfast_plugins.hypervisors.images.driver import BESIDE
+
+from .inventory import describe, snapshot_nodes, vm_info_of
+from .memory import Memory
+from .monitor import CommandRefused, QemuNotRunning, connected
+from .options import Address, QemuOptions
+from .resting import Resting, describe_resting, is_stamp, rest
+from .restores import Restores
+from .running import SNAPSHOT, RunningSnapshots
+
+
+class QemuDriver:
+    """A ``HypervisorDriver`` for QEMU processes. Thread-safe; holds no connection between calls."""
+
+    def __init__(self, options: QemuOptions, secret: Mapping[str, str]) -> None:
+        self._options = options
+        self._memory = Memory(Path(options.scratch_dir))
+        self._running = RunningSnapshots(options)
+        self._restores = Restores(options.restore_dir)
+        self._resting: dict[str, Resting] = {}
+        self._lock = threading.Lock()
+
+    def connect(self) -> None:
+        """Raises ``HypervisorUnreachable`` when the directory of monitors is not there. A VM may be off."""
+        self._addresses()
+
+    def close(self) -> None:
+        """Lets go of images that are only kept from being written."""
+        with self._lock:
+            for resting in self._resting.values():
+                resting.release()
+            self._resting.clear()
+
+    def list_vms(self) -> Sequence[VmRef]:
+        """All VMs that the options name, those whose monitor is in the directory, and those that once were there and
+        whose images still are.
+        """
+        return [VmRef(name, name) for name in self._addresses()]
+
+    def vm_info(self, vm: VmRef) -> VmInfo:
+        """Of a VM that is off or busy with another backup, what was remembered of it."""
+        address = self._address(vm)
+        try:
+            with connected(vm.name, address, self._options.timeout) as monitor:
+                known = self._memory.recall(vm.name) if snapshot_nodes(monitor) else None
+                description = known or describe(vm, monitor)
+                if known is None:
+                    self._memory.keep(vm.name, description)
+                return vm_info_of(vm, description, running=bool(monitor.run("query-status")["running"]))
+        except QemuNotRunning:
+            remembered = self._memory.recall(vm.name)
+            if remembered is None:
+                raise
+            return describe_resting(vm, remembered)
+        except CommandRefused as error:
+            raise HypervisorUnreachable(server=vm.name, reason=str(error)) from error
+        except OSError as error:
+            raise HypervisorUnreachable(server=self._options.scratch_dir, reason=str(error)) from error
+
+    def create_snapshot(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
+        try:
+            return self._running.create(request, self._address(request.vm), journal)
+        except QemuNotRunning:
+            description = self._memory.recall(request.vm.name)
+            if description is None:
+                raise
+            resting = rest(request.vm, description, request.disk_ids)
+        with self._lock:
+            self._resting[resting.snapshot.snapshot_id] = resting
+        return resting.snapshot
+
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        resting = self._resting_of(snapshot)
+        if resting is None:
+            self._running.check(snapshot, self._address(snapshot.vm))
+        elif resting.changed():
+            reason = f"{', '.join(resting.changed())} was written to while the VM was off and its images were read"
+            raise SnapshotFailed(vm=snapshot.vm.name, reason=reason)
+
+    def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
+        with self._lock:
+            resting = self._resting.pop(snapshot.snapshot_id, None)
+        if resting is None:
+            self._running.remove(snapshot, self._address(snapshot.vm), committed, journal)
+        else:
+            resting.release()
+
+    def fulfil(self, kind: str, data: dict[str, str]) -> None:
+        vm = data.get("vm", "")
+        if kind == BESIDE:
+            self._restores.fulfil(kind, data)
+        elif kind == SNAPSHOT:
+            self._running.fulfil(data, self._addresses().get(vm))
+        else:
+            reason = f"{kind!r} is not an obligation of this plugin"
+            raise SnapshotNotRemoved(snapshot=kind, vm=vm or "a VM", reason=reason)
+
+    def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
+        """Raises ``UsageError`` where the server has no directory for restored VMs."""
+        return self._restores.prepare(name, info, overwrite, journal)
+
+    def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
+        """The VM is not started: that is for its owner, by the file ``start`` in its folder."""
+        return self._restores.finish(target, info, journal)
+
+    def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
+        self._restores.abandon(target, journal)
+
+    def changes(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:
+        """As ``ChangeTracker.changed``. Raises ``ChangeTrackingLost``."""
+        resting = self._resting_of(snapshot)
+        if resting is None and is_stamp(since):
+            raise ChangeTrackingLost(reason="the VM was off at the last backup, and nothing tracked its start")
+        if resting is None:
+            return DiskBitmap(self._running.bitmap_of(snapshot, disk_id, since))
+        if resting.stamps.get(disk_id) == since:
+            return []
+        raise ChangeTrackingLost(reason="the VM is off, and its QEMU cannot be asked what it wrote before")
+
+    def _resting_of(self, snapshot: Snapshot) -> Resting | None:
+        with self._lock:
+            return self._resting.get(snapshot.snapshot_id)
+
+    def _address(self, vm: VmRef) -> Address:
+        """Raises ``VmNotFound``."""
+        address = self._addresses().get(vm.vm_id)
+        if address is None:
+            raise VmNotFound(vm=vm.name, server=self._options.sockets or "this server")
+        return address
+
+    def _addresses(self) -> dict[str, Address]:
+        try:
+            found = self._options.monitors()
+        except OSError as error:
+            raise HypervisorUnreachable(server=self._options.sockets, reason=error.strerror or str(error)) from error
+        for name in self._memory.names() if self._options.sockets else ():
+            found.setdefault(name, Address(path=str(Path(self._options.sockets) / f"{name}.qmp")))
+        return found

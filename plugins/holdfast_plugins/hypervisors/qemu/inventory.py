@@ -1,0 +1,139 @@
+"""What a running QEMU tells of itself: the disks that its guest can write to, and how it was started."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from holdfast_agent.errors import DiskUnsupported
+from holdfast_plugins.api import DiskInfo, VmInfo, VmRef
+
+from .monitor import CommandRefused, Monitor
+
+_OURS = "holdfast-"
+_MAX_COMMAND_BYTES = 1 << 20
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """A disk of a guest.
+
+    ``device``: as `query-block` names it, an id or an object's path; ``node``: the block node that the guest's writes
+    go to; ``image``: the file as QEMU names it; ``driver``: ``qcow2``, ``raw``, …; ``keeps_bitmaps``: a dirty bitmap
+    survives the end of QEMU.
+    """
+
+    disk_id: str
+    device: str
+    node: str
+    driver: str
+    size_bytes: int
+    image: str = ""
+    keeps_bitmaps: bool = False
+
+    @property
+    def info(self) -> DiskInfo:
+        return DiskInfo(self.disk_id, self.disk_id, self.size_bytes)
+
+
+class Description(msgspec.Struct, frozen=True):
+    """A VM as it runs, kept in restore points. ``command``: QEMU's own arguments, empty where they cannot be seen."""
+
+    name: str
+    uuid: str
+    version: str
+    disks: tuple[Disk, ...]
+    command: tuple[str, ...] = ()
+
+
+def disks_of(monitor: Monitor) -> list[Disk]:
+    """The disks that a guest can write to, in QEMU's order; CD drives and other removable or read-only media are not.
+
+    Raises :class:`DiskUnsupported` for one that has no name by which it could be found again.
+    """
+    found = []
+    for told in monitor.run("query-block"):
+        inserted = told.get("inserted")
+        device = told.get("qdev", "")
+        if inserted is None or inserted["ro"] or told["removable"] or not device:
+            continue
+        image = inserted["image"]
+        details = image.get("format-specific", {}).get("data", {})
+        found.append(
+            Disk(
+                disk_id=_disk_id(told, device),
+                device=device,
+                node=inserted["node-name"],
+                driver=inserted["drv"],
+                size_bytes=image["virtual-size"],
+                image=image["filename"],
+                keeps_bitmaps=inserted["drv"] == "qcow2" and details.get("compat") != "0.10",
+            )
+        )
+    return found
+
+
+def snapshot_nodes(monitor: Monitor) -> set[str]:
+    """The names of all block nodes that snapshots of this plugin have left in QEMU, or are using."""
+    nodes = monitor.run("query-named-block-nodes", {"flat": True})
+    return {node["node-name"] for node in nodes if node["node-name"].startswith(_OURS)}
+
+
+def bitmaps_of(monitor: Monitor) -> dict[str, dict[str, dict[str, Any]]]:
+    """By block node, the dirty bitmaps that have a name."""
+    found = {}
+    for node in monitor.run("query-named-block-nodes", {"flat": True}):
+        bitmaps = node.get("dirty-bitmaps", ())
+        found[node["node-name"]] = {bitmap["name"]: bitmap for bitmap in bitmaps if bitmap.get("name")}
+    return found
+
+
+def describe(vm: VmRef, monitor: Monitor) -> Description:
+    """The VM's facts now, with what is needed to start it elsewhere. Only while no snapshot is in its disks' way."""
+    return Description(
+        name=vm.name,
+        uuid=monitor.run("query-uuid")["UUID"],
+        version=".".join(map(str, monitor.version)),
+        disks=tuple(disks_of(monitor)),
+        command=_command(monitor),
+    )
+
+
+def vm_info_of(vm: VmRef, description: Description, *, running: bool) -> VmInfo:
+    """What the inventory tells of a VM."""
+    return VmInfo(vm, tuple(disk.info for disk in description.disks), running, msgspec.json.encode(description))
+
+
+def _disk_id(told: dict[str, Any], device: str) -> str:
+    """The id of the device, else that of its drive: what the operator named, and will name so again."""
+    parts = PurePosixPath(device).parts
+    if parts[0] != "/":
+        return device
+    if parts[:3] == ("/", "machine", "peripheral") and len(parts) > 3:
+        return parts[3]
+    if told["device"]:
+        return str(told["device"])
+    advice = "Start QEMU with an id= for this device"
+    raise DiskUnsupported(disk=device, reason="its device has no id, so it cannot be known again", advice=advice)
+
+
+def _command(monitor: Monitor) -> tuple[str, ...]:
+    process = monitor.process()
+    if process is None:
+        return ()
+    try:
+        with Path(f"/proc/{process}/cmdline").open("rb") as file:
+            raw = file.read(_MAX_COMMAND_BYTES)
+    except OSError:
+        return ()
+    return tuple(word.decode(errors="replace") for word in raw.split(b"\0")[:-1]) if raw.endswith(b"\0") else ()
+
+
+def try_run(monitor: Monitor, command: str, arguments: dict[str, Any] | None = None) -> bool:
+    """Run what may be refused because there is nothing to do it to; whether it was done."""
+    try:
+        monitor.run(command, arguments)
+    except CommandRefused:
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""The hypervisor `qemu` and its bitmaps pass the suites, whatever the images and the way to the monitor."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.disks.disk import ReadableDisk, changed_extents
+from holdfast_agent.disks.open import open_disk
+from holdfast_agent.model.disk_url import parse_disk_url, with_bitmap
+from holdfast_agent.model.geometry import Extent
+from holdfast_plugins.api import ChangeTracker, HypervisorDriver, VmRef
+from holdfast_plugins.hypervisors.qemu import BitmapTracker, QemuDriver, QemuOptions
+from holdfast_plugins.testkit import (
+    ChangeTrackerConformance,
+    ChangeTrackerLab,
+    HypervisorConformance,
+    HypervisorLab,
+)
+from lab.disks import free_port, host_for
+from lab.qemu_vms import MIB, QemuVm
+
+DISKS = {"root": ("qcow2", 3 * MIB + 512), "data": ("raw", MIB)}
+
+
+class QemuLab(HypervisorLab, ChangeTrackerLab):
+    """A QEMU with a disk of each kind."""
+
+    takes_several_snapshots = False
+    restores = False
+    vm = VmRef("vm", "vm")
+
+    def __init__(self, running: QemuVm, nbd: str = "") -> None:
+        self.running = running
+        self._nbd = nbd
+
+    def driver(self) -> HypervisorDriver:
+        vms, scratch = (f"vm={self.running.monitor}",), str(self.running.scratch)
+        return QemuDriver(QemuOptions(vms=vms, scratch_dir=scratch, nbd=self._nbd), {})
+
+    def tracker(self, driver: HypervisorDriver) -> ChangeTracker:
+        assert isinstance(driver, QemuDriver)
+        return BitmapTracker(driver)
+
+    def write(self, disk_id: str, offset: int, data: bytes) -> None:
+        self.running.write(disk_id, offset, data)
+
+    def read(self, url: str) -> bytes:
+        with self._open(url) as disk:
+            buffer = bytearray(disk.size_bytes)
+            disk.read_into(0, memoryview(buffer))
+            return bytes(buffer)
+
+    def bitmap_extents(self, url: str, name: str) -> Sequence[Extent]:
+        with self._open(with_bitmap(url, name)) as disk:
+            return [Extent(extent.start, extent.length) for extent in changed_extents(disk)]
+
+    def traces(self) -> Hashable:
+        return self.running.traces()
+
+    @contextlib.contextmanager
+    def _open(self, url: str) -> Iterator[ReadableDisk]:
+        servers = (parse_disk_url(url).origin,) if self._nbd else ()
+        disk = open_disk(url, host_for(self.running.scratch, *servers))
+        try:
+            yield disk
+        finally:
+            disk.close()
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QemuLab]:
+    tcp = request.param == "tcp"
+    with QemuVm(tmp_path, DISKS, tcp=free_port() if tcp else 0) as running:
+        yield QemuLab(running, f"127.0.0.1:{free_port()}" if tcp else "")
+
+
+class TestQemu(HypervisorConformance):
+    """The driver."""
+
+
+class TestQemuBitmaps(ChangeTrackerConformance):
+    """The tracker."""

@@ -1,0 +1,205 @@
+"""Bitmaps of a QEMU that runs, restarts, is killed or changed: the right answer or none, and always a right point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from holdfast_plugins.hypervisors.tracking_names import MOST_SERIES, new_tracking_name
+from lab.qemu_backups import Backups
+from lab.qemu_vms import GRAIN, MIB, QemuVm
+
+PATTERNS, MANY_PATTERNS = 40, 1000
+NOT_LOST = {"root": "", "data": ""}
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> Iterator[QemuVm]:
+    with QemuVm(tmp_path, {"root": ("qcow2", 3 * MIB + 512), "data": ("raw", MIB)}) as running:
+        yield running
+
+
+@pytest.fixture
+def chance() -> Random:
+    return Random(11)
+
+
+def test_patterns_of_writes(vm: QemuVm, chance: Random) -> None:
+    write_in_patterns(vm, chance, PATTERNS)
+
+
+@pytest.mark.soak
+def test_thousands_of_patterns_of_writes(vm: QemuVm) -> None:
+    write_in_patterns(vm, Random(), MANY_PATTERNS)
+
+
+def write_in_patterns(vm: QemuVm, chance: Random, times: int) -> None:
+    """Before, between and while snapshots are there; points that are made, and points that fail."""
+    backups, clean = Backups(vm), vm.traces()
+    for number in range(times):
+        vm.scribble(chance, chance.choice([0, 1, 3, 12]))
+        lost = backups.back_up(number % 5 != 3, meanwhile=lambda: vm.scribble(chance, chance.choice([0, 2, 8])))
+        assert lost == NOT_LOST
+    assert vm.traces() == clean and not backups.journal.open
+
+
+def test_only_what_was_written_is_named(vm: QemuVm) -> None:
+    backups = Backups(vm)
+    backups.back_up()
+    vm.io("root", f"write -P 3 {5 * GRAIN + 512} 512", f"write -P 3 {9 * GRAIN - 512} 1024")
+    backups.back_up(committed=False)
+    assert backups.named == {"root": 3 * GRAIN, "data": 0}
+    backups.back_up()
+    assert backups.named == {"root": 3 * GRAIN, "data": 0}, "a point that failed has cost nothing"
+    backups.back_up()
+    assert backups.named == {"root": 0, "data": 0}
+
+
+def test_an_orderly_restart_keeps_qcow2_tracked(vm: QemuVm, chance: Random) -> None:
+    backups = Backups(vm)
+    vm.scribble(chance, 10)
+    backups.back_up()
+    vm.scribble(chance, 10)
+    vm.stop()
+    vm.start()
+    vm.scribble(chance, 10)
+    lost = backups.back_up()
+    assert lost["root"] == "" and "not qcow2 keeps none" in lost["data"]
+    assert backups.back_up() == NOT_LOST
+
+
+def test_a_killed_qemu_costs_a_comparison_and_no_more(vm: QemuVm, chance: Random) -> None:
+    backups = Backups(vm)
+    backups.back_up()
+    vm.kill()
+    vm.start()
+    assert "is gone: QEMU was killed" in backups.back_up()["root"]
+    vm.stop()
+    vm.start()  # now the bitmap is in the image, and marked as in use
+    vm.scribble(chance, 10)
+    vm.kill()
+    vm.start()
+    vm.scribble(chance, 10)
+    assert "is inconsistent: QEMU was killed" in backups.back_up()["root"]
+    vm.scribble(chance, 10)
+    assert backups.back_up() == NOT_LOST
+    assert len(vm.bitmaps("root")) == 1, "what cannot be used is not kept"
+
+
+def test_a_killed_qemu_in_a_snapshot_leaves_nothing(vm: QemuVm, chance: Random) -> None:
+    backups, clean = Backups(vm), vm.traces()
+    backups.back_up()
+    snapshot = backups.snapshot()
+    vm.kill()
+    backups.remove(snapshot, committed=False)
+    assert not backups.journal.open and not list(vm.scratch.iterdir())
+    vm.start()
+    vm.scribble(chance, 10)
+    assert "is gone" in backups.back_up()["root"]
+    assert len(vm.traces()) == len(clean) and backups.back_up() == NOT_LOST
+
+
+def test_a_disk_that_grew_is_tracked_from_then_on(vm: QemuVm, chance: Random) -> None:
+    backups = Backups(vm)
+    backups.back_up()
+    vm.resize("root", 5 * MIB)
+    vm.io("root", f"write -P 7 {4 * MIB} {MIB}")
+    backups.back_up()
+    vm.scribble(chance, 10)
+    assert backups.back_up() == NOT_LOST
+    assert backups.named["root"] > 0
+
+
+def test_another_image_under_the_same_disk(vm: QemuVm, chance: Random) -> None:
+    """Replaced by an empty one; and by a copy of before, whose bitmap is older than the base."""
+    backups = Backups(vm)
+    vm.scribble(chance, 10)
+    backups.back_up()
+    vm.stop()
+    kept = vm.image("root").read_bytes()
+    vm.start()
+    vm.scribble(chance, 10)
+    backups.back_up()
+    vm.stop()
+    vm.image("root").write_bytes(kept)
+    vm.start()
+    assert "is gone" in backups.back_up()["root"]
+    vm.stop()
+    vm.make_image("root", "qcow2", 3 * MIB + 512)
+    vm.start()
+    assert "is gone" in backups.back_up()["root"]
+    assert backups.back_up() == NOT_LOST
+
+
+def test_a_reverted_image_that_holds_its_bitmap_is_right_all_the_same(vm: QemuVm, chance: Random) -> None:
+    """Data and bitmap are in one file, so a copy of both tells the truth about itself."""
+    backups = Backups(vm)
+    backups.back_up()
+    vm.scribble(chance, 10)
+    vm.stop()
+    kept = vm.image("root").read_bytes()
+    vm.start()
+    vm.scribble(chance, 10)
+    vm.stop()
+    vm.image("root").write_bytes(kept)
+    vm.start()
+    assert backups.back_up()["root"] == ""
+    assert backups.named["root"] > 0
+
+
+def test_a_bitmap_that_somebody_disabled_is_not_believed(vm: QemuVm, chance: Random) -> None:
+    backups = Backups(vm)
+    backups.back_up()
+    (name,) = vm.bitmaps("root")
+    vm.lab.run("block-dirty-bitmap-disable", node="root", name=name)
+    vm.scribble(chance, 10)
+    lost = backups.back_up()
+    assert lost["data"] == "" and "was disabled by somebody" in lost["root"]
+
+
+def test_bitmaps_of_others_are_left_alone(vm: QemuVm, chance: Random) -> None:
+    vm.lab.run("block-dirty-bitmap-add", node="root", name="backup-0", persistent=True)
+    vm.lab.run("block-dirty-bitmap-add", node="root", name="holdfast-of-somebody", disabled=True)
+    backups = Backups(vm)
+    for _ in range(3):
+        vm.scribble(chance, 3)
+        assert backups.back_up() == NOT_LOST
+    assert {"backup-0", "holdfast-of-somebody"} < set(vm.bitmaps("root"))
+    assert len(vm.bitmaps("root")) == 3
+
+
+def test_two_repositories_do_not_take_each_others_tracking_away(vm: QemuVm, chance: Random) -> None:
+    one, other = Backups(vm, "one"), Backups(vm, "other")
+    for backups in (one, other, one, one, other, one, other, other):
+        vm.scribble(chance, 5)
+        assert backups.back_up() == NOT_LOST
+    assert len(vm.bitmaps("root")) == 2
+
+
+def test_series_that_came_to_an_end_are_not_tracked_for_good(vm: QemuVm) -> None:
+    old = [str(new_tracking_name(f"repository {number}")) for number in range(2 * MOST_SERIES)]
+    for name in old:
+        vm.lab.run("block-dirty-bitmap-add", node="root", name=name, persistent=True)
+    backups = Backups(vm)
+    backups.back_up()
+    assert len(vm.bitmaps("root")) == MOST_SERIES
+
+
+def test_a_disk_that_comes_and_goes(vm: QemuVm, chance: Random) -> None:
+    backups = Backups(vm)
+    backups.back_up()
+    vm.stop()
+    kind_and_size = vm.disks.pop("data")
+    vm.start()
+    vm.scribble(chance, 5)
+    assert backups.back_up() == {"root": ""}
+    vm.stop()
+    vm.disks["data"] = kind_and_size
+    vm.start()
+    vm.scribble(chance, 5)
+    assert backups.back_up() == NOT_LOST
+    vm.scribble(chance, 5)
+    assert backups.back_up() == NOT_LOST

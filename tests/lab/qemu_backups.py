@@ -1,0 +1,113 @@
+"""Backups by the driver of `qemu` and its tracker without a session: each is compared with the truth."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from holdfast_agent.disks.disk import ReadableDisk, changed_extents
+from holdfast_agent.disks.open import open_disk
+from holdfast_agent.errors import ChangeTrackingLost
+from holdfast_agent.model.disk_url import with_bitmap
+from holdfast_agent.model.geometry import Extent
+from holdfast_plugins.api import DiskBitmap, Snapshot, SnapshotRequest, VmRef
+from holdfast_plugins.hypervisors.qemu import BitmapTracker, QemuDriver, QemuOptions
+from holdfast_plugins.testkit import MemoryJournal
+from lab.disks import host_for
+from lab.qemu_vms import QemuVm
+
+VM = VmRef("vm", "vm")
+
+
+class Backups:
+    """A series of points of one VM. ``named``: by disk, the bytes that tracking named for the latest point."""
+
+    def __init__(self, vm: QemuVm, series: str = "one") -> None:
+        self.vm, self.series = vm, series
+        self.journal = MemoryJournal()
+        self.driver = self.another_driver()
+        self.named: dict[str, int] = {}
+        self._base: dict[str, tuple[str, bytes]] = {}
+
+    def another_driver(self) -> QemuDriver:
+        """As the next session makes it."""
+        return QemuDriver(QemuOptions(vms=(f"vm={self.vm.monitor}",), scratch_dir=str(self.vm.scratch)), {})
+
+    def snapshot(self, *disks: str) -> Snapshot:
+        wanted = disks or tuple(disk.disk_id for disk in self.driver.vm_info(VM).disks)
+        since = {disk: change_id for disk, (change_id, _) in self._base.items()}
+        request = SnapshotRequest(VM, "test", wanted, series=self.series, since=since)
+        return self.driver.create_snapshot(request, self.journal)
+
+    def remove(self, snapshot: Snapshot, committed: bool = True) -> None:
+        self.driver.remove_snapshot(snapshot, committed, self.journal)
+
+    def back_up(self, committed: bool = True, meanwhile: Callable[[], object] = lambda: None) -> dict[str, str]:
+        """Make a point; by disk, why its tracking was lost, empty where it was not or there was no base.
+
+        Fails the test unless the snapshot, and base and changes together, are what the disk held at its instant.
+        ``meanwhile``: what the guest does as long as the snapshot lives.
+        """
+        info = self.driver.vm_info(VM)
+        contents = {disk.disk_id: self.vm.content(disk.disk_id) for disk in info.disks}
+        snapshot = self.snapshot()
+        lost, points = {}, {}
+        self.named.clear()
+        meanwhile()
+        for disk in snapshot.disks:
+            frozen = self.read(disk.urls[0])
+            assert first_difference(frozen, contents[disk.disk_id]) is None, f"{disk.disk_id} is not frozen"
+            lost[disk.disk_id] = self._add_changes(snapshot, disk.disk_id, disk.urls[0], frozen)
+            assert disk.change_id is not None
+            points[disk.disk_id] = (disk.change_id, frozen)
+        self.driver.check_snapshot(snapshot)
+        self.remove(snapshot, committed)
+        if committed:
+            self._base = points
+        return lost
+
+    def read(self, url: str) -> bytes:
+        with self._open(url) as disk:
+            buffer = bytearray(disk.size_bytes)
+            disk.read_into(0, memoryview(buffer))
+            return bytes(buffer)
+
+    def changes(self, url: str, bitmap: str) -> Sequence[Extent]:
+        with self._open(with_bitmap(url, bitmap)) as disk:
+            return [Extent(extent.start, extent.length) for extent in changed_extents(disk)]
+
+    def _add_changes(self, snapshot: Snapshot, disk_id: str, url: str, frozen: bytes) -> str:
+        if disk_id not in self._base or len(self._base[disk_id][1]) != len(frozen):
+            return ""  # a session does not ask then
+        since, before = self._base[disk_id]
+        try:
+            told = BitmapTracker(self.driver).changed(snapshot, disk_id, since)
+        except ChangeTrackingLost as error:
+            return error.text
+        assert isinstance(told, DiskBitmap)
+        made, extents = bytearray(before), self.changes(url, told.name)
+        for extent in extents:
+            made[extent.start : extent.end] = frozen[extent.start : extent.end]
+        wrong = first_difference(bytes(made), frozen)
+        assert wrong is None, f"{disk_id} has changed at {wrong}, which its bitmap does not say"
+        self.named[disk_id] = sum(extent.length for extent in extents)
+        return ""
+
+    @contextlib.contextmanager
+    def _open(self, url: str) -> Iterator[ReadableDisk]:
+        disk = open_disk(url, host_for(self.vm.scratch, timeout_s=10))
+        try:
+            yield disk
+        finally:
+            disk.close()
+
+
+def first_difference(one: bytes, other: bytes) -> int | None:
+    """Where two contents differ first; the shorter one's end, if they do not before."""
+    if one == other:
+        return None
+    step = 4096
+    for at in range(0, max(len(one), len(other)), step):
+        if one[at : at + step] != other[at : at + step]:
+            return at
+    return None

@@ -1,0 +1,82 @@
+"""A guest that runs and writes while its disks are backed up by the hypervisor `qemu`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.disks.open import open_disk
+from holdfast_plugins.api import Snapshot, SnapshotRequest, VmRef
+from holdfast_plugins.hypervisors.qemu import QemuDriver, QemuOptions
+from holdfast_plugins.testkit import MemoryJournal
+from lab.disks import host_for
+from lab.guest import Guest, saved
+
+VM = VmRef("guest", "guest")
+SNAPSHOTS = 4
+# A number is written to the first disk, and when it is durable there, to the second.
+WRITER = """
+one=$(findfs LABEL=lab-1) two=$(findfs LABEL=lab-2)
+umount /mnt/1 /mnt/2
+(number=10000000; while :; do
+    number=$((number + 1))
+    for disk in $one $two; do echo $number | dd of=$disk bs=512 conv=notrunc,fsync; done
+done) >/dev/null 2>&1 &
+"""
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    with saved(buses=("virtio-blk", "virtio-blk", "virtio-scsi")).resume(tmp_path, "qcow2", "qcow2", "raw") as running:
+        yield running
+
+
+class Snapshots:
+    """Of a guest, by the driver."""
+
+    def __init__(self, guest: Guest, folder: Path) -> None:
+        self.driver = QemuDriver(QemuOptions(vms=(f"guest=unix:{guest.qmp}",), scratch_dir=str(folder)), {})
+        self.journal = MemoryJournal()
+        self._folder = folder
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[Snapshot]:
+        disks = tuple(disk.disk_id for disk in self.driver.vm_info(VM).disks)
+        snapshot = self.driver.create_snapshot(SnapshotRequest(VM, "test", disks), self.journal)
+        yield snapshot
+        self.driver.check_snapshot(snapshot)
+        self.driver.remove_snapshot(snapshot, committed=True, journal=self.journal)
+
+    def numbers(self, snapshot: Snapshot) -> list[int]:
+        """What the writer had written to its disks, in their order."""
+        found = []
+        for frozen in snapshot.disks[1:]:
+            disk = open_disk(frozen.urls[0], host_for(self._folder))
+            buffer = bytearray(8)
+            disk.read_into(0, memoryview(buffer))
+            disk.close()
+            found.append(int(buffer.strip(b"\0\n") or b"0"))
+        return found
+
+
+def test_several_disks_are_frozen_at_one_instant(guest: Guest, tmp_path: Path) -> None:
+    snapshots = Snapshots(guest, tmp_path)
+    nodes = {node["node-name"] for node in guest.monitor.run("query-named-block-nodes", flat=True)}
+    guest.agent.shell(WRITER)
+    last = 0
+    for _ in range(SNAPSHOTS):
+        with snapshots.taken() as snapshot:
+            one, two = snapshots.numbers(snapshot)
+            assert one - two in (0, 1) or two == 0, "the second disk is of another instant than the first"
+            guest.agent.shell("sleep 0.3")  # the guest goes on meanwhile
+            assert snapshots.numbers(snapshot) == [one, two], "both stay as they were"
+        assert one > last or last == 0
+        last = one
+    assert last > 10000000, "the guest has written"
+    assert guest.monitor.run("query-status")["status"] == "running"
+    assert {node["node-name"] for node in guest.monitor.run("query-named-block-nodes", flat=True)} == nodes
+    assert not guest.monitor.run("query-fdsets") and not guest.monitor.run("query-block-exports")
+    assert not any(event["event"] in ("STOP", "BLOCK_IO_ERROR") for event in guest.monitor.events)
