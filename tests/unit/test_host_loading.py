@@ -76,7 +76,9 @@ def broken(host: PluginHost, name: str) -> str:
 def test_built_ins_come_through_the_same_door() -> None:
     host = PluginHost.load()
     assert {entry.name: entry.status for entry in host.report()} == {
+        "qemu_agent": PluginStatus.LOADED,
         "scripts": PluginStatus.LOADED,
+        "ssh": PluginStatus.LOADED,
         "images": PluginStatus.LOADED,
     }
     assert [(item.family, item.name) for item in report(host, "images").provides] == [(Family.HYPERVISOR, "images")]

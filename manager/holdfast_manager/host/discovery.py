@@ -12,7 +12,9 @@ import msgspec
 ENTRY_POINT_GROUP = "holdfast.plugins"
 
 BUILT_IN = (
+    "holdfast_plugins.guest.qemu_agent",
     "holdfast_plugins.guest.scripts",
+    "holdfast_plugins.guest.ssh",
     "holdfast_plugins.hypervisors.images",
 )
 """Modules that come with Holdfast. They enter by the same door as everybody else's, only first."""
