@@ -64,6 +64,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/compare_copy.py
 	@$(BIN)/python benchmarks/disks.py
 	@$(BIN)/python benchmarks/predicted_rate.py
+	@$(BIN)/python benchmarks/freeze.py
 
 clean:
 	@rm -rf demo-work bench-work .lab-cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
