@@ -72,6 +72,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/export.py
 	@$(BIN)/python benchmarks/predicted_rate.py
 	@$(BIN)/python benchmarks/running_guest.py
+	@$(BIN)/python benchmarks/freeze.py
 	@$(BIN)/python benchmarks/fair_shares.py
 	@$(BIN)/python benchmarks/draw.py
 

@@ -17,6 +17,7 @@ from holdfast_agent.errors import ConfigInvalid, GuestProcessingFailed
 from holdfast_agent.model import strict
 from holdfast_plugins.api import ConsistencyLevel, VmInfo, VmRef
 from holdfast_plugins.guest.scripts import ScriptsOptions, ScriptsProcessor
+from lab.guest_access import NoAccess
 
 VM = VmInfo(VmRef("web", "web"), ())
 
@@ -64,7 +65,7 @@ def processor(guest: Guest, freeze: str = "", thaw: str = "", **options: object)
 
 
 def test_scripts_run_around_the_snapshot_and_thaw_is_idempotent(guest: Guest) -> None:
-    handle = processor(guest, consistency="application").freeze(VM, deadline_s=60)
+    handle = processor(guest, consistency="application").freeze(VM, NoAccess(), deadline_s=60)
     assert guest.story == ["pre-freeze web"]
     assert handle.consistency is ConsistencyLevel.APPLICATION
     handle.thaw()
@@ -74,18 +75,18 @@ def test_scripts_run_around_the_snapshot_and_thaw_is_idempotent(guest: Guest) ->
 
 def test_failed_freeze_thaws_and_tells_the_last_words(guest: Guest) -> None:
     with pytest.raises(GuestProcessingFailed, match=r"pre-freeze: exit code 3; its last words: first \| no database"):
-        processor(guest, freeze="echo first; echo no database >&2; exit 3").freeze(VM, deadline_s=60)
+        processor(guest, freeze="echo first; echo no database >&2; exit 3").freeze(VM, NoAccess(), deadline_s=60)
     assert guest.story == ["pre-freeze web", "post-thaw web"]
 
 
 def test_missing_script_is_told_by_name(tmp_path: Path) -> None:
     options = ScriptsOptions(pre_freeze=str(tmp_path / "absent"))
     with pytest.raises(GuestProcessingFailed, match="absent could not be started: No such file"):
-        ScriptsProcessor(options, {}).freeze(VM, deadline_s=60)
+        ScriptsProcessor(options, {}).freeze(VM, NoAccess(), deadline_s=60)
 
 
 def test_failed_thaw_is_an_error_but_only_once(guest: Guest) -> None:
-    handle = processor(guest, thaw="exit 7").freeze(VM, deadline_s=60)
+    handle = processor(guest, thaw="exit 7").freeze(VM, NoAccess(), deadline_s=60)
     with pytest.raises(GuestProcessingFailed, match="post-thaw: exit code 7"):
         handle.thaw()
     handle.thaw()
@@ -95,21 +96,21 @@ def test_script_that_hangs_is_stopped_with_its_children(guest: Guest) -> None:
     child = guest.directory / "child"
     hang = f"sleep 1000 & echo $! > {child}; wait"
     with pytest.raises(GuestProcessingFailed, match=r"stopped after 0.3 s"):
-        processor(guest, freeze=hang, timeout=0.3).freeze(VM, deadline_s=60)
+        processor(guest, freeze=hang, timeout=0.3).freeze(VM, NoAccess(), deadline_s=60)
     assert not alive(int(child.read_text()))
 
 
 def test_helper_left_running_by_the_freeze_does_not_block_it(guest: Guest) -> None:
     """A database session that holds a lock stays in the background with the script's output open."""
     child = guest.directory / "child"
-    handle = processor(guest, freeze=f"sleep 1000 & echo $! > {child}").freeze(VM, deadline_s=60)
+    handle = processor(guest, freeze=f"sleep 1000 & echo $! > {child}").freeze(VM, NoAccess(), deadline_s=60)
     assert alive(int(child.read_text()))
     os.kill(int(child.read_text()), signal.SIGKILL)
     handle.thaw()
 
 
 def test_deadline_thaws_without_anybody_asking(guest: Guest) -> None:
-    handle = processor(guest).freeze(VM, deadline_s=0.05)
+    handle = processor(guest).freeze(VM, NoAccess(), deadline_s=0.05)
     guest.wait_script()
     guest.wait_script()
     assert guest.story == ["pre-freeze web", "post-thaw web"]
@@ -120,13 +121,13 @@ def test_deadline_thaws_without_anybody_asking(guest: Guest) -> None:
 
 def test_close_thaws(guest: Guest) -> None:
     scripts = processor(guest)
-    scripts.freeze(VM, deadline_s=60)
+    scripts.freeze(VM, NoAccess(), deadline_s=60)
     scripts.close()
     assert guest.story == ["pre-freeze web", "post-thaw web"]
 
 
 def test_killed_guard_is_replaced_by_the_session(guest: Guest) -> None:
-    handle = processor(guest, freeze=f"echo $PPID > {guest.directory}/guard").freeze(VM, deadline_s=60)
+    handle = processor(guest, freeze=f"echo $PPID > {guest.directory}/guard").freeze(VM, NoAccess(), deadline_s=60)
     os.kill(int((guest.directory / "guard").read_text()), signal.SIGKILL)
     with pytest.raises(GuestProcessingFailed, match="died"):
         handle.thaw()
@@ -138,7 +139,7 @@ import sys, msgspec
 from holdfast_plugins.api import VmInfo, VmRef
 from holdfast_plugins.guest.scripts import ScriptsOptions, ScriptsProcessor
 options = msgspec.convert({"pre_freeze": sys.argv[1], "post_thaw": sys.argv[2]}, ScriptsOptions)
-handle = ScriptsProcessor(options, {}).freeze(VmInfo(VmRef("web", "web"), ()), 600)
+handle = ScriptsProcessor(options, {}).freeze(VmInfo(VmRef("web", "web"), ()), None, 600)
 print("frozen", flush=True)
 sys.stdin.read()
 """
@@ -164,7 +165,7 @@ def test_killed_session_leaves_no_frozen_guest(guest: Guest, moment: str) -> Non
 def test_environment_has_no_secret_of_the_manager(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_PASSPHRASE", "secret")
     seen = guest.directory / "env"
-    processor(guest, freeze=f"env > {seen}").freeze(VM, deadline_s=60).thaw()
+    processor(guest, freeze=f"env > {seen}").freeze(VM, NoAccess(), deadline_s=60).thaw()
     names = {line.partition("=")[0] for line in seen.read_text().splitlines()}
     assert {name for name in names if name.startswith("HOLDFAST_")} == {"HOLDFAST_VM", "HOLDFAST_PHASE"}
 

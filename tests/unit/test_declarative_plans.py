@@ -11,6 +11,7 @@ import pytest
 
 from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.errors import ConfigError, HoldfastError
+from holdfast_agent.model import strict
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
 from holdfast_manager.catalog.values import GuestSettings, JobSpec, TrafficRule
@@ -26,6 +27,7 @@ from holdfast_manager.declarative.planning import Planner, apply_changes
 from holdfast_manager.host import PluginHost
 from holdfast_manager.retention.policy import RetentionPolicy
 from holdfast_manager.schedules.schedule import JobSchedule
+from holdfast_plugins.guest.ssh import SshOptions
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "jobs.toml"
 KEYS = KeyPair.generate()
@@ -253,3 +255,11 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         "snapshot",
         "snapshot_dir",
     }
+
+
+def test_the_example_names_the_options_of_the_other_guest_processors_with_their_defaults() -> None:
+    options = tomllib.loads("".join(re.findall(r"(?m)^#   ([a-z_]+ = .*\n)", EXAMPLE.read_text(encoding="utf-8"))))
+    assert set(options) == set(SshOptions.__struct_encode_fields__)
+    shown, defaults = strict.convert(options, SshOptions, "the example"), SshOptions()
+    assert (shown.timeout_s, shown.freeze_limit_s) == (defaults.timeout_s, defaults.freeze_limit_s)
+    assert msgspec.structs.replace(shown, timeout=0.5, freeze_limit=1) == SshOptions(timeout=0.5, freeze_limit=1)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from holdfast_agent.errors import ChangeTrackingLost, PluginDefect, SnapshotFailed
+from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, PluginDefect, SnapshotFailed
 from holdfast_agent.model.geometry import Extent
 from holdfast_manager.host.guard import GuardedDriver, GuardedGuestProcessor, GuardedTracker
 from holdfast_plugins.api import DiskInfo, Snapshot, SnapshotDisk, SnapshotRequest, VmInfo, VmRef
 from holdfast_plugins.testkit import MemoryJournal
+from lab.guest_access import NoAccess
 
 VM = VmRef("1", "web")
 REQUEST = SnapshotRequest(VM, "tag", ("a", "b"))
@@ -115,11 +116,32 @@ def test_a_handle_without_a_known_consistency_is_a_defect() -> None:
     class Handle:
         consistency = "perfect"
 
+        @property
+        def shortfall(self) -> str:
+            raise KeyError("why")
+
         def thaw(self) -> None:
             raise OSError("gone")
 
-    handle = GuardedGuestProcessor("odd", Odd(freeze=Handle())).freeze(VmInfo(VM, ()), 10)
+    handle = GuardedGuestProcessor("odd", Odd(freeze=Handle())).freeze(VmInfo(VM, ()), NoAccess(), 10)
     with pytest.raises(PluginDefect, match="consistency"):
         _ = handle.consistency
+    with pytest.raises(PluginDefect, match="in shortfall: KeyError"):
+        _ = handle.shortfall
     with pytest.raises(PluginDefect, match="in thaw: OSError"):
         handle.thaw()
+
+
+def test_a_hypervisor_without_a_channel_to_guest_agents_says_so() -> None:
+    class Driver:
+        def list_vms(self) -> list[VmRef]:
+            return []
+
+    with pytest.raises(GuestAgentSilent, match="the hypervisor plugin plain has no channel to it"):
+        GuardedDriver("plain", Driver()).guest_agent(VM)
+
+
+def test_what_a_channel_raises_is_a_defect_of_the_hypervisor_plugin() -> None:
+    channel = GuardedDriver("odd", Odd(guest_agent=Odd(exchange=OSError("gone")))).guest_agent(VM)
+    with pytest.raises(PluginDefect, match="'odd' broke its contract in exchange: OSError"):
+        channel.exchange(b"{}", 1)

@@ -76,7 +76,9 @@ def broken(host: PluginHost, name: str) -> str:
 def test_built_ins_come_through_the_same_door() -> None:
     host = PluginHost.load()
     assert {entry.name: entry.status for entry in host.report()} == {
+        "qemu_agent": PluginStatus.LOADED,
         "scripts": PluginStatus.LOADED,
+        "ssh": PluginStatus.LOADED,
         "images": PluginStatus.LOADED,
         "libvirt": PluginStatus.LOADED,
         "qemu": PluginStatus.LOADED,

@@ -7,7 +7,8 @@ import pytest
 from holdfast_agent.errors import GuestProcessingFailed, SnapshotFailed
 from holdfast_manager.catalog.values import GuestPolicy
 from holdfast_manager.sessions.quiescing import Guest, Quiesced, snapshot_quiesced
-from holdfast_plugins.api import ConsistencyLevel, Snapshot, VmInfo, VmRef
+from holdfast_plugins.api import ConsistencyLevel, GuestAccess, Snapshot, VmInfo, VmRef
+from lab.guest_access import NoAccess
 
 VM = VmInfo(VmRef("vm", "vm"), ())
 FAILED = GuestProcessingFailed(vm="vm", phase="freeze", reason="test")
@@ -21,13 +22,18 @@ class Story:
         self.said: list[str] = []
 
     consistency = ConsistencyLevel.APPLICATION
+    note = "held"
+
+    @property
+    def shortfall(self) -> str:
+        return "the ledger is not held" if "part" in self.failing else ""
 
     def _do(self, what: str, error: Exception) -> None:
         self.said.append(what)
         if what in self.failing:
             raise error
 
-    def freeze(self, vm: VmInfo, deadline_s: float) -> Story:
+    def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> Story:
         self._do("freeze", FAILED)
         return self
 
@@ -47,7 +53,7 @@ class Story:
     def run(self, policy: GuestPolicy | None) -> tuple[ConsistencyLevel, str]:
         guest = None if policy is None else Guest(self, policy)
         announced: list[Quiesced] = []
-        taken = snapshot_quiesced(guest, VM, self.take, self.discard, announced.append)
+        taken = snapshot_quiesced(guest, VM, NoAccess(), self.take, self.discard, announced.append)
         return taken.consistency, announced[0].warning or taken.warning
 
 
@@ -57,6 +63,9 @@ class Story:
         ((), None, "take", ConsistencyLevel.CRASH),
         ((), GuestPolicy.SKIP, "take", ConsistencyLevel.CRASH),
         ((), GuestPolicy.REQUIRE, "freeze take thaw", ConsistencyLevel.APPLICATION),
+        (("part",), GuestPolicy.TRY, "freeze take thaw", ConsistencyLevel.APPLICATION),
+        (("part",), GuestPolicy.REQUIRE, "freeze thaw", GuestProcessingFailed),
+        (("part", "thaw"), GuestPolicy.REQUIRE, "freeze thaw", GuestProcessingFailed),
         (("freeze",), GuestPolicy.TRY, "freeze take", ConsistencyLevel.CRASH),
         (("freeze",), GuestPolicy.REQUIRE, "freeze", GuestProcessingFailed),
         (("take",), GuestPolicy.REQUIRE, "freeze take thaw", SnapshotFailed),

@@ -36,6 +36,8 @@ from .general import AlreadyExists, Cancelled, Denied, Locked, NotFound, ToolMis
 from .platform import (
     ChangeTrackingLost,
     DiskUnsupported,
+    GuestAgentRefused,
+    GuestAgentSilent,
     GuestProcessingFailed,
     HypervisorUnreachable,
     PlatformError,
@@ -107,6 +109,8 @@ __all__ = [
     "DiskUrlInvalid",
     "ErrorRecord",
     "FormatUnsupported",
+    "GuestAgentRefused",
+    "GuestAgentSilent",
     "GuestProcessingFailed",
     "HealIncomplete",
     "HoldfastError",

@@ -57,6 +57,21 @@ class GuestProcessingFailed(PlatformError):
     retryable = True
 
 
+class GuestAgentSilent(PlatformError):
+    """There is no agent in the guest, no way to it, or it hangs. A command that was sent may be carried out later."""
+
+    code = "guest_agent_silent"
+    message = "the guest agent of {vm} does not answer: {reason}"
+    action = "Install and start qemu-guest-agent in the guest, and see that the VM has its channel"
+    retryable = True
+
+
+class GuestAgentRefused(PlatformError):
+    code = "guest_agent_refused"
+    message = "the guest agent of {vm} refused {command}: {reason}"
+    action = "See the agent's configuration in the guest"
+
+
 class ChangeTrackingLost(PlatformError):
     """The change id cannot be used. Never fails a backup: the disk falls to the next change mode."""
 

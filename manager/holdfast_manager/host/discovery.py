@@ -12,7 +12,9 @@ import msgspec
 ENTRY_POINT_GROUP = "holdfast.plugins"
 
 BUILT_IN = (
+    "holdfast_plugins.guest.qemu_agent",
     "holdfast_plugins.guest.scripts",
+    "holdfast_plugins.guest.ssh",
     "holdfast_plugins.hypervisors.images",
     "holdfast_plugins.hypervisors.libvirt",
     "holdfast_plugins.hypervisors.qemu",

@@ -10,18 +10,21 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
-from holdfast_agent.errors import ChangeTrackingLost, DiskUrlInvalid, HoldfastError, PluginDefect
+from holdfast_agent.errors import ChangeTrackingLost, DiskUrlInvalid, GuestAgentSilent, HoldfastError, PluginDefect
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.units import MIB
 from holdfast_plugins.api import (
+    AgentChannel,
     ChangeTracker,
     ConsistencyLevel,
     DiskBitmap,
     FreezeHandle,
+    GuestAccess,
     GuestProcessor,
     HypervisorDriver,
     Journal,
+    OffersGuestAgent,
     RestoreTarget,
     Snapshot,
     SnapshotRequest,
@@ -98,8 +101,27 @@ class GuardedDriver:
         with self._boundary("abandon_restore"):
             self.unguarded.abandon_restore(target, journal)
 
+    def guest_agent(self, vm: VmRef) -> AgentChannel:
+        with self._boundary("guest_agent"):
+            if not isinstance(self.unguarded, OffersGuestAgent):
+                reason = f"the hypervisor plugin {self._plugin} has no channel to it"
+                raise GuestAgentSilent(vm=vm.name, reason=reason)
+            return GuardedAgentChannel(self._plugin, self.unguarded.guest_agent(vm))
+
     def _boundary(self, method: str) -> AbstractContextManager[None]:
         return _boundary(self._plugin, method)
+
+
+class GuardedAgentChannel:
+    """An ``AgentChannel`` around a hypervisor plugin's; it is another plugin that uses it."""
+
+    def __init__(self, plugin: str, channel: AgentChannel) -> None:
+        self._plugin = plugin
+        self._channel = channel
+
+    def exchange(self, command: bytes, timeout_s: float) -> bytes:
+        with _boundary(self._plugin, "exchange"):
+            return self._channel.exchange(command, timeout_s)
 
 
 def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:
@@ -124,6 +146,16 @@ class GuardedFreezeHandle:
         with _boundary(self._plugin, "consistency"):
             return ConsistencyLevel(self._handle.consistency)
 
+    @property
+    def note(self) -> str:
+        with _boundary(self._plugin, "note"):
+            return str(self._handle.note)
+
+    @property
+    def shortfall(self) -> str:
+        with _boundary(self._plugin, "shortfall"):
+            return str(self._handle.shortfall)
+
     def thaw(self) -> None:
         with _boundary(self._plugin, "thaw"):
             self._handle.thaw()
@@ -136,9 +168,9 @@ class GuardedGuestProcessor:
         self._plugin = plugin
         self._processor = processor
 
-    def freeze(self, vm: VmInfo, deadline_s: float) -> FreezeHandle:
+    def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
         with _boundary(self._plugin, "freeze"):
-            return GuardedFreezeHandle(self._plugin, self._processor.freeze(vm, deadline_s))
+            return GuardedFreezeHandle(self._plugin, self._processor.freeze(vm, access, deadline_s))
 
     def close(self) -> None:
         _close(self._plugin, self._processor.close)

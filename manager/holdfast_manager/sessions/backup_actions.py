@@ -69,7 +69,7 @@ from .instructions import (
     VmInstruction,
 )
 from .orphans import adopt_orphaned_points
-from .quiescing import Guest, Quiesced, snapshot_quiesced
+from .quiescing import DriverAccess, Guest, Quiesced, snapshot_quiesced
 from .steps import Step
 from .tasks import Context, TaskWork
 from .tracking import Told, ask_allocated, ask_changes
@@ -259,6 +259,7 @@ class BackupActions:
         taken = snapshot_quiesced(
             platform.guest,
             vm.info,
+            DriverAccess(platform.driver, ref),
             lambda: platform.driver.create_snapshot(request, platform.journal),
             lambda unwanted: platform.driver.remove_snapshot(unwanted, False, platform.journal),
             announce,

@@ -7,9 +7,20 @@ from collections.abc import Callable
 
 import msgspec
 
-from holdfast_agent.errors import GuestProcessingFailed, HoldfastError
+from holdfast_agent.errors import GuestAgentSilent, GuestProcessingFailed, HoldfastError
 from holdfast_manager.catalog.values import GuestPolicy
-from holdfast_plugins.api import ConsistencyLevel, FreezeHandle, GuestProcessor, Snapshot, VmInfo
+from holdfast_plugins.api import (
+    AgentChannel,
+    ConsistencyLevel,
+    FreezeHandle,
+    GuestAccess,
+    GuestProcessor,
+    HypervisorDriver,
+    OffersGuestAgent,
+    Snapshot,
+    VmInfo,
+    VmRef,
+)
 
 FREEZE_DEADLINE_S = 60.0
 """How long a guest may be held at most. The snapshot takes a fraction of a second; a minute means that it hangs."""
@@ -40,21 +51,37 @@ class Taken(msgspec.Struct, frozen=True):
     warning: str = ""
 
 
+class DriverAccess:
+    """A ``GuestAccess``: what the driver of the VM's hypervisor offers."""
+
+    def __init__(self, driver: HypervisorDriver, vm: VmRef) -> None:
+        self._driver = driver
+        self._vm = vm
+
+    def agent(self) -> AgentChannel:
+        if isinstance(self._driver, OffersGuestAgent):
+            return self._driver.guest_agent(self._vm)
+        raise GuestAgentSilent(vm=self._vm.name, reason="its hypervisor has no channel to it")
+
+
 def snapshot_quiesced(
     guest: Guest | None,
     vm: VmInfo,
+    access: GuestAccess,
     take: Callable[[], Snapshot],
     discard: Callable[[Snapshot], None],
     announce: Callable[[Quiesced], None],
 ) -> Taken:
     """Take a snapshot with the guest held still. ``announce`` is told of the guest before the snapshot is taken.
 
+    A guest that was quiesced in part only is frozen all the same if the policy takes what can be had, and says so.
+
     Raises what ``take`` raises, and ``GuestProcessingFailed`` where the policy is to require quiescing; a snapshot that
     is not good enough then is discarded before. When the thaw finds that the guest ran on too early, the snapshot is
     only crash-consistent, and is treated so.
     """
     began = time.monotonic()
-    handle, quiesced = _freeze(guest, vm)
+    handle, quiesced = _freeze(guest, vm, access)
     announce(msgspec.structs.replace(quiesced, took_s=time.monotonic() - began))
     if guest is None or handle is None:
         return Taken(take(), quiesced.consistency)
@@ -74,16 +101,22 @@ def snapshot_quiesced(
     return Taken(snapshot, quiesced.consistency, time.monotonic() - frozen_at)
 
 
-def _freeze(guest: Guest | None, vm: VmInfo) -> tuple[FreezeHandle | None, Quiesced]:
+def _freeze(guest: Guest | None, vm: VmInfo, access: GuestAccess) -> tuple[FreezeHandle | None, Quiesced]:
     if guest is None or guest.policy is GuestPolicy.SKIP:
         return None, Quiesced(ConsistencyLevel.CRASH, "not asked for")
     try:
-        handle = guest.processor.freeze(vm, FREEZE_DEADLINE_S)
+        handle = guest.processor.freeze(vm, access, FREEZE_DEADLINE_S)
     except GuestProcessingFailed as error:
         if guest.policy is GuestPolicy.REQUIRE:
             raise
         return None, Quiesced(ConsistencyLevel.CRASH, "failed", warning=str(error))
-    return handle, Quiesced(handle.consistency, "frozen for the snapshot")
+    try:
+        if handle.shortfall and guest.policy is GuestPolicy.REQUIRE:
+            raise GuestProcessingFailed(vm=vm.ref.name, phase="freeze", reason=handle.shortfall)
+        return handle, Quiesced(handle.consistency, handle.note, warning=handle.shortfall)
+    except BaseException as first:
+        _thaw_anyway(handle, first)
+        raise
 
 
 def _thaw_anyway(handle: FreezeHandle, first: BaseException) -> None:

@@ -5,7 +5,7 @@ called once, at load, and register factories; from then on only the objects that
 """
 
 from .changes import ChangeTracker
-from .guest import ConsistencyLevel, FreezeHandle, GuestProcessor
+from .guest import AgentChannel, ConsistencyLevel, FreezeHandle, GuestAccess, GuestProcessor, OffersGuestAgent
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
 from .registry import API_VERSION, Family, Registration, Registry
 from .values import (
@@ -23,6 +23,7 @@ from .values import (
 
 __all__ = [
     "API_VERSION",
+    "AgentChannel",
     "BackupOnly",
     "ChangeTracker",
     "ConsistencyLevel",
@@ -30,10 +31,12 @@ __all__ = [
     "DiskInfo",
     "Family",
     "FreezeHandle",
+    "GuestAccess",
     "GuestProcessor",
     "HypervisorCapabilities",
     "HypervisorDriver",
     "Journal",
+    "OffersGuestAgent",
     "Registration",
     "Registry",
     "RestoreDisk",

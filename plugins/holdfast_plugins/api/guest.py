@@ -1,11 +1,11 @@
-"""The protocol of guest processors."""
+"""The protocols of guest processors, and of the ways into a guest that a hypervisor offers them."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from .values import VmInfo
+from .values import VmInfo, VmRef
 
 
 class ConsistencyLevel(StrEnum):
@@ -16,12 +16,52 @@ class ConsistencyLevel(StrEnum):
     APPLICATION = "application"
 
 
+class AgentChannel(Protocol):
+    """How commands reach qemu-guest-agent in one guest. Used by one thread at a time; holds nothing between calls."""
+
+    def exchange(self, command: bytes, timeout_s: float) -> bytes:
+        """Send one command and return its answer; both are JSON objects as the agent's protocol has them.
+
+        The answer is that of this command, never the late one of an earlier: ``{"return": …}``, or ``{"error":
+        {"desc": …}}`` when the agent refused. Raises ``GuestAgentSilent`` (retryable) when there is no agent, or no
+        answer within ``timeout_s``; the command may still be carried out when the agent wakes.
+        """
+        ...
+
+
+@runtime_checkable
+class OffersGuestAgent(Protocol):
+    """What a ``HypervisorDriver`` has besides if it reaches qemu-guest-agent in its guests."""
+
+    def guest_agent(self, vm: VmRef) -> AgentChannel:
+        """The channel of a VM. Raises ``GuestAgentSilent`` when the VM has none, or ``VmNotFound``."""
+        ...
+
+
+class GuestAccess(Protocol):
+    """The ways into one guest that its hypervisor offers."""
+
+    def agent(self) -> AgentChannel:
+        """Raises ``GuestAgentSilent`` when the hypervisor offers none for this guest."""
+        ...
+
+
 class FreezeHandle(Protocol):
     """A quiesced guest. It has a deadline of its own and thaws by itself when nobody does in time."""
 
     @property
     def consistency(self) -> ConsistencyLevel:
         """What was achieved."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What was done, for people; one line."""
+        ...
+
+    @property
+    def shortfall(self) -> str:
+        """What was asked for beyond ``consistency`` and not achieved, with the reason; empty when nothing was."""
         ...
 
     def thaw(self) -> None:
@@ -36,10 +76,12 @@ class FreezeHandle(Protocol):
 class GuestProcessor(Protocol):
     """Quiesces guests of one job. Made by the registered factory with the job's guest options."""
 
-    def freeze(self, vm: VmInfo, deadline_s: float) -> FreezeHandle:
+    def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
         """Quiesce the guest for at most ``deadline_s``.
 
-        On an error the guest is thawed before this returns. Raises ``GuestProcessingFailed``.
+        A part that fails and leaves something worth having is the handle's ``shortfall``; the session decides by the
+        job's policy whether that is enough. On an error the guest is thawed before this returns. Raises
+        ``GuestProcessingFailed``.
         """
         ...
 

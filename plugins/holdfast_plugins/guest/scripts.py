@@ -22,7 +22,7 @@ import msgspec
 
 from holdfast_agent.errors import GuestProcessingFailed, UsageError
 from holdfast_agent.model.units import parse_duration
-from holdfast_plugins.api import ConsistencyLevel, FreezeHandle, Registry, VmInfo
+from holdfast_plugins.api import ConsistencyLevel, FreezeHandle, GuestAccess, Registry, VmInfo
 
 from . import freeze_guard
 
@@ -76,7 +76,7 @@ class ScriptsProcessor:
         self._handles: list[ScriptsFreeze] = []
         self._lock = threading.Lock()
 
-    def freeze(self, vm: VmInfo, deadline_s: float) -> FreezeHandle:
+    def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
         handle = ScriptsFreeze(self._options, vm.ref.name, deadline_s)
         with self._lock:
             self._handles.append(handle)
@@ -93,6 +93,9 @@ class ScriptsProcessor:
 
 class ScriptsFreeze:
     """A ``FreezeHandle``: the near end of a guard process. Made frozen, or not at all."""
+
+    note = "frozen for the snapshot by scripts"
+    shortfall = ""
 
     def __init__(self, options: ScriptsOptions, vm: str, deadline_s: float) -> None:
         self.consistency = options.consistency

@@ -15,24 +15,31 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _MIB = 1 << 20
 
 
-def _nothing(root: Path) -> None:
-    """A flavour without a database."""
+@dataclass(frozen=True)
+class Database:
+    """``account``: whom it runs as. ``service``: the file of this folder that starts and stops it.
+
+    ``prepare``: makes an empty database in the guest's root, whose programs run on this host too.
+    """
+
+    packages: tuple[str, ...]
+    account: str
+    service: str
+    prepare: Callable[[Path], None]
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """``accounts``: users of the guest besides root. ``services``: files of this folder, started in this order.
-
-    ``prepare``: completes the guest's root, whose programs run on this host too.
-    """
+    """A guest with ``databases``, started in this order."""
 
     name: str
-    packages: tuple[str, ...] = ()
-    accounts: tuple[str, ...] = ()
-    services: tuple[str, ...] = ()
-    prepare: Callable[[Path], None] = _nothing
+    databases: tuple[Database, ...] = ()
     disk_bytes: int = 128 * _MIB
     memory_mib: int = 192
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return tuple(package for database in self.databases for package in database.packages)
 
 
 def _prepare_postgresql(root: Path) -> None:
@@ -64,15 +71,13 @@ def _prepare_mariadb(root: Path) -> None:
     shutil.copyfile(FILES / "my.cnf", root / "etc/mysql/my.cnf")
 
 
+_POSTGRESQL = Database(
+    ("postgresql-15", "postgresql-client-15", "tzdata"), "postgres", "postgresql", _prepare_postgresql
+)
+_MARIADB = Database(("mariadb-server-core", "mariadb-client-core"), "mysql", "mariadb", _prepare_mariadb)
 PLAIN = Flavour("plain")
-POSTGRESQL = Flavour(
-    "postgresql", ("postgresql-15", "postgresql-client-15", "tzdata"), ("postgres",), ("postgresql",),
-    _prepare_postgresql, 384 * _MIB, 256,
-)  # fmt: skip
-MARIADB = Flavour(
-    "mariadb", ("mariadb-server-core", "mariadb-client-core"), ("mysql",), ("mariadb",),
-    _prepare_mariadb, 384 * _MIB, 256,
-)  # fmt: skip
+POSTGRESQL = Flavour("postgresql", (_POSTGRESQL,), 384 * _MIB, 256)
+DATABASES = Flavour("databases", (_POSTGRESQL, _MARIADB), 448 * _MIB, 320)
 
 
 def _as_user(root: Path, folder: Path, program: Path, *arguments: str) -> None:

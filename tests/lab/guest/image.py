@@ -111,7 +111,8 @@ def _build(flavour: Flavour, packages: Packages, folder: Path) -> None:
     (root / "sbin/init").symlink_to("../bin/busybox")
     (root / "sbin/poweroff").symlink_to("../bin/busybox")
     _allow_ssh(packages, root, folder)
-    flavour.prepare(root)
+    for database in flavour.databases:
+        database.prepare(root)
     _make_boot_files(packages, root, folder)
     _make_disk(packages, root, folder, flavour.disk_bytes)
     shutil.rmtree(root)
@@ -131,9 +132,10 @@ def _lay_out(flavour: Flavour, root: Path) -> None:
         _place(name, etc / name)
     _place("shutdown", root / "sbin/shutdown")
     _place("power-button", etc / "acpi/PWRF/00000080")
-    for number, name in enumerate((*flavour.services, "dropbear")):
+    for number, name in enumerate((*(database.service for database in flavour.databases), "dropbear")):
         _place(name, etc / f"services/{number}-{name}")
-    users = {"root": 0, **{name: 100 + number for number, name in enumerate(flavour.accounts)}}
+    accounts = ("root", *(database.account for database in flavour.databases))
+    users = {name: 0 if name == "root" else 100 + number for number, name in enumerate(accounts)}
     (etc / "passwd").write_text("".join(f"{name}:x:{uid}:{uid}::/root:/bin/sh\n" for name, uid in users.items()))
     (etc / "group").write_text("".join(f"{name}:x:{uid}:\n" for name, uid in users.items()))
     (etc / "shells").write_text("/bin/sh\n")

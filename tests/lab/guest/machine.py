@@ -73,6 +73,21 @@ class Guest:
         except TimeoutError as error:
             raise AssertionError(f"the guest does not come up; its console: {self.serial[-2000:]}") from error
 
+    def ssh(self, script: str, timeout_s: float = 60.0) -> str:
+        """Run a script as root by SSH, which works while the guest is frozen, too; what it printed. It must succeed.
+
+        Only where the hardware has a network.
+        """
+        known = self.folder / "known_hosts"
+        known.write_text(f"[127.0.0.1]:{self.ssh_port} {self.image.host_key}\n")
+        command = [require_tool("ssh", "openssh-client"), "-T", "-i", self.image.key, "-p", str(self.ssh_port)]
+        command += ["-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={known}", "-o", "BatchMode=yes"]
+        done = subprocess.run(
+            [*command, "root@127.0.0.1", script], check=False, capture_output=True, text=True, timeout=timeout_s
+        )
+        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        return done.stdout
+
     def power_off(self) -> None:
         """Let the guest shut down in order, as its power button does, and wait for QEMU's end."""
         self.monitor.run("system_powerdown")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _BOOT_S = 60.0
+_ASK_AGAIN_S = 5.0
 _CHUNK_BYTES = 1 << 20
 _ids = itertools.count(os.getpid() << 16)
 
@@ -122,14 +123,22 @@ class Agent:
 
     @contextlib.contextmanager
     def _synchronised(self, timeout_s: float) -> Iterator[tuple[socket.socket, BinaryIO]]:
-        """A connection on which nothing of an earlier one's answers is left."""
-        with _connect(self.path, timeout_s) as connection, connection.makefile("rb") as lines:
-            number = next(_ids)
-            sync = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
-            connection.sendall(b"\xff" + json.dumps(sync).encode() + b"\n")
-            while number != _identity(lines.readline()):
-                pass
-            yield connection, lines
+        """A connection on which no earlier answer is left. An agent that was restarted meanwhile is asked again."""
+        end = time.monotonic() + timeout_s
+        while (left_s := end - time.monotonic()) > 0:
+            with _connect(self.path, min(left_s, _ASK_AGAIN_S)) as connection, connection.makefile("rb") as lines:
+                number = next(_ids)
+                sync = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
+                connection.sendall(b"\xff" + json.dumps(sync).encode() + b"\n")
+                try:
+                    while number != _identity(lines.readline()):
+                        pass
+                except TimeoutError:
+                    continue
+                connection.settimeout(timeout_s)
+                yield connection, lines
+                return
+        raise TimeoutError("the guest agent does not answer")
 
 
 def _identity(line: bytes) -> int | None:

@@ -76,13 +76,13 @@ def saved(
     return found
 
 
-def copy_disk(source: Path, target: Disk) -> None:
-    """Make ``target`` a copy of a raw image, sparse."""
-    if target.format == "raw":
+def copy_disk(source: Path, target: Disk, of: Format = "raw") -> None:
+    """Make ``target`` a copy of an image of the format ``of``, sparse."""
+    if target.format == of == "raw":
         subprocess.run(["cp", "--reflink=auto", "--sparse=always", source, target.path], check=True)
     else:
         tool = require_tool("qemu-img", "qemu-utils")
-        subprocess.run([tool, "convert", "-f", "raw", "-O", target.format, source, target.path], check=True)
+        subprocess.run([tool, "convert", "-U", "-f", of, "-O", target.format, source, target.path], check=True)
 
 
 def _boot_and_save(wanted: Saved, folder: Path) -> None:
