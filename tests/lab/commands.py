@@ -16,8 +16,38 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 _TESTS = Path(__file__).parents[1]
+
+
+class Commands(Protocol):
+    """Runs a command to its end."""
+
+    def run(
+        self, command: Sequence[str], environment: Mapping[str, str], timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        """As :func:`subprocess.run` with nothing to read and with text captured. Raises ``TimeoutExpired``."""
+
+
+class _Programs:
+    """Starts each command as a program of its own, as users do."""
+
+    def run(
+        self, command: Sequence[str], environment: Mapping[str, str], timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=timeout_s,
+            check=False,
+        )
+
+
+PROGRAMS: Commands = _Programs()
 
 
 class CommandServer:
