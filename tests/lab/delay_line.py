@@ -29,6 +29,7 @@ _DEVICE = "line0"
 _ADDRESSES = ("10.67.0.1", "10.67.0.2")
 _QUEUE_S = 0.1
 _MTU = 9000
+_QUEUE_PACKETS = 5000
 
 
 @contextlib.contextmanager
@@ -42,7 +43,7 @@ def delay_line(one: Host, two: Host, delay_s: float, bytes_per_s: int) -> Iterat
             assert process.stdout is not None and process.stdout.readline() == b"ready\n"
             for host, address in zip((one, two), _ADDRESSES, strict=True):
                 host.run("ip", "address", "add", f"{address}/24", "dev", _DEVICE)
-                host.run("ip", "link", "set", _DEVICE, "mtu", str(_MTU), "up")
+                host.run("ip", "link", "set", _DEVICE, "mtu", str(_MTU), "txqueuelen", str(_QUEUE_PACKETS), "up")
             yield _ADDRESSES
         finally:
             process.kill()
