@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast_agent.channel import data_handshake, data_records
+from holdfast_agent.channel import data_exchange, data_handshake, data_records
 from holdfast_agent.channel.authentication import AuthorisedKeys, KeyPair
 from holdfast_agent.config.load import load_config
 from holdfast_agent.disks.disk import DiskExtent
@@ -258,6 +258,7 @@ PARSERS: tuple[Parser, ...] = (
     Parser("pipe of a mover", lambda: [b"\3\0\0\0abc" * 3], _frames),
     Parser("hello of the data channel", lambda: [of.HELLO], _hello, of.mend_hello, sealed=True),
     Parser("welcome of the data channel", lambda: [of.WELCOME], lambda g, d: data_handshake.decode_welcome(d, of.HELLO, of.SECRET), of.mend_welcome, sealed=True),
+    Parser("totals of the data channel", lambda: [data_exchange.Totals(1 << 40, (3, 5)).encode()], lambda g, d: data_exchange.Totals.decode(d, 2)),
     Parser("record of the data channel", lambda: of.DATA_RECORDS, _data_record, sealed=True),
     Parser("message between movers", lambda: of.SAID, _said),
     Parser("request to the immutable helper", lambda: of.TO_HELPER, _to_helper),

@@ -26,7 +26,7 @@ from holdfast_agent.model.link import LinkTimeouts
 
 from .data_exchange import Exchange, Message, Totals
 from .data_incarnation import Incarnation, Opening, Record, Stream
-from .data_pacing import Pacer
+from .data_outlet import Outlet
 from .data_records import MAX_PLAIN_BYTES, OVERHEAD_BYTES, Buffer, RecordKind
 
 DEFAULT_WINDOW_BYTES = 16 << 20
@@ -73,8 +73,7 @@ class DataConnection:
         self._progress_when_lost = -1
         self._adopted_at = 0.0
         self._spread = cycle(range(len(first.streams)))
-        self._leaving: Message | None = None
-        self._pacer = Pacer(clock)
+        self._outlet = Outlet(self._exchange, clock)
         self._heartbeat_s = min(MAX_HEARTBEAT_S, timeouts.stall_s / 4)
         self._clock = clock
         self._heard_goodbye = False
@@ -112,17 +111,17 @@ class DataConnection:
     def writable(self) -> bool:
         """Whether a message sent now begins to leave at once, but for a limit. Whoever sends in bulk asks first; that
         bounds the memory."""
-        room = self._leaving is None and self._exchange.idle and self._exchange.may_send_bytes > 0
+        room = not self.throttled and self._exchange.idle and self._exchange.may_send_bytes > 0
         return room and self._life is not None
 
     @property
     def throttled(self) -> bool:
         """Whether something waits for the limit alone."""
-        return self._leaving is not None
+        return self._outlet.throttled
 
     def limit(self, bytes_per_s: int | None) -> None:
         """Send no more than this from now on, all streams together; None: as fast as it goes."""
-        self._pacer.change(bytes_per_s)
+        self._outlet.limit(bytes_per_s)
         self._push()
 
     def send(
@@ -186,7 +185,7 @@ class DataConnection:
         if self.throttled:
             self._push()
             # What has left just now makes room for more, which nobody need wait for.
-            timeout_s = min(timeout_s, self._pacer.delay_s()) if self.throttled else 0.0
+            timeout_s = min(timeout_s, self._outlet.delay_s()) if self.throttled else 0.0
         self._life.wire.wait(timeout_s, fds)
         self._push()
 
@@ -246,7 +245,7 @@ class DataConnection:
 
     def _adopt(self, life: Incarnation) -> None:
         self.resumed += self._give_up_at > 0
-        self._life, self.peer, self._leaving = life, life.peer, None
+        self._life, self.peer = life, life.peer
         self._adopted_at = self._clock()
         try:
             self._exchange.resume(life.totals)
@@ -261,7 +260,8 @@ class DataConnection:
 
     def _forget(self, reason: str) -> None:
         """The incarnation is over. Time to resume runs anew only if it stood or brought something."""
-        self._life, self._leaving, self._lost_reason = None, None, reason
+        self._life, self._lost_reason = None, reason
+        self._outlet.cut_off()
         now = self._clock()
         stood = now - self._adopted_at > self._timeouts.silence_s
         if stood or self._exchange.progress != self._progress_when_lost:
@@ -333,40 +333,13 @@ class DataConnection:
         self._tell()
         return incoming
 
+    def _push(self) -> None:
+        if self._life is not None:
+            self._outlet.push(self._life)
+
     def _tell(self) -> None:
         if self._life is not None and self._exchange.worth_telling:
             self._life.send(0, RecordKind.CREDIT, self._exchange.tell().encode())
-
-    # --- out --------------------------------------------------------------------------------------------------------
-
-    def _push(self) -> None:
-        while self._life is not None:
-            self._leaving = message = self._leaving or self._exchange.next()
-            if message is None or self._pacer.delay_s():
-                return
-            whole = message.left == 0 and message.size <= self._pacer.part_bytes
-            size = self._send_whole(self._life, message) if whole else self._send_part(self._life, message)
-            self._pacer.spent(size + OVERHEAD_BYTES)
-            message.left += size
-            self._leaving = message if message.left < message.size else None
-            if self._leaving is None:
-                self._exchange.gone(message)
-
-    def _send_whole(self, life: Incarnation, message: Message) -> int:
-        if len(message.ciphertext):
-            life.send_carrier(message.stream, message.plain, message.ciphertext)
-        else:
-            life.send(message.stream, RecordKind.MESSAGE, message.plain)
-        return message.size
-
-    def _send_part(self, life: Incarnation, message: Message) -> int:
-        """A piece of the whole, in which ciphertext is text like any other; at so slow a rate that costs nothing."""
-        if len(message.ciphertext):
-            message.plain, message.ciphertext = b"".join((message.plain, message.ciphertext)), b""
-        part = message.plain[message.left : message.left + self._pacer.part_bytes]
-        last = message.left + len(part) == message.size
-        life.send(message.stream, RecordKind.LAST if last else RecordKind.PART, part)
-        return len(part)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -194,7 +194,7 @@ class Exchange:
     @property
     def worth_telling(self) -> bool:
         """Whether enough has come or was consumed since the last time that the totals were told."""
-        if self._released - self._told.released_bytes >= self._receive_window // 4:
+        if self._released - self._told.released_bytes >= self._receive_window // 8:
             return True
         received = sum(lane.received for lane in self._lanes)
         return received - sum(self._told.received) >= _TELL_AFTER_MESSAGES
