@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from holdfast_agent.errors import HoldfastError, InternalError, UsageError
-from holdfast_agent.export.folder import SOCKET_NAME
+from holdfast_agent.export.folder import SOCKET_NAME, folder_of
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.mover.control import Control
 from holdfast_agent.wire.movers import Connected, Finished
@@ -55,7 +55,7 @@ def _proof(control: Control) -> BootProof:
         raise UsageError(reason="a boot proof was given another task")
     spec, host = setup.spec, setup.host
     _check(spec)
-    export = Path(setup.host.exports.directory) / spec.export / SOCKET_NAME
+    export = folder_of(Path(setup.host.exports.directory), spec.export) / SOCKET_NAME
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="boot-", dir=host.runtime_dir))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
