@@ -56,6 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size-mib", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--block-kib", type=int, default=1024, help="block size of the repository")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir="/var/tmp") as work:
         folder = Path(work)
@@ -63,7 +64,7 @@ def main() -> int:
         image = folder / "disks" / "disk.raw"
         make_mixed_image(image, arguments.size_mib)
         data = [(start, end - start) for start, end in data_extents(image)]
-        geometry = Geometry(image.stat().st_size)
+        geometry = Geometry(image.stat().st_size, (arguments.block_kib << 10).bit_length() - 1)
         root = site.backup(f"file:{image}", geometry).proxy.root
         assert root is not None
         disks = (ExportDisk(name="disk", tree=BlockTree(root, geometry)),)

@@ -130,6 +130,11 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Where session processes write their stderr: one file per session."""
         return self.home / "logs"
 
+    @property
+    def proof_dir(self) -> Path:
+        """What boot proofs saw: the last screenshot of each restore point."""
+        return self.home / "proofs"
+
     def shown(self) -> dict[str, Any]:
         """The effective configuration as a table for `holdfast config show`: defaults filled in, secrets left out."""
         table: dict[str, Any] = msgspec.to_builtins(self)

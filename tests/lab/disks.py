@@ -72,6 +72,8 @@ def nbdkit(folder: Path, *arguments: str, port: int = 0) -> Iterator[Path]:
 def qemu_nbd(folder: Path, image: Path, *arguments: str, form: str = "raw") -> Iterator[Path]:
     """A qemu-nbd that serves an image on a Unix socket in ``folder``."""
     address, pid = folder / "qemu.sock", folder / "qemu.pid"
+    for left in (address, pid):
+        left.unlink(missing_ok=True)
     command = ["qemu-nbd", f"--format={form}", "--persistent", f"--socket={address}", f"--pid-file={pid}", *arguments]
     with subprocess.Popen([*command, str(image)]) as server:
         try:

@@ -52,6 +52,8 @@ REQUESTS: list[m.Request] = [
     m.StopMover(lease="l", mover="m", reason="r"),
     m.ListMovers(lease="l"),
     m.ProbeDisk(disk="file:/x"),
+    m.ListExports(),
+    m.DiscardExport(export="e"),
     m.CreateRepository(repository="/r", repository_id="0" * 32, slots=()),
     m.AddKeySlot(repository="/r", slot=m.KeySlot("s", b"")),
     m.RemoveKeySlot(repository="/r", slot="s"),

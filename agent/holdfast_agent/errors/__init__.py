@@ -34,6 +34,7 @@ from .disk import (
 )
 from .general import AlreadyExists, Cancelled, Denied, Locked, NotFound, ToolMissing, UsageError
 from .platform import (
+    BootNotProven,
     ChangeTrackingLost,
     DiskUnsupported,
     GuestAgentRefused,
@@ -83,6 +84,7 @@ from .repository import (
 __all__ = [
     "AlreadyExists",
     "BlockNotVerified",
+    "BootNotProven",
     "Cancelled",
     "ChangeTrackingLost",
     "ChannelError",

@@ -16,6 +16,13 @@ class HypervisorUnreachable(PlatformError):
     retryable = True
 
 
+class BootNotProven(PlatformError):
+    code = "boot_not_proven"
+    message = "the VM was not seen to come up: {reason}"
+    action = "Look at its console and screenshot; more memory, another bus or firmware may be what it needs"
+    exit_code = 14
+
+
 class VmNotFound(PlatformError):
     code = "vm_not_found"
     message = "there is no VM {vm!r} on {server}"

@@ -35,11 +35,9 @@ class ExportFolder:
 
     @classmethod
     def take(cls, directory: Path, name: str) -> ExportFolder:
-        """Make or adopt the folder ``name``. Raises :class:`Locked` while somebody else has it, OSError,
-        :class:`UsageError` for a name that a manager may not choose."""
-        if not _NAME.fullmatch(name):
-            raise UsageError(reason="an export is named by up to 64 letters, digits and dashes")
-        path = directory / name
+        """Make or adopt the folder ``name``. Raises :class:`Locked` while somebody else has it, OSError, and as
+        :func:`folder_of`."""
+        path = folder_of(directory, name)
         while True:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             taken = cls._lock(path)
@@ -81,6 +79,13 @@ def directory_of(directory: Path, manager: str) -> Path:
     return directory / hashlib.sha256(manager.encode()).hexdigest()[:16]
 
 
+def folder_of(directory: Path, name: str) -> Path:
+    """The folder of an export. Raises :class:`UsageError` for a name that a manager may not choose."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(reason="an export is named by up to 64 letters, digits and dashes")
+    return directory / name
+
+
 def overlay_folder(folder: Path, disk: str) -> Path:
     """Where what is written to one disk of an export is kept, whatever its name holds."""
     return folder / f"disk-{hashlib.sha256(disk.encode()).hexdigest()[:16]}"
@@ -99,8 +104,9 @@ def kept_in(directory: Path) -> Iterator[tuple[str, int, bool]]:
 
 
 def discard(directory: Path, name: str) -> None:
-    """Remove a folder with all that was written there. Idempotent. Raises :class:`Locked` while it is in use."""
-    if _NAME.fullmatch(name) and (directory / name).is_dir():
+    """Remove a folder with all that was written there. Idempotent. Raises :class:`Locked` while it is in use, and as
+    :func:`folder_of`."""
+    if folder_of(directory, name).is_dir():
         ExportFolder.take(directory, name).close(remove=True)
 
 

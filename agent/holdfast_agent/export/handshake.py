@@ -15,7 +15,7 @@ from .image import Image
 CONTEXT_ID = 1
 """Of base:allocation, on every connection."""
 
-MINIMUM_BYTES, PREFERRED_BYTES = 1, 4096
+MINIMUM_BYTES = 1
 _MOST_OPTIONS = 256
 _MOST_INFORMATION = 64  # requests for information, and queries for contexts, in one option
 _ALL_READ = ExportFlag.HAS_FLAGS | ExportFlag.MULTI_CONN | ExportFlag.DONT_FRAGMENT | ExportFlag.CACHE
@@ -146,7 +146,7 @@ class Handshake:
         if protocol.INFO_DESCRIPTION in wanted and self._description:
             told.append(struct.pack(">H", protocol.INFO_DESCRIPTION) + self._description)
         # Told unasked, too: a client need not keep to what it did not ask for, and none of these limits it much.
-        sizes = (MINIMUM_BYTES, PREFERRED_BYTES, protocol.MAX_PAYLOAD_BYTES)
+        sizes = (MINIMUM_BYTES, image.preferred_bytes, protocol.MAX_PAYLOAD_BYTES)
         told.append(struct.pack(">HIII", protocol.INFO_BLOCK_SIZE, *sizes))
         for each in told:
             self._reply(number, Reply.INFO, each)

@@ -32,10 +32,11 @@ class Run(NamedTuple):
 
 
 class Image(Protocol):
-    """Thread-safe. Ranges lie inside the disk and are not empty."""
+    """Thread-safe. Ranges lie inside the disk and are not empty. ``preferred_bytes``: what reads best at a time."""
 
     name: str
     size_bytes: int
+    preferred_bytes: int
     writable: bool
 
     def course(self) -> ReadAhead:
@@ -83,6 +84,7 @@ class PointImage:
         self.name = disk.name
         self.geometry = disk.tree.geometry
         self.size_bytes = self.geometry.size_bytes
+        self.preferred_bytes = self.geometry.block_bytes
         self._records = records
         self._keys = keys
         self._cache = cache

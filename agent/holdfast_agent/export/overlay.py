@@ -57,6 +57,7 @@ class OverlayImage:
         """
         self.name = base.name
         self.size_bytes = base.size_bytes
+        self.preferred_bytes = base.preferred_bytes
         self._base = base
         self._lock = threading.Lock()  # of the cells, and of every change to the data
         self._flushing = threading.Lock()
@@ -70,11 +71,13 @@ class OverlayImage:
             self._cells = WrittenCells(self._map, _cell_after(self.size_bytes))
             self._files = stack.pop_all()
 
-    def close(self) -> None:
-        """Make durable what is not, as far as that goes. Never raises."""
+    def close(self, *, still_used: bool = False) -> None:
+        """Make durable what is not, as far as that goes. Never raises. ``still_used``: a thread hangs in it, so that
+        its files stay open: another file must not get their numbers."""
         with contextlib.suppress(OSError):
             self.flush()
-        self._files.close()
+        if not still_used:
+            self._files.close()
 
     def course(self) -> ReadAhead:
         return self._base.course()

@@ -46,6 +46,7 @@ class _Exporter:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._counters = TransferCounters()
+        self._hangs = False
 
     def run(self) -> int:
         """Everything between start and exit; the exit status. To be told to stop is how an export ends well."""
@@ -66,6 +67,15 @@ class _Exporter:
             self._control.failed(known.to_record(), self._counters)
         return 1
 
+    def _close_server(self, server: Server) -> None:
+        self._hangs = not server.close()
+        if self._hangs:
+            _log.warning("a thread is still at work; the process ends without it")
+
+    def _close_overlays(self, overlays: list[OverlayImage]) -> None:
+        for overlay in overlays:
+            overlay.close(still_used=self._hangs)
+
     def _serve(self, spec: ExporterSpec, host: MoverHost, exports: ExportHost, stack: contextlib.ExitStack) -> None:
         _check(spec)
         directory = Path(exports.directory)
@@ -78,18 +88,20 @@ class _Exporter:
         cache = BlockCache(exports.cache_bytes, records.threads)
         stack.callback(cache.close)
         images: dict[str, Image] = {}
+        overlays: list[OverlayImage] = []
+        stack.callback(self._close_overlays, overlays)
         for disk in spec.disks:
             point = PointImage(disk, records, spec.keys, cache)
             point.open()
             images[disk.name] = point
             if spec.writable:
                 overlay = OverlayImage(point, disk, overlay_folder(folder.path, disk.name))
-                stack.callback(overlay.close)
+                overlays.append(overlay)
                 images[disk.name] = overlay
         listener = Listener(spec, host, folder.path)
         stack.callback(listener.close)
         server = Server(listener.socket, images, spec.description, listener.tls)
-        stack.callback(server.close)
+        stack.callback(self._close_server, server)
         self._control.report(Listening(endpoints=listener.uris))
         size = sum(image.size_bytes for image in images.values())
         show_life_at = 0.0

@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from functools import partial
 
@@ -78,8 +79,9 @@ class Server:
             left = dict(self._open)
         for stream in left.values():
             stream.shut_down()
+        deadline = time.monotonic() + _CLOSE_S
         for thread in left:
-            thread.join(_CLOSE_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in left)
 
     def _accept(self) -> None:

@@ -16,6 +16,7 @@ from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
 from holdfast_agent.wire.specs import (
     BenchmarkSpec,
+    BootSpec,
     CheckerSpec,
     ExporterSpec,
     MoverResult,
@@ -72,8 +73,8 @@ class _Mover:
         route = None
         if isinstance(setup.spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
             role, connection = self._serve(setup.spec, setup.host)
-        elif isinstance(setup.spec, ExporterSpec):
-            raise UsageError(reason="an exporter is another program than a mover")
+        elif isinstance(setup.spec, (ExporterSpec, BootSpec)):
+            raise UsageError(reason="an exporter or a boot proof is another program than a mover")
         else:
             role, connection = self._lead(setup.spec, setup.host)
             route = route_to(connection.peer, setup.spec.rules.streams)

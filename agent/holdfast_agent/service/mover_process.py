@@ -21,6 +21,7 @@ from holdfast_agent.wire import movers as pipe
 from holdfast_agent.wire.messages import MoverState
 from holdfast_agent.wire.specs import (
     BenchmarkSpec,
+    BootSpec,
     CheckerSpec,
     ExporterSpec,
     Order,
@@ -36,6 +37,7 @@ MOVER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.mover")
 """-P: the working directory is no place to import from."""
 
 EXPORTER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.export")
+BOOT_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.boot")
 
 TERMINATE_AFTER_S: Final = 5.0
 KILL_AFTER_S: Final = 10.0
@@ -64,10 +66,11 @@ _ROLE_NAMES = {
     CheckerSpec: "checker",
     BenchmarkSpec: "benchmark",
     ExporterSpec: "exporter",
+    BootSpec: "boot",
 }
 
 
-_CONNECT_ONLY = frozenset({"source", "writer", "checker"})
+_CONNECT_ONLY = frozenset({"source", "writer", "checker", "boot"})
 
 
 class Watcher(Protocol):

@@ -139,6 +139,46 @@ class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     description: str = ""
 
 
+class BootBus(StrEnum):
+    """How the guest of a boot proof sees its disks: it needs a driver for that before it can do anything."""
+
+    VIRTIO = "virtio"
+    SCSI = "scsi"
+    SATA = "sata"
+
+
+class BootFirmware(StrEnum):
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class BootWish(StrEnum):
+    """What proves that a guest is up: its agent answers, or its serial console has said a certain text."""
+
+    AGENT = "agent"
+    CONSOLE = "console"
+
+
+class BootSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Proxy side: starts a guest by QEMU from ``disks`` of the ``export`` that an exporter of this lease serves, and
+    watches it for ``timeout_s``. Since 1.2.
+
+    It has no network, and nothing of the host. ``text``: for the wish CONSOLE. ``emulate``: without
+    the host's KVM, even where it has one.
+    """
+
+    export: str
+    disks: tuple[str, ...]
+    memory_mib: int = 1024
+    cpus: int = 1
+    bus: BootBus = BootBus.VIRTIO
+    firmware: BootFirmware = BootFirmware.BIOS
+    wish: BootWish = BootWish.AGENT
+    text: str = ""
+    timeout_s: float = 300.0
+    emulate: bool = False
+
+
 class TransferOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Base of the orders that begin a transfer; sent to the mover on the proxy, which drives the conversation.
 
@@ -215,7 +255,7 @@ class CheckOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 Order = BackupOrder | RestoreOrder | CheckOrder
-AnySpec = SourceSpec | TargetSpec | ReaderSpec | WriterSpec | CheckerSpec | BenchmarkSpec | ExporterSpec
+AnySpec = SourceSpec | TargetSpec | ReaderSpec | WriterSpec | CheckerSpec | BenchmarkSpec | ExporterSpec | BootSpec
 
 
 class BadRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -232,6 +272,20 @@ class PackRef(msgspec.Struct, frozen=True, array_like=True):
     size_bytes: int
 
 
+class BootProof(msgspec.Struct, frozen=True, kw_only=True):
+    """How a boot proof ended after ``seconds``. ``reason``: a sentence for people. ``console``: the end of what came on
+    the serial console. ``screenshot``: PNG, or nothing."""
+
+    proved: bool
+    reason: str
+    seconds: float
+    console: str = ""
+    screenshot: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"BootProof(proved={self.proved}, reason={self.reason!r}, seconds={self.seconds:.1f})"
+
+
 class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a mover that finished well reports.
 
@@ -240,7 +294,7 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
     URL that the source opened. ``mode`` and ``reason``: source, where it went another way than it was ordered.
     ``unused``: source, in words for people, what was found on the disk for ``skip_unused`` (since 1.1).
     Of a check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and blocks that the order's
-    bounds left unread.
+    bounds left unread. ``boot``: of a boot proof (since 1.2).
     """
 
     root: BlockId | None = None
@@ -253,3 +307,4 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
     bad_count: int = 0
     skipped: int = 0
     unused: str = ""
+    boot: BootProof | None = None

@@ -233,6 +233,7 @@ class SessionKind(StrEnum):
     HEAL = "heal"
     CLEAN_UP = "clean-up"
     EXPORT = "export"
+    BOOT = "boot"
 
 
 class SessionState(StrEnum):

@@ -113,7 +113,7 @@ def start(
     request = ExportRequest(
         repository=row.repository,
         sid=row.sid,
-        proxy=_serving_agent(app, row.repository, proxy),
+        proxy=serving_agent(app, row.repository, proxy),
         export=secrets.token_hex(4),
         disks=disks,
         listen=listen,
@@ -203,7 +203,7 @@ def _serve(app: App, request: ExportRequest) -> int:
     return EXIT_CANCELLED
 
 
-def _serving_agent(app: App, repository: str, proxy: str | None) -> str:
+def serving_agent(app: App, repository: str, proxy: str | None) -> str:
     """Where the repository is, nothing goes over the network: that agent, if it may hold keys."""
     keeper = app.catalog.repositories.get(repository).agent
     if proxy is None and keeper in app.catalog.agents.proxies():

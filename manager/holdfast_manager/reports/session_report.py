@@ -142,6 +142,8 @@ def what_for(session: SessionEntry) -> str:
             return f"copy of {spec.get('origin', '?')} to {spec.get('repository', '?')}"
         case SessionKind.HEAL:
             return f"heal of {spec.get('repository', '?')} from {spec.get('origin', '?')}"
+        case SessionKind.BOOT:
+            return f"boot proof of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}"
         case SessionKind.EXPORT:
             writable = ", writable" if spec.get("writable") else ""
             return f"export of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}{writable}"

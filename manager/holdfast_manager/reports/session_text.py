@@ -148,7 +148,7 @@ def _load(report: SessionReport) -> list[tuple[str, str]]:
 
 _DONE = {
     SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked", SessionKind.GC: "moved",
-    SessionKind.COPY: "read", SessionKind.HEAL: "read", SessionKind.EXPORT: "served",
+    SessionKind.COPY: "read", SessionKind.HEAL: "read", SessionKind.EXPORT: "served", SessionKind.BOOT: "read",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from holdfast_agent.wire.messages import (
     MoverChanged,
     MoverList,
     MoverStarted,
+    MoverState,
     PointRetention,
     Push,
     RetainPoint,
@@ -139,7 +140,7 @@ class ExportActions:
             with self._lock:
                 ours = state.mover in self._movers
             if ours and state.phase in _ENDED:
-                self._fail(state.error or self._died("it ended by itself"))
+                self._ended(state)
             elif ours:
                 self._context.recorder.progress(self._key, state.counters)
         elif isinstance(push, AgentLost):
@@ -151,6 +152,10 @@ class ExportActions:
                 )
                 name = f"look for movers of {agent}"
                 threading.Thread(target=self._look_for_movers, args=(agent,), name=name, daemon=True).start()
+
+    def _ended(self, state: MoverState) -> None:
+        """Something that runs for this session has ended."""
+        self._fail(state.error or self._died("it ended by itself"))
 
     def _protect(self) -> None:
         """Nobody can prune the point for a while, whatever becomes of us: what is served is never collected."""
@@ -204,7 +209,7 @@ class ExportActions:
             keys=self._keys.opening_keys(),
             disks=tuple(
                 ExportDisk(name=name, tree=BlockTree(root_id(disk.root), disk.geometry))
-                for name, disk in zip(_names(self._disks), self._disks, strict=True)
+                for name, disk in zip(export_names(self._disks), self._disks, strict=True)
             ),
             repository=path,
             endpoints=endpoints,
@@ -256,7 +261,7 @@ class ExportActions:
         return MoverDied(role="exporter", task=self._request.export, reason=reason).to_record()
 
 
-def _names(disks: list[DiskPoint]) -> list[str]:
+def export_names(disks: list[DiskPoint]) -> list[str]:
     """What clients call the disks: their names, and their ids too where two have the same."""
     names = [disk.name for disk in disks]
     return [disk.name if names.count(disk.name) == 1 else f"{disk.name}-{disk.disk_id}" for disk in disks]

@@ -28,6 +28,7 @@ from holdfast_plugins.api import HypervisorDriver
 from .agents import AgentPool, LeaseKeeper
 from .backup_actions import BackupActions, Platform
 from .backup_machine import BackupMachine
+from .boot_actions import BootActions
 from .copy_actions import CopyActions
 from .driver import Actions, Driver, Machine
 from .export_actions import EXPORT_RETRIES, ExportActions
@@ -41,6 +42,7 @@ from .quiescing import Guest
 from .recorder import Recorder
 from .requests import (
     BackupRequest,
+    BootRequest,
     CleanUpRequest,
     CopyRequest,
     ExportRequest,
@@ -122,6 +124,8 @@ class SessionProcess:
                 return self._copy(msgspec.convert(entry.spec, CopyRequest), cleanup)
             case SessionKind.EXPORT:
                 return self._export(msgspec.convert(entry.spec, ExportRequest), cleanup)
+            case SessionKind.BOOT:
+                return self._prove_boot(msgspec.convert(entry.spec, BootRequest), cleanup)
             case SessionKind.HEAL:
                 return self._heal(msgspec.convert(entry.spec, HealRequest), cleanup)
             case SessionKind.CLEAN_UP:
@@ -200,6 +204,12 @@ class SessionProcess:
         result = self._drive(context, RestoreMachine(EXPORT_RETRIES), actions)
         # To be stopped is how an export ends well.
         return SessionResult.SUCCESS.value if result == SessionResult.CANCELLED.value else result
+
+    def _prove_boot(self, request: BootRequest, cleanup: ExitStack) -> str:
+        context = self._context(request.repository, cleanup)
+        actions = BootActions(context, request, session_keys(context), self._settings.proof_dir)
+        self._handlers.append(actions.push)
+        return self._drive(context, RestoreMachine(RetryPolicy(retries=1)), actions)
 
     def _heal(self, request: HealRequest, cleanup: ExitStack) -> str:
         context = self._context(request.repository, cleanup)

@@ -9,6 +9,7 @@ import msgspec
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.rules import Compression
 from holdfast_agent.wire.messages import VerifyBudget
+from holdfast_agent.wire.specs import BootBus, BootFirmware, BootWish
 
 
 class BackupRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +105,25 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     held: bool = False
     resumed: bool = False
+
+
+class BootRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Prove that the VM of the point ``sid`` boots, on the agent ``proxy``; the other fields as in
+    :class:`~holdfast_agent.wire.specs.BootSpec`. ``disks``: ids in the order in which the VM has them, empty for all.
+    """
+
+    repository: str
+    sid: Sid
+    proxy: str
+    disks: tuple[str, ...] = ()
+    memory_mib: int = 1024
+    cpus: int = 1
+    bus: BootBus = BootBus.VIRTIO
+    firmware: BootFirmware = BootFirmware.BIOS
+    wish: BootWish = BootWish.AGENT
+    text: str = ""
+    timeout_s: float = 300.0
+    emulate: bool = False
 
 
 class HealRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,100 @@
+"""The life of a boot proof: start the machine, watch it until it is up, it cannot come up, or time is over."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from holdfast_agent.errors import HoldfastError, InternalError, UsageError
+from holdfast_agent.export.folder import SOCKET_NAME, folder_of
+from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.mover.control import Control
+from holdfast_agent.wire.movers import Connected, Finished
+from holdfast_agent.wire.specs import BootProof, BootSpec, BootWish, MoverResult
+
+from .machine import Machine
+
+_LOOK_S = 0.2
+_ASK_EVERY_S = 1.0
+_SCREEN_S = 10.0
+_MOST_SCREEN_BYTES = 2 << 20
+_CONSOLE_BYTES = 8 << 10
+_SYNC = 0x486F6C64  # the number that the guest's agent must give back
+_log = logging.getLogger("holdfast.boot")
+
+
+def main() -> None:
+    """Entry point of ``python -m holdfast_agent.boot``; talks on descriptors 0 and 1 as movers do."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    control = Control()
+    control.catch_sigterm()
+    status = 0
+    try:
+        control.report(Finished(result=MoverResult(boot=_proof(control)), counters=TransferCounters()))
+    except Exception as error:  # noqa: BLE001 - process boundary: whatever it is must reach the agent as data
+        status = 1
+        known = isinstance(error, HoldfastError)
+        typed = error if known else InternalError(kind=type(error).__name__, where="a boot proof", reason=str(error))
+        _log.info("ended: %s", error, exc_info=None if known else error)
+        if isinstance(typed, HoldfastError):
+            control.failed(typed.to_record(), TransferCounters())
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _proof(control: Control) -> BootProof:
+    setup = control.setup()
+    if not isinstance(setup.spec, BootSpec) or setup.host.exports is None:
+        raise UsageError(reason="a boot proof was given another task")
+    spec, host = setup.spec, setup.host
+    _check(spec)
+    export = folder_of(Path(setup.host.exports.directory), spec.export) / SOCKET_NAME
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="boot-", dir=host.runtime_dir))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        machine = Machine(spec, dict.fromkeys(spec.disks, export), folder, host.agent)
+        stack.callback(machine.close)
+        control.report(Connected())
+        return _watch(spec, machine, control)
+
+
+def _watch(spec: BootSpec, machine: Machine, control: Control) -> BootProof:
+    """Until it is known. Raises :class:`Cancelled`."""
+    began = time.monotonic()
+    ask_at, proved, reason = 0.0, False, ""
+    while not proved and not reason:
+        select.select([*machine.fds, *control.fds], [], [], _LOOK_S)
+        control.take()
+        reason = machine.look()
+        now = time.monotonic()
+        if now >= ask_at:
+            ask_at = now + _ASK_EVERY_S
+            machine.guest_agent.send({"execute": "guest-sync", "arguments": {"id": _SYNC}})
+        answered = any(message.get("return") == _SYNC for message in machine.guest_agent.take())
+        if spec.wish is BootWish.AGENT and answered:
+            proved, reason = True, "its guest agent answered"
+        elif spec.wish is BootWish.CONSOLE and spec.text.encode() in machine.console:
+            proved, reason = True, f"its console said {spec.text!r}"
+        elif not reason and now - began > spec.timeout_s:
+            reason = f"it did not come up within {spec.timeout_s:g} s"
+        time.sleep(0.01)  # whoever floods the console is listened to a hundred times a second, not more
+    seconds = time.monotonic() - began
+    picture = machine.screenshot(_SCREEN_S, _MOST_SCREEN_BYTES)
+    console = machine.console[-_CONSOLE_BYTES:].decode(errors="replace")
+    return BootProof(proved=proved, reason=reason, seconds=seconds, console=console, screenshot=picture)
+
+
+def _check(spec: BootSpec) -> None:
+    if not 0 < len(spec.disks) <= 6:
+        raise UsageError(reason="a boot proof is of one to six disks")
+    if not 64 <= spec.memory_mib <= 1 << 20 or not 1 <= spec.cpus <= 64 or not 1 <= spec.timeout_s <= 86400:
+        raise UsageError(reason="memory, CPUs or time of a boot proof are out of bounds")
+    if spec.wish is BootWish.CONSOLE and not 0 < len(spec.text) <= 200:
+        raise UsageError(reason="the text to look for on the console has 1 to 200 characters")

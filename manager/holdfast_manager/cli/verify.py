@@ -1,0 +1,101 @@
+"""`holdfast verify …`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+import msgspec
+
+from holdfast_agent.model.units import parse_duration, parse_size
+from holdfast_agent.wire.specs import BootBus, BootFirmware, BootWish
+from holdfast_manager.catalog.values import SessionKind
+
+from .app import App, pass_app
+from .commands import Group
+from .export import serving_agent
+from .naming import chosen_point
+from .running import detach_option, run_session
+
+_MIB = 1 << 20
+
+
+@click.group(cls=Group)
+def verify() -> None:
+    """Proofs that a restored VM would work; `holdfast repository verify` checks the data themselves."""
+
+
+@verify.command(
+    examples=(
+        "holdfast verify boot --vm web --point latest",
+        "holdfast verify boot --point 3f2a1b0c --console 'login:' --timeout 10m --memory 2GiB",
+        "holdfast verify boot --point 3f2a1b0c --bus sata --firmware uefi",
+    )
+)
+@click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".')
+@click.option("--vm", help='With "latest": the newest restore point of this VM.')
+@click.option("--repository", help='With "latest": in this repository only.')
+@click.option("--disk", "disks", multiple=True, help="Only these disks, by name or id; the first one boots.")
+@click.option("--proxy", help="The agent that runs it. Default: the repository's own, if it is a proxy.")
+@click.option("--console", metavar="TEXT", help="It is up when its serial console has said this. Default: its agent.")
+@click.option("--timeout", default="5m", show_default=True, help="Give up after so long.")
+@click.option("--memory", default="1GiB", show_default=True, help="Of the guest.")
+@click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the guest.")
+@click.option(
+    "--bus",
+    type=click.Choice([bus.value for bus in BootBus]),
+    default="virtio",
+    show_default=True,
+    help="How it sees its disks.",
+)
+@click.option(
+    "--firmware",
+    type=click.Choice([each.value for each in BootFirmware]),
+    default="bios",
+    show_default=True,
+    help="What starts it.",
+)
+@click.option("--emulate", is_flag=True, help="Do not use the host's KVM: slow, but every host can.")
+@detach_option
+@pass_app
+def boot(
+    app: App,
+    point: str,
+    vm: str | None,
+    repository: str | None,
+    disks: tuple[str, ...],
+    proxy: str | None,
+    console: str | None,
+    timeout: str,
+    memory: str,
+    cpus: int,
+    bus: str,
+    firmware: str,
+    emulate: bool,
+    detach: bool,
+) -> int:
+    """Start the VM of a restore point by QEMU, straight from the repository, and see whether it comes up.
+
+    It has no network and nothing of its host, and what it writes is thrown away. It is up when its QEMU guest agent
+    answers, or its serial console says what --console names. Exits with 14 when it does not come up; its last
+    screenshot is kept either way.
+    """
+    from holdfast_manager.sessions.requests import BootRequest
+
+    row = chosen_point(app.catalog, point, vm, repository)
+    request = BootRequest(
+        repository=row.repository,
+        sid=row.sid,
+        proxy=serving_agent(app, row.repository, proxy),
+        disks=disks,
+        memory_mib=max(1, parse_size(memory) // _MIB),
+        cpus=cpus,
+        bus=BootBus(bus),
+        firmware=BootFirmware(firmware),
+        wish=BootWish.AGENT if console is None else BootWish.CONSOLE,
+        text=console or "",
+        timeout_s=parse_duration(timeout),
+        emulate=emulate,
+    )
+    begin = partial(app.catalog.sessions.begin, SessionKind.BOOT, msgspec.to_builtins(request))
+    return run_session(app, begin, detach, strict=False)
