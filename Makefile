@@ -75,6 +75,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/freeze.py
 	@$(BIN)/python benchmarks/fair_shares.py
 	@$(BIN)/python benchmarks/draw.py
+	@$(BIN)/python benchmarks/scheduler.py
 
 clean:
 	@rm -rf demo-work bench-work .lab-cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, Text, cast, delete, func, insert, select
+from sqlalchemy import Connection, Text, cast, delete, insert, select
 
 from holdfast_agent.errors import Locked
 
@@ -12,7 +12,7 @@ from .database import Database
 from .rows import columns_of, to_row
 from .sessions import Claim
 from .tables import job_runs, jobs, sessions
-from .values import SessionKind, SessionResult, SessionState
+from .values import SessionResult
 
 _STATE = columns_of(job_runs, RunState)
 _NOTHING = RunState()
@@ -40,10 +40,11 @@ class JobRuns:
     def look(self) -> tuple[JobFacts, ...]:
         """All jobs, by name, and their sessions, as they are at one moment."""
         last, ended = sessions.alias("last"), sessions.alias("ended_one")
-        of_job = select(func.max(sessions.c.id)).where(sessions.c.job == jobs.c.name)
-        of_job = of_job.where(sessions.c.kind == SessionKind.BACKUP.value)
+        # The newest by order and limit: a maximum would read all sessions of the job, where the index gives the first.
+        # Only backups have a job. To ask for kind or state would lead SQLite to the index of that.
+        of_job = select(sessions.c.id).where(sessions.c.job == jobs.c.name).order_by(sessions.c.id.desc()).limit(1)
         newest = of_job.scalar_subquery()
-        over = of_job.where(sessions.c.state == SessionState.ENDED.value).scalar_subquery()
+        over = of_job.where(sessions.c.ended.is_not(None)).scalar_subquery()
         facts = [
             column.label(f"{name}_{column.name}")
             for name, table in (("last", last), ("ended", ended))
