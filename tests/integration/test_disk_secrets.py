@@ -40,7 +40,6 @@ def test_a_session_reads_a_disk_with_the_secret_that_its_plugin_gave(tmp_path: P
             report = house.run_job("web")
             house.restore_disk("vm", report["points"][0]["sid"], house.out / "restored")
             assert (house.out / "restored").read_bytes() == content, "another disk came back"
-            house.holdfast("session", "show", report["session"])
             assert COOKIE not in json.dumps(report)
         finally:
             house.stop_agent()
