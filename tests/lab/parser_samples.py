@@ -101,7 +101,7 @@ SAID = [
     )
 ]
 TO_HELPER = [msgspec.json.encode(Release("/REPOSITORY", packs)) for packs in ((), (str(PACK),))]
-HELLO = data_handshake.encode_hello(data_handshake.Hello(1, 0, 1, 1 << 22, b"c" * 16, b"r" * 32), SECRET)
+HELLO = data_handshake.encode_hello(data_handshake.Hello(1, 0, 1, 1 << 22, 1, b"c" * 16, b"r" * 32), SECRET)
 WELCOME = data_handshake.encode_welcome(data_handshake.Welcome(1, 1 << 22, b"w" * 32), HELLO, SECRET)
 DATA_RECORDS = [
     b"".join(data_records.RecordSealer(SECRET, 0).seal(data_records.RecordKind.MESSAGE, SAID[0] + bytes(100))),
