@@ -18,13 +18,13 @@ text { font: 13px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #6e
 """
 _WIDTH, _MARGIN, _GAP = 960, 16, 32
 _HEAD, _PANEL_HEAD, _ROW, _FOOT = 62, 28, 24, 30
-_VALUE_WIDTH = 84
-_LETTER = 6.7
+_VALUE_WIDTH = 48
+_LETTER = 6.3
 
 
 @dataclass(frozen=True)
 class Bar:
-    """``value`` None: not offered, and told so."""
+    """``value`` None: there is none."""
 
     name: str
     value: float | None
@@ -79,7 +79,7 @@ def _panel(panel: Panel, left: float, top: float, width: float) -> str:
         parts.append(
             f'<rect class="{kind}" x="{zero:.1f}" y="{y + 3}" width="{length:.1f}" height="{_ROW - 8}" rx="2"/>\n'
         )
-        said = "not offered" if bar.value is None else _said(bar.value)
+        said = "–" if bar.value is None else _said(bar.value)
         parts.append(_text(zero + length + 6, y + 15, said))
     return "".join(parts)
 

@@ -17,6 +17,15 @@ from bars import Bar, Panel, chart
 
 WORK = Path("bench-work")
 Found = Mapping[str, Any]
+_SHORT = {
+    ", whole command": "",
+    ", changes tracked by QEMU": ", tracked",
+    "borg lz4, not encrypted, blocks of 4 MiB": "borg lz4, open, 4 MiB",
+    ", not encrypted": ", open",
+    ", encrypted": ", sealed",
+    "qemu-img convert, zstd": "qemu-img, zstd",
+    "virtnbdbackup, not compressed": "virtnbdbackup",
+}
 
 
 def main() -> int:
@@ -121,7 +130,10 @@ def _memory(found: Found) -> str:
 
 
 def _bar(name: str, value: float | None) -> Bar:
-    return Bar(name.replace(", whole command", ""), value, ours=name.startswith("holdfast"))
+    short = name
+    for long, word in _SHORT.items():
+        short = short.replace(long, word)
+    return Bar(short, value, ours=name.startswith("holdfast"))
 
 
 CHARTS: dict[str, Callable[[Found], str]] = {

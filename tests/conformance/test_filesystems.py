@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.model.geometry import Extent
-from lab.devices import mounted
+from lab.devices import mounted_apart
 from lab.tools import require_tool
 from lab.unused_space import OLD_BYTE, files, live_on, look, mark, restored
 
@@ -33,7 +33,7 @@ def make_ext4(image: Path, *options: str, size: int = SIZE, kind: str = "ext4") 
 
 def assert_same_file_system(image: Path, copy: Path, folder: Path) -> None:
     subprocess.run([require_tool("e2fsck", "e2fsprogs"), "-f", "-n", copy], check=True, capture_output=True)
-    with mounted(image, folder / "one", "ro") as one, mounted(copy, folder / "other", "ro") as other:
+    with mounted_apart(image, folder / "one", "ro") as one, mounted_apart(copy, folder / "other", "ro") as other:
         assert files(one) == files(other)
         assert len(files(one)) > 50
 
@@ -53,7 +53,7 @@ def assert_same_file_system(image: Path, copy: Path, folder: Path) -> None:
 )
 def test_free_blocks_of_ext4(tmp_path: Path, options: tuple[str, ...]) -> None:
     image = make_ext4(tmp_path / "disk", *options)
-    with mounted(image, tmp_path / "live") as folder:
+    with mounted_apart(image, tmp_path / "live") as folder:
         live_on(folder)
     found = look(image)
     copy = restored(image, found)
@@ -65,7 +65,7 @@ def test_free_blocks_of_ext4(tmp_path: Path, options: tuple[str, ...]) -> None:
 
 def test_a_frozen_file_system_can_be_believed_and_a_mounted_one_cannot(tmp_path: Path) -> None:
     image, snapshot = make_ext4(tmp_path / "disk"), tmp_path / "snapshot"
-    with mounted(image, tmp_path / "live") as folder:
+    with mounted_apart(image, tmp_path / "live") as folder:
         live_on(folder)
         subprocess.run(["sync", "-f", folder], check=True)
         shutil.copyfile(image, snapshot)

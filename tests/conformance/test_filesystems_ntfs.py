@@ -15,7 +15,7 @@ from holdfast_agent.filesystems import ntfs
 from holdfast_agent.filesystems.ntfs_records import places, the_one
 from holdfast_agent.filesystems.reading import Volume
 from holdfast_agent.model.geometry import Extent
-from lab.devices import MIB, mounted
+from lab.devices import MIB, mounted_apart
 from lab.disks import host_for
 from lab.tools import missing, require_tool
 from lab.unused_space import OLD_BYTE, files, live_on, look, mark, restored
@@ -47,7 +47,7 @@ def mounted_ntfs(image: Path, place: Path, options: str = "defaults") -> Iterato
     require_tool("ntfs-3g", "ntfs-3g")
     if not Path("/dev/fuse").exists():
         missing("/dev/fuse is missing, which ntfs-3g needs")
-    with mounted(image, place, options, kind="ntfs-3g") as folder:
+    with mounted_apart(image, place, options, kind="ntfs-3g") as folder:
         yield folder
 
 

@@ -18,7 +18,7 @@ from holdfast_agent.filesystems import xfs
 from holdfast_agent.filesystems.crc32c import crc32c
 from holdfast_agent.filesystems.reading import Volume
 from holdfast_agent.model.geometry import Extent
-from lab.devices import FILE_SYSTEMS, MIB, mounted
+from lab.devices import FILE_SYSTEMS, MIB, mounted_apart
 from lab.disks import host_for
 from lab.tools import missing, require_tool
 from lab.unused_space import files, live_on, look, restored
@@ -69,9 +69,9 @@ def free_by_us(image: Path) -> list[Extent]:
 
 
 def assert_same_files(image: Path, copy: Path, folder: Path) -> None:
-    with mounted(image, folder / "one", "ro,nouuid") as one:
+    with mounted_apart(image, folder / "one", "ro,nouuid") as one:
         before = files(one)
-    with mounted(copy, folder / "other", "nouuid") as other:
+    with mounted_apart(copy, folder / "other", "nouuid") as other:
         assert files(other) == before
     assert len(before) > 50
 
@@ -89,7 +89,7 @@ def assert_same_files(image: Path, copy: Path, folder: Path) -> None:
 )
 def test_free_space_of_xfs(tmp_path: Path, options: tuple[str, ...]) -> None:
     image = make_xfs(tmp_path / "disk", *options)
-    with mounted(image, tmp_path / "live") as folder:
+    with mounted_apart(image, tmp_path / "live") as folder:
         live_on(folder)
     free = free_by_us(image)
     assert free == free_by_xfs_db(image)
@@ -119,7 +119,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One small file system whose log has gone round, as it was while it was mounted, frozen, and afterwards."""
     tmp_path = tmp_path_factory.mktemp("busy")
     image = make_xfs(tmp_path / "unmounted", "--unsupported", "-l", "size=6m", size=64 * MIB)
-    with mounted(image, tmp_path / "live") as folder:
+    with mounted_apart(image, tmp_path / "live") as folder:
         for turn in range(4):
             for number in range(3000):
                 (folder / f"{turn}.{number}").write_bytes(b"x")
@@ -207,7 +207,7 @@ def _spots(raw: bytes, image: Path) -> Iterator[tuple[str, int]]:
 
 def test_a_flipped_bit_anywhere_on_the_way_keeps_the_whole_volume(tmp_path: Path) -> None:
     image = make_xfs(tmp_path / "disk")
-    with mounted(image, tmp_path / "live") as folder:
+    with mounted_apart(image, tmp_path / "live") as folder:
         live_on(folder)
     raw = image.read_bytes()
     assert look(image).unused

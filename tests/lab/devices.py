@@ -43,21 +43,47 @@ def loop_device(image: Path) -> Iterator[str]:
     try:
         yield device
     finally:
+        # A driver outside of the kernel may still hold the device, which then is detached and written out later.
+        handle = os.open(device, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
         subprocess.run([losetup, "--detach", device], check=True)
 
 
 @contextmanager
-def mounted(image: Path, mount_point: Path, options: str = "defaults", kind: str = "auto") -> Iterator[Path]:
+def mounted(image: Path, mount_point: Path, options: str = "defaults") -> Iterator[Path]:
     """``mount_point``, made, with the file system of ``image``."""
     mount_point.mkdir()
     with loop_device(image) as device:
-        subprocess.run(["mount", "-t", kind, "-o", options, device, mount_point], check=True)
+        subprocess.run(["mount", "-o", options, device, mount_point], check=True)
         try:
             yield mount_point
         finally:
             if subprocess.run(["umount", mount_point], check=False).returncode:  # a test failed with files open
                 subprocess.run(["umount", "--lazy", mount_point], check=True)
             mount_point.rmdir()
+
+
+@contextmanager
+def mounted_apart(image: Path, mount_point: Path, options: str = "defaults", kind: str = "auto") -> Iterator[Path]:
+    """The file system of ``image`` in a mount namespace of its own, at the path that is given.
+
+    A namespace that somebody makes meanwhile would copy a mount of ours, and hold it: here unmounted is unmounted.
+    """
+    unshare = require_tool("unshare", "util-linux")
+    mount_point.mkdir()
+    work = 'mount -t "$1" -o "$2" "$3" "$4" && echo mounted && read -r _; umount "$4"'
+    with loop_device(image) as device:
+        command = [unshare, "--mount", "--propagation", "private", "sh", "-c", work, "sh", kind, options, device]
+        with subprocess.Popen([*command, mount_point], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None and process.stdout is not None
+            assert process.stdout.readline() == b"mounted\n", f"{kind} cannot be mounted with {options}"
+            try:
+                yield Path(f"/proc/{process.pid}/root{mount_point}")
+            finally:
+                process.stdin.close()
+                assert process.wait() == 0, "it cannot be unmounted: a file is open"
+    mount_point.rmdir()
 
 
 @contextmanager

@@ -298,32 +298,39 @@ class LibvirtVm:
 def libvirt_daemon(cache: Path) -> Iterator[LibvirtHost]:
     """A libvirtd in system mode. ``cache``: a directory for what it finds out about QEMU, which takes it seconds."""
     require_libvirt()
+    with tempfile.TemporaryDirectory(prefix="hfv") as name, libvirtd(Path(name), cache) as (uri, remote_uri):
+        host = LibvirtHost(Path(name), uri)
+        host.remote_uri = remote_uri
+        try:
+            yield host
+            host.clear()
+        finally:
+            if "raw" in host.__dict__:
+                host.raw.close()
+
+
+@contextlib.contextmanager
+def libvirtd(folder: Path, cache: Path) -> Iterator[tuple[str, str]]:
+    """The daemon alone, with its state below ``folder``; its URIs by its socket and by TCP."""
     cache.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="hfv") as name:
-        folder = Path(name)
-        for place in _STATE:
-            (folder / "state" / place).mkdir(parents=True)
-        (folder / "state/var/cache/libvirt").rmdir()
-        (folder / "state/var/cache/libvirt").symlink_to(cache.resolve())
-        (folder / "state/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
-        port = free_port()
-        (folder / "libvirtd.conf").write_text(_DAEMON_CONF.format(folder=folder, host=uuid.uuid4(), port=port))
-        launch = _LAUNCH.format(folder=folder, places=" ".join(_STATE))
-        command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        command += ["sh", "-c", launch]
-        with subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.STDOUT) as daemon:
-            host = LibvirtHost(folder, f"qemu+unix:///system?socket={folder}/libvirt-sock")
-            host.remote_uri = f"qemu+tcp://127.0.0.1:{port}/system"
-            try:
-                deadline = time.monotonic() + _START_S
-                while not (folder / "libvirt-sock").exists():
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        daemon.wait(0.01)
-                        raise AssertionError("libvirtd ended: " + (folder / "libvirtd.log").read_text()[-2000:])
-                    assert time.monotonic() < deadline, "libvirtd does not listen"
-                yield host
-                host.clear()
-            finally:
-                if "raw" in host.__dict__:
-                    host.raw.close()
-                daemon.kill()
+    for place in _STATE:
+        (folder / "state" / place).mkdir(parents=True)
+    (folder / "state/var/cache/libvirt").rmdir()
+    (folder / "state/var/cache/libvirt").symlink_to(cache.resolve())
+    (folder / "state/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+    port = free_port()
+    (folder / "libvirtd.conf").write_text(_DAEMON_CONF.format(folder=folder, host=uuid.uuid4(), port=port))
+    launch = _LAUNCH.format(folder=folder, places=" ".join(_STATE))
+    command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    command += ["sh", "-c", launch]
+    with subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.STDOUT) as daemon:
+        try:
+            deadline = time.monotonic() + _START_S
+            while not (folder / "libvirt-sock").exists():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    daemon.wait(0.01)
+                    raise AssertionError("libvirtd ended: " + (folder / "libvirtd.log").read_text()[-2000:])
+                assert time.monotonic() < deadline, "libvirtd does not listen"
+            yield f"qemu+unix:///system?socket={folder}/libvirt-sock", f"qemu+tcp://127.0.0.1:{port}/system"
+        finally:
+            daemon.kill()

@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 
 from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, PluginDefect, SnapshotFailed
+from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent
 from holdfast_manager.host.guard import GuardedDriver, GuardedGuestProcessor, GuardedTracker
-from holdfast_plugins.api import DiskInfo, Snapshot, SnapshotDisk, SnapshotRequest, VmInfo, VmRef
+from holdfast_plugins.api import (
+    DiskInfo,
+    RestoreDisk,
+    RestoreTarget,
+    Snapshot,
+    SnapshotDisk,
+    SnapshotRequest,
+    VmInfo,
+    VmRef,
+)
 from holdfast_plugins.testkit import MemoryJournal
 from lab.guest_access import NoAccess
 
@@ -145,3 +155,21 @@ def test_what_a_channel_raises_is_a_defect_of_the_hypervisor_plugin() -> None:
     channel = GuardedDriver("odd", Odd(guest_agent=Odd(exchange=OSError("gone")))).guest_agent(VM)
     with pytest.raises(PluginDefect, match="'odd' broke its contract in exchange: OSError"):
         channel.exchange(b"{}", 1)
+
+
+def test_secrets_are_for_servers_of_the_disk_only() -> None:
+    own = DiskAccess(origin="https://esx", cookie="a=b")
+    strange = DiskAccess(origin="https://elsewhere", cookie="a=b")
+    request = SnapshotRequest(VM, "tag", ("a",))
+    for access in ((own,), (own, strange)):
+        taken = Snapshot("s", VM, (SnapshotDisk("a", "a", 512, ("https://esx/folder/a",), access=access),))
+        target = RestoreTarget("t", VM, (RestoreDisk("a", "a", 512, "https://esx/folder/a", access=access),))
+        driver = GuardedDriver("odd", Odd(create_snapshot=taken, prepare_restore=target))
+        if strange not in access:
+            assert driver.create_snapshot(request, MemoryJournal()) is taken
+            assert driver.prepare_restore("web", VmInfo(VM, ()), False, MemoryJournal()) is target
+            continue
+        with pytest.raises(PluginDefect, match="secrets for https://elsewhere"):
+            driver.create_snapshot(request, MemoryJournal())
+        with pytest.raises(PluginDefect, match="secrets for https://elsewhere"):
+            driver.prepare_restore("web", VmInfo(VM, ()), False, MemoryJournal())

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from holdfast_agent.model.geometry import Extent
@@ -33,6 +34,7 @@ _MOST_RECORDS = 1 << 19
 _ATTRIBUTE_LIST, _VOLUME_INFORMATION, _DATA, _INDEX_ROOT, _INDEX_ALLOCATION = 0x20, 0x70, 0x80, 0x90, 0xA0
 _NO_CLIENT, _CLEANLY_DISMOUNTED = 0xFFFF, 0x2
 _RESTART_PAGE = 4096
+_RESTART, _INDEX = b"RSTR", b"INDX"
 _SLEEPING = "hiberfil.sys".encode(FILE_NAME_SPACE)
 _PIECE_BYTES = 1 << 20
 _FREE = re.compile(rb"\x00+")
@@ -116,7 +118,8 @@ class _Records:
     def compare_mirror(self) -> None:
         """What Windows keeps twice because all else hangs on it."""
         there = self._shape.mirror * self._shape.cluster_bytes
-        if places(the_one(self.file(_MIRROR), _DATA), self._shape.cluster_bytes)[0].start != there:
+        told = places(the_one(self.file(_MIRROR), _DATA), self._shape.cluster_bytes)
+        if [extent.start for extent in told] != [there]:
             raise Doubt("the copies of its file records are not where its boot sector says")
         for number in range(_MIRRORED):
             if self._record(self._mft, number) != self._record(there, number):
@@ -125,10 +128,10 @@ class _Records:
     def places_of_files(self) -> Iterator[tuple[int, int]]:
         """(first cluster, number of them) of all that lies outside of a file record."""
         table, size = the_one(self.file(_MFT), _DATA), self._shape.record_bytes
-        if table.initialised_bytes // size > _MOST_RECORDS:
-            raise Doubt("it has more files than are looked at")
+        if table.initialised_bytes % size:
+            raise Doubt("its file records end in the middle of one")
         number = 0
-        for piece in read_pieces(self._volume, table, self._shape.cluster_bytes, _PIECE_BYTES):
+        for piece in read_pieces(self._volume, table, self._shape.cluster_bytes, _PIECE_BYTES, _MOST_RECORDS * size):
             for at in range(0, len(piece), size):
                 raw = piece[at : at + size]
                 if is_in_use(raw):
@@ -149,26 +152,27 @@ def _check_dismounted(volume: Volume, shape: _Shape, records: _Records) -> None:
         raise Doubt(f"it is of the unknown version {major}.{minor}")
     if flags:
         raise Doubt(f"it is marked as to be checked, or as being changed ({flags:#x})")
-    _check_log(read_all(volume, the_one(records.file(_LOG), _DATA), shape.cluster_bytes))
+    _check_log(read_pieces(volume, the_one(records.file(_LOG), _DATA), shape.cluster_bytes, _PIECE_BYTES))
     _check_awake(volume, shape, records)
 
 
-def _check_log(log: bytes) -> None:
+def _check_log(pieces: Iterator[bytes]) -> None:
     """Windows leaves two restart pages without a client; drivers that keep no log fill it with ones."""
-    if len(log) < 2 * _RESTART_PAGE or log.count(0xFF) == len(log):
-        if not log:
-            raise Doubt("it has no log")
+    first = next(pieces, b"")
+    if len(first) < 2 * _RESTART_PAGE:
+        raise Doubt("it has no log")
+    if first[:4] != _RESTART and all(piece.count(0xFF) == len(piece) for piece in chain([first], pieces)):
         return
-    pages = [protected(log[at : at + _RESTART_PAGE], b"RSTR") for at in (0, _RESTART_PAGE)]
-    newest: tuple[int, int, int] = (-1, 0, 0)
-    for page in pages:
+    states = []
+    for at in (0, _RESTART_PAGE):
+        page = protected(first[at : at + _RESTART_PAGE], _RESTART)
         page_bytes, _, area, minor, major = struct.unpack_from("<2IH2h", page, 16)
         if (page_bytes, major, minor) != (_RESTART_PAGE, 1, 1) or area + 16 > _RESTART_PAGE:
             raise Doubt("its log is of an unknown form, as while Windows runs or after its fast shut-down")
         lsn, _, _, clients, state = struct.unpack_from("<Q4H", page, area)
-        newest = max(newest, (lsn, clients, state))
-    _, clients, state = newest
-    if clients != _NO_CLIENT and not state & _CLEANLY_DISMOUNTED:
+        states.append((lsn, clients == _NO_CLIENT or bool(state & _CLEANLY_DISMOUNTED)))
+    newest = max(lsn for lsn, _ in states)
+    if not all(clean for lsn, clean in states if lsn == newest):
         raise Doubt("it was not dismounted, so its log may know better than its bitmap")
 
 
@@ -177,12 +181,10 @@ def _check_awake(volume: Volume, shape: _Shape, records: _Records) -> None:
     root = records.file(_ROOT)
     if any(each.kind == _ATTRIBUTE_LIST for each in root):
         raise Doubt("its root folder is in more pieces than one record tells")
-    names = the_one(root, _INDEX_ROOT, "$I30").value.lower()
+    parts: Iterable[bytes] = [the_one(root, _INDEX_ROOT, "$I30").value]
     if any(each.kind == _INDEX_ALLOCATION for each in root):
-        blocks = read_all(volume, the_one(root, _INDEX_ALLOCATION, "$I30"), shape.cluster_bytes)
-        for at in range(0, len(blocks) // shape.index_bytes * shape.index_bytes, shape.index_bytes):
-            block = blocks[at : at + shape.index_bytes]
-            if block[:4] == b"INDX":
-                names += protected(block, b"INDX").lower()
-    if _SLEEPING in names:
+        blocks = the_one(root, _INDEX_ALLOCATION, "$I30")
+        in_use = read_pieces(volume, blocks, shape.cluster_bytes, shape.index_bytes)
+        parts = chain(parts, (protected(block, _INDEX) for block in in_use if block[:4] == _INDEX))
+    if any(_SLEEPING in part.lower() for part in parts):
         raise Doubt("it has a hiberfil.sys, in which part of it may lie")

@@ -32,6 +32,8 @@ class Attribute(NamedTuple):
 
 def protected(raw: bytes, magic: bytes) -> bytes:
     """A structure of several sectors as it was before the ends of them gave way to a number that proves them whole."""
+    if not raw or len(raw) % _STRIDE:
+        raise Doubt("a record ends in the middle of a sector")
     kind, place, count = struct.unpack_from("<4s2H", raw)
     if kind != magic:
         raise Doubt(f"something that must be a record of the kind {magic.decode()} is not one")
@@ -78,11 +80,15 @@ def the_one(found: list[Attribute], kind: int, name: str = "") -> Attribute:
     return fitting[0]
 
 
-def read_pieces(volume: Volume, attribute: Attribute, cluster_bytes: int, piece_bytes: int) -> Iterator[bytes]:
+def read_pieces(
+    volume: Volume, attribute: Attribute, cluster_bytes: int, piece_bytes: int, most_bytes: int = MAX_READ_BYTES
+) -> Iterator[bytes]:
     """What was ever written of an attribute without holes, in pieces of so many bytes, the last one shorter."""
     if not attribute.runs:
         yield attribute.value
         return
+    if attribute.initialised_bytes > most_bytes:
+        raise Doubt("an attribute is larger than what is looked at")
     left = attribute.initialised_bytes
     extents = places(attribute, cluster_bytes)
     if attribute.flags or not left <= attribute.data_bytes <= sum(extent.length for extent in extents):
@@ -100,11 +106,12 @@ def read_pieces(volume: Volume, attribute: Attribute, cluster_bytes: int, piece_
         yield pending
 
 
-def read_all(volume: Volume, attribute: Attribute, cluster_bytes: int) -> bytes:
-    """What was ever written of an attribute that is not large."""
-    if attribute.data_bytes > MAX_READ_BYTES:
-        raise Doubt("an attribute is larger than what is looked at")
-    return b"".join(read_pieces(volume, attribute, cluster_bytes, 1 << 20))
+def read_all(volume: Volume, attribute: Attribute, cluster_bytes: int) -> bytearray:
+    """What was ever written of an attribute that is not large, in memory once."""
+    whole = bytearray()
+    for piece in read_pieces(volume, attribute, cluster_bytes, 1 << 20):
+        whole += piece
+    return whole
 
 
 def places(attribute: Attribute, cluster_bytes: int) -> list[Extent]:

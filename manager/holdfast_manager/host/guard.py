@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 from holdfast_agent.errors import ChangeTrackingLost, DiskUrlInvalid, GuestAgentSilent, HoldfastError, PluginDefect
+from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.units import MIB
@@ -91,7 +92,10 @@ class GuardedDriver:
 
     def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
         with self._boundary("prepare_restore"):
-            return self.unguarded.prepare_restore(name, info, overwrite, journal)
+            target = self.unguarded.prepare_restore(name, info, overwrite, journal)
+            for disk in target.disks:
+                _check_access(disk.disk_id, (disk.url,), disk.access)
+            return target
 
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         with self._boundary("finish_restore"):
@@ -130,8 +134,14 @@ def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:
     _expect({disk.disk_id for disk in snapshot.disks} == set(request.disk_ids), "it has other disks than asked for")
     for disk in snapshot.disks:
         _expect(bool(disk.urls), f"disk {disk.disk_id} has no URL")
-        for url in disk.urls:
-            parse_disk_url(url)
+        _check_access(disk.disk_id, disk.urls, disk.access)
+
+
+def _check_access(disk_id: str, urls: Iterable[str], access: Iterable[DiskAccess]) -> None:
+    """The URLs are ones that an agent can open, and no secret is for a server that none of them names."""
+    origins = {parse_disk_url(url).origin for url in urls}
+    strange = [each.origin for each in access if each.origin not in origins]
+    _expect(not strange, f"disk {disk_id} has secrets for {', '.join(strange)}, which none of its URLs names")
 
 
 class GuardedFreezeHandle:

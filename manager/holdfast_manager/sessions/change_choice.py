@@ -93,6 +93,7 @@ def backup_order(ground: Ground, decision: ChangeDecision) -> BackupOrder:
     urls = ground.disk.urls
     return BackupOrder(
         geometry=geometry_of(ground.disk, ground.block_log2),
+        access=ground.disk.access,
         disks=tuple(with_bitmap(url, told.bitmap) for url in urls) if told.bitmap else urls,
         mode=decision.mode,
         base_root=root_id(before.root) if before else None,

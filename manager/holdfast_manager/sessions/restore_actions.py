@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 import msgspec
 
 from holdfast_agent.errors import HoldfastError, NotFound, ObjectDamaged, UsageError
+from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import file_url
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.strict import NOT_DECODED
@@ -43,12 +44,13 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """One disk and where it goes; ``url`` None: nowhere, it is only checked."""
+    """One disk and where it goes; ``url`` None: nowhere, it is only checked. ``access``: secrets for its server."""
 
     disk: DiskPoint
     url: str | None
     create: bool = True
     overwrite: bool = False
+    access: tuple[DiskAccess, ...] = ()
 
 
 class ReaderTasks(PairTasks):
@@ -86,6 +88,7 @@ class ReaderTasks(PairTasks):
             disk=placed.url,
             create=placed.create,
             overwrite=placed.overwrite,
+            access=placed.access,
         )
         self.work.begin(key, order, reads=self._context.repository.name)
         return TransferBegan(task=key, mode=None, reason=f"to {placed.url}" if placed.url else "checked only")
@@ -171,7 +174,7 @@ class RestoreActions:
             place = places.get(disk.disk_id)
             if place is None:
                 raise NotFound(kind="place for the disk", name=disk.name, advice="The hypervisor plugin made none")
-            placed.append(Placed(disk, place.url, place.create))
+            placed.append(Placed(disk, place.url, place.create, access=place.access))
         return f"VM {name} on {self._request.server}", placed
 
     def _read_config(self, point: Point) -> VmInfo:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from holdfast_agent.model.disk_access import DiskAccess
+
 
 class VmRef(msgspec.Struct, frozen=True):
     """A VM: the hypervisor's stable id, which survives a rename, and the name that people use."""
@@ -66,7 +68,8 @@ class SnapshotDisk(msgspec.Struct, frozen=True):
 
     ``urls``: disk URLs that an agent can open, best transport first. ``change_id``: names this instant to the driver's
     change tracker, or None. ``allocation``: whether ``urls`` tell holes from data, so that the mode `allocation` can
-    be used for a first full.
+    be used for a first full. ``access``: secrets for servers that ``urls`` name, as a session with the hypervisor gave
+    them. They go to the proxy with its order, over the sealed control channel, and are neither stored nor logged.
     """
 
     disk_id: str
@@ -75,6 +78,7 @@ class SnapshotDisk(msgspec.Struct, frozen=True):
     urls: tuple[str, ...]
     change_id: str | None = None
     allocation: bool = True
+    access: tuple[DiskAccess, ...] = ()
 
 
 class DiskBitmap(msgspec.Struct, frozen=True):
@@ -96,13 +100,17 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class RestoreDisk(msgspec.Struct, frozen=True):
-    """One disk to be restored: where the writer puts it. ``create``: the writer makes it; else it exists already."""
+    """One disk to be restored: where the writer puts it. ``create``: the writer makes it; else it exists already.
+
+    ``access``: secrets for the server that ``url`` names, as in :class:`SnapshotDisk`.
+    """
 
     disk_id: str
     name: str
     size_bytes: int
     url: str
     create: bool = True
+    access: tuple[DiskAccess, ...] = ()
 
 
 class RestoreTarget(msgspec.Struct, frozen=True):
