@@ -21,12 +21,12 @@ MOST_S = 240
 
 
 @pytest.mark.timeout(MOST_S + 20)
-def test_a_repository_lives_on_nfs(tmp_path: Path) -> None:
+def test_a_repository_lives_on_nfs(disk_path_factory: pytest.TempPathFactory) -> None:
     command = [
         sys.executable, "-B", "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", f"--basetemp={MOUNT}/tests",
         f"--rootdir={TESTS.parent}", *(str(TESTS / name) for name in CHOSEN),
     ]  # fmt: skip
-    status, output = run_on_nfs(tmp_path, command, MOST_S)
+    status, output = run_on_nfs(disk_path_factory.mktemp("guest"), command, MOST_S)
     assert status == 0, output
     assert " passed" in output
     assert "skipped" not in output

@@ -1,7 +1,8 @@
 """Temporary directories in memory, for tests to which a disk under the files is nothing but time.
 
 A small repository alone has hundreds of directories and syncs each file. A ``conftest.py`` that imports the fixtures
-here puts the tests of its folder on a tmpfs where there is one with room, and in the usual place elsewhere.
+here puts the tests of its folder on a tmpfs where there is one with room, and in the usual place elsewhere. Who gives
+``--basetemp`` (and no workers, whose base pytest-xdist gives) decides where all of them are.
 """
 
 from __future__ import annotations
@@ -34,10 +35,13 @@ class MemoryPaths:
 
 
 @pytest.fixture(scope="session")
-def tmp_path_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryPaths]:
+def tmp_path_factory(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[MemoryPaths]:
     """Directories for a module or a whole run; all are gone at its end."""
-    _remove_leftovers()
-    place = _TMPFS if _has_room() else tmp_path_factory.getbasetemp()
+    told = pytestconfig.getoption("basetemp") is not None and not hasattr(pytestconfig, "workerinput")
+    place = tmp_path_factory.getbasetemp()
+    if not told and _has_room():
+        _remove_leftovers()
+        place = _TMPFS
     root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
     yield MemoryPaths(root, tmp_path_factory)
     shutil.rmtree(root, ignore_errors=True)

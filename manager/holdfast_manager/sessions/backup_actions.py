@@ -12,10 +12,7 @@ from holdfast_agent.errors import (
     SnapshotFailed,
 )
 from holdfast_agent.model.rules import TransferRules
-from holdfast_agent.model.units import format_rate
 from holdfast_agent.sealing.keys import RepositoryKeys
-from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
-from holdfast_agent.wire.specs import SourceSpec, TargetSpec
 from holdfast_manager.broker.broker import Broker
 from holdfast_manager.catalog.values import JobSpec, ServerLimits
 from holdfast_manager.scheduler.capacities import job_limit, server_limits
@@ -39,17 +36,15 @@ from .events import (
     PlannedVm,
     PointCommitted,
     RepositorySessionBegun,
-    SessionFailed,
     SnapshotRemoved,
     SnapshotTaken,
-    TaskFailed,
     TaskKey,
     TaskStopped,
     TransferBegan,
     VmAbandoned,
-    VmFailed,
     VmsPlanned,
 )
+from .failures import failure
 from .instructions import (
     AbandonVm,
     BeginRepositorySession,
@@ -74,7 +69,8 @@ from .steps import Step
 from .tasks import Context, TaskWork
 from .tracking import Told, ask_allocated, ask_changes
 from .vm_work import VmWork
-from .write_sessions import begin_write_session, give_up_write_session
+from .write_sessions import begin_write_session, give_up_write_session, open_repositories
+from .writing_movers import start_writing_movers, told_rules
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -123,12 +119,7 @@ class BackupActions:
         raise AssertionError(f"a backup has no {type(instruction).__name__}")
 
     def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
-        match instruction:
-            case TaskInstruction():
-                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
-            case VmInstruction():
-                return VmFailed(vm=instruction.vm, error=error.to_record(), at=instruction.step)
-        return SessionFailed(error=error.to_record())
+        return failure(instruction, error)
 
     def tick(self) -> None:
         self.tasks.tick()
@@ -181,8 +172,7 @@ class BackupActions:
 
     def _plan(self) -> Event:
         """Step `start`: the job's VMs, and that the repository is there, before anything is done to any VM."""
-        request = OpenRepository(repository=self._context.repository.path)
-        self._context.pool.ask(self._context.repository.agent, request, RepositoryFacts)
+        open_repositories(self._context, self._context.repository)
         adopt_orphaned_points(self._context, self._job.name, self._keys)
         planned, unplanned = [], []
         for ref in self._platform.broker.resolve(self._job.include, self._job.exclude):
@@ -215,23 +205,9 @@ class BackupActions:
 
     def _start_movers(self, key: TaskKey) -> Event:
         vm, context, job = self._vms[key.vm], self._context, self._job
-        number = vm.next_mover()
-        rules, sid = TransferRules(job.compression, job.streams), vm.sid
-        context.desk.start(
-            key,
-            context.repository.agent,
-            lambda name, secret: TargetSpec(
-                task_id=name, secret=secret, rules=rules, repository=context.repository.path, sid=sid, mover=number
-            ),
-            self.tasks.proxy_of(key),
-            lambda name, secret, endpoints: SourceSpec(
-                task_id=name, secret=secret, rules=rules, endpoints=endpoints, keys=self._keys.data_keys()
-            ),
-        )
-        sealed = "encrypted" if context.repository.encrypted else "not encrypted"
-        bandwidth = job.bandwidth_bytes_per_s
-        limit = f", at most {format_rate(bandwidth)} for all tasks together" if bandwidth else ""
-        return MoversStarted(task=key, rules=f"{job.compression}, {sealed}{limit}")
+        rules = TransferRules(job.compression, job.streams)
+        start_writing_movers(context, key, self.tasks.proxy_of(key), vm, rules, self._keys)
+        return MoversStarted(task=key, rules=told_rules(context, job.compression, job.bandwidth_bytes_per_s))
 
     # --- inventory, guest, snapshot ---------------------------------------------------------------------------
 

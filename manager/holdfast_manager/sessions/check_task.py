@@ -9,7 +9,7 @@ from holdfast_agent.model.points import Point
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.messages import VerifyBudget
-from holdfast_agent.wire.specs import BlockTree, CheckerSpec, CheckOrder, MoverResult, ReaderSpec
+from holdfast_agent.wire.specs import BlockTree, CheckerSpec, CheckOrder, MoverResult
 
 from .events import Event, MoversStarted, TaskKey, TransferBegan
 from .pair_tasks import PairTasks
@@ -44,12 +44,8 @@ class CheckTask(PairTasks):
         return self._context.desk.outcome(self._key).connector if self.finished(self._key) else None
 
     def start(self, key: TaskKey) -> Event:
-        context = self._context
-        context.desk.start(
+        self.start_reader(
             key,
-            context.repository.agent,
-            lambda name, secret: ReaderSpec(task_id=name, secret=secret, repository=context.repository.path),
-            self.work.proxy_of(key),
             lambda name, secret, endpoints: CheckerSpec(
                 task_id=name, secret=secret, endpoints=endpoints, keys=self._keys.opening_keys()
             ),

@@ -28,7 +28,6 @@ from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import pack_set_digest
-from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import PointEntryRow, PointState
 
@@ -41,15 +40,13 @@ from .events import (
     PlannedVm,
     PointCommitted,
     RepositorySessionBegun,
-    SessionFailed,
     SnapshotRemoved,
     SnapshotTaken,
-    TaskFailed,
     TaskKey,
     VmAbandoned,
-    VmFailed,
     VmsPlanned,
 )
+from .failures import failure
 from .instructions import (
     AbandonVm,
     BeginRepositorySession,
@@ -70,7 +67,7 @@ from .point_tasks import PointTasks, PointTransfer
 from .requests import CopyRequest
 from .steps import Step
 from .tasks import Context
-from .write_sessions import WriteAttempt, begin_write_session, give_up_write_session
+from .write_sessions import WriteAttempt, begin_write_session, give_up_write_session, open_repositories
 
 _NAMED = 5
 
@@ -125,12 +122,7 @@ class CopyActions:
         raise AssertionError(f"a copy has no {type(instruction).__name__}")
 
     def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
-        match instruction:
-            case TaskInstruction():
-                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
-            case VmInstruction():
-                return VmFailed(vm=instruction.vm, error=error.to_record(), at=instruction.step)
-        return SessionFailed(error=error.to_record())
+        return failure(instruction, error)
 
     def tick(self) -> None:
         self.tasks.tick()
@@ -161,9 +153,7 @@ class CopyActions:
 
     def _plan(self) -> Event:
         """Step `start`: both repositories are there; what the one has and the other has not."""
-        for repository in (self._context.repository, self._origin.repository):
-            request = OpenRepository(repository=repository.path)
-            self._context.pool.ask(repository.agent, request, RepositoryFacts)
+        open_repositories(self._context, self._context.repository, self._origin.repository)
         plan = plan_copy(self._context.catalog, self._request, self._origin.ask, self._target.ask)
         self._remember_unknown(plan)
         self._bases, self._unwell = dict(plan.bases), plan.unwell

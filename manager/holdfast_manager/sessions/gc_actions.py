@@ -10,9 +10,9 @@ from holdfast_agent.errors import Cancelled, HoldfastError, from_record
 from holdfast_agent.model.units import format_size
 from holdfast_agent.wire.messages import CollectEnded, CollectGarbage, Collection, CollectProgress, Done, Push
 
-from .events import Event, SessionFailed, TargetAbandoned, TargetFailed, TargetFinished, TargetPrepared
-from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget
+from .events import Event, TargetFinished, TargetPrepared
 from .requests import GcRequest
+from .target_actions import TargetActions
 from .tasks import Context
 
 _LOOK_S = 0.5
@@ -25,14 +25,14 @@ _PHASES = {
 }
 
 
-class GcActions:
-    """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a garbage collection.
+class GcActions(TargetActions):
+    """The agent of the repository does all the work; it needs no key.
 
-    The agent of the repository does all the work; it needs no key. Stopping the session ends its lease, and with it the
-    collection, which the next one takes up again.
+    Stopping the session ends its lease, and with it the collection, which the next one takes up again.
     """
 
     def __init__(self, context: Context, request: GcRequest) -> None:
+        super().__init__()
         self._context = context
         self._request = request
         self._ends: queue.SimpleQueue[CollectEnded | HoldfastError] = queue.SimpleQueue()
@@ -40,25 +40,8 @@ class GcActions:
         self._phase = ""
         self._noted = 0.0
 
-    def perform(self, instruction: Instruction) -> Event | None:
-        match instruction:
-            case PrepareTarget():
-                return self._collect()
-            case FinishTarget():
-                return TargetFinished(
-                    note="nothing was changed" if self._request.dry_run else "only garbage was removed"
-                )
-            case AbandonTarget():
-                return TargetAbandoned()
-        raise AssertionError(f"a garbage collection has no {type(instruction).__name__}")
-
-    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
-        if isinstance(instruction, PrepareTarget | FinishTarget):
-            return TargetFailed(error=error.to_record(), at=instruction.step)
-        return SessionFailed(error=error.to_record())
-
-    def tick(self) -> None:
-        """Nothing is queued for."""
+    def finish(self) -> Event:
+        return TargetFinished(note="nothing was changed" if self._request.dry_run else "only garbage was removed")
 
     def push(self, agent: str, push: Push | AgentLost) -> None:
         """What the repository's agent says; called in the driver's thread."""
@@ -69,7 +52,7 @@ class GcActions:
         elif isinstance(push, AgentLost) and agent == self._context.repository.agent:
             self._ends.put(push.error)
 
-    def _collect(self) -> Event:
+    def prepare(self) -> Event:
         context = self._context
         request = CollectGarbage(
             lease=context.pool.lease,

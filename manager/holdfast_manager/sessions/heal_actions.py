@@ -20,28 +20,25 @@ from holdfast_agent.model.points import DiskPoint, Origin, Point
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
-from holdfast_agent.wire.messages import Finding, OpenRepository, RepositoryFacts, VerifyBudget
+from holdfast_agent.wire.messages import Finding, VerifyBudget
 from holdfast_manager.enrolment.points import authentic_points
 
 from .change_choice import base_disk
 from .committing import PointWriter
 from .events import (
     Event,
-    SessionFailed,
     TargetAbandoned,
-    TargetFailed,
     TargetFinished,
     TargetPrepared,
-    TaskFailed,
     TaskKey,
 )
-from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget, TaskInstruction
 from .keyless import KeylessCheck, finding_text
 from .point_reader import PointReader
 from .point_tasks import PointTasks, PointTransfer
 from .requests import HealRequest
+from .target_actions import TargetActions
 from .tasks import Context
-from .write_sessions import WriteAttempt, begin_write_session, give_up_write_session
+from .write_sessions import WriteAttempt, begin_write_session, give_up_write_session, open_repositories
 
 _NO_BUDGET = VerifyBudget()
 _SHOWN = 200
@@ -62,9 +59,7 @@ class _Heal(msgspec.Struct, frozen=True):
         return self.point.server, self.point.vm_id, self.disk.disk_id, self.disk.block_log2
 
 
-class HealActions:
-    """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a heal."""
-
+class HealActions(TargetActions):
     def __init__(self, context: Context, request: HealRequest, origin: PointReader, keys: RepositoryKeys) -> None:
         self._context = context
         self._origin = origin
@@ -74,7 +69,7 @@ class HealActions:
         self._attempt = WriteAttempt()
         self._heals: dict[TaskKey, _Heal] = {}
         self._lost: set[tuple[str, str]] = set()
-        self._points = PointTasks(
+        points = PointTasks(
             context,
             origin,
             keys,
@@ -83,39 +78,18 @@ class HealActions:
             lambda key: self._attempt,
             self._transfer,
         )
-        self.tasks = self._points.work
+        super().__init__(points)
+        self.tasks = points.work
         self.push = self._keyless.push
 
-    def perform(self, instruction: Instruction) -> Event | None:
-        match instruction:
-            case PrepareTarget():
-                return self._prepare()
-            case FinishTarget():
-                return self._finish()
-            case AbandonTarget():
-                give_up_write_session(self._context, self._attempt)
-                return TargetAbandoned()
-            case TaskInstruction():
-                return self._points.perform(instruction)
-        raise AssertionError(f"a heal has no {type(instruction).__name__}")
-
-    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
-        match instruction:
-            case TaskInstruction():
-                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
-            case PrepareTarget() | FinishTarget():
-                return TargetFailed(error=error.to_record(), at=instruction.step)
-        return SessionFailed(error=error.to_record())
-
-    def tick(self) -> None:
-        self.tasks.tick()
+    def abandon(self) -> Event:
+        give_up_write_session(self._context, self._attempt)
+        return TargetAbandoned()
 
     # --- what is lost, and who has it -------------------------------------------------------------------------------
 
-    def _prepare(self) -> Event:
-        for repository in (self._context.repository, self._origin.repository):
-            request = OpenRepository(repository=repository.path)
-            self._context.pool.ask(repository.agent, request, RepositoryFacts)
+    def prepare(self) -> Event:
+        open_repositories(self._context, self._context.repository, self._origin.repository)
         # Notes in quarantine whatever level 0 can see; what only the key can tell was noted by verifications before.
         lost = [finding for finding in self._keyless.run(0, (), _NO_BUDGET, tables=True).findings if finding.lost]
         self._lost = {(finding.kind, finding.object) for finding in lost}
@@ -208,7 +182,7 @@ class HealActions:
 
     # --- what came of it --------------------------------------------------------------------------------------------
 
-    def _finish(self) -> Event:
+    def finish(self) -> Event:
         for key, heal in self._heals.items():
             if self._root(key) is not None and not self._is_whole(key):
                 text = f"{_named(heal.point)}: the disk {heal.disk.name} has other content in its equal"

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from holdfast_agent.wire.specs import ReaderSpec
+
 from .events import Event, TaskKey, TaskStopped
 from .instructions import BeginTransfer, ReleaseTask, RequestSlot, StartMovers, StopTask, TaskInstruction
+from .movers import MakeConnector
 from .tasks import Context, TaskWork
 
 
@@ -44,6 +47,17 @@ class PairTasks(ABC):
     def finished(self, key: TaskKey) -> bool:
         """Whether the task has come to its end; its outcome is the desk's to tell."""
         return key in self._finished
+
+    def start_reader(self, key: TaskKey, connector: MakeConnector) -> None:
+        """Have the desk start a reader at our repository, and at the task's proxy what takes its blocks."""
+        repository = self._context.repository
+        self._context.desk.start(
+            key,
+            repository.agent,
+            lambda name, secret: ReaderSpec(task_id=name, secret=secret, repository=repository.path),
+            self.work.proxy_of(key),
+            connector,
+        )
 
     @abstractmethod
     def start(self, key: TaskKey) -> Event:

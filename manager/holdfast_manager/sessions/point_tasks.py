@@ -13,10 +13,9 @@ from holdfast_agent.model.change import ChangeDecision, ChangeMode
 from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.rules import TransferRules
-from holdfast_agent.model.units import format_rate
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
-from holdfast_agent.wire.specs import BackupOrder, BlockTree, OriginDisk, SourceSpec, TargetSpec
+from holdfast_agent.wire.specs import BackupOrder, BlockTree, OriginDisk
 
 from .events import Event, MoversStarted, TaskKey, TransferBegan
 from .movers import Feeder
@@ -24,6 +23,7 @@ from .pair_tasks import PairTasks
 from .point_reader import PointReader
 from .tasks import Context
 from .write_sessions import WriteAttempt
+from .writing_movers import start_writing_movers, told_rules
 
 
 class PointTransfer(msgspec.Struct, frozen=True):
@@ -79,22 +79,18 @@ class PointTasks(PairTasks):
         self._transfer_of = transfer_of
 
     def start(self, key: TaskKey) -> Event:
-        context, origin, attempt = self._context, self._origin.repository, self._attempt_of(key)
-        sid, number = attempt.sid, attempt.next_mover()
-        rules = msgspec.structs.replace(self._rules, bandwidth_bytes_per_s=None)  # it is the session's, not the task's
-        context.desk.start(
+        origin = self._origin.repository
+        start_writing_movers(
+            self._context,
             key,
-            context.repository.agent,
-            lambda name, secret: TargetSpec(
-                task_id=name, secret=secret, rules=rules, repository=context.repository.path, sid=sid, mover=number
-            ),
             self.work.proxy_of(key),
-            lambda name, secret, endpoints: SourceSpec(
-                task_id=name, secret=secret, rules=rules, endpoints=endpoints, keys=self._keys.data_keys()
-            ),
+            self._attempt_of(key),
+            msgspec.structs.replace(self._rules, bandwidth_bytes_per_s=None),  # it is the session's, not the task's
+            self._keys,
             Feeder(origin.agent, origin.path, self._origin.keys.opening_keys()),
         )
-        return MoversStarted(task=key, rules=self._told())
+        told = told_rules(self._context, self._rules.compression, self._rules.bandwidth_bytes_per_s)
+        return MoversStarted(task=key, rules=f"every block is checked by its id, then {told}")
 
     def begin(self, key: TaskKey) -> Event:
         transfer = self._transfer_of(key)
@@ -106,9 +102,3 @@ class PointTasks(PairTasks):
             own_limit=self._rules.bandwidth_bytes_per_s,
         )
         return TransferBegan(task=key, mode=transfer.decision.mode, reason=transfer.decision.reason)
-
-    def _told(self) -> str:
-        sealed = "encrypted" if self._context.repository.encrypted else "not encrypted"
-        limit = self._rules.bandwidth_bytes_per_s
-        bounded = f", at most {format_rate(limit)} for all tasks together" if limit else ""
-        return f"every block is checked by its id, then {self._rules.compression}, {sealed}{bounded}"

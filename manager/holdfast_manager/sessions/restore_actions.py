@@ -14,25 +14,23 @@ from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
-from holdfast_agent.wire.specs import ReaderSpec, RestoreOrder, WriterSpec
+from holdfast_agent.wire.specs import RestoreOrder, WriterSpec
 from holdfast_plugins.api import HypervisorDriver, Journal, RestoreTarget, VmInfo
 
 from .events import (
     Event,
     MoversStarted,
-    SessionFailed,
     TargetAbandoned,
-    TargetFailed,
     TargetFinished,
     TargetPrepared,
-    TaskFailed,
     TaskKey,
     TransferBegan,
 )
-from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget, TaskInstruction
+from .instructions import AbandonTarget, Instruction
 from .pair_tasks import PairTasks
 from .point_reader import PointReader
 from .requests import RestoreRequest
+from .target_actions import TargetActions
 from .tasks import Context
 
 
@@ -68,12 +66,8 @@ class ReaderTasks(PairTasks):
         return key
 
     def start(self, key: TaskKey) -> Event:
-        context = self._context
-        context.desk.start(
+        self.start_reader(
             key,
-            context.repository.agent,
-            lambda name, secret: ReaderSpec(task_id=name, secret=secret, repository=context.repository.path),
-            self.work.proxy_of(key),
             lambda name, secret, endpoints: WriterSpec(
                 task_id=name, secret=secret, endpoints=endpoints, keys=self._keys.opening_keys()
             ),
@@ -94,9 +88,7 @@ class ReaderTasks(PairTasks):
         return TransferBegan(task=key, mode=None, reason=f"to {placed.url}" if placed.url else "checked only")
 
 
-class RestoreActions:
-    """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a restore."""
-
+class RestoreActions(TargetActions):
     def __init__(
         self, context: Context, request: RestoreRequest, keys: RepositoryKeys, destination: Destination | None
     ) -> None:
@@ -108,35 +100,16 @@ class RestoreActions:
         self._target: RestoreTarget | None = None
         self._info: VmInfo | None = None
         self._whole = False
+        super().__init__(self._readers)
         self.tasks = self._readers.work
 
-    def perform(self, instruction: Instruction) -> Event | None:
-        match instruction:
-            case PrepareTarget():
-                return self._prepare()
-            case FinishTarget():
-                return self._finish()
-            case AbandonTarget():
-                return self._abandon()
-            case TaskInstruction():
-                return self._readers.perform(instruction)
-        raise AssertionError(f"a restore has no {type(instruction).__name__}")
-
     def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
-        match instruction:
-            case TaskInstruction():
-                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
-            case PrepareTarget() | FinishTarget():
-                return TargetFailed(error=error.to_record(), at=instruction.step)
-            case AbandonTarget():
-                self._context.recorder.note(f"what the restore had made could not be removed: {error}", "warning")
-                return TargetAbandoned()
-        return SessionFailed(error=error.to_record())
+        if isinstance(instruction, AbandonTarget):
+            self._context.recorder.note(f"what the restore had made could not be removed: {error}", "warning")
+            return TargetAbandoned()
+        return super().failed(instruction, error)
 
-    def tick(self) -> None:
-        self.tasks.tick()
-
-    def _prepare(self) -> Event:
+    def prepare(self) -> Event:
         point = self._reader.point(self._request.sid)
         wanted = wanted_disks(point, self._request.disks)
         self._whole = len(wanted) == len(point.disks)
@@ -185,7 +158,7 @@ class RestoreActions:
             name = f"the VM configuration of {point.sid}"
             raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
 
-    def _finish(self) -> Event:
+    def finish(self) -> Event:
         finished = self._finish_target()
         if self._whole:  # every block was read, decoded and compared with its id on the way
             self._context.catalog.points.set_verified(self._request.sid, time.time())
@@ -197,7 +170,7 @@ class RestoreActions:
         vm = self._destination.driver.finish_restore(self._target, self._info, self._destination.journal)
         return TargetFinished(note=f"VM {vm.name} on {self._request.server}")
 
-    def _abandon(self) -> Event:
+    def abandon(self) -> Event:
         if self._destination is not None and self._target is not None:
             self._destination.driver.abandon_restore(self._target, self._destination.journal)
         return TargetAbandoned()

@@ -15,27 +15,21 @@ from holdfast_manager.catalog.values import PointState
 from .check_task import CheckTask
 from .events import (
     Event,
-    SessionFailed,
-    TargetAbandoned,
-    TargetFailed,
     TargetFinished,
     TargetPrepared,
-    TaskFailed,
 )
-from .instructions import AbandonTarget, FinishTarget, Instruction, PrepareTarget, TaskInstruction
 from .keyless import KeylessCheck, finding_text
 from .point_reader import PointReader
 from .requests import VerifyRequest
+from .target_actions import TargetActions
 from .tasks import Context
 
 _FINDINGS_SHOWN = 200
 _NO_BUDGET = VerifyBudget()
 
 
-class VerifyActions:
-    """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a verification.
-
-    Levels 0 and 1 are the repository agent's work and need no key. Level 2 reads no pack twice: presence and tables
+class VerifyActions(TargetActions):
+    """Levels 0 and 1 are the repository agent's work and need no key. Level 2 reads no pack twice: presence and tables
     by the agent, then every distinct block once through a proxy that holds the key, then, if that found anything,
     the agent tells which points it touches. Points that a finding touches are marked suspect, so that no backup builds
     on them; those that level 2 found whole are good again.
@@ -52,33 +46,11 @@ class VerifyActions:
         self._found: set[tuple[str, str]] = set()
         self._suspect: set[Sid] = set()
         self._packs_left = 0
+        super().__init__(self._check)
         self.tasks = self._check.work
         self.push = self._keyless.push
 
-    def perform(self, instruction: Instruction) -> Event | None:
-        match instruction:
-            case PrepareTarget():
-                return self._prepare()
-            case FinishTarget():
-                return self._finish()
-            case AbandonTarget():
-                return TargetAbandoned()
-            case TaskInstruction():
-                return self._check.perform(instruction)
-        raise AssertionError(f"a verification has no {type(instruction).__name__}")
-
-    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
-        match instruction:
-            case TaskInstruction():
-                return TaskFailed(task=instruction.task, error=error.to_record(), at=instruction.step)
-            case PrepareTarget() | FinishTarget():
-                return TargetFailed(error=error.to_record(), at=instruction.step)
-        return SessionFailed(error=error.to_record())
-
-    def tick(self) -> None:
-        self.tasks.tick()
-
-    def _prepare(self) -> Event:
+    def prepare(self) -> Event:
         request = self._request
         deep = request.level == 2
         budget = _NO_BUDGET if deep else request.budget
@@ -149,7 +121,7 @@ class VerifyActions:
                 wrong = Finding(object=name, kind="record", detail=error.text, points=tuple(sids), lost=True)
                 self._found_wrong(wrong)
 
-    def _finish(self) -> Event:
+    def finish(self) -> Event:
         notes = []
         result = self._check.result
         if result is not None and result.bad_count:

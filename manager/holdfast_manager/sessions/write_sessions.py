@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from holdfast_agent.errors import AlreadyExists, HoldfastError
 from holdfast_agent.model.ids import Sid, new_sid
-from holdfast_agent.wire.messages import AbortSession, BeginSession, Done
+from holdfast_agent.wire.messages import AbortSession, BeginSession, Done, OpenRepository, RepositoryFacts
+from holdfast_manager.catalog.values import RepositoryEntry
 
 from .steps import Step
 from .tasks import Context
@@ -32,6 +33,12 @@ class WriteAttempt:
         with self._lock:
             number, self._movers = self._movers, self._movers + 1
             return number
+
+
+def open_repositories(context: Context, *repositories: RepositoryEntry) -> None:
+    """Make sure that they are there, before anything is begun. Raises what agents raise."""
+    for repository in repositories:
+        context.pool.ask(repository.agent, OpenRepository(repository=repository.path), RepositoryFacts)
 
 
 def begin_write_session(context: Context, sid: Sid) -> None:
