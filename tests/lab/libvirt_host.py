@@ -312,7 +312,7 @@ def libvirt_daemon(cache: Path) -> Iterator[LibvirtHost]:
         command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
         command += ["sh", "-c", launch]
         with subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.STDOUT) as daemon:
-            host = LibvirtHost(folder, f"qemu+unix:///system?socket={folder}/libvirt-sock")
+            host = LibvirtHost(folder, f"qemu:///system?socket={folder}/libvirt-sock")
             host.remote_uri = f"qemu+tcp://127.0.0.1:{port}/system"
             try:
                 deadline = time.monotonic() + _START_S
