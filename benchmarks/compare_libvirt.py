@@ -13,7 +13,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from random import Random
@@ -36,15 +35,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size-mib", type=int, default=1024)
     parser.add_argument("--part", type=float, default=0.01)
+    parser.add_argument("--block-size", default="64 KiB", help="of Holdfast's job; 64 KiB is the grain of the bitmaps")
     given = parser.parse_args()
     if shutil.which("virtnbdbackup") is None:
         print("virtnbdbackup is not installed: apt install virtnbdbackup", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="compare-") as cache, libvirt_daemon(Path(cache) / "libvirt") as host:
-        with installed(host.shared) as house:
-            ours, theirs = (make_vm(host, name, given.size_mib) for name in ("holdfast", "virtnbdbackup"))
-            prepare(house, host)
-            measure(given.part, {ours: Holdfast(house), theirs: Virtnbdbackup(host)})
+    with libvirt_daemon() as host, installed(host.shared) as house:
+        ours, theirs = (make_vm(host, name, given.size_mib) for name in ("holdfast", "virtnbdbackup"))
+        prepare(house, host, given.block_size)
+        measure(given.part, {ours: Holdfast(house), theirs: Virtnbdbackup(host)})
     return 0
 
 
@@ -65,19 +64,8 @@ class Virtnbdbackup:
 
     def run(self) -> None:
         level = "inc" if self.folder.exists() else "full"
-        command = [
-            "virtnbdbackup",
-            "-U",
-            self._host.uri,
-            "-d",
-            "virtnbdbackup",
-            "-l",
-            level,
-            "-o",
-            self.folder,
-            "-z",
-            "-n",
-        ]
+        command = ["virtnbdbackup", "-U", self._host.uri, "-d", "virtnbdbackup", "-l", level, "-o", self.folder]
+        command += ["--compress", "--noprogress"]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
 
@@ -120,11 +108,12 @@ def make_vm(host: LibvirtHost, name: str, size_mib: int) -> LibvirtVm:
     return vm.start()
 
 
-def prepare(house: Installation, host: LibvirtHost) -> None:
+def prepare(house: Installation, host: LibvirtHost, block_size: str) -> None:
     options = [word for key, value in host.options().items() for word in ("--option", f"{key}={value}")]
     house.holdfast("server", "add", "kvm", "--plugin", "libvirt", *options)
     house.add_repository(NAME, encrypted=True)
-    house.holdfast("job", "create", NAME, "--server", "kvm", "--include", "holdfast", "--repository", NAME)
+    job = ("--server", "kvm", "--include", "holdfast", "--repository", NAME, "--block-size", block_size)
+    house.holdfast("job", "create", NAME, *job)
 
 
 def stored_in(folder: Path) -> int:

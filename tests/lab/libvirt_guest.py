@@ -21,7 +21,7 @@ class LibvirtGuest:
     """A running guest with its root on the qcow2 disk ``vda``; made anew by whoever wants one."""
 
     def __init__(self, host: LibvirtHost, name: str, image: Image) -> None:
-        self._host = host
+        self.host = host
         self.disk = host.images / f"{name}.qcow2"
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-f", "raw", image.disk, self.disk], check=True)
         xml = f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>192</memory>
@@ -52,7 +52,7 @@ class LibvirtGuest:
 
     def driver(self, **options: object) -> LibvirtDriver:
         """A connected driver of the plugin for this guest's host."""
-        driver = LibvirtDriver(LibvirtOptions(**self._host.options(**options)), {})
+        driver = LibvirtDriver(LibvirtOptions(**self.host.options(**options)), {})
         driver.connect()
         return driver
 

@@ -29,6 +29,7 @@ from random import Random
 from typing import Any
 
 from lab.disks import free_port
+from lab.guest.image import CACHE
 from lab.tools import missing, require_tool
 
 SECTOR = 512
@@ -295,10 +296,11 @@ class LibvirtVm:
 
 
 @contextlib.contextmanager
-def libvirt_daemon(cache: Path) -> Iterator[LibvirtHost]:
-    """A libvirtd in system mode. ``cache``: a directory for what it finds out about QEMU, which takes it seconds."""
+def libvirt_daemon() -> Iterator[LibvirtHost]:
+    """A libvirtd in system mode. What it finds out about QEMU, which takes it seconds, is kept for the next one."""
     require_libvirt()
-    cache.mkdir(exist_ok=True)
+    cache = CACHE / "libvirt"
+    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hfv") as name:
         folder = Path(name)
         for place in _STATE:
