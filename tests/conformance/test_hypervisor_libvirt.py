@@ -86,8 +86,8 @@ class LibvirtLab(HypervisorLab, ChangeTrackerLab):
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtHost]:
-    with libvirt_daemon(tmp_path_factory.getbasetemp() / "libvirt-cache") as made:
+def host() -> Iterator[LibvirtHost]:
+    with libvirt_daemon() as made:
         yield made
 
 

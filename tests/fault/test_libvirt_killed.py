@@ -43,8 +43,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtHost]:
-    with libvirt_daemon(tmp_path_factory.getbasetemp() / "libvirt-cache") as made:
+def host() -> Iterator[LibvirtHost]:
+    with libvirt_daemon() as made:
         yield made
 
 

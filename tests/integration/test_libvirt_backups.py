@@ -24,8 +24,8 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtHost]:
-    with libvirt_daemon(tmp_path_factory.getbasetemp() / "libvirt-cache") as made:
+def host() -> Iterator[LibvirtHost]:
+    with libvirt_daemon() as made:
         yield made
 
 
@@ -99,7 +99,7 @@ class Backed:
 
 def test_a_history_of_incrementals_restores_bit_for_bit(backed: Backed) -> None:
     assert {disk["mode"] for disk in backed.run().values()} == {"allocation"}
-    for writes in (0, 1, 40):
+    for writes in (0, 40):
         backed.vm.scribble(backed.chance, writes)
         disks = backed.run()
         assert {disk["mode"] for disk in disks.values()} == {"cbt"}, disks
@@ -108,47 +108,33 @@ def test_a_history_of_incrementals_restores_bit_for_bit(backed: Backed) -> None:
         assert all(disk["counters"]["missed_blocks"] == 0 for disk in disks.values())
         assert not backed.left()
         assert len(backed.vm.checkpoints()) == 1, "one checkpoint is what the next run counts from"
-    newest, *_, second, _first = backed.points()
-    assert not backed.wrong(second) and not backed.wrong(newest)
-
-
-def test_a_vm_that_is_shut_off_and_started_again(backed: Backed) -> None:
-    backed.run()
-    backed.vm.stop()
-    disks = backed.run()
-    assert {disk["mode"] for disk in disks.values()} == {"digest"}
-    assert "the VM is off" in disks["vda"]["reason"]
-    disks = backed.run()
-    assert {disk["mode"] for disk in disks.values()} == {"cbt"}, "nothing has touched its images since"
-    assert sum(disk["counters"]["read_bytes"] for disk in disks.values()) == 0
-    backed.vm.start()
-    backed.vm.scribble(backed.chance, 10)
-    disks = backed.run()
-    assert disks["vda"]["mode"] == "digest" and "was off at its last backup" in disks["vda"]["reason"]
-    newest, last_off, *_ = backed.points()
-    assert not backed.wrong(newest) and not backed.wrong(last_off)
+    assert not backed.wrong(backed.points()[0])
 
 
 @pytest.mark.parametrize(
-    ("backed", "event"),
-    [("qcow2", "SnapshotTaken"), ("qcow2", "TransferBegan"), ("qcow2", "PointCommitted"), ("raw", "TransferBegan")],
+    ("backed", "events", "mode"),
+    [("qcow2", ("SnapshotTaken", "TransferBegan", "PointCommitted"), "cbt"), ("raw", ("TransferBegan",), "digest")],
     indirect=["backed"],
+    ids=["backup job", "overlays"],
 )
-def test_a_session_that_is_killed_is_cleared_up_by_the_next(backed: Backed, event: str) -> None:
+def test_a_session_that_is_killed_is_cleared_up_by_the_next(backed: Backed, events: tuple[str, ...], mode: str) -> None:
     backed.run()
-    backed.vm.scribble(backed.chance, 20)
-    if event == "TransferBegan":
-        backed.house.holdfast("job", "edit", backed.name, "--bandwidth", "100 KiB")
-    session, process = backed.session()
-    _wait(lambda: event in backed.events(session))
-    os.kill(process, signal.SIGKILL)
-    backed.house.holdfast("job", "edit", backed.name, "--reset", "bandwidth")
-    backed.vm.scribble(backed.chance, 20)
-    disks = backed.run()
-    assert not backed.left(), "neither job nor export, overlay, scratch file or socket"
-    assert len(backed.vm.checkpoints()) <= 1
-    assert not backed.wrong(backed.points()[0]), disks
-    assert {disk["mode"] for disk in disks.values()} == {"cbt" if backed.vm.formats["vda"] == "qcow2" else "digest"}
+    for event in events:
+        backed.vm.scribble(backed.chance, 20)
+        if event == "TransferBegan":  # long enough to be in the midst of it
+            backed.house.holdfast("job", "edit", backed.name, "--bandwidth", "100 KiB")
+        session, process = backed.session()
+        _wait(lambda: event in backed.events(session))  # noqa: B023 - it is called before the next round
+        os.kill(process, signal.SIGKILL)
+        if event == "TransferBegan":
+            backed.house.holdfast("job", "edit", backed.name, "--reset", "bandwidth")
+        backed.vm.scribble(backed.chance, 20)
+        disks = backed.run()
+        assert not backed.left(), "neither job nor export, overlay, scratch file or socket"
+        assert len(backed.vm.checkpoints()) == (mode == "cbt")
+        assert {disk["mode"] for disk in disks.values()} == {mode}, event
+        assert all(disk["counters"]["missed_blocks"] == 0 for disk in disks.values())
+    assert not backed.wrong(backed.points()[0])
 
 
 def test_a_vm_is_restored_as_new_and_in_place_and_as_images(backed: Backed) -> None:

@@ -19,8 +19,8 @@ FOREIGN = "somebody-elses"
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtHost]:
-    with libvirt_daemon(tmp_path_factory.getbasetemp() / "libvirt-cache") as made:
+def host() -> Iterator[LibvirtHost]:
+    with libvirt_daemon() as made:
         yield made
 
 
@@ -138,6 +138,20 @@ def test_hundreds_of_random_patterns_are_told_bit_for_bit(vm: LibvirtVm, backups
             vm.stop()
             vm.start()
         assert not any(backups.run(committed=chance.random() < 0.8).values())
+
+
+def test_a_vm_that_is_shut_off_is_read_only_if_it_has_run_since(vm: LibvirtVm, backups: DrivenBackups) -> None:
+    chance = Random(6)
+    vm.scribble(chance, 5)
+    backups.run()
+    vm.scribble(chance, 5)
+    vm.stop()
+    assert all("the VM is off, and has run since" in reason for reason in backups.run().values())
+    assert not any(backups.run().values()), "nothing has touched its images since"
+    vm.start()
+    vm.scribble(chance, 5)
+    assert all("the VM was off at its last backup" in reason for reason in backups.run().values())
+    assert not any(backups.run().values())
 
 
 def test_two_repositories_do_not_take_each_others_tracking_away(vm: LibvirtVm, backups: DrivenBackups) -> None:

@@ -29,6 +29,7 @@ from random import Random
 from typing import Any
 
 from lab.disks import free_port
+from lab.guest.image import CACHE
 from lab.tools import missing, require_tool
 
 SECTOR = 512
@@ -295,10 +296,13 @@ class LibvirtVm:
 
 
 @contextlib.contextmanager
-def libvirt_daemon(cache: Path) -> Iterator[LibvirtHost]:
-    """A libvirtd in system mode. ``cache``: a directory for what it finds out about QEMU, which takes it seconds."""
+def libvirt_daemon() -> Iterator[LibvirtHost]:
+    """A libvirtd in system mode. What it finds out about QEMU, which takes it seconds, is kept for the next one."""
     require_libvirt()
-    with tempfile.TemporaryDirectory(prefix="hfv") as name, libvirtd(Path(name), cache) as (uri, remote_uri):
+    with (
+        tempfile.TemporaryDirectory(prefix="hfv") as name,
+        libvirtd(Path(name), CACHE / "libvirt") as (uri, remote_uri),
+    ):
         host = LibvirtHost(Path(name), uri)
         host.remote_uri = remote_uri
         try:
@@ -312,7 +316,7 @@ def libvirt_daemon(cache: Path) -> Iterator[LibvirtHost]:
 @contextlib.contextmanager
 def libvirtd(folder: Path, cache: Path) -> Iterator[tuple[str, str]]:
     """The daemon alone, with its state below ``folder``; its URIs by its socket and by TCP."""
-    cache.mkdir(exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     for place in _STATE:
         (folder / "state" / place).mkdir(parents=True)
     (folder / "state/var/cache/libvirt").rmdir()

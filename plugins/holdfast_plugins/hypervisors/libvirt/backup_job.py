@@ -86,9 +86,14 @@ def runs(domain: Domain, name: str) -> bool:
 
 
 def end(domain: Domain, name: str) -> None:
-    """End the job of the snapshot ``name`` if it runs; any other job is left alone. Idempotent."""
+    """End the job of the snapshot ``name`` if it runs; any other job is left alone. Idempotent.
+
+    A guest that was paused because the job could not go on goes on itself: QEMU tries its write again.
+    """
     if runs(domain, name):
         domain.end_backup(_END_TIMEOUT_S)
+        if domain.paused_by_error():
+            domain.resume()
 
 
 def _exports(domain: Domain) -> list[str]:

@@ -52,6 +52,17 @@ class Domain:
         state, _reason = self._ask(self._raw.state)
         return int(state) in (self._flag("DOMAIN_RUNNING"), self._flag("DOMAIN_BLOCKED"))
 
+    def paused_by_error(self) -> bool:
+        """Whether QEMU paused the guest because a write of its failed, such as for want of space."""
+        return [int(word) for word in self._ask(self._raw.state)] == [
+            self._flag("DOMAIN_PAUSED"),
+            self._flag("DOMAIN_PAUSED_IOERROR"),
+        ]
+
+    def resume(self) -> None:
+        """Let a paused guest go on."""
+        self._ask(self._raw.resume)
+
     def xml(self, *, inactive: bool = False) -> str:
         """The definition: as QEMU runs, or as the next start will find it."""
         flags = self._flag("DOMAIN_XML_INACTIVE") if inactive else 0

@@ -9,6 +9,7 @@ from holdfast_agent.errors import DiskUnsupported, HypervisorUnreachable, Snapsh
 from holdfast_plugins.api import Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
 
 from . import inventory
+from .agent_channel import LibvirtAgentChannel
 from .binding import LibvirtRefused
 from .connection import Connection
 from .options import LibvirtOptions
@@ -74,6 +75,10 @@ class LibvirtDriver:
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
         with self._reachable():
             self._restores.abandon(target, journal)
+
+    def guest_agent(self, vm: VmRef) -> LibvirtAgentChannel:
+        """As ``OffersGuestAgent``."""
+        return LibvirtAgentChannel(self._connection, vm)
 
     def tracked(self, snapshot: Snapshot) -> Taken | Resting | None:
         """What is known of a snapshot that exists, for :class:`~.tracker.CheckpointTracker`."""

@@ -24,6 +24,7 @@ from .domain import Domain
 from .images import ToolFailed
 from .liveness import Alive, is_alive
 from .options import LibvirtOptions, LibvirtSnapshotOptions, Method
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Snapshots:
         self._options = options
         self._taken: dict[str, Taken] = {}
         self._resting: dict[str, resting.Resting] = {}
+        self._watches: dict[str, Watch] = {}
         self._lock = threading.Lock()
 
     def create(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
@@ -129,6 +131,9 @@ class Snapshots:
         with self._lock:
             taken = self._taken.get(snapshot.snapshot_id)
             rested = self._resting.pop(snapshot.snapshot_id, None)
+            watch = self._watches.pop(snapshot.snapshot_id, None)
+        if watch is not None:
+            watch.stop()
         if rested is not None:
             rested.release()
         if taken is None:
@@ -157,8 +162,10 @@ class Snapshots:
             return self._taken.get(snapshot_id) or self._resting.get(snapshot_id)
 
     def release(self) -> None:
-        """Let go of images that are only kept from being written."""
+        """Let go of what only this process holds."""
         with self._lock:
+            for watch in self._watches.values():
+                watch.stop()
             for rested in self._resting.values():
                 rested.release()
             self._resting.clear()
@@ -216,6 +223,8 @@ class Snapshots:
             raise
         with self._lock:
             self._taken[promised.name] = taken
+            if taken.begun is not None:
+                self._watches[promised.name] = Watch(self._connection, request.vm, promised.name)
         return made
 
     def _is_orphan(self, name: str) -> bool:

@@ -1,0 +1,124 @@
+"""Incrementals of a running VM of libvirt: Holdfast and virtnbdbackup, one after the other.
+
+Run as root: ``.venv/bin/python benchmarks/compare_libvirt.py [--size-mib 1024] [--part 0.01]``. Each tool has a
+VM of its own with the same content, because virtnbdbackup takes none that has checkpoints of others. Between two rounds
+both guests write the same in the same scattered places. What is timed is the whole command, as a user runs it, in turns
+of the one and the other first; both compress with lz4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import images
+
+from lab.installation import Installation, installed
+from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
+
+MIB = 1 << 20
+GRAIN = 64 << 10
+ROUNDS = 5
+NAME = "nightly"
+QEMU_IMG = shutil.which("qemu-img") or "qemu-img"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size-mib", type=int, default=1024)
+    parser.add_argument("--part", type=float, default=0.01)
+    parser.add_argument("--block-size", default="64 KiB", help="of Holdfast's job; 64 KiB is the grain of the bitmaps")
+    given = parser.parse_args()
+    if shutil.which("virtnbdbackup") is None:
+        print("virtnbdbackup is not installed: apt install virtnbdbackup", file=sys.stderr)
+        return 1
+    with libvirt_daemon() as host, installed(host.shared) as house:
+        ours, theirs = (make_vm(host, name, given.size_mib) for name in ("holdfast", "virtnbdbackup"))
+        prepare(house, host, given.block_size)
+        measure(given.part, {ours: Holdfast(house), theirs: Virtnbdbackup(host)})
+    return 0
+
+
+class Holdfast:
+    def __init__(self, house: Installation) -> None:
+        self._house = house
+        self.folder = house.store / NAME
+
+    def run(self) -> None:
+        report = self._house.holdfast("job", "run", NAME)
+        assert report["result"] == "success", report
+
+
+class Virtnbdbackup:
+    def __init__(self, host: LibvirtHost) -> None:
+        self._host = host
+        self.folder = host.shared / "virtnbdbackup"
+
+    def run(self) -> None:
+        level = "inc" if self.folder.exists() else "full"
+        command = ["virtnbdbackup", "-U", self._host.uri, "-d", "virtnbdbackup", "-l", level, "-o", self.folder]
+        command += ["--compress", "--noprogress"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+def measure(part: float, tools: dict[LibvirtVm, Holdfast | Virtnbdbackup]) -> None:
+    taken = {vm.name: [took(tool)] for vm, tool in tools.items()}
+    for number in range(ROUNDS):
+        for vm in tools:
+            change(vm, part, Random(number))
+        for vm in list(tools)[:: -1 if number % 2 else 1]:
+            taken[vm.name].append(took(tools[vm]))
+    print(f"| incremental of {part:.1%} | median of {ROUNDS} | slowest | bytes stored, median | first full |")
+    print("|---|---|---|---|---|")
+    for name, (full, *increments) in taken.items():
+        times, stored = zip(*increments, strict=True)
+        kept = f"{statistics.median(stored) / MIB:.2f} MiB"
+        print(f"| {name} | {statistics.median(times):.2f} s | {max(times):.2f} s | {kept} | {full[0]:.1f} s |")
+
+
+def took(tool: Holdfast | Virtnbdbackup) -> tuple[float, int]:
+    """Seconds of one backup, and the bytes that it added."""
+    before, began = stored_in(tool.folder), time.monotonic()
+    tool.run()
+    return time.monotonic() - began, stored_in(tool.folder) - before
+
+
+def change(vm: LibvirtVm, part: float, chance: Random) -> None:
+    """Let the guest overwrite ``part`` of its disk in scattered grains, each with other data."""
+    grains = len(vm.content["vda"]) // GRAIN
+    for grain in chance.sample(range(grains), max(1, round(grains * part))):
+        vm.write("vda", grain * GRAIN, chance.randbytes(GRAIN // 2) * 2)
+
+
+def make_vm(host: LibvirtHost, name: str, size_mib: int) -> LibvirtVm:
+    raw = host.folder / "content.raw"
+    images.make_mixed_image(raw, size_mib)
+    vm = host.vm(name, {"vda": ("qcow2", size_mib * MIB)})
+    subprocess.run([QEMU_IMG, "convert", "-f", "raw", "-O", "qcow2", raw, vm.image("vda")], check=True)
+    raw.unlink()
+    return vm.start()
+
+
+def prepare(house: Installation, host: LibvirtHost, block_size: str) -> None:
+    options = [word for key, value in host.options().items() for word in ("--option", f"{key}={value}")]
+    house.holdfast("server", "add", "kvm", "--plugin", "libvirt", *options)
+    house.add_repository(NAME, encrypted=True)
+    job = ("--server", "kvm", "--include", "holdfast", "--repository", NAME, "--block-size", block_size)
+    house.holdfast("job", "create", NAME, *job)
+
+
+def stored_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
