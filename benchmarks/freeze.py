@@ -25,7 +25,7 @@ from holdfast_plugins.guest.qemu_agent import QemuAgentProcessor
 from holdfast_plugins.guest.ssh import SshOptions, SshProcessor
 from lab import guest as lab
 from lab.guest_access import NoAccess
-from lab.guest_writers import MARIADB, POSTGRESQL, sql, start_sql_writer
+from lab.guest_writers import MARIADB, POSTGRESQL, database_guest, sql, start_sql_writer
 
 VM = VmInfo(VmRef("db", "db"), ())
 
@@ -54,11 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    hardware = lab.Hardware(network=True, memory_mib=lab.DATABASES.memory_mib)
-    saved = lab.saved(lab.DATABASES, hardware=hardware)
     print("| processor | held, median | held, longest | until it is frozen | after the thaw |")
     print("|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory(prefix="holdfast-freeze-") as folder, saved.resume(Path(folder)) as guest:
+    with (
+        tempfile.TemporaryDirectory(prefix="holdfast-freeze-") as folder,
+        database_guest().resume(Path(folder)) as guest,
+    ):
         sql(guest, "mariadb", "CREATE DATABASE lab;")
         for client in (POSTGRESQL, MARIADB):
             sql(guest, client, "CREATE TABLE seq (i INT);")

@@ -13,7 +13,7 @@ from holdfast_agent.disks.open import open_disk
 from holdfast_agent.model.disk_url import parse_disk_url, with_bitmap
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import ChangeTracker, HypervisorDriver, VmRef
-from holdfast_plugins.hypervisors.qemu import BitmapTracker, QemuDriver, QemuOptions
+from holdfast_plugins.hypervisors.qemu import BitmapTracker, Fleecing, QemuDriver, QemuOptions
 from holdfast_plugins.testkit import (
     ChangeTrackerConformance,
     ChangeTrackerLab,
@@ -36,10 +36,11 @@ class QemuLab(HypervisorLab, ChangeTrackerLab):
     def __init__(self, running: QemuVm, nbd: str = "") -> None:
         self.running = running
         self._nbd = nbd
+        self._fleecing = Fleecing.JOB if nbd else Fleecing.FILTER
 
     def driver(self) -> HypervisorDriver:
         vms, scratch = (f"vm={self.running.monitor}",), str(self.running.scratch)
-        return QemuDriver(QemuOptions(vms=vms, scratch_dir=scratch, nbd=self._nbd), {})
+        return QemuDriver(QemuOptions(vms=vms, scratch_dir=scratch, nbd=self._nbd, fleecing=self._fleecing), {})
 
     def tracker(self, driver: HypervisorDriver) -> ChangeTracker:
         assert isinstance(driver, QemuDriver)
@@ -71,9 +72,10 @@ class QemuLab(HypervisorLab, ChangeTrackerLab):
             disk.close()
 
 
-@pytest.fixture(params=["unix", "tcp"])
+@pytest.fixture(params=["unix, filter", "tcp, job"])
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QemuLab]:
-    tcp = request.param == "tcp"
+    """Two ways of everything: the monitor, the export, and the copying of old data."""
+    tcp = request.param == "tcp, job"
     with QemuVm(tmp_path, DISKS, tcp=free_port() if tcp else 0) as running:
         yield QemuLab(running, f"127.0.0.1:{free_port()}" if tcp else "")
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from holdfast_agent.errors import SnapshotFailed, SnapshotNotRemoved
+from holdfast_agent.errors import DiskUnsupported, SnapshotFailed, SnapshotNotRemoved
+from holdfast_plugins.hypervisors.qemu import Fleecing
 from holdfast_plugins.hypervisors.qemu.monitor import Monitor
 from lab.devices import small_file_system
 from lab.qemu_backups import Backups
@@ -44,9 +45,14 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
 
 
 @pytest.fixture
-def vm(tmp_path: Path) -> Iterator[QemuVm]:
-    with QemuVm(tmp_path, {"root": ("qcow2", MIB), "data": ("raw", MIB)}) as running:
+def vm(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[QemuVm]:
+    """Old data is copied by a filter, or by a job where a test asks for it."""
+    disks = {"root": ("qcow2", MIB), "data": ("raw", MIB)}
+    with QemuVm(tmp_path, disks, fleecing=getattr(request, "param", Fleecing.FILTER)) as running:
         yield running
+
+
+both = pytest.mark.parametrize("vm", list(Fleecing)[1:], indirect=True)
 
 
 def fulfil(backups: Backups) -> None:
@@ -57,10 +63,12 @@ def fulfil(backups: Backups) -> None:
     backups.journal.open.clear()
 
 
+@both
 def test_death_at_a_third_of_the_commands(vm: QemuVm, fate: Fate) -> None:
     die_at_commands(vm, fate, itertools.count(0, 3))
 
 
+@both
 @pytest.mark.soak
 @pytest.mark.parametrize("committed", [True, False])
 def test_death_at_every_command(vm: QemuVm, fate: Fate, committed: bool) -> None:
@@ -128,6 +136,52 @@ def test_a_full_scratch_breaks_the_backup_and_not_the_guest(vm: QemuVm, tmp_path
         (small / "filler").unlink()
         assert vm.traces() == clean
         assert backups.back_up() == {"root": "", "data": ""}, "and no change is forgotten"
+
+
+@pytest.mark.parametrize("vm", [Fleecing.JOB], indirect=True)
+def test_a_job_begins_only_with_room_for_all_of_the_disk(vm: QemuVm, tmp_path: Path) -> None:
+    """For it is the guest's own write that fails where a job cannot copy."""
+    with small_file_system(tmp_path, size_bytes=32 * MIB) as small:
+        vm.scratch = small
+        backups, clean = Backups(vm), vm.traces()
+        snapshot = backups.snapshot()
+        with (small / "filler").open("wb") as filler, pytest.raises(OSError):
+            while True:
+                filler.write(bytes(1 << 16))
+                filler.flush()
+        vm.io("root", f"write -s /dev/urandom 0 {MIB}", f"write -P 6 0 {MIB}")
+        backups.driver.check_snapshot(snapshot)
+        backups.remove(snapshot)
+        with pytest.raises(SnapshotFailed, match="to reserve: No space left"):
+            backups.snapshot()
+        assert vm.traces() == (*clean[:-1], clean[-1] | {"filler"}) and not backups.journal.open
+        (small / "filler").unlink()
+
+
+@pytest.mark.parametrize("vm", [Fleecing.JOB], indirect=True)
+def test_a_job_that_somebody_ends_breaks_the_backup(vm: QemuVm) -> None:
+    backups, clean = Backups(vm), vm.traces()
+    snapshot = backups.snapshot()
+    name = vm.lab.run("query-block-jobs")[0]["device"]
+    vm.lab.run("block-job-cancel", device=name, force=True)
+    while name in {job["device"] for job in vm.lab.run("query-block-jobs")}:
+        pass
+    with pytest.raises(SnapshotFailed, match=f"the job {name} has ended"):
+        backups.driver.check_snapshot(snapshot)
+    backups.remove(snapshot, committed=False)
+    assert vm.traces() == clean
+
+
+def test_a_vm_with_threads_that_a_reader_could_end_is_refused(tmp_path: Path) -> None:
+    with QemuVm(tmp_path, {"root": ("raw", MIB)}, io_thread=True) as vm:
+        backups, clean = Backups(vm), vm.traces()
+        told = vm.lab.run("query-version")["qemu"]["major"]
+        if told >= 9:
+            backups.back_up()
+            return
+        with pytest.raises(DiskUnsupported, match="has I/O threads"):
+            backups.snapshot()
+        assert vm.traces() == clean and not backups.journal.open
 
 
 def test_a_server_of_the_operators_own_is_left_alone(vm: QemuVm) -> None:

@@ -17,18 +17,17 @@ from holdfast_plugins.api import ConsistencyLevel, VmInfo, VmRef
 from holdfast_plugins.guest.ssh import SshOptions, SshProcessor
 from lab import guest as lab
 from lab.guest_access import NoAccess
-from lab.guest_writers import FileWriter
+from lab.guest_writers import FileWriter, database_guest
 
 pytestmark = pytest.mark.timeout(300)  # the first test of a fresh checkout builds the guest
 
 VM = VmInfo(VmRef("db", "db"), ())
-HARDWARE = lab.Hardware(network=True, memory_mib=lab.DATABASES.memory_mib)
 
 
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Guest]:
     folder = tmp_path_factory.mktemp("guest")
-    with lab.saved(lab.DATABASES, hardware=HARDWARE).resume(folder) as guest:
+    with database_guest().resume(folder) as guest:
         yield guest
 
 
@@ -61,7 +60,7 @@ def processor(options: dict[str, Any], **more: object) -> SshProcessor:
 def test_file_systems_stand_and_databases_are_held_until_the_thaw(writer: FileWriter, options: dict[str, Any]) -> None:
     handle = processor(options).freeze(VM, NoAccess(), 60)
     assert (handle.consistency, handle.shortfall) == (ConsistencyLevel.APPLICATION, "")
-    assert handle.note == "1 file system frozen, postgresql and mysql held"
+    assert handle.note == "2 file systems frozen, postgresql and mysql held"
     assert writer.stands()
     handle.thaw()
     handle.thaw()

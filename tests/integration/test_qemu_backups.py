@@ -20,9 +20,10 @@ from zlib import crc32
 import pytest
 
 from holdfast_plugins.hypervisors.tracking_names import parse_tracking_name
+from lab.guest.monitors import Monitor
 from lab.installation import Installation, installed
 from lab.processes import MOVER, children
-from lab.qemu_vms import GRAIN, MIB, LabMonitor, QemuVm
+from lab.qemu_vms import GRAIN, MIB, QemuVm
 
 DISKS = {"root": ("qcow2", 8 * MIB + 512), "data": ("raw", 4 * MIB)}
 PATIENCE_S = 60.0
@@ -125,7 +126,7 @@ def test_a_restored_vm_is_started_by_its_start_file(guarded: Guarded) -> None:
     with subprocess.Popen([folder / "start"], cwd="/", stdout=subprocess.DEVNULL) as started:
         try:
             wait((folder / "vm.qmp").exists)
-            monitor = LabMonitor(folder / "lab.qmp")
+            monitor = Monitor(folder / "lab.qmp")
             assert monitor.run("query-name") == {"name": "again"}
             images = {each["qdev"].split("/")[3]: each["inserted"]["image"] for each in monitor.run("query-block")}
             assert {disk: image["format"] for disk, image in images.items()} == {"root": "raw", "data": "raw"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from lab.guest import Guest
+from lab.guest import DATABASES, Guest, Hardware, Saved, saved
 
 _FILE_WRITER = (
     "(i=0; while :; do i=$((i + 1)); echo $i >/seq; echo seq $i >/dev/ttyS0; usleep 50000; done) >/dev/null 2>&1 &"
@@ -16,6 +16,11 @@ _SQL_WRITER = (
     ">/dev/null 2>&1 &"
 )  # fmt: skip
 POSTGRESQL, MARIADB = "psql -q -U postgres -h /run/postgresql postgres", "mariadb --unbuffered lab"
+
+
+def database_guest() -> Saved:
+    """The one saved guest that all tests of quiescing share, so that it is booted once: two disks, and a network."""
+    return saved(DATABASES, ("virtio-blk", "virtio-blk"), Hardware(network=True, memory_mib=DATABASES.memory_mib))
 
 
 class FileWriter:

@@ -31,7 +31,8 @@ class Backups:
 
     def another_driver(self) -> QemuDriver:
         """As the next session makes it."""
-        return QemuDriver(QemuOptions(vms=(f"vm={self.vm.monitor}",), scratch_dir=str(self.vm.scratch)), {})
+        vms, scratch = (f"vm={self.vm.monitor}",), str(self.vm.scratch)
+        return QemuDriver(QemuOptions(vms=vms, scratch_dir=scratch, fleecing=self.vm.fleecing), {})
 
     def snapshot(self, *disks: str) -> Snapshot:
         wanted = disks or tuple(disk.disk_id for disk in self.driver.vm_info(VM).disks)

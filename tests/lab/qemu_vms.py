@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
 import subprocess
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from holdfast_plugins.hypervisors.qemu import Fleecing
 from holdfast_plugins.hypervisors.tracking_names import parse_tracking_name
+from lab.guest.monitors import Monitor
 from lab.tools import require_tool
 
 MIB = 1 << 20
@@ -21,49 +21,27 @@ GRAIN = 64 << 10
 _START_S = 30.0
 
 
-class LabMonitor:
-    """The test's own monitor, beside the one that the plugin uses."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(_START_S)
-        self._lines = self._socket.makefile("rw")
-        try:
-            self._socket.connect(str(path))
-            json.loads(self._lines.readline())  # the greeting
-            self.run("qmp_capabilities")
-        except BaseException:
-            self.close()
-            raise
-
-    def run(self, command: str, **arguments: object) -> Any:
-        """The result of a command, which must not fail."""
-        self._lines.write(json.dumps({"execute": command, "arguments": arguments}))
-        self._lines.flush()
-        while "event" in (answer := json.loads(self._lines.readline())):
-            pass
-        assert "return" in answer, f"{command}: {answer}"
-        return answer["return"]
-
-    def close(self) -> None:
-        self._lines.close()
-        self._socket.close()
-
-
 class QemuVm:
-    """Runs while it is entered; ``disks`` by id: format and size. ``monitor`` is what the plugin is told.
+    """Runs while it is entered. ``disks`` by id: format and size. ``monitor``, ``fleecing``: what the plugin is told.
 
     Monitor and scratch directory lie in ``folder``. The images are ``ID.FORMAT``; the node is named after the disk.
     """
 
     def __init__(
-        self, folder: Path, disks: dict[str, tuple[str, int]], *, extra: Sequence[str] = (), tcp: int = 0
+        self,
+        folder: Path,
+        disks: dict[str, tuple[str, int]],
+        *,
+        io_thread: bool = False,
+        tcp: int = 0,
+        fleecing: Fleecing = Fleecing.AUTO,
     ) -> None:
         self.folder, self.disks = folder, disks
         self.scratch = folder / "scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.monitor = f"tcp:127.0.0.1:{tcp}" if tcp else f"unix:{folder / 'vm.qmp'}"
-        self._extra = extra
+        self._io_thread = io_thread
+        self.fleecing = fleecing
         self.process: subprocess.Popen[bytes] | None = None
         for disk, (kind, size_bytes) in disks.items():
             if not self.image(disk).exists():
@@ -99,19 +77,23 @@ class QemuVm:
             "-m",
             "16",
         ]
-        command += ["-display", "none", "-vga", "none", "-S", "-name", "vm", "-object", "iothread,id=io"]
+        command += ["-display", "none", "-vga", "none", "-S", "-name", "vm"]
+        thread = ""
+        if self._io_thread:
+            command += ["-object", "iothread,id=io"]
+            thread = ",iothread=io"
         lab = self.folder / "lab.qmp"
         command += ["-qmp", f"{self.monitor},server=on,wait=off", "-qmp", f"unix:{lab},server=on,wait=off"]
         for disk, (kind, _) in self.disks.items():
             file = f"file.driver=file,file.filename={self.image(disk)},file.discard=unmap"
             command += ["-blockdev", f"driver={kind},node-name={disk},discard=unmap,{file}"]
-            command += ["-device", f"virtio-blk-pci,drive={disk},id={disk},iothread=io"]
+            command += ["-device", f"virtio-blk-pci,drive={disk},id={disk}{thread}"]
         lab.unlink(missing_ok=True)
         # qemu-io tells of failed requests on QEMU's standard output, at once only if that is a terminal.
         self._told, terminal = os.openpty()
         os.set_blocking(self._told, False)
         with (self.folder / "qemu.log").open("wb") as log:
-            self.process = subprocess.Popen([*command, *self._extra], stdout=terminal, stderr=log)
+            self.process = subprocess.Popen(command, stdout=terminal, stderr=log)
         os.close(terminal)
         deadline = time.monotonic() + _START_S
         while True:
@@ -120,7 +102,7 @@ class QemuVm:
                 raise AssertionError("QEMU did not start")
             assert time.monotonic() < deadline
             with contextlib.suppress(OSError, ValueError):
-                self.lab = LabMonitor(lab)
+                self.lab = Monitor(lab)
                 return
             time.sleep(0.005)
 
@@ -196,7 +178,7 @@ class QemuVm:
         nodes = {node["node-name"]: node for node in self.lab.run("query-named-block-nodes", flat=True)}
         return {each["name"]: each for each in nodes[disk].get("dirty-bitmaps", ()) if each.get("name")}
 
-    def traces(self) -> Hashable:
+    def traces(self) -> tuple[Hashable, ...]:
         """All that a snapshot makes, but the bitmaps by which the next one knows what changed."""
         nodes = self.lab.run("query-named-block-nodes", flat=True)
         bitmaps = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from holdfast_plugins.hypervisors.qemu import QemuDriver, QemuOptions
 from holdfast_plugins.testkit import MemoryJournal
 from lab.disks import host_for
 from lab.guest import Guest, saved
+from lab.installation import installed
+from lab.tools import require_tool
 
 VM = VmRef("guest", "guest")
 SNAPSHOTS = 4
@@ -80,3 +84,33 @@ def test_several_disks_are_frozen_at_one_instant(guest: Guest, tmp_path: Path) -
     assert {node["node-name"] for node in guest.monitor.run("query-named-block-nodes", flat=True)} == nodes
     assert not guest.monitor.run("query-fdsets") and not guest.monitor.run("query-block-exports")
     assert not any(event["event"] in ("STOP", "BLOCK_IO_ERROR") for event in guest.monitor.events)
+
+
+def test_a_guest_is_frozen_backed_up_and_its_disk_restored(guest: Guest, tmp_path: Path) -> None:
+    """By sessions of a real manager, while the guest writes records: twice, the second time by its bitmaps."""
+    with installed(tmp_path / "house") as house:
+        vms, scratch = json.dumps([f"guest=unix:{guest.qmp}"]), house.home / "scratch"
+        scratch.mkdir()
+        options = ("--option", f"vms={vms}", "--option", f"scratch_dir={scratch}")
+        house.holdfast("server", "add", "qemu", "--plugin", "qemu", *options)
+        house.add_repository("main", encrypted=True)
+        house.holdfast(
+            "job", "create", "job", "--server", "qemu", "--include", "guest", "--repository", "main",
+            "--guest-processor", "qemu-ga", "--guest-policy", "require",
+        )  # fmt: skip
+        guest.agent.shell("(n=0; while :; do n=$((n + 1)); echo $n; sync; done) >/mnt/1/records 2>&1 &")
+        for mode in ("allocation", "cbt"):
+            report = house.run_job("job")
+            assert {disk["mode"] for disk in report["disks"]} == {mode}, report["disks"]
+            after = int(guest.agent.shell("tail -n 1 /mnt/1/records"))
+        point = house.points("guest")[0]
+        shown = house.holdfast("point", "show", point["sid"])["point"]
+        assert shown["consistency"] == "file-system"
+        house.holdfast("restore", "vm", "--point", point["sid"], "--server", "lab", "--name", "again")
+        disk = house.vms / "again" / "dev-disk1.raw"
+        subprocess.run([require_tool("e2fsck", "e2fsprogs"), "-fn", disk], check=True, stdout=subprocess.DEVNULL)
+        dump = [require_tool("debugfs", "e2fsprogs"), "-R", "cat /records", disk]
+        told = subprocess.run(dump, check=True, capture_output=True, text=True).stdout.split()
+        assert told and told == [str(number) for number in range(1, len(told) + 1)], "no record is missing or wrong"
+        assert len(told) < after, "and none is of later"
+        assert guest.agent.run("guest-fsfreeze-status") == "thawed"

@@ -30,8 +30,12 @@ class Monitor:
         self._socket = _connect(path, _BOOT_S)
         self._file = self._socket.makefile("rw")
         self.events: list[dict[str, Any]] = []
-        json.loads(self._file.readline())  # the greeting
-        self.run("qmp_capabilities")
+        try:
+            json.loads(self._file.readline())  # the greeting; nothing comes from a QEMU that has just ended
+            self.run("qmp_capabilities")
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, command: str, **arguments: object) -> Any:
         """Execute a QMP command; its result. Underscores in names of arguments stand for hyphens."""

@@ -61,11 +61,13 @@ def saved(
         [require_tool("qemu-system-x86_64", "qemu-system-x86"), "--version"], capture_output=True, check=True
     ).stdout
     sources = [Path(__file__).with_name(name) for name in ("machine.py", "saved.py")]
-    key = fingerprint(repr((buses, hardware, version)), *sources)
-    folder = image.folder / f"state-{key}"
+    made_by, key = fingerprint(repr(version), *sources), fingerprint(repr((buses, hardware)))
+    folder = image.folder / f"state-{made_by}-{key}"
     found = Saved(image, folder, buses, hardware)
     with locked(cache):
         if not folder.exists():
+            for other in set(image.folder.glob("state-*")) - set(image.folder.glob(f"state-{made_by}-*")):
+                shutil.rmtree(other)  # of another QEMU, or of code that has changed
             half = image.folder / f".{key}.{os.getpid()}"
             half.mkdir()
             try:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from holdfast_plugins.api import ChangeTracker, HypervisorDriver, Registry
 
 from .driver import QemuDriver
-from .options import QemuOptions
+from .options import Fleecing, QemuOptions
 from .tracking import BitmapTracker
 
 __all__ = [
     "BitmapTracker",
+    "Fleecing",
     "QemuDriver",
     "QemuOptions",
     "holdfast_register_change_trackers",

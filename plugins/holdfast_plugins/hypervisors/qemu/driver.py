@@ -8,15 +8,27 @@ from pathlib import Path
 
 from holdfast_agent.errors import (
     ChangeTrackingLost,
+    GuestAgentSilent,
     HypervisorUnreachable,
     SnapshotFailed,
     SnapshotNotRemoved,
     VmNotFound,
 )
 from holdfast_agent.model.geometry import Extent
-from holdfast_plugins.api import DiskBitmap, Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
+from holdfast_plugins.api import (
+    AgentChannel,
+    DiskBitmap,
+    Journal,
+    RestoreTarget,
+    Snapshot,
+    SnapshotRequest,
+    VmInfo,
+    VmRef,
+)
+from holdfast_plugins.guest.agent_socket import AgentSocket
 from holdfast_plugins.hypervisors.images.driver import BESIDE
 
+from .guest_agent import agent_socket
 from .inventory import describe, snapshot_nodes, vm_info_of
 from .memory import Memory
 from .monitor import CommandRefused, QemuNotRunning, connected
@@ -111,6 +123,18 @@ class QemuDriver:
         else:
             reason = f"{kind!r} is not an obligation of this plugin"
             raise SnapshotNotRemoved(snapshot=kind, vm=vm or "a VM", reason=reason)
+
+    def guest_agent(self, vm: VmRef) -> AgentChannel:
+        """Raises ``GuestAgentSilent`` for a VM that has no agent, or no Unix socket for it."""
+        try:
+            with connected(vm.name, self._address(vm), self._options.timeout) as monitor:
+                path = agent_socket(monitor)
+        except (CommandRefused, HypervisorUnreachable) as error:
+            raise GuestAgentSilent(vm=vm.name, reason=str(error)) from error
+        if path is None:
+            reason = "it was started without a virtserialport org.qemu.guest_agent.0 that has a Unix socket behind it"
+            raise GuestAgentSilent(vm=vm.name, reason=reason)
+        return AgentSocket(path, vm.name)
 
     def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
         """Raises ``UsageError`` where the server has no directory for restored VMs."""

@@ -74,10 +74,27 @@ def disks_of(monitor: Monitor) -> list[Disk]:
     return found
 
 
+def node_names(monitor: Monitor) -> set[str]:
+    """Of all block nodes."""
+    return {node["node-name"] for node in monitor.run("query-named-block-nodes", {"flat": True})}
+
+
 def snapshot_nodes(monitor: Monitor) -> set[str]:
     """The names of all block nodes that snapshots of this plugin have left in QEMU, or are using."""
-    nodes = monitor.run("query-named-block-nodes", {"flat": True})
-    return {node["node-name"] for node in nodes if node["node-name"].startswith(_OURS)}
+    return {name for name in node_names(monitor) if name.startswith(_OURS)}
+
+
+def root_of(monitor: Monitor, device: str) -> str:
+    """The node that a guest's device uses; empty when there is no such device (any more)."""
+    for told in monitor.run("query-block"):
+        if told.get("qdev") == device:
+            return str(told.get("inserted", {}).get("node-name", ""))
+    return ""
+
+
+def has_io_threads(monitor: Monitor) -> bool:
+    """Whether a disk may be worked on by another thread than QEMU's main one."""
+    return bool(monitor.run("query-iothreads"))
 
 
 def bitmaps_of(monitor: Monitor) -> dict[str, dict[str, dict[str, Any]]]:

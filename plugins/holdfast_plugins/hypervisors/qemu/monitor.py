@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OLDEST = (7, 1)
 """Before, a copy that fails could only fail the guest's write: `on-cbw-error` came with 7.1."""
-_POLL_S = 0.01
+_POLL_S = 0.002
 _T = TypeVar("_T")
 
 

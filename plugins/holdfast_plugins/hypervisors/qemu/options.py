@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,19 @@ import msgspec
 
 _VM = re.compile(r"(?P<name>[^=/\0\n.][^=/\0\n]*)=(?P<address>(?:unix:/|tcp:)[!-~]+)")
 _NBD = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[0-9A-Za-z._-]+):(?P<port>[0-9]{1,5})")
+
+
+class Fleecing(StrEnum):
+    """What copies old data out of the guest's way.
+
+    ``FILTER``: a filter that is put under the guest's devices; where it cannot copy, the snapshot breaks. ``JOB``: a
+    backup job of QEMU's; it must always be able to copy, so all the space is taken before. ``AUTO``: a filter, but a
+    job where a disk may have an I/O thread.
+    """
+
+    AUTO = "auto"
+    FILTER = "filter"
+    JOB = "job"
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -39,8 +53,9 @@ class QemuOptions(msgspec.Struct, frozen=True):
     ``sockets``: a directory in which each Unix socket ``NAME.qmp`` is a VM's. ``scratch_dir``: where old data goes that
     a guest overwrites during a backup, and where the sockets for the agents are. ``restore_dir``: where restored VMs
     are put. ``nbd``: ``HOST:PORT`` where QEMU serves the disks instead of a Unix socket, with TLS if ``nbd_tls_creds``
-    names a ``tls-creds-x509`` object of its. ``copy_timeout``: seconds after which the copying of old data gives up the
-    backup rather than let the guest wait. ``timeout``: seconds for an answer of the monitor.
+    names a ``tls-creds-x509`` object of its. ``fleecing``: how old data is copied. ``copy_timeout``: seconds after
+    which a filter gives up the backup rather than let the guest wait. ``timeout``: seconds for an answer of the
+    monitor.
     """
 
     vms: tuple[str, ...] = ()
@@ -49,6 +64,7 @@ class QemuOptions(msgspec.Struct, frozen=True):
     restore_dir: str = ""
     nbd: str = ""
     nbd_tls_creds: str = ""
+    fleecing: Fleecing = Fleecing.AUTO
     copy_timeout: Annotated[int, msgspec.Meta(ge=1, le=600)] = 10
     timeout: Annotated[int, msgspec.Meta(ge=1, le=600)] = 20
 

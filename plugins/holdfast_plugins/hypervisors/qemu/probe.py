@@ -13,7 +13,7 @@ from .inventory import try_run
 from .monitor import CommandRefused, Monitor
 
 _BYTES = 512
-_DONE = "concluded"
+_READY, _DONE = "ready", "concluded"
 
 
 def probe(monitor: Monitor, name: str, copier: str) -> str:
@@ -29,8 +29,13 @@ def probe(monitor: Monitor, name: str, copier: str) -> str:
         part = {"driver": "raw", "node-name": window, "file": access, "read-only": True, "size": _BYTES}
         monitor.run("blockdev-add", part)
         monitor.run("blockdev-add", {"driver": "null-co", "node-name": sink, "size": _BYTES, "read-zeroes": True})
+        # A mirror, because a backup to a target without block size writes a warning to QEMU's log each time.
         job = {"job-id": name, "device": window, "target": sink, "sync": "full", "auto-dismiss": False}
-        return finish_job(monitor, "blockdev-backup", job, expect=False)
+        monitor.run("blockdev-mirror", job)
+        monitor.wait_until(lambda: _job(monitor, name)["status"] in (_READY, _DONE), "blockdev-mirror")
+        if _job(monitor, name)["status"] == _READY:
+            return ""  # all was read; the job goes with the rest
+        return _end(monitor, name)
     finally:
         end_probe(monitor, name)
 
@@ -39,25 +44,31 @@ def end_probe(monitor: Monitor, name: str, nodes: set[str] | None = None) -> Non
     """Remove what an interrupted :func:`probe` has left; ``nodes``: those that there are, where they are known."""
     if nodes is not None and not nodes & set(_nodes(name)):
         return
+    if try_run(monitor, "job-cancel", {"id": name}):
+        monitor.wait_until(lambda: _job(monitor, name)["status"] == _DONE, name)
     try_run(monitor, "job-dismiss", {"id": name})
     for node in reversed(_nodes(name)):
         try_run(monitor, "blockdev-del", {"node-name": node})
 
 
-def finish_job(monitor: Monitor, command: str, arguments: dict[str, Any], *, expect: bool = True) -> str:
-    """Run a job that is over at once, and dismiss it. Returns its error; raises it where success is expected."""
+def finish_job(monitor: Monitor, command: str, arguments: dict[str, Any]) -> None:
+    """Run a job that is over at once, and dismiss it. Raises ``CommandRefused``, also for an error of the job."""
     monitor.run(command, arguments)
-    name = arguments["job-id"]
-
-    def job() -> dict[str, Any]:
-        return next(job for job in monitor.run("query-jobs") if job["id"] == name)
-
-    monitor.wait_until(lambda: job()["status"] == _DONE, command)
-    error = str(job().get("error", ""))
-    monitor.run("job-dismiss", {"id": name})
-    if error and expect:
+    error = _end(monitor, arguments["job-id"])
+    if error:
         raise CommandRefused(command, error)
+
+
+def _end(monitor: Monitor, name: str) -> str:
+    """Wait for a job's end, and dismiss it. Its error; empty if it had none."""
+    monitor.wait_until(lambda: _job(monitor, name)["status"] == _DONE, name)
+    error = str(_job(monitor, name).get("error", ""))
+    monitor.run("job-dismiss", {"id": name})
     return error
+
+
+def _job(monitor: Monitor, name: str) -> dict[str, Any]:
+    return next(job for job in monitor.run("query-jobs") if job["id"] == name)
 
 
 def _nodes(name: str) -> tuple[str, str, str]:

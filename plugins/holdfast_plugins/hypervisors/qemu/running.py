@@ -8,18 +8,28 @@ from contextlib import contextmanager
 
 import msgspec
 
-from holdfast_agent.errors import ChangeTrackingLost, HypervisorUnreachable, SnapshotFailed, SnapshotNotRemoved
+from holdfast_agent.errors import (
+    ChangeTrackingLost,
+    DiskUnsupported,
+    HypervisorUnreachable,
+    SnapshotFailed,
+    SnapshotNotRemoved,
+)
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
 from holdfast_plugins.api import Journal, Snapshot, SnapshotDisk, SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.tracking_names import new_tracking_name
 
-from .inventory import Disk, bitmaps_of, disks_of, snapshot_nodes
+from .frozen import Frozen, Outcome, frozen_of
+from .inventory import Disk, bitmaps_of, disks_of, has_io_threads, snapshot_nodes
 from .monitor import CommandRefused, Monitor, QemuNotRunning, connected
-from .options import Address, QemuOptions, host_and_port
+from .options import Address, Fleecing, QemuOptions, host_and_port
 from .scratch import Listening
-from .snapshots import Frozen, Outcome, Place, check, expose, freeze, release, undo
+from .snapshots import check, expose, freeze, release, undo
 from .tracking import why_lost
 
+_SAFE_WITH_THREADS = (9, 0, 0)
+"""Before, a client of an NBD export that hangs up is let go by the I/O thread of its disk, where only the main one may
+(blockdev-nbd.c asserts so since 7.2.14), and a disk with one cannot be given another node."""
 SNAPSHOT = "qemu-snapshot"
 """Obligation to remove a snapshot. ``data``: vm, address, frozen (a :class:`Frozen` as JSON)."""
 
@@ -49,8 +59,8 @@ class RunningSnapshots:
         vm, options = request.vm, self._options
         with connected(vm.name, address, options.timeout) as monitor, _as_failed(vm):
             disks = _wanted(request, monitor)
-            places = tuple(Place(disk.device, disk.node) for disk in disks)
-            frozen = Frozen(new_tracking_name(request.series), options.scratch_dir, places)
+            tracking = new_tracking_name(request.series)
+            frozen = frozen_of(tracking, options.scratch_dir, disks, _fleecing(monitor, options.fleecing))
             found = bitmaps_of(monitor)
             data = {"vm": vm.vm_id, "address": str(address), "frozen": msgspec.json.encode(frozen).decode()}
             promise = journal.promise(SNAPSHOT, data)
@@ -69,8 +79,8 @@ class RunningSnapshots:
             keeps_bitmaps={disk.disk_id: disk.keeps_bitmaps for disk in disks},
         )
         with self._lock:
-            self._live[str(frozen.tracking)] = live
-        return Snapshot(str(frozen.tracking), vm, self._disks(frozen, disks), _note(disks))
+            self._live[str(tracking)] = live
+        return Snapshot(str(tracking), vm, self._disks(frozen, disks), _note(frozen))
 
     def check(self, snapshot: Snapshot, address: Address) -> None:
         """As ``HypervisorDriver.check_snapshot``."""
@@ -162,8 +172,22 @@ def _wanted(request: SnapshotRequest, monitor: Monitor) -> list[Disk]:
     return [disks[disk_id] for disk_id in request.disk_ids]
 
 
-def _note(disks: list[Disk]) -> str:
-    return "copy-before-write" if len(disks) == 1 else f"copy-before-write; the {len(disks)} disks are of one instant"
+def _fleecing(monitor: Monitor, wanted: Fleecing) -> Fleecing:
+    """Raises ``DiskUnsupported`` for what would end QEMU, and the guest with it."""
+    threads = has_io_threads(monitor)
+    if threads and monitor.version < _SAFE_WITH_THREADS:
+        found = ".".join(map(str, monitor.version))
+        reason = f"the VM has I/O threads, and QEMU {found} ends when a reader of a disk with one hangs up"
+        advice = "Start it without iothread=, or with QEMU 9.0 or later; or back it up while it is off"
+        raise DiskUnsupported(disk="a disk", reason=reason, advice=advice)
+    if wanted is Fleecing.AUTO:
+        return Fleecing.JOB if threads else Fleecing.FILTER
+    return wanted
+
+
+def _note(frozen: Frozen) -> str:
+    count = len(frozen.places)
+    return f"fleecing by a {frozen.fleecing}" + (f"; the {count} disks are of one instant" if count > 1 else "")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from holdfast_agent.model.units import format_size
+
 from .monitor import Monitor
 
 NO_FLUSH = {"cache": {"no-flush": True}}
@@ -34,17 +36,22 @@ class Listening(msgspec.Struct, frozen=True):
     creds: str = ""
 
 
-def add_scratch(monitor: Monitor, directory: Path, node: str) -> None:
-    """Give QEMU an empty file as the block node ``node``. Raises ``OSError`` or ``CommandRefused``."""
+def add_scratch(monitor: Monitor, directory: Path, node: str, reserved_bytes: int) -> None:
+    """Give QEMU a file as the block node ``node``, for which so much space is taken already.
+
+    Raises ``OSError`` (ENOSPC) or ``CommandRefused``.
+    """
     path = directory / f"{node}.scratch"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
             if monitor.takes_descriptors:
                 path.unlink()
+            if reserved_bytes:
+                _reserve(file, directory, reserved_bytes)
             with _passed(monitor, file, path) as name:
-                options = {"driver": "file", "node-name": node, "filename": name, "discard": "unmap", "locking": "off"}
-                monitor.run("blockdev-add", options | NO_FLUSH)
+                options = {"driver": "file", "node-name": node, "filename": name, "locking": "off"}
+                monitor.run("blockdev-add", options | NO_FLUSH | ({} if reserved_bytes else {"discard": "unmap"}))
         finally:
             path.unlink(missing_ok=True)
     finally:
@@ -93,6 +100,14 @@ def remove_socket(path: Path) -> None:
         empty = stat.S_ISREG(status.st_mode) and status.st_size == 0
         if _SOCKET.fullmatch(path.name) and (empty or stat.S_ISSOCK(status.st_mode)):
             path.unlink()
+
+
+def _reserve(file: int, directory: Path, length_bytes: int) -> None:
+    try:
+        os.posix_fallocate(file, 0, length_bytes)
+    except OSError as error:
+        needed = format_size(length_bytes)
+        raise OSError(error.errno, f"{directory} has no {needed} to reserve: {error.strerror}") from error
 
 
 @contextmanager

@@ -1,84 +1,46 @@
 """Making and removing a snapshot in a running QEMU.
 
-For each disk, with names that hold the snapshot's token:
+An overlay gets the old data before the guest overwrites it, by a filter (:mod:`.fleecing_filter`) or by a job
+(:mod:`.fleecing_job`), and is what agents read.
 
-    guest → P (raw) → C (copy-before-write) → the disk's own node ← backing of T
-                      C → T (qcow2 overlay) → F (scratch file)             NBD export → T
-
-The instant is one `blockdev-reopen`, which puts all C under all P at once; nothing is stopped for it. From then on
-what the guest overwrites is copied to T first, which waits for no agent and no network. Where T cannot take it (full,
-slow), it is the snapshot that breaks, and the guest goes on. T does not know that it is broken: what was read of it
-counts only when :func:`check` has asked C.
-
-C could be read through a `snapshot-access` node, which knows. But up to QEMU 9.0 two requests to one that overlap end
-the whole process, guest and all, and in 7.2 its block status is that of the disk as it is now.
-
-Bitmaps need no part in that instant. The new one begins before it and the old ones go on, so each holds at any time at
-least what was written since its own instant: one block too many is read, never one too few. The reader gets a copy.
+Bitmaps need no part in the instant of the snapshot. The new one begins before it and the old ones go on, so each holds
+at any time at least what was written since its own instant: one block too many is read, never one too few. The reader
+gets a copy.
 """
 
 from __future__ import annotations
 
 import contextlib
-from enum import StrEnum
-from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from holdfast_plugins.hypervisors.tracking_names import TrackingName, parse_tracking_name, superseded
 
-from .inventory import Disk, bitmaps_of, try_run
+from .fleecing_filter import insert_filters, prepare_filter, take_out, why_broken
+from .fleecing_job import begin_job, end_job, why_ended
+from .frozen import Frozen, Outcome
+from .inventory import Disk, bitmaps_of, node_names, try_run
 from .monitor import CommandRefused, Monitor
-from .probe import end_probe, finish_job, probe
-from .scratch import NO_FLUSH, Listening, add_scratch, remove_socket, socket_path, start_nbd_server
+from .options import Fleecing
+from .overlays import add_overlay, remove_overlay
+from .scratch import Listening, start_nbd_server
 from .tracking import GRANULARITY_BYTES, copied_for, copy_name, usable
 
 _EXPORT_TYPE = "nbd"
 
 
-class Outcome(StrEnum):
-    """What became of the restore point for which a snapshot was made. ``UNKNOWN``: its session died."""
-
-    COMMITTED = "committed"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-
-
-class Place(msgspec.Struct, frozen=True):
-    """One disk of a snapshot: where it hangs in QEMU."""
-
-    device: str
-    node: str
-
-
-class Frozen(msgspec.Struct, frozen=True):
-    """All that is needed to remove a snapshot: written down before it is made. ``tracking``: a tracking name."""
-
-    tracking: TrackingName
-    scratch_dir: str
-    places: tuple[Place, ...]
-
-    def name(self, kind: str, index: int) -> str:
-        """Of a block node or an export; at most 31 bytes, as QEMU wants it."""
-        return f"holdfast-{self.tracking.token}-{kind}{index}"
-
-    @property
-    def socket(self) -> Path:
-        return socket_path(Path(self.scratch_dir), self.tracking.token)
-
-    def forget(self) -> None:
-        """QEMU has ended, and all with it but the socket's name."""
-        remove_socket(self.socket)
-
-
 def freeze(monitor: Monitor, frozen: Frozen, disks: list[Disk], copy_timeout_s: int) -> None:
     """Make the snapshot. Raises ``OSError`` or ``CommandRefused``; what is made until then is for :func:`release`."""
+    actions = [("block-dirty-bitmap-add", _new_bitmap(disk, str(frozen.tracking))) for disk in disks]
+    if frozen.fleecing is Fleecing.JOB:
+        for index, disk in enumerate(disks):
+            add_overlay(monitor, frozen, index, disk, reserve=True)
+            actions.append(begin_job(frozen, index, disk))
+        monitor.transaction(actions)
+        return
     for index, disk in enumerate(disks):
-        _prepare(monitor, frozen, index, disk, copy_timeout_s)
-    monitor.transaction([("block-dirty-bitmap-add", _new_bitmap(disk, str(frozen.tracking))) for disk in disks])
-    reopened = [_pass_through(frozen, index, frozen.name("c", index)) for index in range(len(disks))]
-    monitor.run("blockdev-reopen", {"options": reopened})
+        prepare_filter(monitor, frozen, index, disk, copy_timeout_s)
+    monitor.transaction(actions)
+    insert_filters(monitor, frozen)
 
 
 def expose(monitor: Monitor, frozen: Frozen, disks: list[Disk], listening: Listening) -> dict[str, dict[str, str]]:
@@ -95,16 +57,13 @@ def expose(monitor: Monitor, frozen: Frozen, disks: list[Disk], listening: Liste
 
 def check(monitor: Monitor, frozen: Frozen) -> str:
     """Why what was read of the snapshot cannot be relied on; empty where it can. Nobody reads it any more."""
-    nodes = {node["node-name"] for node in monitor.run("query-named-block-nodes", {"flat": True})}
+    why = why_ended if frozen.fleecing is Fleecing.JOB else why_broken
     for index in range(len(frozen.places)):
-        copier = frozen.name("c", index)
-        if copier not in nodes:
-            return f"it is gone: QEMU has no block node {copier}"
-        reason = probe(monitor, frozen.name("x", index), copier)
+        reason = why(monitor, frozen, index)
         if reason:
             return (
-                f"old data could not be put into {frozen.scratch_dir} in time, and the guest was not made to wait for "
-                f"it ({reason}); see that there is room, and that it is fast enough"
+                f"old data could not be put into {frozen.scratch_dir}, or not in time ({reason}); see that there is "
+                "room, and that it is fast enough"
             )
     return ""
 
@@ -118,34 +77,13 @@ def release(monitor: Monitor, frozen: Frozen, outcome: Outcome) -> None:
     """
     _withdraw(monitor, frozen)
     for index, place in enumerate(frozen.places):
-        _take_out(monitor, frozen, index, place)
+        if frozen.fleecing is Fleecing.JOB:
+            end_job(monitor, frozen, index)
+        else:
+            take_out(monitor, frozen, index, place)
+        remove_overlay(monitor, frozen, index)
     _settle_bitmaps(monitor, frozen.tracking, outcome)
     frozen.forget()
-
-
-def _prepare(monitor: Monitor, frozen: Frozen, index: int, disk: Disk, copy_timeout_s: int) -> None:
-    """All nodes of one disk, which change nothing yet: what P passes on goes straight to the disk's node."""
-    scratch, overlay, copier = (frozen.name(kind, index) for kind in "ftc")
-    add_scratch(monitor, Path(frozen.scratch_dir), scratch)
-    job = {"job-id": scratch, "options": {"driver": "qcow2", "file": scratch, "size": disk.size_bytes}}
-    finish_job(monitor, "blockdev-create", job)
-    add = {"driver": "qcow2", "node-name": overlay, "file": scratch, "backing": disk.node, "discard": "unmap"}
-    monitor.run("blockdev-add", add | NO_FLUSH)
-    policy = {"on-cbw-error": "break-snapshot", "cbw-timeout": copy_timeout_s}
-    copy = {"driver": "copy-before-write", "node-name": copier, "file": disk.node, "target": overlay}
-    monitor.run("blockdev-add", copy | policy | {"discard": "unmap"})
-    monitor.run("blockdev-add", _pass_through(frozen, index, disk.node))
-    _hang(monitor, disk.device, frozen.name("p", index))
-
-
-def _pass_through(frozen: Frozen, index: int, below: str) -> dict[str, Any]:
-    return {"driver": "raw", "node-name": frozen.name("p", index), "file": below, "discard": "unmap"}
-
-
-def _hang(monitor: Monitor, device: str, node: str) -> None:
-    """Let the guest's device use another node from now on; requests under way are finished before."""
-    path = device if device.startswith("/") else f"/machine/peripheral/{device}"
-    monitor.run("qom-set", {"path": path, "property": "drive", "value": node})
 
 
 def _new_bitmap(disk: Disk, name: str) -> dict[str, Any]:
@@ -190,39 +128,7 @@ def _withdraw(monitor: Monitor, frozen: Frozen) -> None:
 
 
 def _anything_left(monitor: Monitor, frozen: Frozen) -> bool:
-    nodes = {node["node-name"] for node in monitor.run("query-named-block-nodes", {"flat": True})}
-    return any(frozen.name(kind, index) in nodes for kind in "pctf" for index in range(len(frozen.places)))
-
-
-def _take_out(monitor: Monitor, frozen: Frozen, index: int, place: Place) -> None:
-    """Give the device its own node back. C must hang alone at its disk when that is done: as long as it has a parent
-    that is not the guest, it forbids the guest to write past it.
-    """
-    nodes = {node["node-name"] for node in monitor.run("query-named-block-nodes", {"flat": True})}
-    above, copier, overlay, scratch = (frozen.name(kind, index) for kind in "pctf")
-    end_probe(monitor, frozen.name("x", index), nodes)
-    try_run(monitor, "job-dismiss", {"id": scratch})  # of a `blockdev-create` whose end nobody saw
-    if above in nodes:
-        if _root_of(monitor, place.device) == above:
-            _hang(monitor, place.device, copier)
-        _delete(monitor, above)
-    if _root_of(monitor, place.device) == copier:
-        _hang(monitor, place.device, place.node)
-    for node in (copier, overlay, scratch):
-        if node in nodes:
-            _delete(monitor, node)
-
-
-def _root_of(monitor: Monitor, device: str) -> str:
-    """The node that a guest's device uses; empty when there is no such device (any more)."""
-    for told in monitor.run("query-block"):
-        if told.get("qdev") == device:
-            return str(told.get("inserted", {}).get("node-name", ""))
-    return ""
-
-
-def _delete(monitor: Monitor, node: str) -> None:
-    monitor.run("blockdev-del", {"node-name": node})
+    return any(frozen.name("t", index) in node_names(monitor) for index in range(len(frozen.places)))
 
 
 def _settle_bitmaps(monitor: Monitor, newest: TrackingName, outcome: Outcome) -> None:
