@@ -12,6 +12,8 @@ import msgspec
 
 _MOST_LINE_BYTES = 1 << 20  # what a guest sends is bounded; QEMU's own answers have some hundred bytes
 _READ_BYTES = 64 << 10
+READS_AT_ONCE = 32
+"""Whoever talks without end is listened to only so long: there are others, and the time."""
 
 
 class JsonLines:
@@ -37,9 +39,12 @@ class JsonLines:
             self._socket.send(msgspec.json.encode(message) + b"\n")
 
     def take(self) -> Iterator[dict[str, Any]]:
-        """All that has come. Nothing more after the end of the stream."""
+        """What has come, as much as one look takes. Nothing more after the end of the stream."""
         with contextlib.suppress(OSError):
-            while chunk := self._socket.recv(_READ_BYTES):
+            for _ in range(READS_AT_ONCE):
+                chunk = self._socket.recv(_READ_BYTES)
+                if not chunk:
+                    return
                 *lines, self._buffer = (self._buffer + chunk).split(b"\n")
                 if len(self._buffer) > _MOST_LINE_BYTES:
                     self._buffer = b""

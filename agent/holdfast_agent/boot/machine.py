@@ -15,7 +15,7 @@ import msgspec
 from holdfast_agent.errors import BootNotProven, ToolMissing
 from holdfast_agent.wire.specs import BootBus, BootFirmware, BootSpec
 
-from .lines import JsonLines
+from .lines import READS_AT_ONCE, JsonLines
 
 QEMU = "qemu-system-x86_64"
 _UEFI = "/usr/share/ovmf/OVMF.fd"
@@ -61,8 +61,8 @@ class Machine:
         """Take what has come; why the machine can no longer come up, or ""."""
         if self._serial is not None:
             with contextlib.suppress(OSError):
-                while chunk := self._serial.recv(64 << 10):
-                    self.console += chunk
+                for _ in range(READS_AT_ONCE):
+                    self.console += self._serial.recv(64 << 10)
                     del self.console[:-_SERIAL_BYTES]
         for message in self._monitor.take() if self._monitor is not None else ():
             if message.get("event") in ("SHUTDOWN", "GUEST_PANICKED"):
