@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +156,37 @@ def test_what_a_killed_session_left_is_removed_by_the_service(house: Installatio
     assert catalog.sessions.get(number).result is SessionResult.FAILED
     cleaned = catalog.sessions.list(kind=SessionKind.CLEAN_UP)
     assert [each.result for each in cleaned] == [SessionResult.SUCCESS]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_whatever_is_killed_all_is_backed_up_and_nothing_is_left(house: Installation, catalog: Catalog) -> None:
+    """Services and sessions, killed at any moment, twenty times."""
+    disk = vm(house, "killed", 3)
+    retry = ("--session-retries", "20", "--session-retry-pause", "0 s", "--bandwidth", "2 MiB")
+    house.add_job("killed", *SOON, *retry, repository="main", include="killed")
+    chance = random.Random(17)
+    for _ in range(20):
+        with service(house) as running:
+            one_more(catalog, "killed")
+            deadline = time.monotonic() + chance.uniform(0, 5)
+            while time.monotonic() < deadline and running.process.poll() is None:
+                time.sleep(0.05)
+            for entry in catalog.sessions.living():
+                if chance.random() < 0.5 and not entry.process.is_dead() and entry.process.pid != running.process.pid:
+                    os.kill(entry.process.pid, signal.SIGKILL)
+            running.kill()
+    with service(house):
+        done(catalog, "killed", len(sessions(catalog, "killed", SessionResult.SUCCESS)) + 1)
+        quiet(house, catalog, "killed")
+        wait_until(lambda: not catalog.obligations.open_of(), "a clean-up")
+        quiet(house, catalog)
+    assert [path for path in (house.vms / ".holdfast").iterdir() if path.is_dir()] == []
+    for point in house.points("killed")[:3]:
+        house.restore_disk("killed", point["sid"], house.out / f"{point['sid']}.raw")
+        assert (house.out / f"{point['sid']}.raw").read_bytes() == disk.read_bytes()
+    spans = [(each.started, each.ended) for each in sessions(catalog, "killed") if each.started is not None]
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), "two at once"
 
 
 def test_on_postgresql_one_leads_and_the_other_takes_over(tmp_path: Path, postgres: PostgresServer) -> None:

@@ -218,6 +218,13 @@ def test_a_running_session_is_told_as_far_as_it_is() -> None:
     assert report.rate_bytes_per_s == pytest.approx(60 * MIB / 6.0)  # by the mover's own clock
 
 
+def test_a_disk_that_waits_says_for_what() -> None:
+    running = session(state=SessionState.RUNNING, result=SessionResult.NONE, ended=None)
+    why = "waiting for a slot on repository R, 3 ahead"
+    waiting = task("d0", state="queued", mode=None, reason=why)
+    assert why in session_text(session_report(running, [waiting], backup()[:2]))
+
+
 def failures(*, good_in_the_end: bool) -> SessionReport:
     again = [
         event(5.0, happened.TaskFailed(task=KEYS["d0"], error=LOST, at=Step.TRANSFER)),

@@ -91,7 +91,9 @@ def _disks(report: SessionReport) -> str:
     reasons = []
     for disk in report.disks:
         place = f"{disk.vm}/{disk.disk}"
-        if disk.mode and disk.reason:
+        if disk.state == "queued" and disk.reason:
+            reasons.append((place, disk.reason))
+        elif disk.mode and disk.reason:
             reasons.append((place, f"{disk.mode}: {disk.reason}"))
         if disk.counters.audited_blocks:
             reasons.append((place, _audit(disk.counters)))

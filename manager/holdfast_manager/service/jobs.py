@@ -18,6 +18,9 @@ from .starter import Starter
 
 log = logging.getLogger(__name__)
 
+_BROKEN_S = 60.0
+"""Between two attempts to start a job where something is wrong with the host or the catalogue: a disk that is full."""
+
 
 @dataclass
 class _Known:
@@ -60,8 +63,9 @@ class JobWatch:
             if known.facts != facts or known.before != before or _may_act(known, facts, before, now):
                 verdict = judge(known.schedule, facts.state, now, facts.last, before)
                 known.facts, known.before, known.wake = facts, before, verdict.wake
-                if not self._act(facts, verdict):
-                    known.facts, known.wake = None, now
+                again_s = self._act(facts, verdict)
+                if again_s is not None:
+                    known.wake = now + again_s
             if known.wake is not None:
                 wakes.append(known.wake)
         return min(wakes, default=None)
@@ -73,8 +77,8 @@ class JobWatch:
         spec = msgspec.json.decode(facts.spec, type=JobSpec)
         return _Known(facts.spec, spec.schedule if spec.enabled else None)
 
-    def _act(self, facts: JobFacts, verdict: Verdict) -> bool:
-        """Carry a verdict out. False: look at the job again soon."""
+    def _act(self, facts: JobFacts, verdict: Verdict) -> float | None:
+        """Carry a verdict out. After how many seconds to judge again, though nothing has changed; None: no need."""
         if verdict.given_up is not None:
             log.error("job %s: session %d failed, and so did its retries", facts.name, verdict.given_up)
         if verdict.stop is not None:
@@ -82,13 +86,13 @@ class JobWatch:
             self._catalog.sessions.request_stop(verdict.stop)
         if verdict.begin:
             return self._begin(facts, verdict)
-        if verdict.state != facts.state:
-            return self._catalog.runs.save(facts.name, facts.state, verdict.state)
-        return True
+        if verdict.state != facts.state and not self._catalog.runs.save(facts.name, facts.state, verdict.state):
+            return 0.0
+        return None
 
-    def _begin(self, facts: JobFacts, verdict: Verdict) -> bool:
+    def _begin(self, facts: JobFacts, verdict: Verdict) -> float | None:
         if not self._starter.has_room:
-            return False
+            return 0.0
         spec = {} if verdict.again is None else {"again": verdict.again}
         claim = JobRuns.claim(facts.name, facts.state, verdict.state)
 
@@ -99,9 +103,9 @@ class JobWatch:
             entry = self._starter.start(begin)
         except Locked as error:  # somebody has just run it by hand, or another service leads
             log.info("job %s: %s", facts.name, error)
-            return False
+            return 0.0
         except (HoldfastError, OSError) as error:  # the other jobs must not wait for what is wrong with this one
             log.error("job %s could not be started: %s", facts.name, error)
-            return False
+            return _BROKEN_S
         log.info("job %s runs in session %d: %s", facts.name, entry.id, verdict.begin)
-        return True
+        return None

@@ -114,8 +114,8 @@ class ServerLeadership:
     def give_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            # unlocked, because the server notices only a moment later that a connection is closed; and closed, because
-            # a connection that is kept for others must not keep a lock
+            # Unlocked, because the server notices only a moment later that a connection is closed; and closed, because
+            # one that is kept for others must not keep a lock.
             with contextlib.suppress(DBAPIError):
                 connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LEADER_LOCK})
             with contextlib.suppress(DBAPIError):
