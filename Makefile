@@ -69,6 +69,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/index.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_copy.py
 	@$(BIN)/python benchmarks/disks.py
+	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/export.py
 	@$(BIN)/python benchmarks/predicted_rate.py
 	@$(BIN)/python benchmarks/running_guest.py

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.delay_line import delay_line
 from lab.network import Host, network
 
 _SERVER = """
@@ -110,3 +111,10 @@ def test_nothing_is_left_even_of_a_killed_run() -> None:
         assert not list(Path("/run/netns").glob(f"hflab-{dead.pid}-*"))
     assert sleeper.wait(10) != 0
     assert not list(Path("/run/netns").glob(f"hflab-{os.getpid()}-*-b"))
+
+
+def test_a_long_line_takes_its_time_and_carries_no_more_than_it_may(hosts: tuple[Host, ...]) -> None:
+    with delay_line(hosts[0], hosts[1], 0.06, 4_000_000) as (_, far):
+        assert float(_talk(hosts, far)) >= 0.12
+        assert 2 * 1024 * 1024 / 4_000_000 <= float(_talk(hosts, far, 2048)) < 10
+    assert "line0" not in hosts[0].run("ip", "link"), "the line is gone with its devices"

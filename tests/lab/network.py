@@ -2,7 +2,7 @@
 
 Needs root. Every host has an interface and an address in every network: ``eth0`` in 10.66.0.0/24, ``eth1`` in
 10.66.1.0/24, and so on. All of it lives in namespaces, so the machine's own network is never touched and addresses
-clash with nothing. This kernel has no netem; what delays is to be a program between the hosts.
+clash with nothing. For a line that takes its time see :mod:`lab.delay_line`: not every kernel has netem.
 """
 
 from __future__ import annotations
