@@ -102,8 +102,8 @@ def _shape(volume: Volume) -> _Shape:
     possible = (
         10 <= block_log <= 16 and block_bytes == 1 << block_log >= sector_bytes,
         0 < group_blocks <= 1 << group_log <= 1 << 31,
-        0 < blocks <= volume.extent.length // block_bytes,
-        groups == -(-blocks // group_blocks),
+        0 < blocks <= volume.extent.length // max(block_bytes, 1),
+        groups == -(-blocks // max(group_blocks, 1)),
         log.end <= blocks * block_bytes and log_block + log_blocks <= group_blocks,
     )
     if not all(possible):
