@@ -205,6 +205,31 @@ def test_packs_that_may_not_go_are_compacted_once_and_swept_in_time(scene: Scene
     assert not old & set(scene.packs())
 
 
+def test_a_dry_run_counts_only_what_may_go_and_lets_nothing_go(scene: Scene) -> None:
+    free = scene.back_up({0: lab.block("free")})
+    kept = scene.back_up(FULL)
+    later = scene.back_up({number: CHANGE[number] for number in range(6)}, days=7, base=kept)
+    scene.protect(later)
+    marked_before = scene.marked()
+
+    def would_release(packs: list[str]) -> list[str]:
+        return scene.immutability.release(packs, dry_run=True)
+
+    with as_nobody():
+        scene.repository.tombstone(kept.sid)
+        scene.repository.tombstone(free.sid)
+        dry = collect(scene.repository, dry_run=True, release=would_release)
+        assert scene.marked() == marked_before
+        real = collect(scene.repository, release=scene.immutability.release)
+        assert dry.swept_packs == real.swept_packs > 0
+        assert dry.freed_bytes == max(0, real.freed_bytes - real.moved_bytes)
+        scene.clock.now += 8 * DAY_S
+        everything = collect(scene.repository, dry_run=True, release=would_release)
+        assert everything.swept_packs > 0 and everything.freed_bytes > 0
+        assert scene.marked() >= {name for name in marked_before if "packs" in name}, "a dry run lets nothing go"
+        assert collect(scene.repository, release=scene.immutability.release).swept_packs == everything.swept_packs
+
+
 def test_a_collection_completes_what_was_cut_off(scene: Scene) -> None:
     damaged = scene.back_up({0: lab.block("damaged")}, days=7)
     for pack in list(scene.packs().values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -301,3 +302,32 @@ def test_nothing_is_left_in_the_cache_not_even_by_a_run_that_was_killed(stock: S
     (cache / f"verify-{os.getpid()}-other").mkdir()  # of a run that lives
     assert verify(stock.repository, 0).ok
     assert sorted(cache.iterdir()) == sorted([*before, cache / f"verify-{os.getpid()}-other"])
+
+
+@pytest.mark.parametrize("part", ["table", "whole"])
+@pytest.mark.parametrize(("level", "tables"), [(0, True), (1, False)])
+def test_a_pack_that_no_segment_names_and_the_storage_cannot_read_is_a_finding_and_not_the_end(
+    stock: Stock, monkeypatch: pytest.MonkeyPatch, part: str, level: int, tables: bool
+) -> None:
+    path, _, _ = stock.pack_of(CHANGE[1])
+    for segment in stock.file("index").iterdir():
+        segment.unlink()
+    end = path.stat().st_size
+    footer = int.from_bytes(path.read_bytes()[end - 64 :][8:16], "little")
+    real = os.pread
+
+    def pread(fd: int, size: int, place: int) -> bytes:
+        lost = part == "whole" or place + size > footer
+        if lost and Path(f"/proc/self/fd/{fd}").readlink() == path:
+            raise OSError(errno.EIO, "medium error")
+        return real(fd, size, place)
+
+    monkeypatch.setattr(os, "pread", pread)
+    shared = stock.pack_of(FULL[0])[0]
+    lab.flip(shared, shared.stat().st_size - 10)
+    report = verify(stock.repository, level, tables=tables)
+    packs = {finding.object: finding for finding in report.findings if finding.kind == "pack"}
+    assert packs.keys() == {path.name, shared.name}, "what else is wrong is found, too"
+    assert "medium error" in packs[path.name].detail
+    lost = {sid for finding in report.findings if finding.lost for sid in finding.points}
+    assert lost == {stock.second.sid}, "nothing tells what the pack holds"

@@ -73,14 +73,18 @@ class Immutability:
                 except RepositoryError:
                     continue  # fenced, damaged or not to be marked here: no reason to leave the others unprotected
 
-    def release(self, packs: Sequence[str]) -> list[str]:
-        """Those of ``packs`` that may be removed now; the others stay marked. Raises :class:`ImmutableUnavailable`."""
+    def release(self, packs: Sequence[str], dry_run: bool = False) -> list[str]:
+        """Those of ``packs`` that may be removed now; the others stay marked, in a dry run all of them.
+
+        Raises :class:`ImmutableUnavailable`.
+        """
         if not self._socket_file:
             return list(packs)
         kept: set[str] = set()
         for start in range(0, len(packs), MOST_PACKS):
             with contextlib.suppress(ImmutableUnsupported):  # then nothing can be marked either
-                kept.update(self._ask(Release(str(self._path), tuple(packs[start : start + MOST_PACKS]))).kept)
+                batch = tuple(packs[start : start + MOST_PACKS])
+                kept.update(self._ask(Release(str(self._path), batch, dry_run)).kept)
         return [pack for pack in packs if pack not in kept]
 
     def _is_marked(self, sid: Sid) -> bool:

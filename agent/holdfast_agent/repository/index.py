@@ -39,6 +39,10 @@ class Location(msgspec.Struct, frozen=True, array_like=True):
     kind: int
 
 
+Unreadable = Callable[[str, RepositoryIoError], object]
+"""(name of a pack, what the storage said)."""
+
+
 class LocalIndex:
     """Look-ups in one repository from one host. Thread-safe; several processes may share the same folder."""
 
@@ -61,9 +65,13 @@ class LocalIndex:
         """
         self._healing(self._update)
 
-    def complete(self) -> None:
-        """As :meth:`update`, and packs that no segment names are read by their own tables: segments may be lost."""
-        self._healing(self._complete)
+    def complete(self, unreadable: Unreadable | None = None) -> None:
+        """As :meth:`update`, and packs that no segment names are read by their own tables: segments may be lost.
+
+        ``unreadable`` is told of packs that the storage cannot read, which stay unknown; without it the first one
+        raises :class:`RepositoryIoError`.
+        """
+        self._healing(lambda: self._complete(unreadable))
 
     def rebuild(self) -> int:
         """Throw everything away and read it again, packs that no segment names included. Returns the records found."""
@@ -152,7 +160,7 @@ class LocalIndex:
         self._pack_names.clear()
         self._path, self._database = database.replace(self.folder, self._repository_id, self._path)
 
-    def _update(self) -> None:
+    def _update(self, unreadable: Unreadable | None = None) -> None:
         for _ in range(_ATTEMPTS):
             loaded = self._loaded()  # before the listing, which then shows all of them, and what came since
             published = set(self._store.names(INDEX))
@@ -165,31 +173,33 @@ class LocalIndex:
                     loaded = set()
             try:
                 for name in sorted(published - loaded):
-                    self._load(name)
+                    self._load(name, unreadable)
             except ObjectMissing:
                 continue  # a collector has put another in its place, which the next listing shows
             return
         raise RepositoryIoError(operation="reading", name=INDEX, reason="segments vanish while they are read")
 
-    def _complete(self) -> None:
-        self._update()
-        self._add_unnamed_packs(lambda name: True)
+    def _complete(self, unreadable: Unreadable | None = None) -> None:
+        self._update(unreadable)
+        self._add_unnamed_packs(lambda name: True, unreadable)
 
     def _loaded(self) -> set[str]:
         return {name for (name,) in self._database.execute("SELECT name FROM segments")}
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str, unreadable: Unreadable | None) -> None:
         repository_id = repository_id_bytes(self._repository_id)
         try:
             segment = decode_segment(name, self._store.read(name, MOST_SEGMENT_BYTES), repository_id)
         except (ObjectDamaged, FormatUnsupported):
             writer = name.removeprefix(f"{INDEX}/").rpartition("-")[0]  # <sid>-<mover>, or base-<generation>
-            self._add_unnamed_packs(lambda pack: writer.startswith("base-") or pack.startswith(f"{writer}-"))
+            self._add_unnamed_packs(
+                lambda pack: writer.startswith("base-") or pack.startswith(f"{writer}-"), unreadable
+            )
             self._add(name, ())
         else:
             self._add(name, segment.packs)
 
-    def _add_unnamed_packs(self, wanted: Callable[[str], bool]) -> None:
+    def _add_unnamed_packs(self, wanted: Callable[[str], bool], unreadable: Unreadable | None) -> None:
         """Rows for published packs that no readable segment names, from their own tables or headers."""
         known = {name for (name,) in self._database.execute("SELECT name FROM packs")}
         repository_id = repository_id_bytes(self._repository_id)
@@ -197,8 +207,14 @@ class LocalIndex:
             name = path.rpartition("/")[2]
             if name in known or not wanted(name):
                 continue
-            with contextlib.suppress(ObjectMissing):  # a collector has removed it since the listing
+            try:
                 self._add(None, [self._contents(name, repository_id)])
+            except ObjectMissing:
+                continue  # a collector has removed it since the listing
+            except RepositoryIoError as error:
+                if unreadable is None:
+                    raise
+                unreadable(name, error)
 
     def _contents(self, pack: str, repository_id: bytes) -> PackContents:
         try:

@@ -151,7 +151,8 @@ class _Verification:
         self._guarded("log", layout.GC, lambda: packs_swept(self._store))
         quarantine = Quarantine.read(self._store)
         sids = points if points is not None else self._repository.point_sids()
-        self._index.complete()  # after the points, whose records it then knows, by whatever still tells of them
+        # After the points, whose records it then knows, by whatever still tells of them.
+        self._index.complete(self._unreadable)
         digests = self._check_presence()
         if self._level >= 1:
             self._read_packs(digests, budget)
@@ -164,6 +165,10 @@ class _Verification:
         return VerifyReport(
             self._findings.listed(), self._objects, self._checked, self._packs_checked, left, known, noted
         )
+
+    def _unreadable(self, pack: str, error: RepositoryError) -> None:
+        """No segment names a pack, and the storage does not read what it holds."""
+        self._findings.bad_pack(pack, error.text)
 
     def _put_aside(self) -> int:
         """Note what is bad; storage that takes no notes is a finding itself, and costs none of the others."""

@@ -64,7 +64,11 @@ def main() -> None:
             if not task.dry_run:
                 immutability.complete(repository)
             found = collect(
-                repository, dry_run=task.dry_run, progress=progressed, stop=stop, release=immutability.release
+                repository,
+                dry_run=task.dry_run,
+                progress=progressed,
+                stop=stop,
+                release=lambda packs: immutability.release(packs, task.dry_run),
             )
         return CollectEnded(ticket=task.ticket, collection=found)
 

@@ -198,7 +198,7 @@ class Helper:
                     continue
                 if until is None or until > now:  # None: somebody else marked it
                     kept.append(pack)
-                else:
+                elif not request.dry_run:
                     set_immutable(fd, False)
                     free.append(name)
         self._ledger.forget(free)

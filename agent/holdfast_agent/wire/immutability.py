@@ -28,11 +28,15 @@ class Protect(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     last: bool = True
 
 
-class Release(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """These packs may be removed, as far as nothing that was protected needs them any more."""
+class Release(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """These packs may be removed, as far as nothing that was protected needs them any more.
+
+    ``dry_run``: only tell which of them would be kept.
+    """
 
     repository: str
     packs: tuple[str, ...]
+    dry_run: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -42,7 +42,8 @@ def collect(
     """Collect garbage beside whoever writes and reads. May be killed at any moment: the next run goes on from there.
 
     ``progress`` and the check of ``stop`` run in the calling thread. A dry run writes nothing but the scratch files of
-    its cache. ``release`` is asked before packs are condemned, and tells which of them can be removed at all.
+    its cache. ``release`` is asked before packs are condemned, and tells which of them can be removed at all; in a dry
+    run it must change nothing.
 
     Raises :class:`CollectionRefused`, :class:`FormatUnsupported`, :class:`Cancelled`, and storage errors; in
     every case nothing that a point needs was touched.
@@ -79,13 +80,16 @@ class _Run:
         with self._marked(given_up=self._repository.due()) as (roots, census, live):
             choice = choose(census, live, roots.active, self._folder)
             choice.moving.close()
-            freed = sum(census.sizes[pack] for pack in (*choice.dead, *choice.sparse)) - sum(choice.sparse.values())
-            report = self._described(0, roots, census, choice)
-            packs = len(choice.dead) + len(choice.sparse)
+            sizes = {census.names[pack]: census.sizes[pack] for pack in (*choice.dead, *choice.sparse)}
+            going = self._release(list(sizes))
+            moved = sum(choice.sparse.values())
             return msgspec.structs.replace(
-                report, condemned_packs=packs, swept_packs=packs, moved_bytes=sum(choice.sparse.values()),
-                freed_bytes=max(0, freed),
-            )  # fmt: skip
+                self._described(0, roots, census, choice),
+                condemned_packs=len(going),
+                swept_packs=len(going),
+                moved_bytes=moved,
+                freed_bytes=max(0, sum(sizes[pack] for pack in going) - moved),
+            )
 
     def run(self) -> Collection:
         generation = current(self._store)
