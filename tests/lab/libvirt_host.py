@@ -30,6 +30,7 @@ from typing import Any
 
 from lab.disks import free_port
 from lab.guest.image import CACHE
+from lab.processes import children
 from lab.tools import missing, require_tool
 
 SECTOR = 512
@@ -328,4 +329,5 @@ def libvirt_daemon() -> Iterator[LibvirtHost]:
             finally:
                 if "raw" in host.__dict__:
                     host.raw.close()
-                daemon.kill()
+                for first in children(daemon.pid):  # with it all of its namespace ends, before `unshare` does
+                    os.kill(first, signal.SIGKILL)
