@@ -64,11 +64,19 @@ class _LibvirtAgent(Agent):
         self._domain = domain
 
     def run(self, command: str, timeout_s: float = 60.0, **arguments: object) -> Any:
+        import libvirt
         import libvirt_qemu
 
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         order = json.dumps({"execute": command, "arguments": named})
-        answer = json.loads(libvirt_qemu.qemuAgentCommand(self._domain, order, int(timeout_s), 0))
+        while True:
+            try:
+                answer = json.loads(libvirt_qemu.qemuAgentCommand(self._domain, order, int(timeout_s), 0))
+                break
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or not self._domain.isActive():
+                    raise
+                time.sleep(_PAUSE_S)  # the guest is paused at the moment
         if "return" not in answer:
             raise Refused(answer)
         return answer["return"]

@@ -30,6 +30,7 @@ from typing import Any
 
 from lab.disks import free_port
 from lab.guest.image import CACHE
+from lab.processes import children
 from lab.tools import missing, require_tool
 
 SECTOR = 512
@@ -335,6 +336,7 @@ def libvirtd(folder: Path, cache: Path) -> Iterator[tuple[str, str]]:
                     daemon.wait(0.01)
                     raise AssertionError("libvirtd ended: " + (folder / "libvirtd.log").read_text()[-2000:])
                 assert time.monotonic() < deadline, "libvirtd does not listen"
-            yield f"qemu+unix:///system?socket={folder}/libvirt-sock", f"qemu+tcp://127.0.0.1:{port}/system"
+            yield f"qemu:///system?socket={folder}/libvirt-sock", f"qemu+tcp://127.0.0.1:{port}/system"
         finally:
-            daemon.kill()
+            for first in children(daemon.pid):  # with it all of its namespace ends, before `unshare` does
+                os.kill(first, signal.SIGKILL)

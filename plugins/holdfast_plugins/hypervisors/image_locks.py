@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 from pathlib import Path
 
@@ -57,8 +58,13 @@ class ImageKept:
 
     @property
     def stamp(self) -> str:
-        """Changes whenever the image is written to or replaced: the kernel sets the time of change, nobody else can."""
+        """Changes whenever the image is written to or replaced: the kernel sets the time of change, nobody else can.
+
+        Empty for what is no file: a block device does not tell when it was written to.
+        """
         status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return ""
         return f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
 
     def release(self) -> None:

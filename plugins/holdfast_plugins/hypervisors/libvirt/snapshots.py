@@ -15,6 +15,7 @@ import msgspec
 from holdfast_agent.errors import HoldfastError, SnapshotFailed, SnapshotNotRemoved, VmNotFound
 from holdfast_plugins.api import Journal, Snapshot, SnapshotDisk, SnapshotRequest, VmRef
 
+from ..resting_images import NOTE
 from ..tracking_names import new_tracking_name, parse_tracking_name
 from . import backup_job, checkpoints, overlays, resting
 from .binding import LibvirtRefused
@@ -114,7 +115,7 @@ class Snapshots:
         """As ``HypervisorDriver.check_snapshot``: a job that somebody ended served what the guest wrote since."""
         taken = self.tracked(snapshot.snapshot_id)
         if isinstance(taken, resting.Resting):
-            if written := taken.written_to():
+            if written := taken.images.written_to():
                 reason = f"somebody wrote to {', '.join(written)} without regard for locks"
                 raise SnapshotFailed(vm=snapshot.vm.name, reason=reason)
             return
@@ -135,7 +136,7 @@ class Snapshots:
         if watch is not None:
             watch.stop()
         if rested is not None:
-            rested.release()
+            rested.images.release()
         if taken is None:
             return  # it was removed before
         with _not_removing(taken.promised.name, snapshot.vm.name):
@@ -167,7 +168,7 @@ class Snapshots:
             for watch in self._watches.values():
                 watch.stop()
             for rested in self._resting.values():
-                rested.release()
+                rested.images.release()
             self._resting.clear()
 
     # --- making -------------------------------------------------------------------------------------------------------
@@ -184,8 +185,8 @@ class Snapshots:
     def _rest(self, vm: VmRef, domain: Domain, disks: Sequence[Disk]) -> Snapshot:
         rested = resting.freeze(self._connection, domain, disks)
         with self._lock:
-            self._resting[rested.snapshot_id] = rested
-        note = "the VM is off: its images are read, and it cannot be started until they are"
+            self._resting[rested.images.snapshot_id] = rested
+        note = NOTE
         if domain.saved:
             note += "; its memory is saved beside them, and is not backed up"
         made = tuple(
@@ -194,11 +195,11 @@ class Snapshots:
                 disk.target,
                 domain.capacity_bytes(disk.target),
                 (rested.urls[disk.target],),
-                rested.stamps.get(disk.target),
+                rested.images.stamps.get(disk.target),
             )
             for disk in disks
         )
-        return Snapshot(rested.snapshot_id, vm, made, note)
+        return Snapshot(rested.images.snapshot_id, vm, made, note)
 
     def _take(self, request: SnapshotRequest, domain: Domain, disks: list[Disk], journal: Journal) -> Snapshot:
         name = new_tracking_name(request.series)

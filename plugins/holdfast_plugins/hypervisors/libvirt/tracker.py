@@ -8,8 +8,9 @@ from holdfast_agent.errors import ChangeTrackingLost
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import DiskBitmap, Snapshot
 
+from ..resting_images import is_stamp
 from .driver import LibvirtDriver
-from .resting import Resting, is_stamp, unchanged
+from .resting import Resting
 from .snapshots import Taken
 
 
@@ -22,7 +23,7 @@ class CheckpointTracker:
     def changed(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:
         taken = self._driver.tracked(snapshot)
         if isinstance(taken, Resting):
-            if unchanged(taken, disk_id, since):
+            if taken.images.stamps.get(disk_id) == since:
                 return ()
             raise ChangeTrackingLost(reason="the VM is off, and has run since its last backup")
         if isinstance(taken, Taken) and taken.begun is not None:

@@ -27,13 +27,14 @@ from holdfast_plugins.api import (
 )
 from holdfast_plugins.guest.agent_socket import AgentSocket
 from holdfast_plugins.hypervisors.images.driver import BESIDE
+from holdfast_plugins.hypervisors.resting_images import is_stamp
 
 from .guest_agent import agent_socket
 from .inventory import describe, snapshot_nodes, vm_info_of
 from .memory import Memory
 from .monitor import CommandRefused, QemuNotRunning, connected
 from .options import Address, QemuOptions
-from .resting import Resting, describe_resting, is_stamp, rest
+from .resting import Resting, describe_resting, rest
 from .restores import Restores
 from .running import SNAPSHOT, RunningSnapshots
 
@@ -57,7 +58,7 @@ class QemuDriver:
         """Lets go of images that are only kept from being written."""
         with self._lock:
             for resting in self._resting.values():
-                resting.release()
+                resting.images.release()
             self._resting.clear()
 
     def list_vms(self) -> Sequence[VmRef]:
@@ -102,8 +103,10 @@ class QemuDriver:
         resting = self._resting_of(snapshot)
         if resting is None:
             self._running.check(snapshot, self._address(snapshot.vm))
-        elif resting.changed():
-            reason = f"{', '.join(resting.changed())} was written to while the VM was off and its images were read"
+        elif resting.images.written_to():
+            reason = (
+                f"{', '.join(resting.images.written_to())} was written to while the VM was off and its images were read"
+            )
             raise SnapshotFailed(vm=snapshot.vm.name, reason=reason)
 
     def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
@@ -112,7 +115,7 @@ class QemuDriver:
         if resting is None:
             self._running.remove(snapshot, self._address(snapshot.vm), committed, journal)
         else:
-            resting.release()
+            resting.images.release()
 
     def fulfil(self, kind: str, data: dict[str, str]) -> None:
         vm = data.get("vm", "")
@@ -154,7 +157,7 @@ class QemuDriver:
             raise ChangeTrackingLost(reason="the VM was off at the last backup, and nothing tracked its start")
         if resting is None:
             return DiskBitmap(self._running.bitmap_of(snapshot, disk_id, since))
-        if resting.stamps.get(disk_id) == since:
+        if resting.images.stamps.get(disk_id) == since:
             return []
         raise ChangeTrackingLost(reason="the VM is off, and its QEMU cannot be asked what it wrote before")
 

@@ -1,14 +1,8 @@
-"""VMs whose QEMU does not run: their images as they lie there, kept from being opened for writing meanwhile.
-
-Nothing is made and nothing is written, so nothing is left behind: the locks end with this process. A QEMU that is
-started in the meantime is refused the image.
-"""
+"""VMs whose QEMU does not run: their images as they lie there, kept from being opened for writing meanwhile."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -16,34 +10,17 @@ import msgspec
 from holdfast_agent.errors import DiskUnsupported, SnapshotFailed
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl, file_url
 from holdfast_plugins.api import Snapshot, SnapshotDisk, VmInfo, VmRef
-from holdfast_plugins.hypervisors.image_locks import ImageKept
 from holdfast_plugins.hypervisors.images.formats import Image, ImageFormat, open_image
+from holdfast_plugins.hypervisors.resting_images import NOTE, RestingImages, keep_images
 
 from .inventory import Description, Disk
 
-_PREFIX, _STAMP = "resting-", "file-"
-
 
 class Resting(msgspec.Struct, frozen=True):
-    """A snapshot of this kind. ``stamps``: by disk, what stands for the state of its image."""
+    """A snapshot of this kind, and what keeps its images."""
 
     snapshot: Snapshot
-    kept: dict[str, ImageKept]
-    stamps: dict[str, str]
-
-    def changed(self) -> list[str]:
-        """Disks whose images were written to all the same, by something that takes no locks."""
-        return [disk for disk, kept in self.kept.items() if _STAMP + kept.stamp != self.stamps[disk]]
-
-    def release(self) -> None:
-        """Idempotent."""
-        for kept in self.kept.values():
-            kept.release()
-
-
-def is_stamp(change_id: str) -> bool:
-    """Whether a change id is of a snapshot of this kind."""
-    return change_id.startswith(_STAMP)
+    images: RestingImages
 
 
 def describe_resting(vm: VmRef, description: Description) -> VmInfo:
@@ -58,16 +35,16 @@ def rest(vm: VmRef, description: Description, disk_ids: Sequence[str]) -> Restin
     missing = sorted(set(disk_ids) - set(known))
     if missing:
         raise SnapshotFailed(vm=vm.name, reason=f"it is off, and was not known to have a disk {', '.join(missing)}")
-    with ExitStack() as stack:
-        kept = {disk_id: _keep(stack, vm, Path(known[disk_id].image)) for disk_id in disk_ids}
-        stamps = {disk_id: _STAMP + each.stamp for disk_id, each in kept.items()}
-        disks = tuple(_disk(known[disk_id], stamps[disk_id]) for disk_id in disk_ids)
-        note = "the VM is off: its images are read, and it cannot be started until they are"
-        stack.pop_all()
-    return Resting(Snapshot(_PREFIX + secrets.token_hex(8), vm, disks, note), kept, stamps)
+    images = keep_images(vm.name, {disk_id: Path(known[disk_id].image) for disk_id in disk_ids})
+    try:
+        disks = tuple(_disk(known[disk_id], images.stamps.get(disk_id)) for disk_id in disk_ids)
+    except BaseException:
+        images.release()
+        raise
+    return Resting(Snapshot(images.snapshot_id, vm, disks, NOTE), images)
 
 
-def _disk(disk: Disk, stamp: str) -> SnapshotDisk:
+def _disk(disk: Disk, stamp: str | None) -> SnapshotDisk:
     image = _image(disk)
     if image.format is ImageFormat.RAW:
         url = file_url(str(image.path))
@@ -82,15 +59,3 @@ def _image(disk: Disk) -> Image:
         reason = f"its VM is off, and without its QEMU {disk.image!r} ({disk.driver}) cannot be opened"
         raise DiskUnsupported(disk=disk.disk_id, reason=reason, advice="Back the VM up while it runs")
     return open_image(path, ImageFormat(disk.driver))
-
-
-def _keep(stack: ExitStack, vm: VmRef, path: Path) -> ImageKept:
-    try:
-        kept = ImageKept(path)
-    except BlockingIOError as error:
-        reason = f"nobody listens at its monitor, but {path} is open for writing in another process"
-        raise SnapshotFailed(vm=vm.name, reason=reason) from error
-    except OSError as error:
-        raise SnapshotFailed(vm=vm.name, reason=f"the VM is off, and its image cannot be read: {error}") from error
-    stack.callback(kept.release)
-    return kept
