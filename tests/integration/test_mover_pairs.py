@@ -27,6 +27,7 @@ from holdfast_agent.errors import (
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import HOLE, new_sid
+from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import Compression, TransferRules
 from holdfast_agent.model.units import MIB
 from holdfast_agent.wire.movers import Begin, Failed, Finished, NewRules, Progressed
@@ -292,6 +293,25 @@ def test_a_dead_source_ends_the_target_and_its_blocks_are_kept_for_the_retry(sit
         retried = site.backup(disk.url, disk.geometry, sid=session.sid)
         assert retried.counters.deduplicated_bytes > 0
         assert retried.counters.deduplicated_bytes + retried.counters.sent_bytes == 400 * BLOCK
+
+
+def test_a_target_that_is_stopped_while_it_waits_for_a_dead_source_keeps_what_came(site: Site) -> None:
+    disk = slow_disk(site)
+    patient = LinkTimeouts(silence_s=10.0, stall_s=30.0, resume_s=30.0)
+    with site.session() as session:
+        with site.backup_pair(session.sid, SLOW, link=patient) as (source, target):
+            source.send(order(disk))
+            in_transfer(source)
+            source.send(NewRules(rules=TransferRules(bandwidth_bytes_per_s=20 * MIB)))
+            in_transfer(source)
+            source.process.kill()
+            source.process.wait()
+            for _ in range(3):  # it waits for another source for half a minute
+                target.expect(Progressed)
+            stop(target)
+            assert isinstance(target.failure(), Cancelled)
+        again = site.backup(disk.url, disk.geometry, sid=session.sid)
+        assert again.counters.deduplicated_bytes > 0
 
 
 def test_a_dead_target_ends_the_source(site: Site) -> None:

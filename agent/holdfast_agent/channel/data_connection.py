@@ -64,6 +64,8 @@ class DataConnection:
     ) -> None:
         self.peer = first.peer
         self.resumed = 0
+        self.broken = False
+        """Whether no TCP connection stood when it was ended."""
         self._exchange = Exchange(len(first.streams), send_window_bytes, receive_window_bytes)
         self._opening = opening
         self._timeouts = timeouts
@@ -349,6 +351,7 @@ class DataConnection:
 
     def _end(self, linger_s: float) -> None:
         if not self._ended:
+            self.broken = self._life is None or self._life.gone
             self._ended, self._life = True, None
             self._opening.close(linger_s)
 

@@ -104,7 +104,8 @@ class Target:
 
     def close(self, error: BaseException | None, timeout_s: float) -> bool:
         # By the store's own thread, after what it is doing now.
-        keep = isinstance(error, (ConnectionLost, RecordRejected))
+        broken = self._connection is not None and self._connection.broken  # also if it was stopped before it gave up
+        keep = isinstance(error, (ConnectionLost, RecordRejected)) or (error is not None and broken)
         return self.workers.close(timeout_s, partial(self._store.close, keep))
 
     def _look_up(self, message: Offer, payload: memoryview) -> Wanted:
