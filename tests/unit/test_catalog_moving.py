@@ -41,7 +41,7 @@ def full(stocked: Catalog) -> Catalog:
     stocked.traffic_rules.add(TrafficRule(name="wan", bandwidth_bytes_per_s=1 << 50))
     stocked.traffic_rules.prefer(["10.0.0.0/8"])
     state = RunState(key="k", handled=1.5, retry_at=2.5)
-    assert stocked.runs.save("web", RunState(), state)
+    assert stocked.runs.save({"web": (RunState(), state)})
     session = stocked.sessions.begin_job("web").id
     task = TaskEntry(session=session, vm_id="v", vm_name=ODD, disk_id="d", disk_name="d", state="x", queue_wait_s=0.1)
     stocked.tasks.add([task])

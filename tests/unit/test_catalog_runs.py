@@ -25,7 +25,7 @@ def test_one_look_tells_all_of_each_job(stocked: Catalog, clock) -> None:
     stocked.sessions.end(first.id, SessionResult.PARTIAL)
     second = stocked.sessions.begin_job("web")
     stocked.sessions.begin(SessionKind.VERIFY, {})
-    assert stocked.runs.save("other", RunState(), STATE)
+    assert stocked.runs.save({"other": (RunState(), STATE)}) == {"other"}
     other, web = stocked.runs.look()
     assert (other.name, other.state, other.last, other.ended) == ("other", STATE, None, None)
     assert web.state == RunState()
@@ -35,11 +35,14 @@ def test_one_look_tells_all_of_each_job(stocked: Catalog, clock) -> None:
 
 
 def test_a_state_is_replaced_only_by_who_knows_it(stocked: Catalog) -> None:
-    assert stocked.runs.save("web", RunState(), STATE)
-    assert not stocked.runs.save("web", RunState(), RunState(key="x"))
-    assert not stocked.runs.save("gone", RunState(), STATE)
+    stocked.jobs.add(chained("other", after="web"))
+    assert stocked.runs.save({"web": (RunState(), STATE)}) == {"web"}
+    late = {"web": (RunState(), RunState(key="x")), "gone": (RunState(), STATE), "other": (RunState(), STATE)}
+    assert stocked.runs.save(late) == {"other"}
+    assert stocked.runs.save({"other": (STATE, RunState())}) == {"other"}
+    stocked.jobs.remove("other")
     assert stocked.runs.look()[0].state == STATE
-    assert stocked.runs.save("web", STATE, RunState())
+    assert stocked.runs.save({"web": (STATE, RunState())}) == {"web"}
     assert stocked.runs.look()[0].state == RunState()
 
 
@@ -54,7 +57,7 @@ def test_a_start_is_claimed_once_and_remembered_with_its_session(stocked: Catalo
 
 
 def test_removing_a_job_forgets_its_state(stocked: Catalog) -> None:
-    stocked.runs.save("web", RunState(), STATE)
+    stocked.runs.save({"web": (RunState(), STATE)})
     spec = stocked.jobs.get("web")
     stocked.jobs.remove("web")
     stocked.jobs.add(spec)

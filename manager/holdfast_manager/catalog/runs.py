@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from sqlalchemy import Connection, Text, cast, delete, insert, select
 
@@ -16,6 +18,8 @@ from .values import SessionResult
 
 _STATE = columns_of(job_runs, RunState)
 _NOTHING = RunState()
+Change = tuple[RunState, RunState]
+"""What a state was, and what it becomes."""
 
 
 class JobFacts(msgspec.Struct, frozen=True):
@@ -61,13 +65,15 @@ class JobRuns:
             for row in rows
         )
 
-    def save(self, job: str, before: RunState, after: RunState) -> bool:
-        """Replace the state of a job if it is still ``before``. Returns whether it was and the job is there."""
+    def save(self, changes: Mapping[str, Change]) -> frozenset[str]:
+        """Replace states of jobs where they are still what they were; returns of which jobs: those that are there."""
+        saved = set()
         with self._database.writing() as connection:
-            if _stored(connection, job) != before or not _exists(connection, job):
-                return False
-            _put(connection, job, after)
-            return True
+            for job, (before, after) in changes.items():
+                if _exists(connection, job) and _stored(connection, job) == before:
+                    _put(connection, job, after)
+                    saved.add(job)
+        return frozenset(saved)
 
     @staticmethod
     def claim(job: str, before: RunState, after: RunState) -> Claim:

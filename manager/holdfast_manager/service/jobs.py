@@ -9,7 +9,7 @@ import msgspec
 
 from holdfast_agent.errors import HoldfastError, Locked
 from holdfast_manager.catalog.catalog import Catalog
-from holdfast_manager.catalog.runs import JobFacts, JobRuns
+from holdfast_manager.catalog.runs import Change, JobFacts, JobRuns
 from holdfast_manager.catalog.values import JobSpec, SessionEntry
 from holdfast_manager.schedules.due import LastSession, Verdict, judge
 from holdfast_manager.schedules.schedule import JobSchedule
@@ -57,17 +57,22 @@ class JobWatch:
         ended = {facts.name: facts.ended for facts in all_of_them}
         self._known = {facts.name: self._recall(facts) for facts in all_of_them}
         wakes: list[float] = []
+        changes: dict[str, Change] = {}
         for facts in all_of_them:
             known = self._known[facts.name]
             before = ended.get(known.schedule.after) if known.schedule is not None and known.schedule.after else None
             if known.facts != facts or known.before != before or _may_act(known, facts, before, now):
                 verdict = judge(known.schedule, facts.state, now, facts.last, before)
                 known.facts, known.before, known.wake = facts, before, verdict.wake
+                if verdict.state != facts.state and not verdict.begin:
+                    changes[facts.name] = facts.state, verdict.state
                 again_s = self._act(facts, verdict)
                 if again_s is not None:
                     known.wake = now + again_s
             if known.wake is not None:
                 wakes.append(known.wake)
+        if changes and self._catalog.runs.save(changes) != changes.keys():
+            return now  # another service, or the job is gone: the next look sees
         return min(wakes, default=None)
 
     def _recall(self, facts: JobFacts) -> _Known:
@@ -86,8 +91,6 @@ class JobWatch:
             self._catalog.sessions.request_stop(verdict.stop)
         if verdict.begin:
             return self._begin(facts, verdict)
-        if verdict.state != facts.state and not self._catalog.runs.save(facts.name, facts.state, verdict.state):
-            return 0.0
         return None
 
     def _begin(self, facts: JobFacts, verdict: Verdict) -> float | None:
