@@ -90,6 +90,9 @@ def test_a_qemu_whose_monitor_is_elsewhere_is_noticed(vm: QemuVm) -> None:
         try:
             while not (vm.folder / "nbd").exists():
                 assert writer.poll() is None
+            # It listens before it has the image open, but answers only after that.
+            url = f"nbd+unix:///?socket={vm.folder / 'nbd'}"
+            subprocess.run(["qemu-io", "-f", "raw", "-c", "length", url], check=True, stdout=subprocess.DEVNULL)
             with pytest.raises(SnapshotFailed, match="is open for writing in another process"):
                 take(Backups(vm).another_driver(), MemoryJournal())
         finally:
