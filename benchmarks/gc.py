@@ -111,7 +111,7 @@ def measure(folder: Path, dry_run: bool) -> tuple[str, dict[str, float]]:
         "clock_file": str(folder / "clock"), "dry_run": dry_run,
     }  # fmt: skip
     command = [sys.executable, "-P", "-m", "holdfast_agent.service.collector_process"]
-    began = time.monotonic()
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -122,14 +122,16 @@ def measure(folder: Path, dry_run: bool) -> tuple[str, dict[str, float]]:
     took = time.monotonic() - began
     ended = json.loads(lines[-1])
     assert ended.get("collection"), ended
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak, cpu = used.ru_maxrss / 1024, used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
     found = ended["collection"]
     told = (
-        f"{took:.1f} s, at most {peak:.0f} MiB of memory; {found['live_records']:,} live records, "
-        f"{found['packs']:,} packs of {found['stored_bytes'] / MIB:,.0f} MiB, {found['swept_packs']:,} swept, "
-        f"{found['moved_bytes'] / MIB:,.0f} MiB moved, {found['freed_bytes'] / MIB:,.0f} MiB freed"
+        f"{took:.1f} s ({cpu:.1f} s of a processor), at most {peak:.0f} MiB of memory; "
+        f"{found['live_records']:,} live records, {found['packs']:,} packs of {found['stored_bytes'] / MIB:,.0f} MiB, "
+        f"{found['swept_packs']:,} swept, {found['moved_bytes'] / MIB:,.0f} MiB moved, "
+        f"{found['freed_bytes'] / MIB:,.0f} MiB freed"
     )
-    return told, {"took_s": took, "memory_mib": peak, "live_records": found["live_records"]}
+    return told, {"took_s": took, "cpu_s": cpu, "memory_mib": peak, "live_records": found["live_records"]}
 
 
 if __name__ == "__main__":
