@@ -12,7 +12,7 @@ import pytest
 from holdfast_agent.errors import RepositoryError, RepositoryFull, RepositoryIoError, RepositoryReadOnly
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import new_sid
-from holdfast_agent.repository.repository import Outcome
+from holdfast_agent.repository.outcomes import Outcome
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import repositories as lab

@@ -132,8 +132,8 @@ class Maker:
     def change_keys(self) -> None:
         """Two more slots, the first one removed, the third epoch."""
         for name, passphrase in (("slot-2", NEW), ("other", OTHER)):
-            self.repository.add_key_slot(name, self._slot(passphrase, self.keys.repository_id))
-        self.repository.remove_key_slot("slot-1")
+            self.repository.key_slots.add(name, self._slot(passphrase, self.keys.repository_id))
+        self.repository.key_slots.remove("slot-1")
         self.raise_epoch(3)
 
     def raise_epoch(self, epoch: int) -> None:

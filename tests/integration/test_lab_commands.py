@@ -65,6 +65,6 @@ def test_one_that_takes_too_long_is_killed(server: CommandServer, tmp_path: Path
 def test_a_server_in_a_network_namespace_runs_them_there() -> None:
     with network(["far"]) as (far,):
         server = CommandServer(far.command())
-        assert Path(f"/proc/{server.pid}/ns/net").stat().st_ino != Path("/proc/self/ns/net").stat().st_ino
         assert server.run([str(BIN / "holdfast"), "--version"], os.environ, PATIENCE_S).stdout
+        assert Path(f"/proc/{server.pid}/ns/net").stat().st_ino != Path("/proc/self/ns/net").stat().st_ino
         server.close()

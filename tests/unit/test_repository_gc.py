@@ -23,9 +23,10 @@ from holdfast_agent.repository.documents import DocumentType, encode_document, r
 from holdfast_agent.repository.gc.collector import collect
 from holdfast_agent.repository.gc.generations import current
 from holdfast_agent.repository.gc.runs import SortedRuns
+from holdfast_agent.repository.outcomes import Outcome
 from holdfast_agent.repository.pins import pinned
 from holdfast_agent.repository.quarantine import put_records_aside
-from holdfast_agent.repository.repository import Outcome, Repository
+from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.store import FileStore
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.repository.writer import SessionWriter

@@ -16,7 +16,8 @@ from holdfast_agent.model.points import Point
 from holdfast_agent.repository import layout
 from holdfast_agent.repository.collector_log import packs_to_avoid
 from holdfast_agent.repository.gc.collector import collect
-from holdfast_agent.repository.repository import Outcome, Repository
+from holdfast_agent.repository.outcomes import Outcome
+from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.tree import TreeBuilder, TreeReader
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.repository.writer import SessionWriter
@@ -170,16 +171,16 @@ def test_what_protects_a_point_still_does(found: Found) -> None:
 
 def test_passphrases_and_paper_open_it_and_what_was_removed_does_not(found: Found) -> None:
     expected = found.expected
-    assert found.repository.key_slots().keys() == expected.slots.keys()
+    assert found.repository.key_slots.all().keys() == expected.slots.keys()
     assert found.repository.epoch == expected.epoch
     for name, passphrase in expected.slots.items():
-        assert open_slots(found.repository.key_slots(), passphrase or None, expected.repository_id) == found.master
-        assert not passphrase or slots_opened(found.repository.key_slots(), passphrase, expected.repository_id) == [
+        assert open_slots(found.repository.key_slots.all(), passphrase or None, expected.repository_id) == found.master
+        assert not passphrase or slots_opened(found.repository.key_slots.all(), passphrase, expected.repository_id) == [
             name
         ]
     for passphrase in (*expected.removed.values(), None if expected.paper else "any"):
         with pytest.raises(WrongPassphrase):
-            open_slots(found.repository.key_slots(), passphrase, expected.repository_id)
+            open_slots(found.repository.key_slots.all(), passphrase, expected.repository_id)
     if expected.paper:
         assert decode_paper("\n".join(expected.paper)) == (found.master, expected.repository_id)
 

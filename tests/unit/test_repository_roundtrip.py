@@ -30,7 +30,8 @@ from holdfast_agent.model.points import Point, PointEntry
 from holdfast_agent.repository import layout
 from holdfast_agent.repository.configuration import Config
 from holdfast_agent.repository.documents import DocumentType, decode_document, encode_document
-from holdfast_agent.repository.repository import Outcome, Repository
+from holdfast_agent.repository.outcomes import Outcome
+from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.writer import SessionWriter, store_blob
 from holdfast_agent.sealing.records import RecordKind, open_record, seal_record
 from holdfast_agent.sealing.roots import open_point, pack_set_digest, root_id, seal_point
@@ -129,14 +130,14 @@ def test_an_unmounted_directory_is_no_repository(tmp_path: Path, made: bool) -> 
 
 
 def test_key_slots_are_kept_and_never_replaced(repository: Repository) -> None:
-    repository.add_key_slot("second", b'{"kdf": "argon2id"}')
-    assert repository.key_slots()["second"] == b'{"kdf": "argon2id"}'
-    assert set(repository.key_slots()) == {"first", "second"}
+    repository.key_slots.add("second", b'{"kdf": "argon2id"}')
+    assert repository.key_slots.all()["second"] == b'{"kdf": "argon2id"}'
+    assert set(repository.key_slots.all()) == {"first", "second"}
     with pytest.raises(AlreadyExists):
-        repository.add_key_slot("second", b"")
+        repository.key_slots.add("second", b"")
     for name in ("", "../config/000002", "A", "a/b", "x" * 65):
         with pytest.raises(UsageError):
-            repository.add_key_slot(name, b"")
+            repository.key_slots.add(name, b"")
 
 
 def test_space_is_that_of_the_file_system(repository: Repository) -> None:

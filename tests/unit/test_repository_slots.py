@@ -32,17 +32,17 @@ def wrapped(passphrase: str) -> bytes:
 
 
 def test_a_changed_passphrase_opens_and_the_old_one_does_not(repository: Repository, tmp_path: Path) -> None:
-    repository.add_key_slot("old", wrapped("old passphrase"))
-    repository.add_key_slot("new", wrapped("new passphrase"))
-    repository.remove_key_slot("first")
-    assert slots_opened(repository.key_slots(), "old passphrase", lab.REPOSITORY_ID) == ["old"]
-    repository.remove_key_slot("old")
+    repository.key_slots.add("old", wrapped("old passphrase"))
+    repository.key_slots.add("new", wrapped("new passphrase"))
+    repository.key_slots.remove("first")
+    assert slots_opened(repository.key_slots.all(), "old passphrase", lab.REPOSITORY_ID) == ["old"]
+    repository.key_slots.remove("old")
     again = lab.open_at(tmp_path)
-    assert again.key_slots().keys() == {"new"}
-    assert open_slots(again.key_slots(), "new passphrase", lab.REPOSITORY_ID) == MASTER
+    assert again.key_slots.all().keys() == {"new"}
+    assert open_slots(again.key_slots.all(), "new passphrase", lab.REPOSITORY_ID) == MASTER
     with pytest.raises(WrongPassphrase):
-        open_slots(again.key_slots(), "old passphrase", lab.REPOSITORY_ID)
-    assert slot_facts("new", again.key_slots()["new"]).memory_kib == LEAST_MEMORY_KIB
+        open_slots(again.key_slots.all(), "old passphrase", lab.REPOSITORY_ID)
+    assert slot_facts("new", again.key_slots.all()["new"]).memory_kib == LEAST_MEMORY_KIB
     assert {path.name for path in (tmp_path / "repository" / "keys").iterdir()} == {"new"}
     assert verify(again, 0).ok
     again.close()
@@ -50,35 +50,35 @@ def test_a_changed_passphrase_opens_and_the_old_one_does_not(repository: Reposit
 
 def test_the_last_slot_stays_and_names_never_recur(repository: Repository) -> None:
     with pytest.raises(UsageError, match="last key slot"):
-        repository.remove_key_slot("first")
-    repository.add_key_slot("second", b"{}")
-    repository.remove_key_slot("first")
+        repository.key_slots.remove("first")
+    repository.key_slots.add("second", b"{}")
+    repository.key_slots.remove("first")
     for name in ("first", "second"):
         with pytest.raises(AlreadyExists):
-            repository.add_key_slot(name, b"{}")
+            repository.key_slots.add(name, b"{}")
     for name in ("first", "never", "../points/x"):
         with pytest.raises(NotFound):
-            repository.remove_key_slot(name)
+            repository.key_slots.remove(name)
     with pytest.raises(UsageError):
-        repository.remove_key_slot("second")
+        repository.key_slots.remove("second")
 
 
 def test_a_damaged_slot_does_not_count_as_the_last(repository: Repository, tmp_path: Path) -> None:
-    repository.add_key_slot("second", b"{}")
+    repository.key_slots.add("second", b"{}")
     lab.flip(tmp_path / "repository" / "keys" / "second", 30)
     with pytest.raises(UsageError, match="last key slot"):
-        repository.remove_key_slot("first")
-    repository.remove_key_slot("second")
+        repository.key_slots.remove("first")
+    repository.key_slots.remove("second")
 
 
 def test_bytes_of_a_removed_slot_that_are_still_there_open_nothing(repository: Repository, tmp_path: Path) -> None:
     """The remover was killed between its decision and the deletion, or the storage keeps everything."""
     file = tmp_path / "repository" / "keys" / "first"
     kept = file.read_bytes()
-    repository.add_key_slot("second", b"{}")
-    repository.remove_key_slot("first")
+    repository.key_slots.add("second", b"{}")
+    repository.key_slots.remove("first")
     file.write_bytes(kept)
-    assert repository.key_slots().keys() == {"second"}
+    assert repository.key_slots.all().keys() == {"second"}
     assert lab.open_at(tmp_path).recover().fenced == ()
 
 
@@ -97,7 +97,7 @@ def test_of_two_changes_at_once_the_later_sees_the_earlier(repository: Repositor
 
 
 def test_a_damaged_configuration_is_a_finding(repository: Repository, tmp_path: Path) -> None:
-    repository.add_key_slot("second", b"{}")
-    repository.remove_key_slot("first")
+    repository.key_slots.add("second", b"{}")
+    repository.key_slots.remove("first")
     lab.flip(tmp_path / "repository" / "config" / "000001", 30)
     assert [finding.kind for finding in verify(repository, 0).findings] == ["configuration"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import socket
 import time
@@ -14,10 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from holdfast_agent.errors import (
-    AlreadyExists,
     FormatUnsupported,
     Locked,
-    NotFound,
     ObjectDamaged,
     ObjectMissing,
     PointNotFound,
@@ -25,7 +22,6 @@ from holdfast_agent.errors import (
     RepositoryExists,
     RepositoryFull,
     RepositoryNotFound,
-    SessionFenced,
     SessionUnknown,
     UsageError,
 )
@@ -38,23 +34,18 @@ from holdfast_agent.wire.specs import PackRef
 
 from . import claims, layout
 from .configuration import Config, change_config, make_folders, read_config, store_config, store_slot
-from .documents import MOST_DOCUMENT_BYTES, DocumentType, decode_document, encode_document, read_document
+from .documents import DocumentType, encode_document
 from .file_writing import System
 from .index import LocalIndex, Location
+from .key_slots import KeySlots
+from .outcomes import Outcome, Outcomes
 from .quarantine import put_records_aside
 from .readers import BlockReader
 from .retention import Retention, Retentions
-from .store import FileStore, Lock, ObjectExists, ObjectStore
+from .store import FileStore, Lock, ObjectExists, ObjectStore, exists
 from .tombstones import Tombstones
 
 T = TypeVar("T")
-
-
-class Outcome(enum.Enum):
-    """What became of a session: written once, for ever."""
-
-    COMMITTED = "committed"
-    FENCED = "fenced"
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -110,6 +101,8 @@ class Repository:
         self.clock = clock
         self.tombstones = Tombstones(store, clock)
         self.retentions = Retentions(store, clock)
+        self.outcomes = Outcomes(store)
+        self.key_slots = KeySlots(store)
         self._config = config
 
     @classmethod
@@ -161,33 +154,6 @@ class Repository:
         with contextlib.suppress(RepositoryError):  # a repository that cannot be written is read all the same
             put_records_aside(self.store, home.pack, [record_id], reason)
 
-    def key_slots(self) -> dict[str, bytes]:
-        """All key slots by name, without removed ones; damaged ones are left out too, and verify names them."""
-        return self._key_slots(read_config(self.store))
-
-    def add_key_slot(self, name: str, slot: bytes) -> None:
-        """Add a wrapped master key. Raises :class:`AlreadyExists`: a slot's name is never used again."""
-        if name in read_config(self.store).removed_slots:
-            raise AlreadyExists(kind="key slot", name=name)
-        store_slot(self.store, name, slot)
-
-    def remove_key_slot(self, name: str) -> None:
-        """Let a slot open nothing any more, then delete its bytes; copies that others made of them stay what they are.
-
-        The decision is a configuration object; a slot whose bytes are still there is passed over from then on. Raises
-        :class:`NotFound`, and :class:`UsageError` for the last slot that can be read.
-        """
-
-        def without(config: Config) -> Config:
-            if name in config.removed_slots or not self._exists(f"{layout.KEYS}/{name}"):
-                raise NotFound(kind="key slot", name=name, advice="`holdfast key list` shows them")
-            if not self._key_slots(config).keys() - {name}:
-                raise UsageError(reason=f"{name!r} is the last key slot of the repository; add another one first")
-            return msgspec.structs.replace(config, removed_slots=(*config.removed_slots, name))
-
-        change_config(self.store, without)
-        self.store.remove(f"{layout.KEYS}/{name}")
-
     @property
     def epoch(self) -> int:
         """Key epoch under which new records are to be sealed; as of the opening."""
@@ -207,15 +173,6 @@ class Repository:
 
         self._config = change_config(self.store, raised)
 
-    def _key_slots(self, config: Config) -> dict[str, bytes]:
-        slots: dict[str, bytes] = {}
-        for path in self.store.names(layout.KEYS):
-            name = path.rpartition("/")[2]
-            if name not in config.removed_slots:
-                with contextlib.suppress(ObjectDamaged, ObjectMissing):
-                    slots[name] = read_document(self.store, path, DocumentType.KEY_SLOT)
-        return slots
-
     # --- points ---------------------------------------------------------------------------------------------------
 
     def points(self) -> list[PointEntry]:
@@ -228,11 +185,11 @@ class Repository:
 
     def point_sids(self) -> list[Sid]:
         """Sids of all outcomes (FENCED ones too) without a tombstone, ascending; nothing is opened."""
-        return sorted(self._outcomes() - self.tombstones.hidden())
+        return sorted(self.outcomes.sids() - self.tombstones.hidden())
 
     def hidden_sids(self) -> list[Sid]:
         """Sids of outcomes that a tombstone hides, retired ones too, ascending; open them with :meth:`committed`."""
-        return sorted(self._outcomes() & self.tombstones.hidden())
+        return sorted(self.outcomes.sids() & self.tombstones.hidden())
 
     def roots(self) -> list[Sid]:
         """Sids of all outcomes that the collector must treat as alive, ascending: all but the retired ones.
@@ -240,7 +197,7 @@ class Repository:
         FENCED outcomes are among them, and points that a tombstone hides and that may still be given back: open them
         with :meth:`committed`. Nothing leaves this list but by :meth:`retire`.
         """
-        return sorted(self._outcomes() - self.tombstones.retired())
+        return sorted(self.outcomes.sids() - self.tombstones.retired())
 
     def point(self, sid: Sid) -> PointEntry:
         """One committed point. Its MAC is not checked here: that takes the key.
@@ -255,7 +212,7 @@ class Repository:
 
     def committed(self, sid: Sid) -> PointEntry | None:
         """What was committed under ``sid``, tombstoned or not; None if nothing was. Raises :class:`ObjectDamaged`."""
-        outcome = self._outcome(sid)
+        outcome = self.outcomes.of(sid)
         return None if outcome is None or outcome[0] is Outcome.FENCED else outcome[1]
 
     def tombstone(self, sid: Sid, window_s: float = 0.0, reason: str = "") -> bool:
@@ -311,9 +268,6 @@ class Repository:
                 if not self.store.spend_reserve():
                     raise
 
-    def _outcomes(self) -> set[Sid]:
-        return {Sid(name.rpartition("/")[2]) for name in self.store.names(layout.POINTS)}
-
     # --- sessions -------------------------------------------------------------------------------------------------
 
     def begin_session(self, sid: Sid) -> SessionLock:
@@ -325,7 +279,7 @@ class Repository:
         sid = parse_sid(sid)
         if self._config.write_features:
             raise FormatUnsupported(name="the repository", feature=", ".join(self._config.write_features))
-        self._refuse_outcome(sid)
+        self.outcomes.refuse(sid)
         name = layout.session_object(sid)
         body = msgspec.json.encode(
             {"sid": sid, "host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
@@ -335,7 +289,7 @@ class Repository:
         except ObjectExists:
             raise Locked(what=f"the backup session {sid}", holder="another writer") from None
         try:
-            self._refuse_outcome(sid)
+            self.outcomes.refuse(sid)
         except BaseException:
             self.store.remove(name)
             lock.close()
@@ -351,10 +305,10 @@ class Repository:
         :class:`AlreadyExists` if another point was committed under this sid.
         """
         name = layout.point_object(parse_sid(entry.sid))
-        if self._settled(entry):
+        if self.outcomes.settled(entry):
             return
-        if not self._exists(layout.session_object(entry.sid)):
-            if self._settled(entry):
+        if not exists(self.store, layout.session_object(entry.sid)):
+            if self.outcomes.settled(entry):
                 return  # a commit beside this one was faster; a record vanishes only once an outcome exists
             raise SessionUnknown(sid=entry.sid)
         self._check_stored(read_point(entry), packs)
@@ -362,7 +316,7 @@ class Repository:
         try:
             self.store.create(name, [encode_document(name, DocumentType.POINT, entry.body, entry.mac)])
         except ObjectExists:
-            if not self._settled(entry):
+            if not self.outcomes.settled(entry):
                 raise ObjectDamaged(name=name, offset_bytes=0, reason="it appeared and vanished") from None
         self.store.remove(layout.session_object(entry.sid))
 
@@ -372,13 +326,13 @@ class Repository:
         Returns what holds from now on: ``Outcome.COMMITTED`` if the point was committed before; it stays.
         """
         sid = parse_sid(sid)
-        outcome = self._fence(sid)
+        outcome = self.outcomes.fence(sid)
         self.store.remove(layout.session_object(sid))
         return outcome
 
     def decided(self, sid: Sid) -> bool:
         """Whether a session has an outcome."""
-        return self._exists(layout.point_object(parse_sid(sid)))
+        return exists(self.store, layout.point_object(parse_sid(sid)))
 
     @property
     def bars_collection(self) -> tuple[str, ...]:
@@ -401,54 +355,12 @@ class Repository:
                 continue  # it lives
             with contextlib.closing(lock):
                 sid = parse_sid(name.rpartition("/")[2])
-                if self._fence(sid) is Outcome.FENCED:
+                if self.outcomes.fence(sid) is Outcome.FENCED:
                     fenced.append(sid)
                 self.store.remove(name)
         leftovers = self.store.remove_leftovers()
         self.store.keep_reserve()
         return Recovery(tuple(fenced), leftovers)
-
-    def _fence(self, sid: Sid) -> Outcome:
-        name = layout.point_object(sid)
-        body = msgspec.json.encode({"sid": sid, "fenced": time.time()})
-        try:
-            self.store.create(name, [encode_document(name, DocumentType.FENCED, body)])
-        except ObjectExists:
-            outcome = self._outcome(sid)
-            return outcome[0] if outcome else Outcome.FENCED
-        return Outcome.FENCED
-
-    def _settled(self, entry: PointEntry) -> bool:
-        """Whether exactly this point is committed; closes the session's record then. Raises if something else is."""
-        outcome = self._outcome(entry.sid)
-        if outcome is None:
-            return False
-        if outcome[0] is Outcome.FENCED:
-            raise SessionFenced(sid=entry.sid)
-        if outcome[1] != entry:
-            raise AlreadyExists(kind="restore point", name=entry.sid)
-        self.store.remove(layout.session_object(entry.sid))
-        return True
-
-    def _refuse_outcome(self, sid: Sid) -> None:
-        outcome = self._outcome(sid)
-        if outcome is not None:
-            if outcome[0] is Outcome.FENCED:
-                raise SessionFenced(sid=sid)
-            raise AlreadyExists(kind="restore point", name=sid)
-
-    def _outcome(self, sid: Sid) -> tuple[Outcome, PointEntry] | None:
-        name = layout.point_object(sid)
-        try:
-            data = self.store.read(name, MOST_DOCUMENT_BYTES)
-        except ObjectMissing:
-            return None
-        document_type, body, mac = decode_document(name, data)
-        if document_type is DocumentType.FENCED:
-            return Outcome.FENCED, PointEntry(sid, b"", b"")
-        if document_type is not DocumentType.POINT:
-            raise ObjectDamaged(name=name, offset_bytes=5, reason=f"it is a {document_type.name}, not an outcome")
-        return Outcome.COMMITTED, PointEntry(sid, body, mac)
 
     def _check_stored(self, point: Point, packs: Sequence[PackRef]) -> None:
         if point.repository_id != self.repository_id:
@@ -467,13 +379,6 @@ class Repository:
         found = self.index.find(roots)
         for missing in roots - found.keys():
             raise ObjectMissing(name=f"record {missing.hex()[:16]} of the point {point.sid}")
-
-    def _exists(self, name: str) -> bool:
-        try:
-            self.store.size(name)
-        except ObjectMissing:
-            return False
-        return True
 
     def read_blob(self, blob_id: BlockId) -> bytes:
         """The record of a VM configuration, sealed as it is stored. Raises as :meth:`BlockReader.read_record`."""

@@ -124,6 +124,15 @@ class FileLock:
             self._fd = None
 
 
+def exists(store: ObjectStore, name: str) -> bool:
+    """Whether an object is there. Raises storage errors."""
+    try:
+        store.size(name)
+    except ObjectMissing:
+        return False
+    return True
+
+
 class FileStore:
     """Objects as files below ``root``. Files are 0600, directories 0700; folders are made at creation, never later.
 

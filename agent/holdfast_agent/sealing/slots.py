@@ -47,7 +47,7 @@ class KeySlot(msgspec.Struct, frozen=True):
 def wrap_master(
     master: MasterKey, passphrase: str, repository_id: str, *, memory_kib: int = DEFAULT_MEMORY_KIB
 ) -> bytes:
-    """A new slot for ``passphrase``, as bytes for ``Repository.add_key_slot``.
+    """A new slot for ``passphrase``, as bytes for ``KeySlots.add``.
 
     Takes about half a second and ``memory_kib`` (64 MiB … 4 GiB) of memory, on purpose.
     """

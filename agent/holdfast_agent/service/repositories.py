@@ -100,7 +100,7 @@ def open_repository(agent: Agent, call: Call[OpenRepository]) -> None:
 def add_key_slot(agent: Agent, call: Call[AddKeySlot]) -> None:
     def work() -> RepositoryFacts:
         with opened(agent.settings, call.request.repository) as repository:
-            repository.add_key_slot(call.request.slot.name, call.request.slot.body)
+            repository.key_slots.add(call.request.slot.name, call.request.slot.body)
             return _facts(repository)
 
     agent.repository_work.run(work, call.settle)
@@ -109,7 +109,7 @@ def add_key_slot(agent: Agent, call: Call[AddKeySlot]) -> None:
 def remove_key_slot(agent: Agent, call: Call[RemoveKeySlot]) -> None:
     def work() -> RepositoryFacts:
         with opened(agent.settings, call.request.repository) as repository:
-            repository.remove_key_slot(call.request.slot)
+            repository.key_slots.remove(call.request.slot)
             return _facts(repository)
 
     agent.repository_work.run(work, call.settle)
@@ -163,7 +163,7 @@ def rebuild_index(agent: Agent, call: Call[RebuildIndex]) -> None:
 
 def _facts(repository: Repository) -> RepositoryFacts:
     total, free = repository.space()
-    slots = tuple(KeySlot(name, body) for name, body in sorted(repository.key_slots().items()))
+    slots = tuple(KeySlot(name, body) for name, body in sorted(repository.key_slots.all().items()))
     return RepositoryFacts(
         repository_id=repository.repository_id,
         slots=slots,

@@ -105,7 +105,7 @@ def abort_session(agent: Agent, call: Call[AbortSession]) -> None:
         return
 
     def work() -> Done:
-        from holdfast_agent.repository.repository import Outcome
+        from holdfast_agent.repository.outcomes import Outcome
 
         with opened(agent.settings, request.repository) as repository:
             if repository.abort(request.sid) is Outcome.COMMITTED:
