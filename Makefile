@@ -68,6 +68,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/points.py
 	@$(BIN)/python benchmarks/index.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_copy.py
+	@$(BIN)/python benchmarks/compare_libvirt.py
 	@$(BIN)/python benchmarks/disks.py
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/export.py

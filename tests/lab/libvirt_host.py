@@ -19,7 +19,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -328,13 +327,14 @@ def libvirtd(folder: Path, cache: Path) -> Iterator[tuple[str, str]]:
     launch = _LAUNCH.format(folder=folder, places=" ".join(_STATE))
     command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
     command += ["sh", "-c", launch]
-    with subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.STDOUT) as daemon:
+    said = (folder / "launch.log").open("wb")
+    with said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as daemon:
         try:
             deadline = time.monotonic() + _START_S
             while not (folder / "libvirt-sock").exists():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     daemon.wait(0.01)
-                    raise AssertionError("libvirtd ended: " + (folder / "libvirtd.log").read_text()[-2000:])
+                    raise AssertionError("libvirtd ended: " + (folder / "launch.log").read_text()[-2000:])
                 assert time.monotonic() < deadline, "libvirtd does not listen"
             yield f"qemu:///system?socket={folder}/libvirt-sock", f"qemu+tcp://127.0.0.1:{port}/system"
         finally:

@@ -19,8 +19,8 @@ from holdfast_plugins.hypervisors.libvirt import LibvirtOptions
 from holdfast_plugins.hypervisors.libvirt.connection import Connection
 from holdfast_plugins.hypervisors.libvirt.definition import disks_of
 from holdfast_plugins.hypervisors.libvirt.liveness import Alive, is_alive
+from holdfast_plugins.hypervisors.libvirt.promises import parse_promised
 from holdfast_plugins.hypervisors.libvirt.restored_xml import NewDisk, NewIdentity, plain, restored
-from holdfast_plugins.hypervisors.libvirt.snapshots import parse_promised
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "libvirt.toml"
 XML = """<domain type='kvm' id='7'><name>web</name><uuid>11111111-2222-4333-8444-555555555555</uuid>

@@ -13,9 +13,10 @@ from .agent_channel import LibvirtAgentChannel
 from .binding import LibvirtRefused
 from .connection import Connection
 from .options import LibvirtOptions
+from .promises import SNAPSHOT
 from .resting import Resting
 from .restores import REPLACED, RESTORE, Restores
-from .snapshots import SNAPSHOT, Snapshots, Taken
+from .snapshots import Snapshots, Taken
 
 
 class LibvirtDriver:
