@@ -9,13 +9,16 @@ from random import Random
 
 import pytest
 
-from holdfast_agent.errors import SnapshotFailed
-from holdfast_plugins.api import Snapshot
+from holdfast_agent.errors import DiskUnsupported, SnapshotFailed
+from holdfast_plugins.api import Snapshot, SnapshotRequest, VmRef
+from holdfast_plugins.hypervisors.libvirt import LibvirtSnapshotOptions, Method
+from holdfast_plugins.testkit import MemoryJournal
 from lab.libvirt_backups import DrivenBackups
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
 
 MIB = 1 << 20
 FOREIGN = "somebody-elses"
+BY_JOB = LibvirtSnapshotOptions(method=Method.BACKUP)
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +229,21 @@ def test_a_job_that_somebody_ends_makes_no_point(
     monkeypatch.setattr(backups.driver, "check_snapshot", ended)
     with pytest.raises(SnapshotFailed, match="was ended before all was read"):
         backups.run()
+
+
+def test_a_disk_with_a_thread_of_its_own_is_not_exported_by_a_qemu_that_would_end(host: LibvirtHost) -> None:
+    vm = host.vm("guest", {"vda": ("qcow2", MIB)}, io_threads=1).start()
+    backups = DrivenBackups(vm)
+    safe = host.raw.getVersion() >= 9_000_000
+    try:
+        for _ in range(2):
+            vm.scribble(Random(5), 3)
+            told = backups.run()
+        assert (told["vda"] == "") == safe
+        if not safe:
+            request = SnapshotRequest(VmRef(vm.uuid, vm.name), "test", ("vda",), options=BY_JOB, series="one")
+            with pytest.raises(DiskUnsupported, match="I/O threads"):
+                backups.driver.create_snapshot(request, MemoryJournal())
+    finally:
+        backups.close()
+        host.clear()

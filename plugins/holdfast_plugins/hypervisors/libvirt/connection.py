@@ -86,6 +86,11 @@ class Connection:
             return "qemu"
         return "kvm"
 
+    def qemu_version(self) -> tuple[int, int, int]:
+        """Of the QEMU that domains are started with."""
+        number = int(self.ask(lambda raw: raw.getVersion()))
+        return number // 1_000_000, number // 1000 % 1000, number % 1000
+
     def ask(self, question: Callable[[Any], _T]) -> _T:
         """What libvirt says to ``question``, which is given the raw connection.
 

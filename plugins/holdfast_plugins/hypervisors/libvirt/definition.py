@@ -71,6 +71,11 @@ def disks_of(text: str, skipped: Callable[[str], bool] = lambda target: False, *
     return [_disk(element) for element in elements]
 
 
+def has_io_threads(text: str) -> bool:
+    """Whether the domain in this XML may serve disks from threads of their own."""
+    return parse(text).findtext("./iothreads", "0").strip() not in ("", "0")
+
+
 def disk_elements(root: ElementTree.Element) -> Iterator[ElementTree.Element]:
     """The elements of the disks that :func:`disks_of` tells of, and of those it refuses."""
     for element in root.iterfind("./devices/disk"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast_agent.errors import HoldfastError, SnapshotFailed, SnapshotNotRemoved, VmNotFound
+from holdfast_agent.errors import DiskUnsupported, HoldfastError, SnapshotFailed, SnapshotNotRemoved, VmNotFound
 from holdfast_plugins.api import Journal, Snapshot, SnapshotDisk, SnapshotRequest, VmRef
 
 from ..resting_images import NOTE
@@ -18,13 +18,15 @@ from ..tracking_names import new_tracking_name, parse_tracking_name
 from . import backup_job, checkpoints, overlays, resting
 from .binding import LibvirtRefused
 from .connection import Connection
-from .definition import Disk, disks_of, parse
+from .definition import Disk, disks_of, has_io_threads, parse
 from .domain import Domain
 from .images import ToolFailed
 from .liveness import Alive, is_alive
 from .options import LibvirtOptions, LibvirtSnapshotOptions, Method
 from .promises import SNAPSHOT, Promised, parse_promised
 from .watch import Watch
+
+_SAFE_WITH_THREADS = (9, 0, 0)  # docs/qemu.md tells what happens before
 
 log = logging.getLogger(__name__)
 
@@ -212,10 +214,16 @@ class Snapshots:
             raise SnapshotFailed(vm=request.vm.name, reason=reason)
         if chosen is Method.SNAPSHOT and not domain.persistent:
             raise SnapshotFailed(vm=request.vm.name, reason="a transient VM would end with its overlays")
+        jobs_do = not has_io_threads(domain.xml()) or self._connection.qemu_version() >= _SAFE_WITH_THREADS
+        overlays_do = self._connection.is_local and domain.persistent and all(map(_readable, disks))
+        if not jobs_do and (chosen is Method.BACKUP or (chosen is not Method.SNAPSHOT and not overlays_do)):
+            reason = "the VM has I/O threads, and QEMU before 9.0 ends when a reader of a disk with one hangs up"
+            advice = 'Take method = "snapshot", QEMU 9.0, or the VM\'s <iothreads> away; or back it up while it is off'
+            raise DiskUnsupported(disk=disks[0].target, reason=reason, advice=advice)
         if chosen in (Method.BACKUP, Method.SNAPSHOT):
             return chosen
-        overlays_do = self._connection.is_local and domain.persistent and all(map(_readable, disks))
-        return Method.SNAPSHOT if overlays_do and not any(disk.tracks for disk in disks) else Method.BACKUP
+        tracks = jobs_do and any(disk.tracks for disk in disks)
+        return Method.SNAPSHOT if overlays_do and not tracks else Method.BACKUP
 
     def _by_backup(self, domain: Domain, taken: Taken, begun: backup_job.Begun) -> Snapshot:
         made = tuple(
