@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy import make_url
 
 from holdfast_agent.errors import UsageError
 from holdfast_manager.catalog import Catalog
@@ -31,6 +32,7 @@ from holdfast_manager.service.starter import Starter
 from holdfast_manager.service.systemd import Supervisor
 from holdfast_manager.sessions.launch import SessionNotStarted
 from holdfast_manager.settings import ManagerSettings
+from lab.postgresql import PostgresServer
 from lab.services import wait_until
 
 EVERY_HOUR = JobSchedule(start=("every 1 h",))
@@ -72,6 +74,21 @@ def test_one_leads_until_it_gives_up(leaders: tuple[Leadership, Leadership]) -> 
     assert second.take() and not first.take() and first.is_taken()
     second.give_up()
     assert not first.is_taken()
+
+
+@pytest.mark.parametrize("kind_of_database", ["postgresql"], indirect=True)
+def test_a_leader_whose_connection_is_cut_leads_no_more(
+    leaders: tuple[Leadership, Leadership], manager_settings: ManagerSettings, postgres: PostgresServer
+) -> None:
+    first, second = leaders
+    assert first.take()
+    postgres.cut_connections(make_url(manager_settings.database.url).database or "")
+    assert not first.is_held()
+    assert second.take()
+    assert not first.take()
+    second.give_up()
+    assert first.take()
+    first.give_up()
 
 
 def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:

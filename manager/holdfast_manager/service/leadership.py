@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from holdfast_agent.errors import HoldfastError
 from holdfast_manager.catalog.catalog import Catalog
@@ -94,7 +94,7 @@ class ServerLeadership:
     def take(self) -> bool:
         if self.is_held():
             return True
-        with contextlib.suppress(HoldfastError, DBAPIError):
+        with contextlib.suppress(HoldfastError, SQLAlchemyError):
             connection = self._database.keep_connection()
             if connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LEADER_LOCK}):
                 self._connection = connection
@@ -107,7 +107,7 @@ class ServerLeadership:
             return False
         try:
             self._connection.execute(text("SELECT 1"))
-        except DBAPIError:
+        except SQLAlchemyError:
             self.give_up()
         return self._connection is not None
 
@@ -116,10 +116,11 @@ class ServerLeadership:
         if connection is not None:
             # Unlocked, because the server notices only a moment later that a connection is closed; and closed, because
             # one that is kept for others must not keep a lock.
-            with contextlib.suppress(DBAPIError):
+            with contextlib.suppress(SQLAlchemyError):
                 connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LEADER_LOCK})
-            with contextlib.suppress(DBAPIError):
+            with contextlib.suppress(SQLAlchemyError):
                 connection.invalidate()
+            with contextlib.suppress(SQLAlchemyError):
                 connection.close()
 
     def is_taken(self) -> bool:
