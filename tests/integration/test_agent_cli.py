@@ -122,7 +122,7 @@ def test_wrong_usage(config: Path, arguments: tuple[str, ...], code: int, says: 
 
 
 def test_a_bad_key_in_the_configuration_names_file_key_and_nearest(config: Path) -> None:
-    config.write_text(config.read_text() + "worker = 2\n")
+    config.write_text(config.read_text().replace("[proxy]\n", "[proxy]\nworker = 2\n"))
     done = _holdfast_agent("run", "--config", config)
     assert done.returncode == 2
     assert f"{config}: unknown key 'proxy.worker'; did you mean 'workers'?" in done.stderr
