@@ -60,13 +60,13 @@ def main() -> int:
     parser.add_argument("--size-mib", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--image", type=Path, help="a raw image of your own instead (it is copied)")
-    parser.add_argument("--only", default="", help="peers whose names contain this, and no others")
+    parser.add_argument("--only", action="append", help="peers whose names contain this, and no others (repeatable)")
     parser.add_argument("--get-benji", action="store_true", help="install benji into bench-work, from PyPI")
     given = parser.parse_args()
     WORK.mkdir(exist_ok=True)
     if given.get_benji:
         BENJI.get()
-    peers = [peer for peer in PEERS if given.only in peer.name]
+    peers = [peer for peer in PEERS if any(word in peer.name for word in given.only or [""])]
     with tempfile.TemporaryDirectory(prefix="peers-", dir=WORK) as name:
         work = Path(name).resolve()
         image = work / "disk.raw"
