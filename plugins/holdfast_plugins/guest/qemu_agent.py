@@ -18,6 +18,7 @@ from holdfast_plugins.api import ConsistencyLevel, FreezeHandle, GuestAccess, Re
 
 from .agent_client import AgentClient
 from .deployment import TOO_EARLY, Deployment, Held, after_thaw
+from .frozen import FrozenGuests
 from .options import GuestOptions
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,7 @@ class QemuAgentProcessor:
 
     def __init__(self, options: GuestOptions, secret: Mapping[str, str]) -> None:
         self._options = options
-        self._handles: list[AgentFreeze] = []
-        self._lock = threading.Lock()
+        self._frozen = FrozenGuests()
 
     def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
         name = vm.ref.name
@@ -49,17 +49,11 @@ class QemuAgentProcessor:
             handle = AgentFreeze(client, name, deployment, self._options, deadline_s)
         except (GuestAgentSilent, GuestAgentRefused) as error:
             raise GuestProcessingFailed(vm=name, phase="freeze", reason=str(error)) from error
-        with self._lock:
-            self._handles.append(handle)
-        return handle
+        return self._frozen.add(handle)
 
     def close(self) -> None:
         """Thaw what nobody thawed."""
-        with self._lock:
-            handles, self._handles = self._handles, []
-        for handle in handles:
-            with contextlib.suppress(PlatformError):
-                handle.thaw()
+        self._frozen.thaw_all()
 
     def _deploy(self, client: AgentClient, vm: str) -> Deployment:
         missing = sorted(_NEEDED - client.enabled_commands())

@@ -25,6 +25,7 @@ from holdfast_agent.model.units import parse_duration
 from holdfast_plugins.api import ConsistencyLevel, FreezeHandle, GuestAccess, Registry, VmInfo
 
 from . import freeze_guard
+from .frozen import FrozenGuests
 
 Command = str | tuple[str, ...]
 _SLACK_S = 15.0
@@ -73,22 +74,15 @@ class ScriptsProcessor:
 
     def __init__(self, options: ScriptsOptions, secret: Mapping[str, str]) -> None:
         self._options = options
-        self._handles: list[ScriptsFreeze] = []
-        self._lock = threading.Lock()
+        self._frozen = FrozenGuests()
 
     def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
         handle = ScriptsFreeze(self._options, vm.ref.name, deadline_s)
-        with self._lock:
-            self._handles.append(handle)
-        return handle
+        return self._frozen.add(handle)
 
     def close(self) -> None:
         """Thaw what nobody thawed."""
-        with self._lock:
-            handles, self._handles = self._handles, []
-        for handle in handles:
-            with contextlib.suppress(GuestProcessingFailed):
-                handle.thaw()
+        self._frozen.thaw_all()
 
 
 class ScriptsFreeze:

@@ -26,6 +26,7 @@ from holdfast_agent.errors import GuestProcessingFailed, PlatformError, ToolMiss
 from holdfast_plugins.api import FreezeHandle, GuestAccess, Registry, VmInfo
 
 from .deployment import TOO_EARLY, Deployment, Held, early
+from .frozen import FrozenGuests
 from .in_guest import Finished
 from .options import GuestOptions
 
@@ -81,23 +82,16 @@ class SshProcessor:
 
     def __init__(self, options: SshOptions, secret: Mapping[str, str]) -> None:
         self._options = options
-        self._handles: list[SshFreeze] = []
-        self._lock = threading.Lock()
+        self._frozen = FrozenGuests()
 
     def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
         guest = SshGuest(self._options, vm.ref.name)
         handle = SshFreeze(guest, vm.ref.name, self._options, deadline_s)
-        with self._lock:
-            self._handles.append(handle)
-        return handle
+        return self._frozen.add(handle)
 
     def close(self) -> None:
         """Thaw what nobody thawed."""
-        with self._lock:
-            handles, self._handles = self._handles, []
-        for handle in handles:
-            with contextlib.suppress(PlatformError):
-                handle.thaw()
+        self._frozen.thaw_all()
 
 
 class SshGuest:
