@@ -28,7 +28,7 @@ from holdfast_manager.catalog.tables import agents, jobs, sessions, slot_request
 from holdfast_manager.catalog.values import RepositoryEntry, ServerEntry, SessionKind, SessionResult
 from holdfast_manager.scheduler.placement import Need, Request, in_order, place
 from holdfast_manager.scheduler.slots import SlotLedger, Wish
-from holdfast_manager.settings import ManagerSettings
+from holdfast_manager.settings import HistorySettings, ManagerSettings
 from lab.installation import BIN
 
 PROXIES, REPOSITORIES, JOBS = 200, 20, 50
@@ -54,6 +54,7 @@ def main() -> None:
         )
         with Catalog.open(ManagerSettings(data_dir=str(home))) as catalog:
             print(f"  of it the query: {_median(catalog.sessions.list) * 1000:.1f} ms")
+            print(f"history looked through for what may be forgotten, nothing found: {_nothing_old(catalog):.2f} s")
         print(f"service with {SPECS:,} jobs, idle: {_idle(home):.2f} % of a core (wanted: less than 1 %)")
 
 
@@ -137,6 +138,11 @@ def _fill_history(catalog: Catalog) -> None:
         del plain["id"]
         many = [{**plain, "kind": "backup", "job": f"j{n % SPECS}"} for n in range(SESSIONS)]
         connection.execute(insert(sessions), many)
+
+
+def _nothing_old(catalog: Catalog) -> float:
+    limits = HistorySettings(sessions=2 * SESSIONS)
+    return _median(lambda: list(catalog.history.prune(limits)))
 
 
 def _idle(home: Path) -> float:

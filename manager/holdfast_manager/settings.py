@@ -18,6 +18,7 @@ from .quantities import DURATION, with_numbers
 SYSTEM_CONFIG = Path("/etc/holdfast/manager.toml")
 SYSTEM_DATA = Path("/var/lib/holdfast")
 HIDDEN = "***"
+_DURATIONS = {"timing": ("lease_ttl", "heartbeat", "poll"), "history": ("keep", "events")}
 _USER_SECRET = re.compile(r"(://[^:/@?]*:).*@")
 _QUERY_SECRET = re.compile(r"([?&](?:password|passwd|sslpassword|passfile)=)[^&]*", re.IGNORECASE)
 
@@ -61,6 +62,19 @@ class TimingSettings(msgspec.Struct, frozen=True):
     poll: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 1.0
 
 
+class HistorySettings(msgspec.Struct, frozen=True):
+    """How much is remembered of sessions that have ended; the service forgets the rest.
+
+    ``keep``: sessions, in seconds (two years). ``sessions``: at most so many (a list of 100,000 is still quick).
+    ``events``: what happened in each step, in seconds (half a year); results and figures of disks stay with the
+    session. Events take nearly all of the room.
+    """
+
+    keep_s: Annotated[float, msgspec.Meta(ge=86400)] = msgspec.field(default=730 * 86400.0, name="keep")
+    sessions: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    events_s: Annotated[float, msgspec.Meta(ge=86400)] = msgspec.field(default=180 * 86400.0, name="events")
+
+
 class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The manager's configuration, read once at start. ``data_dir`` empty: the default place (``home``)."""
 
@@ -69,6 +83,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     database: DatabaseSettings = DatabaseSettings()
     plugins: PluginSettings = PluginSettings()
     timing: TimingSettings = TimingSettings()
+    history: HistorySettings = HistorySettings()
 
     @classmethod
     def load(cls, path: Path | None = None) -> ManagerSettings:
@@ -87,9 +102,9 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_table(cls, table: dict[str, Any], source: str) -> ManagerSettings:
         """Convert a TOML table; durations may be text. ``source`` names the file in errors (``ConfigError``)."""
-        if isinstance(table.get("timing"), dict):
-            durations = dict.fromkeys(("lease_ttl", "heartbeat", "poll"), DURATION)
-            table = {**table, "timing": with_numbers(table["timing"], durations, source, "timing")}
+        for name, keys in _DURATIONS.items():
+            if isinstance(table.get(name), dict):
+                table = {**table, name: with_numbers(table[name], dict.fromkeys(keys, DURATION), source, name)}
         settings = strict.convert(table, cls, source)
         settings._check(source)
         return settings

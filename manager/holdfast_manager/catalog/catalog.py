@@ -16,6 +16,7 @@ from .agents import Agents
 from .database import Database, url_of
 from .errors import CatalogMissing, CatalogUnavailable
 from .events import Events
+from .history import History
 from .jobs import Jobs
 from .obligations import Obligations
 from .points import Points
@@ -49,6 +50,7 @@ class Catalog:
         self.sessions = Sessions(database, clock)
         self.tasks = Tasks(database)
         self.events = Events(database)
+        self.history = History(database, clock)
         self.points = Points(database)
         self.traffic_rules = TrafficRules(database)
         self.obligations = Obligations(database, clock)

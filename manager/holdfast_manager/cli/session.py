@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import click
+import time
 
-from holdfast_agent.model.units import format_duration
+import click
+from msgspec import structs
+
+from holdfast_agent.model.units import format_duration, parse_duration
+from holdfast_manager.catalog.history import Forgotten
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionState
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.session_report import what_for
 from holdfast_manager.reports.session_text import session_text
 from holdfast_manager.reports.table import table
@@ -86,6 +91,35 @@ def stop(app: App, number: int) -> None:
         app.out.result({"session": number, "ended": True}, f"Session {number} has ended already: {entry.result.value}")
     else:
         app.out.result({"session": number, "ended": False}, f"Asked session {number} to stop")
+
+
+@session.command(examples=("holdfast session prune --dry-run", "holdfast session prune --older-than 90d"))
+@click.option("--older-than", metavar="AGE", help="Sessions that ended so long ago, in the place of history.keep.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many stay, in the place of history.sessions.")
+@click.option("--events-older-than", metavar="AGE", help="In the place of history.events.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be forgotten; change nothing.")
+@pass_app
+def prune(app: App, older_than: str | None, limit: int | None, events_older_than: str | None, dry_run: bool) -> None:
+    """Forget old sessions, as the table history of the configuration says; the service does so each hour.
+
+    Restore points stay. So do sessions that run or have left something behind, and the newest one of each job.
+    """
+    from holdfast_manager.service.housekeeping import remove_logs
+
+    limits = app.settings.history
+    if older_than is not None:
+        limits = structs.replace(limits, keep_s=parse_duration(older_than))
+    if events_older_than is not None:
+        limits = structs.replace(limits, events_s=parse_duration(events_older_than))
+    if limit is not None:
+        limits = structs.replace(limits, sessions=limit)
+    history = app.catalog.history
+    gone = history.due(limits) if dry_run else sum(history.prune(limits), start=Forgotten())
+    if not dry_run:
+        remove_logs(app.settings, app.catalog, time.time())
+    said = f"{counted(gone.sessions, 'session')} and {counted(gone.events, 'event')}"
+    document = {"dry_run": dry_run, "sessions": gone.sessions, "events": gone.events}
+    app.out.result(document, f"{'Would forget' if dry_run else 'Forgot'} {said}")
 
 
 def _table(entries: tuple[SessionEntry, ...]) -> str:

@@ -66,6 +66,8 @@ def _header(report: SessionReport) -> list[tuple[str, str]]:
     lines = [("Started", moment(report.started or report.created)), ("Ended", ended), ("Ran as", report.process)]
     if report.stop_requested:
         lines.append(("Stop", "was asked for"))
+    if report.state is SessionState.ENDED and all(line.began is None for line in report.steps):
+        lines.append(("Events", "none, or forgotten since (history.events)"))
     return lines
 
 
