@@ -1,0 +1,90 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// guardFolder puts before the simulator's /folder what a host asks for: a session, and that nobody else writes the
+// file. Patterns with a method come before those without, which the simulator registers.
+func (l *lab) guardFolder() {
+	l.service.RegisterSDK(l.service.Context.Map, l.service.Context.Map.Path+"/vimService")
+	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost} {
+		l.service.ServeMux.HandleFunc(method+" /folder/", l.serveFolder)
+	}
+}
+
+func (l *lab) serveFolder(w http.ResponseWriter, r *http.Request) {
+	l.requests.Add(1)
+	if rule := l.faults.ofRequest(r.Method); rule != nil {
+		time.Sleep(time.Duration(rule.DelayMS) * time.Millisecond)
+		if rule.Status != 0 {
+			http.Error(w, "on command", rule.Status)
+			return
+		}
+	}
+	if !l.admitted(r) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
+		http.Error(w, "log in first", http.StatusUnauthorized)
+		return
+	}
+	name := (&object.DatastorePath{
+		Datastore: r.URL.Query().Get("dsName"), Path: strings.TrimPrefix(r.URL.Path, "/folder/"),
+	}).String()
+	if l.locked(name) {
+		http.Error(w, "the file is locked", http.StatusInternalServerError)
+		return
+	}
+	l.service.ServeDatastore(w, r)
+}
+
+// admitted says whether the request has a session's cookie or the password.
+func (l *lab) admitted(r *http.Request) bool {
+	if user, password, ok := r.BasicAuth(); ok {
+		known, _ := l.service.Listen.User.Password()
+		return user == l.service.Listen.User.Username() && password == known
+	}
+	cookie, err := r.Cookie(soap.SessionCookieName)
+	if err != nil {
+		return false
+	}
+	for _, session := range l.sessions() {
+		if session.Key == cookie.Value {
+			return true
+		}
+	}
+	return false
+}
+
+// sessions are those that are logged in.
+func (l *lab) sessions() []types.UserSession {
+	registry := l.service.Context.Map
+	view := simulator.Session{Registry: simulator.NewRegistry(), Map: registry}
+	return view.Get(registry.SessionManager().Self).(*simulator.SessionManager).SessionList
+}
+
+// locked says whether a running VM writes the file of bytes: the top of its chain. It also gives a file that was never
+// written the size of its disk.
+func (l *lab) locked(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, entity := range l.service.Context.Map.All("VirtualMachine") {
+		vm, ok := entity.(*simulator.VirtualMachine)
+		if !ok {
+			continue
+		}
+		for _, disk := range disks(vm.Config.Hardware.Device) {
+			image := l.imageOf(disk)
+			if image.data == l.fileAt(name) {
+				return vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn
+			}
+		}
+	}
+	return false
+}

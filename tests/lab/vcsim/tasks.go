@@ -1,0 +1,64 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+type act func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault)
+
+// task runs an act on a VM as a task that goes wrong on command. While it is delayed the VM can be read, as on a
+// vCenter; the simulator's own tasks hold its lock.
+func (l *lab) task(ctx *simulator.Context, vm *simulator.VirtualMachine, method string, quiesce bool, do act) types.ManagedObjectReference {
+	nobody := types.ManagedObjectReference{Type: "LabTask", Value: uuid.NewString()}
+	mine := *ctx // locks belong to a context: the task's are not the call's
+	verb := strings.ToLower(method[:1]) + strings.TrimSuffix(method[1:], "_Task")
+	task := simulator.CreateTask(nobody, verb+"Task", func(task *simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		mine.Map.AtomicUpdate(&mine, task, []types.PropertyChange{
+			{Name: "info.entity", Val: vm.Self},
+			{Name: "info.entityName", Val: vm.Name},
+			{Name: "info.descriptionId", Val: "VirtualMachine." + verb},
+		})
+		var result types.AnyType
+		var failed types.BaseMethodFault
+		rule := l.faults.ofTask(method, vm.Name, quiesce)
+		if rule != nil {
+			time.Sleep(time.Duration(rule.DelayMS) * time.Millisecond)
+			if rule.Fault != leftDeltas {
+				failed = faultNamed(rule.Fault)
+			}
+			if failed != nil && !rule.After {
+				return nil, failed
+			}
+		}
+		mine.Map.WithLock(&mine, vm, func() {
+			var fault types.BaseMethodFault
+			if result, fault = do(&mine); fault != nil {
+				failed = fault
+			}
+		})
+		if failed != nil {
+			return nil, failed
+		}
+		return result, nil
+	})
+	return task.Run(ctx)
+}
+
+// inner carries out a task of the simulator's as a part of one of ours, and removes it.
+func inner(ctx *simulator.Context, ref types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+	task := ctx.Map.Get(ref).(*simulator.Task)
+	task.Wait()
+	var info types.TaskInfo
+	ctx.Map.WithLock(ctx, task, func() { info = task.Info })
+	ctx.Map.Remove(ctx, ref)
+	if info.Error != nil {
+		return nil, info.Error.Fault
+	}
+	return info.Result, nil
+}
