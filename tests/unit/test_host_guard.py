@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, PluginDefect, SnapshotFailed
@@ -155,6 +156,34 @@ def test_what_a_channel_raises_is_a_defect_of_the_hypervisor_plugin() -> None:
     channel = GuardedDriver("odd", Odd(guest_agent=Odd(exchange=OSError("gone")))).guest_agent(VM)
     with pytest.raises(PluginDefect, match="'odd' broke its contract in exchange: OSError"):
         channel.exchange(b"{}", 1)
+
+
+def test_a_driver_with_one_way_for_all_gives_the_disk_as_it_is() -> None:
+    class Driver:
+        def list_vms(self) -> list[VmRef]:
+            return []
+
+    driver, disk = GuardedDriver("plain", Driver()), SnapshotDisk("a", "a", 512, ("https://esx/folder/a",))
+    assert driver.near_proxies(VmInfo(VM, ()), "a") == ()
+    assert driver.disk_for(Snapshot("s", VM, (disk,)), disk, "proxy", MemoryJournal()) is disk
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"disk_id": "b"}, "gave another"),
+        ({"size_bytes": 1024}, "gave another"),
+        ({"change_id": "2"}, "gave another"),
+        ({"urls": ()}, "no URL"),
+        ({"access": (DiskAccess(origin="https://elsewhere"),)}, "https://elsewhere"),
+    ],
+)
+def test_a_way_to_another_disk_is_a_defect(changed: dict[str, Any], reason: str) -> None:
+    disk = SnapshotDisk("a", "a", 512, ("https://esx/folder/a",), change_id="1")
+    driver = GuardedDriver("odd", Odd(disk_for=msgspec.structs.replace(disk, **changed), near_proxies=[{"b", "a"}]))
+    assert driver.near_proxies(VmInfo(VM, ()), "a")
+    with pytest.raises(PluginDefect, match=reason):
+        driver.disk_for(Snapshot("s", VM, (disk,)), disk, "proxy", MemoryJournal())
 
 
 def test_secrets_are_for_servers_of_the_disk_only() -> None:

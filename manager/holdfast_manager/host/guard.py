@@ -7,7 +7,7 @@ the protocol, becomes :class:`PluginDefect` here, so that a session never has to
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 from holdfast_agent.errors import ChangeTrackingLost, DiskUrlInvalid, GuestAgentSilent, HoldfastError, PluginDefect
@@ -26,8 +26,10 @@ from holdfast_plugins.api import (
     HypervisorDriver,
     Journal,
     OffersGuestAgent,
+    OffersTransports,
     RestoreTarget,
     Snapshot,
+    SnapshotDisk,
     SnapshotRequest,
     VmInfo,
     VmRef,
@@ -112,6 +114,24 @@ class GuardedDriver:
                 raise GuestAgentSilent(vm=vm.name, reason=reason)
             return GuardedAgentChannel(self._plugin, self.unguarded.guest_agent(vm))
 
+    def near_proxies(self, info: VmInfo, disk_id: str) -> Sequence[Collection[str]]:
+        """None where the plugin's driver offers one way for all."""
+        with self._boundary("near_proxies"):
+            if not isinstance(self.unguarded, OffersTransports):
+                return ()
+            return tuple(tuple(group) for group in self.unguarded.near_proxies(info, disk_id))
+
+    def disk_for(self, snapshot: Snapshot, disk: SnapshotDisk, proxy: str, journal: Journal) -> SnapshotDisk:
+        """``disk`` itself where the plugin's driver offers one way for all."""
+        with self._boundary("disk_for"):
+            if not isinstance(self.unguarded, OffersTransports):
+                return disk
+            told = self.unguarded.disk_for(snapshot, disk, proxy, journal)
+            same = (told.disk_id, told.size_bytes, told.change_id) == (disk.disk_id, disk.size_bytes, disk.change_id)
+            _expect(same, f"it was asked for the disk {disk.disk_id} and gave another")
+            _check_ways(told)
+            return told
+
     def _boundary(self, method: str) -> AbstractContextManager[None]:
         return _boundary(self._plugin, method)
 
@@ -133,8 +153,12 @@ def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:
     _unique("disk ids", (disk.disk_id for disk in snapshot.disks))
     _expect({disk.disk_id for disk in snapshot.disks} == set(request.disk_ids), "it has other disks than asked for")
     for disk in snapshot.disks:
-        _expect(bool(disk.urls), f"disk {disk.disk_id} has no URL")
-        _check_access(disk.disk_id, disk.urls, disk.access)
+        _check_ways(disk)
+
+
+def _check_ways(disk: SnapshotDisk) -> None:
+    _expect(bool(disk.urls), f"disk {disk.disk_id} has no URL")
+    _check_access(disk.disk_id, disk.urls, disk.access)
 
 
 def _check_access(disk_id: str, urls: Iterable[str], access: Iterable[DiskAccess]) -> None:

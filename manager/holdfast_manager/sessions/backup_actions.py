@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -20,6 +20,7 @@ from holdfast_plugins.api import (
     ChangeTracker,
     HypervisorDriver,
     Journal,
+    OffersTransports,
     SnapshotDisk,
     SnapshotRequest,
     VmInfo,
@@ -166,7 +167,17 @@ class BackupActions:
         if job.max_tasks is not None:
             limits += (job_limit(job.name, job.max_tasks),)
         proxies = self._context.catalog.agents.proxies(job.proxies)
-        self.tasks.request(key, proxies, preferred=job.proxies, limits=limits, job=job)
+        near = self._near_proxies(info, key.disk)
+        self.tasks.request(key, proxies, preferred=job.proxies, near=near, limits=limits, job=job)
+
+    def _near_proxies(self, info: VmInfo, disk_id: str) -> Sequence[Collection[str]]:
+        """Where nothing can be told, any proxy will do."""
+        driver = self._platform.driver
+        try:
+            return driver.near_proxies(info, disk_id) if isinstance(driver, OffersTransports) else ()
+        except HoldfastError as error:
+            self._context.recorder.note(f"{info.ref.name}: {error}", "warning", Step.SCHEDULE)
+            return ()
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -254,11 +265,18 @@ class BackupActions:
     def _begin_transfer(self, key: TaskKey) -> None:
         """Tells TransferBegan by itself: a transfer of what was tracked may be over before the agent has answered."""
         began, vm = time.monotonic(), self._vms[key.vm]
-        ground = self._ground(vm, vm.snapshot_disk(key.disk))
+        ground = self._ground(vm, self._disk_for(vm, key))
         decision = vm.decisions[key.disk] = choose_mode(ground)
         event = TransferBegan(task=key, mode=decision.mode, reason=decision.reason)
         self._context.driver.post(event, time.monotonic() - began)
         self.tasks.begin(key, backup_order(ground, decision), writes=self._context.repository.name)
+
+    def _disk_for(self, vm: VmWork, key: TaskKey) -> SnapshotDisk:
+        """The disk with the ways to it that its proxy has."""
+        disk, driver = vm.snapshot_disk(key.disk), self._platform.driver
+        if vm.snapshot is None or not isinstance(driver, OffersTransports):
+            return disk
+        return driver.disk_for(vm.snapshot, disk, self.tasks.proxy_of(key), self._platform.journal)
 
     def _ground(self, vm: VmWork, disk: SnapshotDisk) -> Ground:
         """All that the choice of a mode rests on. Trackers are asked here, and only what their answer is needed for."""

@@ -59,20 +59,21 @@ class TaskWork:
         also: tuple[str, ...] = (),
         *,
         preferred: Sequence[str] = (),
+        near: Sequence[Collection[str]] = (),
         limits: tuple[str, ...] = (),
         job: JobSpec | None = None,
     ) -> None:
         """Queue for one of ``proxies``, the repository and ``also`` others; SlotGranted follows from a tick.
 
-        ``preferred``: the proxies wanted most, in this order. ``limits``: of what else the task takes a slot. ``job``:
-        whose share of the slots it has; None: the session's own.
+        ``preferred``: the proxies wanted most, in this order; ``near``: those wanted next, in groups. ``limits``: of
+        what else the task takes a slot. ``job``: whose share of the slots it has; None: the session's own.
         """
         number, repository = self._context.recorder.task(key).id, self._context.repository
         with self._lock:
             failures = dict(self._failed_on[key])
         whole = set(proxies) == set(self._context.catalog.agents.proxies())
         wish = Wish(
-            proxies=ranked(proxies, whole, preferred, (repository.agent,), failures),
+            proxies=ranked(proxies, whole, preferred, (*near, (repository.agent,)), failures),
             repository=repository.name,
             also=also,
             limits=limits,

@@ -8,6 +8,7 @@ from .changes import ChangeTracker
 from .guest import AgentChannel, ConsistencyLevel, FreezeHandle, GuestAccess, GuestProcessor, OffersGuestAgent
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
 from .registry import API_VERSION, Family, Registration, Registry
+from .transports import OffersTransports
 from .values import (
     DiskBitmap,
     DiskInfo,
@@ -37,6 +38,7 @@ __all__ = [
     "HypervisorDriver",
     "Journal",
     "OffersGuestAgent",
+    "OffersTransports",
     "Registration",
     "Registry",
     "RestoreDisk",
