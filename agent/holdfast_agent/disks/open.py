@@ -12,6 +12,7 @@ from holdfast_agent.wire.movers import MoverHost
 from .disk import ReadableDisk, WritableDisk
 
 _NBD = (DiskScheme.NBD_UNIX, DiskScheme.NBD, DiskScheme.NBDS)
+_WEB = (DiskScheme.HTTPS, DiskScheme.HTTP)
 
 
 def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> ReadableDisk:
@@ -34,7 +35,7 @@ def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> 
         from .synthetic import SyntheticDisk
 
         return SyntheticDisk(parsed)
-    if parsed.scheme in (DiskScheme.HTTPS, DiskScheme.HTTP):
+    if parsed.scheme in _WEB:
         from .web.disk import WebDisk
 
         return WebDisk(parsed, host, access_to(parsed, granted))
@@ -55,8 +56,9 @@ def open_target(
 ) -> WritableDisk:
     """Open a disk to restore ``size_bytes`` to.
 
-    ``create``: a new sparse file, refused if there is one unless ``overwrite``; it appears under its name only when it
-    is whole. Without ``create``, and for block devices and NBD always, the disk must exist and be large enough.
+    ``create``: a new file, refused if there is one unless ``overwrite``; it appears under its name only when it is
+    whole. Without ``create``, and for block devices and NBD always, the disk must exist and be large enough; one on a
+    web server is put there anew as a whole.
     Raises as :func:`open_disk`, and :class:`DiskExists`, :class:`DiskInUse`, :class:`DiskReadOnly`,
     :class:`DiskUnwritable`, :class:`UsageError`.
     """
@@ -66,8 +68,12 @@ def open_target(
         from .nbd.target import NbdTarget
 
         return NbdTarget(dialler(parsed, host, access_to(parsed, granted)), url, host, size_bytes)
+    if parsed.scheme in _WEB:
+        from .web.target import WebTarget
+
+        return WebTarget(parsed, host, access_to(parsed, granted), size_bytes, create=create, overwrite=overwrite)
     if parsed.scheme not in (DiskScheme.FILE, DiskScheme.BLOCK):
-        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file:, block: or nbd:")
+        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file:, block:, nbd: or https:")
     from .raw_target import ExistingTarget, NewFileTarget
 
     if parsed.scheme is DiskScheme.FILE and create:
