@@ -6,7 +6,7 @@ import pytest
 
 from holdfast_agent.errors import VmNotFound
 from holdfast_manager.broker import Broker
-from holdfast_plugins.api import VmInfo, VmRef
+from holdfast_plugins.api import PlaceKind, VmInfo, VmRef
 
 
 class CountingDriver:
@@ -96,3 +96,31 @@ def test_a_name_that_is_not_there_is_an_error_with_the_nearest(driver: CountingD
 def test_nothing_to_back_up_is_an_error(driver: CountingDriver, include: list[str], exclude: list[str]) -> None:
     with pytest.raises(VmNotFound):
         Broker(driver, "lab").resolve(include, exclude)
+
+
+class PlacingDriver(CountingDriver):
+    """Its VMs are in folders, and some bear a tag; one is called as an entry for a folder would be."""
+
+    def places(self, kind: PlaceKind) -> dict[str, tuple[str, ...]]:
+        if kind is PlaceKind.FOLDER:
+            return {"id-web1": ("/dc/vm/web", "/dc"), "id-web2": ("/dc/vm/web", "/dc"), "id-db": ("/dc",)}
+        return {"id-db": ("backup/gold",)} if kind is PlaceKind.TAG else {}
+
+
+def test_a_job_may_name_places() -> None:
+    broker = Broker(PlacingDriver("web1", "web2", "db", "tag:odd"), "lab")
+    assert names(broker.resolve(["folder:/dc/vm/web"])) == ["web1", "web2"]
+    assert names(broker.resolve(["folder:/dc"], ["tag:backup/*", "web2"])) == ["web1"]
+    assert names(broker.resolve(["folder:*/web", "tag:backup/gold"])) == ["db", "web1", "web2"]
+    assert names(broker.resolve(["tag:odd"])) == ["tag:odd"], "a VM of that name comes first"
+    with pytest.raises(VmNotFound, match="'folder:/dc/vm/web'"):
+        broker.resolve(["folder:/dc/vm/wep"])
+    with pytest.raises(VmNotFound):
+        broker.resolve(["host:esx1", "db"])
+
+
+def test_a_server_without_places_has_none(driver: CountingDriver) -> None:
+    broker = Broker(driver, "lab")
+    with pytest.raises(VmNotFound):
+        broker.resolve(["folder:/dc"])
+    assert names(broker.resolve(["db"], ["folder:/dc"])) == ["db"]

@@ -82,6 +82,7 @@ def test_built_ins_come_through_the_same_door() -> None:
         "images": PluginStatus.LOADED,
         "libvirt": PluginStatus.LOADED,
         "qemu": PluginStatus.LOADED,
+        "vsphere": PluginStatus.LOADED,
     }
     assert [(item.family, item.name) for item in report(host, "images").provides] == [(Family.HYPERVISOR, "images")]
 

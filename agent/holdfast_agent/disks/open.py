@@ -12,7 +12,6 @@ from holdfast_agent.wire.movers import MoverHost
 from .disk import ReadableDisk, WritableDisk
 
 _NBD = (DiskScheme.NBD_UNIX, DiskScheme.NBD, DiskScheme.NBDS)
-_WEB = (DiskScheme.HTTPS, DiskScheme.HTTP)
 
 
 def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> ReadableDisk:
@@ -35,7 +34,7 @@ def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> 
         from .synthetic import SyntheticDisk
 
         return SyntheticDisk(parsed)
-    if parsed.scheme in _WEB:
+    if parsed.scheme in (DiskScheme.HTTPS, DiskScheme.HTTP):
         from .web.disk import WebDisk
 
         return WebDisk(parsed, host, access_to(parsed, granted))
@@ -56,9 +55,8 @@ def open_target(
 ) -> WritableDisk:
     """Open a disk to restore ``size_bytes`` to.
 
-    ``create``: a new file, refused if there is one unless ``overwrite``; it appears under its name only when it is
-    whole. Without ``create``, and for block devices and NBD always, the disk must exist and be large enough; one on a
-    web server is put there anew as a whole.
+    ``create``: a new sparse file, refused if there is one unless ``overwrite``; it appears under its name only when it
+    is whole. Without ``create``, and for block devices and NBD always, the disk must exist and be large enough.
     Raises as :func:`open_disk`, and :class:`DiskExists`, :class:`DiskInUse`, :class:`DiskReadOnly`,
     :class:`DiskUnwritable`, :class:`UsageError`.
     """
@@ -68,12 +66,8 @@ def open_target(
         from .nbd.target import NbdTarget
 
         return NbdTarget(dialler(parsed, host, access_to(parsed, granted)), url, host, size_bytes)
-    if parsed.scheme in _WEB:
-        from .web.target import WebTarget
-
-        return WebTarget(parsed, host, access_to(parsed, granted), size_bytes, create=create, overwrite=overwrite)
     if parsed.scheme not in (DiskScheme.FILE, DiskScheme.BLOCK):
-        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file:, block:, nbd: or https:")
+        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file:, block: or nbd:")
     from .raw_target import ExistingTarget, NewFileTarget
 
     if parsed.scheme is DiskScheme.FILE and create:

@@ -16,6 +16,13 @@ class HypervisorUnreachable(PlatformError):
     retryable = True
 
 
+class RightsMissing(PlatformError):
+    code = "rights_missing"
+    message = "the user of {server} may not do all that backups need: {missing}"
+    action = "Give these rights to the user's role, or add the server as it is with --lacking-rights"
+    exit_code = 13
+
+
 class BootNotProven(PlatformError):
     code = "boot_not_proven"
     message = "the VM was not seen to come up: {reason}"

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from holdfast_agent.errors import VmNotFound
-from holdfast_plugins.api import HypervisorDriver, VmInfo, VmRef
+from holdfast_plugins.api import HypervisorDriver, OffersPlaces, PlaceKind, VmInfo, VmRef
 
-from .patterns import match
+from .patterns import match, match_places
 
 MAX_AGE_S = 60.0
 """A job's VMs are resolved and described within seconds; what is older than a minute may well have changed."""
@@ -64,21 +64,29 @@ class Broker:
     def resolve(self, include: Sequence[str], exclude: Sequence[str] = ()) -> list[VmRef]:
         """The VMs that a job means: those that match ``include`` and not ``exclude``; by name, each once.
 
-        An entry is a name, an id, or a pattern with ``*``, ``?`` or ``[…]``, in which case matters. Called by a job
+        An entry is a name, an id, or a pattern with ``*``, ``?`` or ``[…]``, in which case matters; or such a name of a
+        place with its kind in front ("folder:/dc/vm/web", "tag:backup/*"), for all VMs there. Called by a job
         session at its start. Raises ``VmNotFound`` when a name in ``include`` is not there, with the nearest one, or
         when nothing is left to back up: a job that quietly backs up nothing is the worst of all jobs.
         """
         vms = self.vms()
         chosen: set[str] = set()
         for entry in include:
-            matching = match(entry, vms, self._server)
-            chosen.update(vm.vm_id for vm in matching)
+            chosen.update(vm.vm_id for vm in self._meant(entry, vms, self._server))
         for entry in exclude:
-            chosen.difference_update(vm.vm_id for vm in match(entry, vms))
+            chosen.difference_update(vm.vm_id for vm in self._meant(entry, vms))
         if not chosen:
             asked = ", ".join(include) + (f" without {', '.join(exclude)}" if exclude else "")
             raise VmNotFound(vm=asked, server=self._server)
         return [vm for vm in vms if vm.vm_id in chosen]
+
+    def _meant(self, entry: str, vms: Sequence[VmRef], required_on: str = "") -> list[VmRef]:
+        kind = entry.partition(":")[0]
+        named = any(entry in (vm.name, vm.vm_id) for vm in vms)
+        if named or ":" not in entry or kind not in list(PlaceKind):
+            return match(entry, vms, required_on)
+        places = self._driver.places(PlaceKind(kind)) if isinstance(self._driver, OffersPlaces) else {}
+        return match_places(entry, places, vms, required_on)
 
     def _expired(self, asked: float) -> bool:
         return self._clock() - asked > self._max_age_s

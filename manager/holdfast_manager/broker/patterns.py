@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from holdfast_agent.errors import VmNotFound
@@ -22,10 +22,27 @@ def match(entry: str, vms: Sequence[VmRef], required_on: str = "") -> list[VmRef
     if is_pattern(entry):
         return [vm for vm in vms if fnmatchcase(vm.name, entry)]
     if required_on:
-        close = difflib.get_close_matches(entry, {vm.name for vm in vms}, n=3, cutoff=0.5)
-        nearest = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
-        raise VmNotFound(vm=entry, server=required_on, nearest=nearest)
+        raise _nothing(entry, {vm.name for vm in vms}, required_on)
     return []
+
+
+def match_places(
+    entry: str, places: Mapping[str, Collection[str]], vms: Sequence[VmRef], required_on: str = ""
+) -> list[VmRef]:
+    """As :func:`match`, for an entry "kind:name". ``places``: by VM id all places of that kind which it is in."""
+    kind, _, name = entry.partition(":")
+    every = {place for names in places.values() for place in names}
+    meant = {name} if name in every else {place for place in every if is_pattern(name) and fnmatchcase(place, name)}
+    found = [vm for vm in vms if not meant.isdisjoint(places.get(vm.vm_id, ()))]
+    if required_on and not found and not is_pattern(name):
+        raise _nothing(entry, {f"{kind}:{place}" for place in every}, required_on)
+    return found
+
+
+def _nothing(entry: str, names: Collection[str], server: str) -> VmNotFound:
+    close = difflib.get_close_matches(entry, names, n=3, cutoff=0.5)
+    nearest = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+    return VmNotFound(vm=entry, server=server, nearest=nearest)
 
 
 def is_pattern(entry: str) -> bool:

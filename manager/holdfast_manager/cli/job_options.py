@@ -20,7 +20,7 @@ from .server import option_table
 F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = (
     click.option("--server", metavar="NAME", help="The server whose VMs are backed up."),
-    click.option("--include", multiple=True, metavar="VM", help="A VM's name or a pattern like 'web-*' (repeatable)."),
+    click.option("--include", multiple=True, metavar="VM", help="A VM, 'web-*', or a place like 'tag:backup/*'."),
     click.option("--exclude", multiple=True, metavar="VM", help="VMs to leave out, in the same way."),
     click.option("--repository", metavar="NAME", help="Where restore points go."),
     click.option("--proxy", "proxies", multiple=True, metavar="AGENT", help="A preferred proxy (repeatable)."),

@@ -44,6 +44,7 @@ def server() -> None:
 @click.option(
     "--secret-file", type=click.Path(path_type=Path), metavar="FILE", help="Credentials as lines KEY=VALUE (mode 0600)."
 )
+@click.option("--lacking-rights", is_flag=True, help="Add it though the user may not do all that backups need.")
 @click.option("--max-tasks", "tasks", type=int, help="Tasks of all jobs at once on it. Default: no limit.")
 @click.option("--max-tasks-per-host", "tasks_per_host", type=int, help="The same on each of its hosts.")
 @click.option("--max-tasks-per-datastore", "tasks_per_datastore", type=int, help="The same on each of its datastores.")
@@ -56,6 +57,7 @@ def add(
     options: tuple[str, ...],
     secrets: tuple[str, ...],
     secret_file: Path | None,
+    lacking_rights: bool,
     **limits: int | None,
 ) -> None:
     """Connect to a server and add it. Secrets never stand on the command line; they are kept sealed."""
@@ -69,7 +71,7 @@ def add(
     entry = ServerEntry(name=name, plugin=plugin, options=option_table(options, "--option"), limits=limited)
     app.host.check_options(Family.HYPERVISOR, plugin, entry.options, f"options of server {name!r}")
     secret = credentials(app, secrets, secret_file)
-    vms = try_server(app.host, entry, secret)
+    vms = try_server(app.host, entry, secret, lacking_rights)
     app.catalog.servers.add(entry, secret or None)
     app.out.result(
         {"server": app.catalog.servers.get(name), "vms": vms}, f"Added server {name}: {counted(len(vms), 'VM')}"

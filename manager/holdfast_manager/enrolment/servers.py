@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from holdfast_agent.errors import RightsMissing
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import ServerEntry
 from holdfast_manager.host import PluginHost
 from holdfast_manager.sessions.journal import fulfil_open
-from holdfast_plugins.api import HypervisorDriver, VmRef
+from holdfast_plugins.api import ChecksRights, HypervisorDriver, VmRef
 
 
 @contextmanager
@@ -23,9 +24,17 @@ def connected_driver(host: PluginHost, server: ServerEntry, secret: Mapping[str,
         driver.close()
 
 
-def try_server(host: PluginHost, server: ServerEntry, secret: Mapping[str, str]) -> tuple[VmRef, ...]:
-    """Connect and list the VMs, by name."""
+def try_server(
+    host: PluginHost, server: ServerEntry, secret: Mapping[str, str], lacking_rights: bool = False
+) -> tuple[VmRef, ...]:
+    """Connect and list the VMs, by name. ``lacking_rights``: though the user may not do all that backups need.
+
+    Raises :class:`RightsMissing` where that was not asked for, and what connecting raises.
+    """
     with connected_driver(host, server, secret) as driver:
+        missing = driver.missing_rights() if isinstance(driver, ChecksRights) and not lacking_rights else ()
+        if missing:
+            raise RightsMissing(server=server.name, missing="; ".join(missing))
         return tuple(sorted(driver.list_vms(), key=lambda vm: (vm.name, vm.vm_id)))
 
 

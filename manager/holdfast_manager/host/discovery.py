@@ -18,6 +18,7 @@ BUILT_IN = (
     "holdfast_plugins.hypervisors.images",
     "holdfast_plugins.hypervisors.libvirt",
     "holdfast_plugins.hypervisors.qemu",
+    "holdfast_plugins.hypervisors.vsphere",
 )
 """Modules that come with Holdfast. They enter by the same door as everybody else's, only first."""
 

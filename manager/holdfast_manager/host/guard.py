@@ -7,7 +7,7 @@ the protocol, becomes :class:`PluginDefect` here, so that a session never has to
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 from holdfast_agent.errors import ChangeTrackingLost, DiskUrlInvalid, GuestAgentSilent, HoldfastError, PluginDefect
@@ -18,6 +18,7 @@ from holdfast_agent.model.units import MIB
 from holdfast_plugins.api import (
     AgentChannel,
     ChangeTracker,
+    ChecksRights,
     ConsistencyLevel,
     DiskBitmap,
     FreezeHandle,
@@ -26,7 +27,9 @@ from holdfast_plugins.api import (
     HypervisorDriver,
     Journal,
     OffersGuestAgent,
+    OffersPlaces,
     OffersTransports,
+    PlaceKind,
     RestoreTarget,
     Snapshot,
     SnapshotDisk,
@@ -131,6 +134,16 @@ class GuardedDriver:
             _expect(same, f"it was asked for the disk {disk.disk_id} and gave another")
             _check_ways(told)
             return told
+
+    def places(self, kind: PlaceKind) -> Mapping[str, Collection[str]]:
+        """Nothing where the plugin's driver knows no places."""
+        with self._boundary("places"):
+            return self.unguarded.places(kind) if isinstance(self.unguarded, OffersPlaces) else {}
+
+    def missing_rights(self) -> Sequence[str]:
+        """Nothing where all users of such a server may do everything."""
+        with self._boundary("missing_rights"):
+            return self.unguarded.missing_rights() if isinstance(self.unguarded, ChecksRights) else ()
 
     def _boundary(self, method: str) -> AbstractContextManager[None]:
         return _boundary(self._plugin, method)

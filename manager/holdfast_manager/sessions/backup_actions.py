@@ -65,7 +65,7 @@ from .instructions import (
     VmInstruction,
 )
 from .orphans import adopt_orphaned_points
-from .quiescing import DriverAccess, Guest, Quiesced, snapshot_quiesced
+from .quiescing import DriverAccess, Guest, Quiesced, better, snapshot_quiesced
 from .steps import Step
 from .tasks import Context, TaskWork
 from .tracking import Told, ask_allocated, ask_changes
@@ -251,7 +251,7 @@ class BackupActions:
             lambda unwanted: platform.driver.remove_snapshot(unwanted, False, platform.journal),
             announce,
         )
-        vm.snapshot, vm.consistency = taken.snapshot, taken.consistency
+        vm.snapshot, vm.consistency = taken.snapshot, better(taken.consistency, taken.snapshot.consistency)
         return SnapshotTaken(
             vm=ref.vm_id,
             snapshot=taken.snapshot.snapshot_id,

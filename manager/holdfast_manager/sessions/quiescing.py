@@ -101,6 +101,11 @@ def snapshot_quiesced(
     return Taken(snapshot, quiesced.consistency, time.monotonic() - frozen_at)
 
 
+def better(one: ConsistencyLevel, other: ConsistencyLevel) -> ConsistencyLevel:
+    """The level that promises more."""
+    return max(one, other, key=list(ConsistencyLevel).index)
+
+
 def _freeze(guest: Guest | None, vm: VmInfo, access: GuestAccess) -> tuple[FreezeHandle | None, Quiesced]:
     if guest is None or guest.policy is GuestPolicy.SKIP:
         return None, Quiesced(ConsistencyLevel.CRASH, "not asked for")

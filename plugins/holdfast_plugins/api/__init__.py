@@ -5,11 +5,13 @@ called once, at load, and register factories; from then on only the objects that
 """
 
 from .changes import ChangeTracker
-from .guest import AgentChannel, ConsistencyLevel, FreezeHandle, GuestAccess, GuestProcessor, OffersGuestAgent
+from .guest import AgentChannel, FreezeHandle, GuestAccess, GuestProcessor, OffersGuestAgent
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
+from .offers import ChecksRights, OffersPlaces, PlaceKind
 from .registry import API_VERSION, Family, Registration, Registry
 from .transports import OffersTransports
 from .values import (
+    ConsistencyLevel,
     DiskBitmap,
     DiskInfo,
     Journal,
@@ -27,6 +29,7 @@ __all__ = [
     "AgentChannel",
     "BackupOnly",
     "ChangeTracker",
+    "ChecksRights",
     "ConsistencyLevel",
     "DiskBitmap",
     "DiskInfo",
@@ -38,7 +41,9 @@ __all__ = [
     "HypervisorDriver",
     "Journal",
     "OffersGuestAgent",
+    "OffersPlaces",
     "OffersTransports",
+    "PlaceKind",
     "Registration",
     "Registry",
     "RestoreDisk",

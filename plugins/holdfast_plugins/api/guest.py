@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from .values import VmInfo, VmRef
-
-
-class ConsistencyLevel(StrEnum):
-    """A point's data is as after a power cut, has clean file systems, or has applications at rest."""
-
-    CRASH = "crash"
-    FILE_SYSTEM = "file-system"
-    APPLICATION = "application"
+from .values import ConsistencyLevel, VmInfo, VmRef
 
 
 class AgentChannel(Protocol):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
 
 from holdfast_agent.model.disk_access import DiskAccess
+
+
+class ConsistencyLevel(StrEnum):
+    """A point's data is as after a power cut, has clean file systems, or has applications at rest."""
+
+    CRASH = "crash"
+    FILE_SYSTEM = "file-system"
+    APPLICATION = "application"
 
 
 class VmRef(msgspec.Struct, frozen=True):
@@ -91,12 +100,17 @@ class DiskBitmap(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A snapshot that exists. ``snapshot_id`` is what ``remove_snapshot`` takes; ``note`` is shown to people."""
+    """A snapshot that exists. ``snapshot_id`` is what ``remove_snapshot`` takes; ``note`` is shown to people.
+
+    ``consistency``: what the hypervisor itself achieved, where it brings guests to rest for its snapshots. A restore
+    point has the better of this and what a guest processor achieved.
+    """
 
     snapshot_id: str
     vm: VmRef
     disks: tuple[SnapshotDisk, ...]
     note: str = ""
+    consistency: ConsistencyLevel = ConsistencyLevel.CRASH
 
 
 class RestoreDisk(msgspec.Struct, frozen=True):

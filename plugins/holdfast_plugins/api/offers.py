@@ -1,0 +1,44 @@
+"""What a hypervisor driver may offer besides: each a protocol of its own, which those drivers have that can."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+
+class PlaceKind(StrEnum):
+    """By what an inventory groups its VMs. A job's entry "folder:/dc/vm/web" means the VMs there."""
+
+    FOLDER = "folder"
+    CLUSTER = "cluster"
+    HOST = "host"
+    POOL = "pool"
+    DATASTORE = "datastore"
+    TAG = "tag"
+
+
+@runtime_checkable
+class OffersPlaces(Protocol):
+    """What a ``HypervisorDriver`` has besides if jobs can choose VMs by where they are."""
+
+    def places(self, kind: PlaceKind) -> Mapping[str, Collection[str]]:
+        """By VM id the names of all places of ``kind`` that a VM is in, as they are now.
+
+        What lies in each other (folders, pools) is told with all that is above: a VM in "/dc/vm/web" is in "/dc/vm" and
+        "/dc" too. Called at a session's start for each kind that its job names, after ``list_vms``; VMs that are in
+        none may be left out. Raises ``HypervisorUnreachable``.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksRights(Protocol):
+    """What a ``HypervisorDriver`` has besides if its server lets some users do more than others."""
+
+    def missing_rights(self) -> Sequence[str]:
+        """What the user may not do that backups need, one sentence each: the right and where it is missing.
+
+        Called once, when a server is added, on a connected driver. Raises ``HypervisorUnreachable``.
+        """
+        ...

@@ -1,0 +1,82 @@
+"""The driver: the protocol's methods, put together from inventory, snapshots and restores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from holdfast_agent.errors import HypervisorUnreachable, SnapshotNotRemoved
+from holdfast_plugins.api import BackupOnly, Journal, PlaceKind, Snapshot, SnapshotRequest, VmInfo, VmRef
+
+from .binding import VsphereRefused
+from .connection import Connection
+from .inventory import Inventory
+from .options import VsphereOptions
+from .promises import SNAPSHOT
+from .rights import missing_rights
+from .snapshots import Snapshots, Taken
+from .transports import Transports
+
+
+class VsphereDriver(BackupOnly):
+    """A ``HypervisorDriver`` for a vCenter, or for an ESXi host by itself. Thread-safe. ``secret``: ``user``,
+    ``password``."""
+
+    def __init__(self, options: VsphereOptions, secret: Mapping[str, str]) -> None:
+        self._options = options
+        self.connection = Connection(options, secret)
+        self._inventory = Inventory(self.connection, options)
+        transports = Transports(self.connection, self._inventory, options)
+        self._snapshots = Snapshots(self.connection, self._inventory, options, transports)
+
+    def connect(self) -> None:
+        self.connection.connect()
+
+    def close(self) -> None:
+        self._snapshots.close()
+        self.connection.close()
+
+    def list_vms(self) -> Sequence[VmRef]:
+        with self._reachable():
+            return self._inventory.list_vms()
+
+    def vm_info(self, vm: VmRef) -> VmInfo:
+        with self._reachable():
+            return self._inventory.describe(vm)
+
+    def create_snapshot(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
+        with self._reachable():
+            return self._snapshots.create(request, journal)
+
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        self._snapshots.check(snapshot)
+
+    def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
+        self._snapshots.remove(snapshot, journal)
+
+    def fulfil(self, kind: str, data: dict[str, str]) -> None:
+        if kind != SNAPSHOT:
+            reason = f"{kind!r} is not an obligation of this plugin"
+            raise SnapshotNotRemoved(snapshot=data.get("name", "?"), vm="a VM", reason=reason)
+        self._snapshots.fulfil(data)
+
+    def taken(self, snapshot: Snapshot) -> Taken | None:
+        """What is known of a snapshot that exists, for :class:`~.tracker.CbtTracker`."""
+        return self._snapshots.taken(snapshot.snapshot_id)
+
+    def places(self, kind: PlaceKind) -> Mapping[str, Collection[str]]:
+        """As ``OffersPlaces``."""
+        with self._reachable():
+            return self._inventory.places(kind)
+
+    def missing_rights(self) -> Sequence[str]:
+        """As ``ChecksRights``."""
+        with self._reachable():
+            return missing_rights(self.connection, self._inventory.entities())
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except VsphereRefused as error:
+            raise HypervisorUnreachable(server=self.connection.server, reason=str(error)) from error

@@ -1,0 +1,96 @@
+"""The options of a server of kind `vsphere` and of the jobs that back it up."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+_HOST = re.compile(r"[0-9A-Za-z._:-]{1,253}", re.ASCII)
+_PIN = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class Quiesce(StrEnum):
+    """Whether VMware Tools bring a guest's file systems to rest for its snapshot.
+
+    ``NO``: not asked for. ``TRY``: where it fails the snapshot is taken without. ``REQUIRE``: where it fails there is
+    no snapshot.
+    """
+
+    NO = "no"
+    TRY = "try"
+    REQUIRE = "require"
+
+
+class Identity(StrEnum):
+    """Which UUIDs and MAC addresses a restored VM gets.
+
+    ``KEEP``: its own. ``NEW``: new ones. ``AUTO``: its own unless a VM on the server has its UUID.
+    """
+
+    AUTO = "auto"
+    KEEP = "keep"
+    NEW = "new"
+
+
+class VsphereOptions(msgspec.Struct, frozen=True):
+    """``host``, ``port``: of a vCenter, or of an ESXi host by itself. ``certificate_sha256``: the fingerprint of its
+    certificate, which is trusted then, and no other; without one authorities decide, those in ``ca_file`` where it is
+    given.
+
+    ``skip``: disks that are left out, as patterns VM/DISK ("db/scsi0:1"). ``enable_cbt``: switch changed-block tracking
+    on where it is off and may be. ``min_free_gib``: what a datastore must have left for a snapshot to be begun, and
+    half of it for one to go on. ``max_snapshots``: a VM with so many, whosever they are, gets no further one.
+    ``max_snapshot_hours``: a snapshot of Holdfast that is older makes no point. ``timeout``: seconds for an answer;
+    ``task_timeout``: for which a task of the server may go on without progress.
+    """
+
+    host: str
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 443
+    certificate_sha256: str = ""
+    ca_file: str = ""
+    skip: tuple[str, ...] = ()
+    enable_cbt: bool = True
+    min_free_gib: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    max_snapshots: Annotated[int, msgspec.Meta(ge=1, le=32)] = 8
+    max_snapshot_hours: Annotated[float, msgspec.Meta(gt=0)] = 72.0
+    timeout: Annotated[int, msgspec.Meta(ge=5, le=600)] = 60
+    task_timeout: Annotated[int, msgspec.Meta(ge=5, le=86400)] = 1800
+
+    def __post_init__(self) -> None:
+        if not _HOST.fullmatch(self.host):
+            raise ValueError("host must be a name or an address")
+        if self.certificate_sha256 and not _PIN.fullmatch(self.pin):
+            raise ValueError("certificate_sha256 must be 64 hex digits, with or without colons")
+        if self.ca_file and not Path(self.ca_file).is_absolute():
+            raise ValueError("ca_file must be an absolute path")
+
+    @property
+    def pin(self) -> str:
+        """The fingerprint as it is compared: 64 lower-case hex digits, or nothing."""
+        return self.certificate_sha256.replace(":", "").lower()
+
+    @property
+    def address(self) -> str:
+        """``host:port``, without a port that is the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 443 else f"{host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """As :attr:`DiskUrl.origin` has it."""
+        return f"https://{self.address.lower()}"
+
+    def skips(self, vm: str, disk_id: str) -> bool:
+        """Whether a disk of the VM called ``vm`` is left out."""
+        return any(fnmatchcase(f"{vm}/{disk_id}", pattern) for pattern in self.skip)
+
+
+class VsphereSnapshotOptions(msgspec.Struct, frozen=True):
+    """A job's choice."""
+
+    quiesce: Quiesce = Quiesce.NO

@@ -1,0 +1,123 @@
+"""The inventory of a server, read once and from then on told by what changes in it.
+
+The server keeps the state of a filter; each question costs one request and what has changed since the last, however
+many VMs there are (WaitForUpdatesEx, vSphere API reference).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from .binding import VsphereRefused
+from .connection import Connection
+
+_PAGE = 500
+_MOST_PAGES = 10_000
+_PATHS: Mapping[str, Sequence[str]] = {
+    "VirtualMachine": (
+        "name", "parent", "resourcePool", "datastore", "runtime.host", "runtime.powerState",
+        "config.instanceUuid", "config.template",
+    ),
+    "Folder": ("name", "parent"),
+    "Datacenter": ("name", "parent"),
+    "ComputeResource": ("name", "parent"),
+    "HostSystem": ("name", "parent"),
+    "ResourcePool": ("name", "parent", "owner"),
+    "VirtualApp": ("name", "parent", "owner"),
+    "Datastore": ("name", "parent"),
+}  # fmt: skip
+_FORGOTTEN = ("ManagedObjectNotFound", "InvalidCollectorVersion", "InvalidArgument")
+
+
+class Entity(msgspec.Struct):
+    """One object. ``values``: by path; references are object ids, lists of them tuples."""
+
+    kind: str
+    values: dict[str, Any]
+
+    def text(self, path: str) -> str:
+        value = self.values.get(path)
+        return "" if value is None else str(value)
+
+
+class InventoryWatch:
+    """Thread-safe; one question at a time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._collector: Any = None
+        self._login = 0
+        self._version = ""
+        self._entities: dict[str, Entity] = {}
+
+    def entities(self) -> Mapping[str, Entity]:
+        """All objects by their ids, as they are now. The mapping is the caller's; its entities are not to be changed.
+
+        Raises :class:`VsphereRefused` or ``HypervisorUnreachable``.
+        """
+        with self._lock:
+            if self._collector is None or self._login != self._connection.logins:
+                self._begin()
+            try:
+                self._catch_up()
+            except VsphereRefused as error:
+                if error.fault not in _FORGOTTEN:
+                    raise
+                self._begin()  # the session was begun anew while it was asked, or the server was restarted
+                self._catch_up()
+            return dict(self._entities)
+
+    def _begin(self) -> None:
+        self._login, self._version, self._entities = self._connection.logins, "", {}
+        self._collector = self._connection.act(self._new_collector)
+
+    def _new_collector(self, content: Any) -> Any:
+        vim = self._connection.vim
+        query = vim.PropertyCollector
+        kinds = {kind: getattr(vim, kind) for kind in _PATHS}
+        view = content.viewManager.CreateContainerView(content.rootFolder, list(kinds.values()), True)
+        to_all = query.TraversalSpec(name="all", path="view", skip=False, type=vim.view.ContainerView)
+        spec = query.FilterSpec(
+            objectSet=[query.ObjectSpec(obj=view, skip=True, selectSet=[to_all])],
+            propSet=[query.PropertySpec(type=kinds[kind], all=False, pathSet=list(_PATHS[kind])) for kind in kinds],
+        )
+        collector = content.propertyCollector.CreatePropertyCollector()
+        collector.CreateFilter(spec, False)
+        return collector
+
+    def _catch_up(self) -> None:
+        options = self._connection.vim.PropertyCollector.WaitOptions(maxWaitSeconds=0, maxObjectUpdates=_PAGE)
+        for _ in range(_MOST_PAGES):
+            update = self._connection.read(lambda _: self._collector.WaitForUpdatesEx(self._version, options))
+            if update is None:
+                return
+            for changed in update.filterSet:
+                for each in changed.objectSet:
+                    self._apply(each)
+            self._version = update.version
+            if not update.truncated:
+                return
+        raise VsphereRefused("InvalidArgument", "the server tells changes without end")
+
+    def _apply(self, update: Any) -> None:
+        identifier, kind = update.obj._GetMoId(), type(update.obj).__name__.rpartition(".")[2]
+        if update.kind == "leave":
+            self._entities.pop(identifier, None)
+            return
+        entity = self._entities.setdefault(identifier, Entity(kind, {}))
+        for change in update.changeSet:
+            if change.op in ("remove", "indirectRemove"):
+                entity.values.pop(change.name, None)
+            else:
+                entity.values[change.name] = _plain(change.val)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_plain(each) for each in value)
+    return value._GetMoId() if hasattr(value, "_GetMoId") else value

@@ -1,0 +1,72 @@
+"""The hypervisor `vsphere` passes the suites against a simulated vCenter with real disks, and its tracker too."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_plugins.api import ChangeTracker, HypervisorDriver, VmRef
+from holdfast_plugins.hypervisors.vsphere import CbtTracker, VsphereDriver
+from holdfast_plugins.testkit import (
+    ChangeTrackerConformance,
+    ChangeTrackerLab,
+    HypervisorConformance,
+    HypervisorLab,
+)
+from lab.vcenter import LabVm, VCenter, vcenter
+from lab.vsphere_backups import instance_uuid, options_of, read_url, secret_of
+
+MIB = 1 << 20
+
+
+class VsphereLab(HypervisorLab, ChangeTrackerLab):
+    """A VM of two disks that runs."""
+
+    takes_several_snapshots = False  # what lies over a snapshot cannot be read as a file
+    restores = False
+
+    def __init__(self, center: VCenter, name: str, folder: Path) -> None:
+        self._center, self._folder = center, folder
+        self._guest: LabVm = center.create(name, [3 * MIB, MIB])
+        self._uuid = instance_uuid(center, self._guest)
+
+    @property
+    def vm(self) -> VmRef:
+        return VmRef(self._uuid, self._guest.name)
+
+    def driver(self) -> HypervisorDriver:
+        return VsphereDriver(options_of(self._center), secret_of(self._center))
+
+    def tracker(self, driver: HypervisorDriver) -> ChangeTracker:
+        assert isinstance(driver, VsphereDriver)
+        return CbtTracker(driver)
+
+    def write(self, disk_id: str, offset: int, data: bytes) -> None:
+        self._center.write(self._guest, int(disk_id.rpartition(":")[2]), [(offset, data)])
+
+    def read(self, url: str) -> bytes:
+        return read_url(self._center, url, self._folder)
+
+    def traces(self) -> Hashable:
+        state = self._center.state()
+        return repr(sorted(state["machines"].items())), tuple(state["deltas"]), state["tasks"]
+
+
+@pytest.fixture(scope="module")
+def center() -> Iterator[VCenter]:
+    with vcenter() as made:
+        yield made
+
+
+class TestVsphere(HypervisorConformance):
+    @pytest.fixture
+    def lab(self, center: VCenter, tmp_path: Path) -> VsphereLab:
+        return VsphereLab(center, tmp_path.name, tmp_path)
+
+
+class TestCbt(ChangeTrackerConformance):
+    @pytest.fixture
+    def lab(self, center: VCenter, tmp_path: Path) -> VsphereLab:
+        return VsphereLab(center, tmp_path.name, tmp_path)
