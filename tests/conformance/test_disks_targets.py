@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from holdfast_agent.disks.open import open_target
 from lab.devices import loop_device
-from lab.disk_suite import SIZE, Restored, WritableSuite
+from lab.disk_suite import SIZE, Restored, RewritableSuite, WritableSuite
 from lab.disks import host_for, nbdkit, qemu_nbd
 
 
@@ -27,7 +28,7 @@ class TestNewFile(WritableSuite):
         return Restored(target, (tmp_path / "new").read_bytes, bytes(SIZE))
 
 
-class TestExistingFile(WritableSuite):
+class TestExistingFile(RewritableSuite):
     @pytest.fixture
     def restored(self, tmp_path: Path) -> Restored:
         before = used_disk(tmp_path / "disk")
@@ -35,7 +36,7 @@ class TestExistingFile(WritableSuite):
         return Restored(target, (tmp_path / "disk").read_bytes, before)
 
 
-class TestBlockDevice(WritableSuite):
+class TestBlockDevice(RewritableSuite):
     @pytest.fixture
     def restored(self, tmp_path: Path) -> Iterator[Restored]:
         before = used_disk(tmp_path / "disk")
@@ -60,7 +61,7 @@ _STRICT = ("blocksize-minimum=4K", "blocksize-preferred=4K", "blocksize-maximum=
     ],
     ids=["as-it-is", "no-zeroes", "fua", "strict-blocks", "one-connection"],
 )
-class TestNbd(WritableSuite):
+class TestNbd(RewritableSuite):
     @pytest.fixture
     def restored(self, tmp_path: Path, options: tuple[str, ...]) -> Iterator[Restored]:
         before = used_disk(tmp_path / "disk")
@@ -72,7 +73,7 @@ class TestNbd(WritableSuite):
 
 @pytest.mark.usefixtures("qemu_nbd")
 @pytest.mark.parametrize("shared", [1, 4])
-class TestNbdOfQemu(WritableSuite):
+class TestNbdOfQemu(RewritableSuite):
     @pytest.fixture
     def restored(self, tmp_path: Path, shared: int) -> Iterator[Restored]:
         before = used_disk(tmp_path / "disk")
@@ -80,3 +81,19 @@ class TestNbdOfQemu(WritableSuite):
             target = open_target(f"nbd+unix:{socket}", host_for(tmp_path), SIZE, create=False, overwrite=True)
             yield Restored(target, (tmp_path / "disk").read_bytes, before)
             target.abort()
+
+
+@pytest.mark.usefixtures("qemu_nbd")
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+class TestImage(RewritableSuite):
+    @pytest.fixture
+    def restored(self, tmp_path: Path, form: str) -> Restored:
+        before, image = used_disk(tmp_path / "disk"), tmp_path / "image"
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", form, tmp_path / "disk", image], check=True)
+
+        def found() -> bytes:
+            subprocess.run(["qemu-img", "convert", "-f", form, "-O", "raw", image, tmp_path / "found"], check=True)
+            return (tmp_path / "found").read_bytes()
+
+        url = f"image:{image}?format={form}"
+        return Restored(open_target(url, host_for(tmp_path), SIZE, create=False, overwrite=False), found, before)

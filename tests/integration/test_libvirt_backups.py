@@ -164,6 +164,37 @@ def test_a_vm_is_restored_as_new_and_in_place_and_as_images(backed: Backed) -> N
     assert not backed.wrong(backed.points()[0])
 
 
+def test_a_vm_is_rolled_back_in_place_and_tracked_on(backed: Backed) -> None:
+    backed.run()
+    backed.vm.scribble(backed.chance, 10)
+    backed.run()
+    older, newest = reversed(backed.points())
+    in_place = ("restore", "vm", "--server", "kvm", "--in-place", "--point")
+    backed.vm.scribble(backed.chance, 15)
+    refused = backed.house.holdfast(*in_place, newest, expect=11)
+    assert "shut it down" in json.dumps(refused["problems"])
+    for point, modes in ((newest, {"cbt"}), (older, {"digest"})):
+        backed.vm.stop()
+        before = {target: bytes(content) for target, content in backed.vm.content.items()}
+        report = backed.house.holdfast(*in_place, point)
+        assert {disk["mode"] for disk in report["disks"]} == modes, report["disks"]
+        for disk in report["disks"]:
+            content, counters = backed.contents[point][disk["disk"]], disk["counters"]
+            differs = _differing(before[disk["disk"]], content) * GRAIN
+            assert counters["sent_bytes"] + counters["zero_bytes"] == differs, "just what differed was written"
+            assert backed.vm.read_image(disk["disk"]) == content
+            backed.vm.content[disk["disk"]][:] = content
+        backed.vm.start()
+        backed.vm.scribble(backed.chance, 5)
+    assert {disk["mode"] for disk in backed.run().values()} == {"cbt"}, "its bitmaps know what was rolled back"
+    assert not backed.wrong(backed.points()[0])
+
+
+def _differing(one: bytes, other: bytes) -> int:
+    """How many grains differ."""
+    return sum(one[at : at + GRAIN] != other[at : at + GRAIN] for at in range(0, len(one), GRAIN))
+
+
 def _wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():

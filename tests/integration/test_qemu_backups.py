@@ -136,6 +136,31 @@ def test_a_restored_vm_is_started_by_its_start_file(guarded: Guarded) -> None:
     assert guarded.vm.lab.run("query-status")["status"] == "prelaunch", "the original is as it was"
 
 
+def test_a_vm_is_rolled_back_in_place_and_tracked_on(guarded: Guarded) -> None:
+    guarded.run()
+    point = guarded.newest()
+    in_place = ("restore", "vm", "--point", point, "--server", guarded.name, "--name", "vm", "--in-place")
+    guarded.vm.scribble(guarded.chance, 10)
+    guarded.house.holdfast(*in_place, expect=11)
+    guarded.vm.stop()
+    before = {disk: guarded.vm.content(disk) for disk in DISKS}
+    disks = {disk["disk"]: disk for disk in guarded.house.holdfast(*in_place)["disks"]}
+    assert {name: disk["mode"] for name, disk in disks.items()} == {"root": "cbt", "data": "digest"}
+    for name, disk in disks.items():
+        content, counters = guarded.contents[point][name], disk["counters"]
+        assert guarded.vm.content(name) == content
+        written = counters["sent_bytes"] + counters["zero_bytes"]
+        assert written == sum(
+            len(content[at : at + GRAIN])
+            for at in range(0, len(content), GRAIN)
+            if content[at : at + GRAIN] != before[name][at : at + GRAIN]
+        )
+    guarded.vm.start()
+    guarded.vm.scribble(guarded.chance, 5)
+    assert guarded.modes() == {"root": "cbt", "data": "digest"}
+    assert guarded.right(guarded.newest())
+
+
 def test_tracking_that_is_lost_costs_a_comparison(guarded: Guarded) -> None:
     """QEMU is killed, and a job for another repository begins; the first one goes on where it was."""
     guarded.run()

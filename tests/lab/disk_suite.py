@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from holdfast_agent.disks.disk import DiskExtent, ReadableDisk, WritableDisk
+from holdfast_agent.disks.disk import DiskExtent, ReadableDisk, RewritableDisk, WritableDisk
 from lab.contents import assert_same
 
 SIZE = (9 << 20) + 4096
@@ -149,3 +149,30 @@ class WritableSuite:
         restored.target.write(0, b"x" * 512)
         restored.target.abort()
         restored.target.abort()
+
+
+class RewritableSuite(WritableSuite):
+    """For disks that were there before; ``before`` tells what is on them."""
+
+    def test_what_is_there_can_be_read_and_so_can_what_is_written(self, restored: Restored) -> None:
+        target = restored.target
+        assert isinstance(target, RewritableDisk)
+        assert target.now.size_bytes >= SIZE
+        expected = bytearray(restored.before)
+        assert_same(_read(target.now), expected)
+        data = random.Random(4).randbytes(1 << 20)
+        target.write(1 << 20, data)
+        target.write_zeros(5 << 20, 1 << 20)
+        expected[1 << 20 : 2 << 20] = data
+        expected[5 << 20 : 6 << 20] = bytes(1 << 20)
+        assert_same(_read(target.now), expected)
+        holes = [extent for extent in target.now.extents() if not extent.data]
+        assert not any(any(expected[hole.start : hole.start + hole.length]) for hole in holes)
+        target.abort()
+        assert_same(restored.found(), expected)
+
+
+def _read(disk: ReadableDisk) -> bytearray:
+    buffer = bytearray(SIZE)
+    disk.read_into(0, memoryview(buffer))
+    return buffer

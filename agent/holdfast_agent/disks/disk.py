@@ -89,3 +89,11 @@ class WritableDisk(Protocol):
 
         Does nothing after :meth:`finish`.
         """
+
+
+@runtime_checkable
+class RewritableDisk(WritableDisk, Protocol):
+    """A disk that was there before: what is on it can be looked at, so that only what differs need be written."""
+
+    now: ReadableDisk
+    """The disk as it is, writes that have returned included. Closed with its target, and by nobody else."""

@@ -25,7 +25,7 @@ def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> 
     if parsed.scheme in (DiskScheme.FILE, DiskScheme.BLOCK):
         from .raw import RawDisk
 
-        return RawDisk(parsed, host)
+        return RawDisk.open(parsed, host)
     if parsed.scheme is DiskScheme.IMAGE:
         from .image import ImageDisk
 
@@ -40,8 +40,10 @@ def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> 
         return WebDisk(parsed, host, access_to(parsed, granted))
     from .nbd.dial import dialler
     from .nbd.disk import NbdDisk
+    from .nbd.export import NbdExport
 
-    return NbdDisk(dialler(parsed, host, access_to(parsed, granted)), url, host, parsed.option("bitmap"))
+    export = NbdExport(dialler(parsed, host, access_to(parsed, granted)), url, host.workers, resume=True)
+    return NbdDisk(export, url, parsed.option("bitmap"))
 
 
 def open_target(
@@ -56,7 +58,8 @@ def open_target(
     """Open a disk to restore ``size_bytes`` to.
 
     ``create``: a new sparse file, refused if there is one unless ``overwrite``; it appears under its name only when it
-    is whole. Without ``create``, and for block devices and NBD always, the disk must exist and be large enough.
+    is whole. Without ``create``, and for block devices, images and NBD always, the disk must exist and be large enough;
+    it is a :class:`RewritableDisk` then.
     Raises as :func:`open_disk`, and :class:`DiskExists`, :class:`DiskInUse`, :class:`DiskReadOnly`,
     :class:`DiskUnwritable`, :class:`UsageError`.
     """
@@ -65,9 +68,14 @@ def open_target(
         from .nbd.dial import dialler
         from .nbd.target import NbdTarget
 
-        return NbdTarget(dialler(parsed, host, access_to(parsed, granted)), url, host, size_bytes)
+        dial = dialler(parsed, host, access_to(parsed, granted))
+        return NbdTarget(dial, url, host, size_bytes, parsed.option("bitmap"))
+    if parsed.scheme is DiskScheme.IMAGE:
+        from .image import ImageTarget
+
+        return ImageTarget(parsed, host, size_bytes)
     if parsed.scheme not in (DiskScheme.FILE, DiskScheme.BLOCK):
-        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file:, block: or nbd:")
+        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file:, block:, image: or nbd:")
     from .raw_target import ExistingTarget, NewFileTarget
 
     if parsed.scheme is DiskScheme.FILE and create:

@@ -17,15 +17,22 @@ from .sparse import extents_of
 class RawDisk:
     """``file:`` and ``block:``. Reads with pread, so any number of threads read at once."""
 
-    def __init__(self, url: DiskUrl, host: MoverHost) -> None:
+    def __init__(self, url: DiskUrl, fd: int) -> None:
+        """``fd``: open for reading; closed with the disk."""
         self.url = str(url)
-        self._fd = open_allowed(url.path, os.O_RDONLY, self.url, host)
+        self._fd = fd
+        self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
+
+    @classmethod
+    def open(cls, url: DiskUrl, host: MoverHost) -> RawDisk:
+        """See :func:`holdfast_agent.disks.open.open_disk`."""
+        fd = open_allowed(url.path, os.O_RDONLY, str(url), host)
         try:
-            check_kind(self._fd, self.url, host, device=url.scheme is DiskScheme.BLOCK)
-            self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
-            os.set_blocking(self._fd, True)
+            check_kind(fd, str(url), host, device=url.scheme is DiskScheme.BLOCK)
+            os.set_blocking(fd, True)
+            return cls(url, fd)
         except BaseException:
-            os.close(self._fd)
+            os.close(fd)
             raise
 
     def extents(self) -> Iterator[DiskExtent]:

@@ -14,6 +14,7 @@ from holdfast_agent.wire.movers import MoverHost
 
 from .direct import DirectWriter
 from .places import check_kind, explain, open_allowed
+from .raw import RawDisk
 from .sparse import punch_hole
 
 _ZEROS = bytes(1 << 20)
@@ -64,15 +65,16 @@ class ExistingTarget(_RawTarget):
     def __init__(self, url: DiskUrl, host: MoverHost, size_bytes: int) -> None:
         device = url.scheme is DiskScheme.BLOCK
         fd = open_allowed(url.path, os.O_RDWR | (os.O_EXCL if device else 0), str(url), host)
-        super().__init__(url, fd)
         try:
-            check_kind(fd, self.url, host, device=device)
+            check_kind(fd, str(url), host, device=device)
             found = os.lseek(fd, 0, os.SEEK_END)
             if found < size_bytes:
-                raise UsageError(reason=f"{self.url} has {found} bytes; the restore needs {size_bytes}")
+                raise UsageError(reason=f"{url} has {found} bytes; the restore needs {size_bytes}")
+            self.now = RawDisk(url, os.dup(fd))
         except BaseException:
-            self._close()
+            os.close(fd)
             raise
+        super().__init__(url, fd)
 
     def write_zeros(self, offset: int, length: int) -> None:
         while length > 0:
@@ -91,6 +93,10 @@ class ExistingTarget(_RawTarget):
 
     def abort(self) -> None:
         self._close()
+
+    def _close(self) -> None:
+        super()._close()
+        self.now.close()
 
     def _punch(self, offset: int, length: int) -> bool:
         if not self._may_punch:

@@ -7,9 +7,9 @@ hypervisors. Forms of this version:
     A raw image file. Holes are found with SEEK_DATA and SEEK_HOLE.
 ``block:/dev/name``
     A block device.
-``image:/path?format=qcow2``
+``image:/path?format=qcow2&bitmap=name``
     An image in a format that QEMU knows. The mover starts ``qemu-nbd`` for itself on a private socket, so the
-    server lives and dies with the mover.
+    server lives and dies with the mover. ``bitmap``: as for NBD, but one that is kept in the image itself.
 ``nbd+unix:/path/of/socket?export=name&bitmap=name``
     An NBD export on a Unix socket. ``bitmap``: a dirty bitmap of QEMU (``qemu:dirty-bitmap:name``) that tells what
     changed; a mover asks it when a backup goes by change tracking and its order names no extents. A connection that is
@@ -72,7 +72,7 @@ _NBD_OPTIONS = frozenset({"export", "bitmap"})
 _OPTIONS: dict[DiskScheme, frozenset[str]] = {
     DiskScheme.FILE: frozenset(),
     DiskScheme.BLOCK: frozenset(),
-    DiskScheme.IMAGE: frozenset({"format"}),
+    DiskScheme.IMAGE: frozenset({"format", "bitmap"}),
     DiskScheme.NBD_UNIX: _NBD_OPTIONS,
     DiskScheme.NBD: _NBD_OPTIONS,
     DiskScheme.NBDS: _NBD_OPTIONS,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent
 from holdfast_agent.wire.specs import BackupOrder
@@ -59,6 +60,11 @@ def plan(order: BackupOrder, allocated: Iterable[Extent], lost: Iterable[Run]) -
         following = max(end, following)
     if following < geometry.blocks:
         yield Part(following, geometry.blocks, gap)
+
+
+def data_extents(disk: ReadableDisk) -> Iterator[Extent]:
+    """What of ``disk`` may hold data, ascending, asked for as it is consumed."""
+    return (Extent(extent.start, extent.length) for extent in disk.extents() if extent.data)
 
 
 def leave_out(parts: Iterable[Part], unused: Iterable[Run]) -> Iterator[Part]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from random import SystemRandom
 
@@ -11,7 +10,6 @@ from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import DiskError, DiskShrunk, ToolMissing, UsageError
 from holdfast_agent.model.change import ChangeMode
-from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.ids import HOLE
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.wire.movers import MoverHost
@@ -35,7 +33,7 @@ from .conversation import (
 from .course import Course, after_audit, by_bitmap, check_extents
 from .fetcher import Fetcher
 from .pipeline import Pipeline
-from .plan import leave_out, plan
+from .plan import data_extents, leave_out, plan
 from .point_disk import PointDisk, open_point
 from .role import unexpected
 from .stages import Tally
@@ -186,7 +184,7 @@ class Source:
     def _surveyed(self, disk: ReadableDisk, order: BackupOrder, lost: tuple[Run, ...], unused: Unused) -> None:
         self._surveying, self._unused = False, unused
         work = BlockWork(disk, order.geometry, self._spec.keys, self.tally.source, self.tally.proxy)
-        parts = leave_out(plan(order, _data_extents(disk), lost), unused.runs)
+        parts = leave_out(plan(order, data_extents(disk), lost), unused.runs)
         self._transfer = Pipeline(self._connection, self.workers, self.tally, work, self._rules, order, parts, lost)
 
     def _ask_leaf(self, first: int) -> None:
@@ -212,7 +210,3 @@ def _open_first(order: BackupOrder, host: MoverHost) -> tuple[ReadableDisk, str]
         except (DiskError, ToolMissing) as error:
             first = first or error
     raise first or UsageError(reason="the order names no disk")
-
-
-def _data_extents(disk: ReadableDisk) -> Iterator[Extent]:
-    return (Extent(extent.start, extent.length) for extent in disk.extents() if extent.data)

@@ -231,13 +231,17 @@ class RestoreOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     """Write the tree ``root`` to ``disk``; None writes nothing and only checks every block (verification level 2).
 
     ``create`` makes a new sparse image (refused if it exists unless ``overwrite``); without it the disk must exist
-    and be large enough.
+    and be large enough. ``differing``: what is on that disk is compared with the tree, and only blocks that differ are
+    written; where its URL names a bitmap, which must have begun with the tree, only what that tells is compared.
+    ``audit``: of what the bitmap says; as in a backup. Both since 1.2.
     """
 
     root: BlockId
     disk: str | None
     create: bool = True
     overwrite: bool = False
+    differing: bool = False
+    audit: AuditRate | None = None
 
 
 class CheckOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -291,7 +295,8 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``root``: source: root over the ids that it computed itself (None in CBT mode, where it does not know all);
     target: root of the tree that it stored. The manager compares the two. ``packs``: target only. ``used_disk``: the
-    URL that the source opened. ``mode`` and ``reason``: source, where it went another way than it was ordered.
+    URL that the source opened. ``mode`` and ``reason``: source, and a writer that compares, where it went another way
+    than it was ordered.
     ``unused``: source, in words for people, what was found on the disk for ``skip_unused`` (since 1.1).
     Of a check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and blocks that the order's
     bounds left unread. ``boot``: of a boot proof (since 1.2).

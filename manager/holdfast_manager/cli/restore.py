@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from holdfast_agent.errors import NotFound, UsageError
+from holdfast_agent.model.disk_url import DiskScheme, DiskUrl, file_url, parse_disk_url
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_manager.catalog.values import PointEntryRow, PointState, SessionKind
 from holdfast_manager.reports.times import moment
@@ -22,6 +23,7 @@ _point = click.option("--point", required=True, metavar="POINT", help='An id, th
 _vm = click.option("--vm", help='With "latest": the newest restore point of this VM.')
 _repository = click.option("--repository", help='With "latest": in this repository only.')
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace what is in the way, once all is restored.")
+_in_place = click.option("--in-place", is_flag=True, help="Rewrite what is there, and only where it differs.")
 
 
 @click.group(cls=Group)
@@ -33,15 +35,17 @@ def restore() -> None:
     examples=(
         "holdfast restore disk --point 3f2a1b0c --disk root.img --to /srv/restored/root.img --proxy local",
         "holdfast restore disk --vm web --point latest --to /srv/restored/web.img",
+        "holdfast restore disk --vm web --point latest --to /dev/vg0/web --in-place",
     )
 )
 @_point
 @_vm
 @_repository
 @click.option("--disk", help="Name or id of the disk; may be left out where there is only one.")
-@click.option("--to", "target", required=True, metavar="FILE", help="The raw image to write, on the proxy's host.")
+@click.option("--to", "target", required=True, metavar="PLACE", help="The raw image to write, on the proxy's host.")
 @click.option("--proxy", help="The agent that writes the file; may be left out where there is only one.")
 @_overwrite
+@_in_place
 @detach_option
 @pass_app
 def disk(
@@ -53,15 +57,20 @@ def disk(
     target: str,
     proxy: str | None,
     overwrite: bool,
+    in_place: bool,
     detach: bool,
 ) -> int:
-    """Restore one disk to a raw, sparse image on a proxy's host."""
+    """Restore one disk to a raw, sparse image on a proxy's host.
+
+    With --in-place PLACE is an image, a block device, or a disk URL such as image:/vms/web.qcow2?format=qcow2, that is
+    there and that nobody uses: it is compared with the restore point, and only blocks that differ are written.
+    """
     from holdfast_manager.enrolment.points import read_point
     from holdfast_manager.sessions.requests import RestoreRequest
 
-    place = PurePosixPath(target)
-    if not place.is_absolute() or ".." in place.parts or not place.name:
-        raise UsageError(reason=f"--to {target!r}: write an absolute path on the proxy's host, without '..'")
+    _check_ways(overwrite, in_place)
+    place = _existing_disk(target) if in_place else ""
+    path = PurePosixPath() if in_place else _path(target)
     row = chosen_point(app.catalog, point, vm, repository)
     writer = chosen_proxy(app.catalog, proxy)
     chosen = _chosen_disk(read_point(app.catalog, row, app.keys), disk)
@@ -70,9 +79,11 @@ def disk(
         sid=row.sid,
         disks=(chosen.disk_id,),
         proxy=writer,
-        directory=str(place.parent),
-        files={chosen.disk_id: place.name},
+        directory=str(path.parent) if not in_place else "",
+        files={chosen.disk_id: path.name} if not in_place else {},
         overwrite=overwrite,
+        in_place=in_place,
+        places={chosen.disk_id: place} if in_place else {},
     )
     _announce(app, row)
     return _run(app, request, detach)
@@ -82,6 +93,7 @@ def disk(
     examples=(
         "holdfast restore vm --vm web --point latest --server lab --name web-restored",
         "holdfast restore vm --point 3f2a1b0c --server lab --overwrite",
+        "holdfast restore vm --vm web --point latest --server kvm1 --in-place",
     )
 )
 @_point
@@ -91,6 +103,7 @@ def disk(
 @click.option("--name", help="What the VM is called there. Default: as it was.")
 @click.option("--proxy", help="The agent that writes the disks. Default: any with the role.")
 @_overwrite
+@_in_place
 @detach_option
 @pass_app
 def vm(
@@ -102,11 +115,17 @@ def vm(
     name: str | None,
     proxy: str | None,
     overwrite: bool,
+    in_place: bool,
     detach: bool,
 ) -> int:
-    """Restore a whole VM to a server."""
+    """Restore a whole VM to a server.
+
+    With --in-place the VM of that name is there and is off: its disks are compared with the restore point, by the
+    change tracking that began with it or as a whole, and only what differs is written. Its definition stays as it is.
+    """
     from holdfast_manager.sessions.requests import RestoreRequest
 
+    _check_ways(overwrite, in_place)
     row = chosen_point(app.catalog, point, vm, repository)
     app.catalog.servers.get(server)
     request = RestoreRequest(
@@ -116,9 +135,31 @@ def vm(
         server=server,
         name=name or row.vm_name,
         overwrite=overwrite,
+        in_place=in_place,
     )
     _announce(app, row)
     return _run(app, request, detach)
+
+
+def _path(target: str) -> PurePosixPath:
+    path = PurePosixPath(target)
+    if not path.is_absolute() or ".." in path.parts or not path.name:
+        raise UsageError(reason=f"--to {target!r}: write an absolute path on the proxy's host, without '..'")
+    return path
+
+
+def _check_ways(overwrite: bool, in_place: bool) -> None:
+    if overwrite and in_place:
+        raise UsageError(reason="--overwrite replaces what is there, --in-place rewrites it: choose one")
+
+
+def _existing_disk(target: str) -> str:
+    """The URL of a disk that is there: given as such, or as the path of a raw image or (below /dev) of a device."""
+    if not target.startswith("/"):
+        return str(parse_disk_url(target))
+    if target.startswith("/dev/") and not target.startswith("/dev/shm/"):  # noqa: S108 - a tmpfs: files, no devices
+        return str(DiskUrl(DiskScheme.BLOCK, str(_path(target))))
+    return str(file_url(str(_path(target))))
 
 
 def _announce(app: App, row: PointEntryRow) -> None:

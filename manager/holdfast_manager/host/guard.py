@@ -10,7 +10,14 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
-from holdfast_agent.errors import ChangeTrackingLost, DiskUrlInvalid, GuestAgentSilent, HoldfastError, PluginDefect
+from holdfast_agent.errors import (
+    ChangeTrackingLost,
+    DiskUrlInvalid,
+    GuestAgentSilent,
+    HoldfastError,
+    PluginDefect,
+    UsageError,
+)
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_agent.model.geometry import Extent
@@ -31,6 +38,7 @@ from holdfast_plugins.api import (
     OffersTransports,
     PlaceKind,
     RestoreTarget,
+    RollsBack,
     Snapshot,
     SnapshotDisk,
     SnapshotRequest,
@@ -97,10 +105,14 @@ class GuardedDriver:
 
     def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
         with self._boundary("prepare_restore"):
-            target = self.unguarded.prepare_restore(name, info, overwrite, journal)
-            for disk in target.disks:
-                _check_access(disk.disk_id, (disk.url,), disk.access)
-            return target
+            return _checked_target(self.unguarded.prepare_restore(name, info, overwrite, journal))
+
+    def prepare_rollback(self, name: str, info: VmInfo, since: Mapping[str, str], journal: Journal) -> RestoreTarget:
+        with self._boundary("prepare_rollback"):
+            if not isinstance(self.unguarded, RollsBack):
+                reason = f"the hypervisor plugin {self._plugin} rewrites no VM in place; replace it with --overwrite"
+                raise UsageError(reason=reason)
+            return _checked_target(self.unguarded.prepare_rollback(name, info, since, journal))
 
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         with self._boundary("finish_restore"):
@@ -172,6 +184,12 @@ def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:
 def _check_ways(disk: SnapshotDisk) -> None:
     _expect(bool(disk.urls), f"disk {disk.disk_id} has no URL")
     _check_access(disk.disk_id, disk.urls, disk.access)
+
+
+def _checked_target(target: RestoreTarget) -> RestoreTarget:
+    for disk in target.disks:
+        _check_access(disk.disk_id, (disk.url,), disk.access)
+    return target
 
 
 def _check_access(disk_id: str, urls: Iterable[str], access: Iterable[DiskAccess]) -> None:

@@ -28,7 +28,7 @@ STORING = frozenset({SessionKind.BACKUP, SessionKind.COPY, SessionKind.HEAL})
 
 
 class DiskLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One task. ``mode`` is None before the transfer began, and for restores and verifications.
+    """One task. ``mode`` is None before the transfer began, and for verifications and restores that compare nothing.
 
     ``source`` and ``target``: addresses between which its data went, empty if nobody told them. ``streams``:
     connections of the data channel, 0 before it was open.
@@ -150,10 +150,12 @@ def what_for(session: SessionEntry) -> str:
         case SessionKind.RESTORE:
             point = str(spec.get("sid", "?"))[:8]
             place = f"server {spec['server']} as {spec.get('name')}" if spec.get("server") else _files(spec)
-            return f"restore of {point} to {place}"
+            return f"restore of {point} to {place}{', in place' if spec.get('in_place') else ''}"
 
 
 def _files(spec: dict[str, Any]) -> str:
+    if places := dict(spec.get("places") or {}):
+        return f"{', '.join(places.values())} on {spec.get('proxy')}"
     directory, files = str(spec.get("directory", "")), list(dict(spec.get("files") or {}).values())
     return (
         f"{directory}/{files[0]} on {spec.get('proxy')}" if len(files) == 1 else f"{directory} on {spec.get('proxy')}"

@@ -84,7 +84,7 @@ def _steps(steps: list[StepLine]) -> str:
 
 
 def _disks(report: SessionReport) -> str:
-    columns = _COLUMNS if report.kind in STORING else tuple(each for each in _COLUMNS if each[0] not in _STORING_ONLY)
+    columns = tuple(each for each in _COLUMNS if each[0] not in _left_out(report))
     if not report.total.unused_bytes:
         columns = tuple(each for each in columns if each[0] != "unused")
     heads = tuple(head for head, _ in columns)
@@ -103,6 +103,8 @@ def _disks(report: SessionReport) -> str:
             reasons.append((place, told))
         if disk.counters.resumed:
             reasons.append((place, _resumed(disk.counters)))
+        if report.kind is SessionKind.RESTORE and disk.mode:
+            reasons.append((place, _rewritten(disk.counters)))
         if disk.attempt > 1:
             reasons.append((place, f"took {disk.attempt} attempts"))
     return f"{text}\n\n{facts(reasons)}" if reasons else text
@@ -112,6 +114,19 @@ def _audit(counters: TransferCounters) -> str:
     audited, missed = counted(counters.audited_blocks, "block"), counters.missed_blocks
     found = f"{missed} had changed and were not told" if missed else "all as change tracking says"
     return f"audit: {audited} read and compared, {found}"
+
+
+def _left_out(report: SessionReport) -> frozenset[str]:
+    """Columns that would say nothing of this kind of session."""
+    if report.kind in STORING:
+        return frozenset()
+    return _STORING_ONLY if report.total.read_bytes else _STORING_ONLY | _READING
+
+
+def _rewritten(counters: TransferCounters) -> str:
+    written = f"{format_size(counters.sent_bytes + counters.zero_bytes)} written"
+    zeros = f", {format_size(counters.zero_bytes)} of it zeros" if counters.zero_bytes else ""
+    return f"{format_size(counters.read_bytes)} compared, {written}{zeros}"
 
 
 def _resumed(counters: TransferCounters) -> str:
@@ -135,7 +150,9 @@ _COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (
     ("waited", lambda disk: format_duration(disk.queue_wait_s)),
 )
 _NUMBERS = frozenset({"processed", "read", "zero", "unused", "unchanged", "dedup", "transferred", "stored", "waited"})
-_STORING_ONLY = frozenset({"mode", "read", "unchanged", "dedup", "stored"})
+_READING = frozenset({"mode", "read", "unchanged"})
+"""Of sessions that look at a disk: those that store, and restores in place, which compare."""
+_STORING_ONLY = frozenset({"dedup", "stored"})
 
 
 def _load(report: SessionReport) -> list[tuple[str, str]]:
@@ -180,6 +197,8 @@ def _data(report: SessionReport) -> str:
         f"{format_size(total.processed_bytes)} processed",
         f"{format_size(total.transferred_bytes)} transferred{ratio}",
     ]
+    if total.read_bytes and report.kind is SessionKind.RESTORE:
+        told[1:1] = [f"{format_size(total.read_bytes)} compared"]
     if report.kind in STORING:
         told[1:1] = [f"{format_size(total.read_bytes)} read"]
         told.append(f"{format_size(total.stored_bytes)} stored")

@@ -121,12 +121,12 @@ def event_text(event: EventEntry, counters: Mapping[tuple[str, str], TransferCou
 
 
 def moved_text(counters: TransferCounters) -> str:
-    """ "read 512 MiB, transferred 12.0 MiB (x 2.1), stored 11.9 MiB"; restores neither read disks nor store."""
+    """ "read 512 MiB, transferred 12.0 MiB (x 2.1), stored 11.9 MiB"; what was not done is left out."""
     ratio = counters.sent_bytes / counters.transferred_bytes if counters.transferred_bytes else 0.0
     moved = f"transferred {format_size(counters.transferred_bytes)}" + (f" (x {ratio:.1f})" if ratio else "")
-    if not counters.read_bytes and not counters.stored_bytes:
-        return moved
-    return f"read {format_size(counters.read_bytes)}, {moved}, stored {format_size(counters.stored_bytes)}"
+    read = f"read {format_size(counters.read_bytes)}" if counters.read_bytes else ""
+    stored = f"stored {format_size(counters.stored_bytes)}" if counters.stored_bytes else ""
+    return ", ".join(filter(None, (read, moved, stored)))
 
 
 def _together(details: list[tuple[str, str]]) -> list[str]:

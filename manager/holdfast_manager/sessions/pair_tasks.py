@@ -64,8 +64,8 @@ class PairTasks(ABC):
         """Have the desk start the movers of a task."""
 
     @abstractmethod
-    def begin(self, key: TaskKey) -> Event:
-        """Have the desk give the order."""
+    def begin(self, key: TaskKey) -> Event | None:
+        """Have the desk give the order; TransferBegan, unless it was posted before."""
 
     def stop(self, key: TaskKey) -> None:
         """Stop the task's movers, if there are any, and give its slots back."""

@@ -30,6 +30,8 @@ class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     To files: ``directory`` on the host of the agent ``proxy`` gets one raw image per disk, named by ``files`` (disk id
     to file name) or after the disk. To a hypervisor: ``server`` gets a VM called ``name``. Exactly one of the two.
     ``disks``: ids of the disks to restore, empty for all. ``overwrite``: what is in the way is replaced at the end.
+    ``in_place``: the VM ``name`` of ``server``, or the disks at ``places`` (disk id to URL), are there already and are
+    rewritten where they differ.
     """
 
     repository: str
@@ -41,6 +43,8 @@ class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     server: str = ""
     name: str = ""
     overwrite: bool = False
+    in_place: bool = False
+    places: dict[str, str] = {}
 
 
 class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):

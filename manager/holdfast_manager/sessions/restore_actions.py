@@ -8,14 +8,15 @@ from pathlib import PurePosixPath
 import msgspec
 
 from holdfast_agent.errors import HoldfastError, NotFound, ObjectDamaged, UsageError
+from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.disk_access import DiskAccess
-from holdfast_agent.model.disk_url import file_url
+from holdfast_agent.model.disk_url import file_url, parse_disk_url
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.specs import RestoreOrder, WriterSpec
-from holdfast_plugins.api import HypervisorDriver, Journal, RestoreTarget, VmInfo
+from holdfast_plugins.api import HypervisorDriver, Journal, RestoreTarget, RollsBack, VmInfo
 
 from .events import (
     Event,
@@ -42,13 +43,27 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """One disk and where it goes; ``url`` None: nowhere, it is only checked. ``access``: secrets for its server."""
+    """One disk and where it goes; ``url`` None: nowhere, it is only checked. ``access``: secrets for its server.
+
+    ``differing``: the disk is there, and only what differs is written. ``since``: the time of the point, for people.
+    """
 
     disk: DiskPoint
     url: str | None
     create: bool = True
     overwrite: bool = False
     access: tuple[DiskAccess, ...] = ()
+    differing: bool = False
+
+    def told(self) -> tuple[ChangeMode | None, str]:
+        """By which mode the disk is compared, if it is, and what is done to it, in words."""
+        if self.url is None:
+            return None, "checked only"
+        if not self.differing:
+            return None, f"to {self.url}"
+        if parse_disk_url(self.url).option("bitmap"):
+            return ChangeMode.CBT, "in place; changes tracked since the point"
+        return ChangeMode.DIGEST, "in place; compared with the point"
 
 
 class ReaderTasks(PairTasks):
@@ -58,6 +73,12 @@ class ReaderTasks(PairTasks):
         super().__init__(context, proxy)
         self._keys = keys
         self._placed: dict[TaskKey, Placed] = {}
+        self._begun: set[TaskKey] = set()
+
+    @property
+    def begun(self) -> list[str]:
+        """Names of the disks of which something may have been written."""
+        return sorted(self._placed[key].disk.name for key in self._begun)
 
     def add(self, key: TaskKey, vm_name: str, placed: Placed) -> TaskKey:
         """One more disk to bring over; before the machine is told of it."""
@@ -74,7 +95,8 @@ class ReaderTasks(PairTasks):
         )
         return MoversStarted(task=key, rules="every block is checked by its id")
 
-    def begin(self, key: TaskKey) -> Event:
+    def begin(self, key: TaskKey) -> None:
+        """Tells TransferBegan by itself: where little differs, all may be over before the agent has answered."""
         placed = self._placed[key]
         order = RestoreOrder(
             geometry=placed.disk.geometry,
@@ -83,9 +105,13 @@ class ReaderTasks(PairTasks):
             create=placed.create,
             overwrite=placed.overwrite,
             access=placed.access,
+            differing=placed.differing,
+            audit=AuditRate() if placed.differing else None,
         )
+        self._begun.add(key)
+        mode, told = placed.told()
+        self._context.driver.post(TransferBegan(task=key, mode=mode, reason=told))
         self.work.begin(key, order, reads=self._context.repository.name)
-        return TransferBegan(task=key, mode=None, reason=f"to {placed.url}" if placed.url else "checked only")
 
 
 class RestoreActions(TargetActions):
@@ -122,6 +148,10 @@ class RestoreActions(TargetActions):
 
     def _files(self, disks: list[DiskPoint]) -> tuple[str, list[Placed]]:
         request = self._request
+        if request.in_place:
+            found = [(disk, request.places[disk.disk_id]) for disk in disks]
+            note = f"in place: {', '.join(url for _, url in found)}"
+            return note, [Placed(disk, url, create=False, differing=True) for disk, url in found]
         directory = PurePosixPath(request.directory)
         if not directory.is_absolute():
             raise UsageError(reason=f"{request.directory!r} is not an absolute directory on the proxy")
@@ -138,17 +168,32 @@ class RestoreActions(TargetActions):
         whole = self._read_config(point)
         kept = {disk.disk_id for disk in disks}
         info = msgspec.structs.replace(whole, disks=tuple(disk for disk in whole.disks if disk.disk_id in kept))
-        name = self._request.name or point.vm_name
-        target = destination.driver.prepare_restore(name, info, self._request.overwrite, destination.journal)
+        name, in_place = self._request.name or point.vm_name, self._request.in_place
+        target = self._prepared(name, info, disks, destination)
         self._target, self._info = target, info
         places = {each.disk_id: each for each in target.disks}
         placed = []
         for disk in disks:
             place = places.get(disk.disk_id)
             if place is None:
-                raise NotFound(kind="place for the disk", name=disk.name, advice="The hypervisor plugin made none")
-            placed.append(Placed(disk, place.url, place.create, access=place.access))
-        return f"VM {name} on {self._request.server}", placed
+                raise NotFound(kind="place for the disk", name=disk.name, advice=_NO_PLACE[in_place])
+            if in_place and place.size_bytes != disk.size_bytes:
+                sizes = f"{disk.name} has {place.size_bytes} bytes now, and had {disk.size_bytes} in the point"
+                raise UsageError(reason=f"{sizes}; resize it, or restore with --overwrite")
+            placed.append(Placed(disk, place.url, place.create, access=place.access, differing=in_place))
+        return f"VM {name} on {self._request.server}{', in place' if in_place else ''}", placed
+
+    def _prepared(self, name: str, info: VmInfo, disks: list[DiskPoint], destination: Destination) -> RestoreTarget:
+        driver, journal = destination.driver, destination.journal
+        if not self._request.in_place:
+            return driver.prepare_restore(name, info, self._request.overwrite, journal)
+        if not isinstance(driver, RollsBack):
+            raise UsageError(reason="this hypervisor rewrites no VM in place; replace it with --overwrite")
+        # What was left out of a point is zeros in it and was data on the disk all along: no bitmap tells of that.
+        since = {
+            disk.disk_id: disk.change_id for disk in disks if disk.change_id and disk.unused_bytes is msgspec.UNSET
+        }
+        return driver.prepare_rollback(name, info, since, journal)
 
     def _read_config(self, point: Point) -> VmInfo:
         plain = self._reader.config(point)
@@ -160,20 +205,30 @@ class RestoreActions(TargetActions):
 
     def finish(self) -> Event:
         finished = self._finish_target()
-        if self._whole:  # every block was read, decoded and compared with its id on the way
+        if self._whole and not self._request.in_place:  # every block was read, decoded and compared with its id
             self._context.catalog.points.set_verified(self._request.sid, time.time())
         return finished
 
     def _finish_target(self) -> Event:
         if self._destination is None or self._target is None or self._info is None:
-            return TargetFinished(note=f"files in {self._request.directory}")
+            place = ", ".join(self._request.places.values()) or f"files in {self._request.directory}"
+            return TargetFinished(note=place)
         vm = self._destination.driver.finish_restore(self._target, self._info, self._destination.journal)
         return TargetFinished(note=f"VM {vm.name} on {self._request.server}")
 
     def abandon(self) -> Event:
+        if self._request.in_place and self._readers.begun:
+            mixed = f"{', '.join(self._readers.begun)} may be partly as the point and partly as before"
+            self._context.recorder.note(f"{mixed}: restore again before anybody uses it", "warning")
         if self._destination is not None and self._target is not None:
             self._destination.driver.abandon_restore(self._target, self._destination.journal)
         return TargetAbandoned()
+
+
+_NO_PLACE = {
+    False: "The hypervisor plugin made none",
+    True: "The VM has no such disk any more; restore with --overwrite, or the others one by one",
+}
 
 
 def wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:

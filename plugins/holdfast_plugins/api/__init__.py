@@ -7,7 +7,7 @@ called once, at load, and register factories; from then on only the objects that
 from .changes import ChangeTracker
 from .guest import AgentChannel, FreezeHandle, GuestAccess, GuestProcessor, OffersGuestAgent
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
-from .offers import ChecksRights, OffersPlaces, PlaceKind
+from .offers import ChecksRights, OffersPlaces, PlaceKind, RollsBack
 from .registry import API_VERSION, Family, Registration, Registry
 from .transports import OffersTransports
 from .values import (
@@ -48,6 +48,7 @@ __all__ = [
     "Registry",
     "RestoreDisk",
     "RestoreTarget",
+    "RollsBack",
     "Snapshot",
     "SnapshotDisk",
     "SnapshotRequest",

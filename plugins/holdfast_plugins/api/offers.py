@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from .values import Journal, RestoreTarget, VmInfo
+
 
 class PlaceKind(StrEnum):
     """By what an inventory groups its VMs. A job's entry "folder:/dc/vm/web" means the VMs there."""
@@ -40,5 +42,21 @@ class ChecksRights(Protocol):
         """What the user may not do that backups need, one sentence each: the right and where it is missing.
 
         Called once, when a server is added, on a connected driver. Raises ``HypervisorUnreachable``.
+        """
+        ...
+
+
+@runtime_checkable
+class RollsBack(Protocol):
+    """What a ``HypervisorDriver`` has besides if it can let a point be written over the disks of a VM, in place."""
+
+    def prepare_rollback(self, name: str, info: VmInfo, since: Mapping[str, str], journal: Journal) -> RestoreTarget:
+        """Say where the disks of the VM called ``name`` lie that ``info``, told by ``vm_info`` at the backup, has.
+
+        Called in the place of ``prepare_restore``; ``finish_restore`` or ``abandon_restore`` follow in the same way.
+        The VM is off, and its definition stays as it is; what would go on from the disks as they were, such as memory
+        that was saved with them, is thrown away. Each disk has its size of now. ``since``: the change ids of the point,
+        by disk id: a URL may name the dirty bitmap that began with it, which is asked for what differs and is audited.
+        Raises ``VmNotFound``, ``DiskInUse`` (the VM runs) or ``DiskUnsupported``.
         """
         ...

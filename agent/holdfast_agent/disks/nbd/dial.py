@@ -61,9 +61,7 @@ class Dialler:
 
 def dialler(url: DiskUrl, host: MoverHost, access: DiskAccess) -> Dialler:
     """How to reach an export that a manager named. Raises :class:`DiskError` if the agent may not."""
-    bitmap = url.option("bitmap")
-    contexts = (protocol.ALLOCATION, protocol.BITMAP + bitmap) if bitmap else (protocol.ALLOCATION,)
-    wish = Wish(url.option("export"), contexts, str(url), host.agent)
+    wish = Wish(url.option("export"), _contexts(url.option("bitmap")), str(url), host.agent)
     if url.scheme is DiskScheme.NBD_UNIX:
         fd = open_allowed(url.path, os.O_PATH, str(url), host)
         try:
@@ -82,9 +80,9 @@ def dialler(url: DiskUrl, host: MoverHost, access: DiskAccess) -> Dialler:
     return Dialler(connect, wish, host, partial(_start_tls, context, url.host, access))
 
 
-def private_dialler(path: str, url: str, host: MoverHost) -> Dialler:
+def private_dialler(path: str, url: str, host: MoverHost, bitmap: str = "") -> Dialler:
     """How to reach the one export of a server of our own."""
-    return Dialler(partial(connect_unix, path), Wish("", (protocol.ALLOCATION,), url, host.agent), host)
+    return Dialler(partial(connect_unix, path), Wish("", _contexts(bitmap), url, host.agent), host)
 
 
 def connect_unix(path: str, timeout_s: float) -> socket.socket:
@@ -97,6 +95,10 @@ def connect_unix(path: str, timeout_s: float) -> socket.socket:
         peer.close()
         raise
     return peer
+
+
+def _contexts(bitmap: str) -> tuple[str, ...]:
+    return (protocol.ALLOCATION, protocol.BITMAP + bitmap) if bitmap else (protocol.ALLOCATION,)
 
 
 def _connect_tcp(name: str, port: int, timeout_s: float) -> socket.socket:

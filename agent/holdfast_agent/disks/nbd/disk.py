@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 
 from holdfast_agent.disks.disk import DiskExtent
 from holdfast_agent.errors import ChangeTrackingLost, DiskUnreadable
-from holdfast_agent.wire.movers import MoverHost
 
 from . import protocol
 from .blocks import pieces
 from .connection import Connection
-from .export import Dial, NbdExport
+from .export import NbdExport
 from .protocol import NbdConnectionLost, NbdRequestError
 from .requests import ReadRequest, Request, Status, StatusRequest
 
@@ -21,12 +20,12 @@ _STATUS_BYTES = 1 << 31
 class NbdDisk:
     """``nbd+unix:``, ``nbd:``, ``nbds:``, and what a server of our own serves."""
 
-    def __init__(self, dial: Dial, url: str, host: MoverHost, bitmap: str = "", *, resume: bool = True) -> None:
-        """``bitmap``: asked for by ``dial``. ``resume``: make lost connections anew."""
+    def __init__(self, export: NbdExport, url: str, bitmap: str = "") -> None:
+        """``export``: closed with the disk. ``bitmap``: asked for by its ``dial``."""
         self.url = url
         self._bitmap = bitmap
-        self._export = NbdExport(dial, url, host.workers, resume=resume)
-        self.size_bytes = self._export.facts.size_bytes
+        self._export = export
+        self.size_bytes = export.facts.size_bytes
 
     def extents(self) -> Iterator[DiskExtent]:
         if not self._export.facts.tells(protocol.ALLOCATION):

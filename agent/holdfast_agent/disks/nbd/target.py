@@ -11,6 +11,7 @@ from holdfast_agent.wire.movers import MoverHost
 
 from .blocks import Piece, pieces
 from .connection import Connection
+from .disk import NbdDisk
 from .export import Dial, NbdExport
 from .protocol import Command, CommandFlag, ExportFlag, NbdConnectionLost, NbdRequestError
 from .requests import ReadRequest, Request
@@ -28,9 +29,11 @@ class NbdTarget:
     need not read as zeros.
     """
 
-    def __init__(self, dial: Dial, url: str, host: MoverHost, size_bytes: int) -> None:
+    def __init__(self, dial: Dial, url: str, host: MoverHost, size_bytes: int, bitmap: str = "") -> None:
+        """``bitmap``: asked for by ``dial``, for whoever writes only what has changed."""
         self.url = url
         self._export = NbdExport(dial, url, host.workers, resume=False)
+        self.now = NbdDisk(self._export, url, bitmap)
         self._facts = self._export.facts
         self._edges = threading.Lock()
         try:

@@ -12,6 +12,8 @@ from pathlib import Path
 from holdfast_agent.errors import HypervisorUnreachable, SnapshotFailed, SnapshotNotRemoved
 from holdfast_plugins.api import Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
 
+from ..image_locks import written_by_others
+from ..rewriting import in_place, is_in_place, rewritten_image, runs
 from . import confined, restores, snapshots
 from .confined import Purpose
 from .inventory import Inventory
@@ -109,8 +111,20 @@ class ImagesDriver:
                 self._undo(journal, directory)
                 raise
 
+    def prepare_rollback(self, name: str, info: VmInfo, since: Mapping[str, str], journal: Journal) -> RestoreTarget:
+        """As ``RollsBack`` has it. There are no bitmaps: all that is allocated is compared."""
+        vm, wanted = VmRef(name, name), {disk.disk_id for disk in info.disks}
+        with self._reachable():
+            images = [image for image in self._inventory.images(vm) if image.name in wanted]
+            if any(written_by_others(image.path) for image in images):
+                raise runs(name, "now")
+        found = [(image.name, image.size_bytes, str(image.path), image.format.value) for image in images]
+        return in_place(vm, tuple(rewritten_image(*each) for each in found))
+
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         """Also raises ``AlreadyExists``: a VM of that name came into being since ``prepare_restore``."""
+        if is_in_place(target):
+            return target.vm
         vm, purpose = self._beside(target.target_id)
         directory, entry = self._root / target.target_id, self._root / vm
         with self._reachable():
@@ -124,6 +138,9 @@ class ImagesDriver:
         return VmRef(vm, vm)
 
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
+        """Of a rollback nothing is to be removed, and nothing can be taken back."""
+        if is_in_place(target):
+            return
         self._beside(target.target_id)
         self._settle(target.target_id)
         self._strike(journal, target.target_id)

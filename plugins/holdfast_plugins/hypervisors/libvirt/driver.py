@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from holdfast_agent.errors import DiskUnsupported, HypervisorUnreachable, SnapshotNotRemoved
 from holdfast_plugins.api import Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
 
-from . import inventory
+from ..rewriting import is_in_place
+from . import inventory, rollbacks
 from .agent_channel import LibvirtAgentChannel
 from .binding import LibvirtRefused
 from .connection import Connection
@@ -69,13 +70,21 @@ class LibvirtDriver:
         with self._reachable():
             return self._restores.prepare(name, info, overwrite, journal)
 
+    def prepare_rollback(self, name: str, info: VmInfo, since: Mapping[str, str], journal: Journal) -> RestoreTarget:
+        with self._reachable():
+            return rollbacks.prepare(self._connection, name, info, since)
+
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         with self._reachable():
+            if is_in_place(target):
+                return rollbacks.finish(self._connection, target)
             return self._restores.finish(target, info, journal)
 
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
+        """Of a rollback nothing is to be removed, and nothing can be taken back."""
         with self._reachable():
-            self._restores.abandon(target, journal)
+            if not is_in_place(target):
+                self._restores.abandon(target, journal)
 
     def guest_agent(self, vm: VmRef) -> LibvirtAgentChannel:
         """As ``OffersGuestAgent``."""

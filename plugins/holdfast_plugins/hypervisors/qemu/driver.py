@@ -28,13 +28,14 @@ from holdfast_plugins.api import (
 from holdfast_plugins.guest.agent_socket import AgentSocket
 from holdfast_plugins.hypervisors.images.driver import BESIDE
 from holdfast_plugins.hypervisors.resting_images import is_stamp
+from holdfast_plugins.hypervisors.rewriting import is_in_place, runs
 
 from .guest_agent import agent_socket
 from .inventory import describe, snapshot_nodes, vm_info_of
 from .memory import Memory
 from .monitor import CommandRefused, QemuNotRunning, connected
 from .options import Address, QemuOptions
-from .resting import Resting, describe_resting, rest
+from .resting import Resting, describe_resting, rest, rewritable
 from .restores import Restores
 from .running import SNAPSHOT, RunningSnapshots
 
@@ -143,12 +144,28 @@ class QemuDriver:
         """Raises ``UsageError`` where the server has no directory for restored VMs."""
         return self._restores.prepare(name, info, overwrite, journal)
 
+    def prepare_rollback(self, name: str, info: VmInfo, since: Mapping[str, str], journal: Journal) -> RestoreTarget:
+        """As ``RollsBack`` has it, for a VM that was seen running before."""
+        vm = VmRef(name, name)
+        description = self._memory.recall(name)
+        if description is None or name not in self._addresses():
+            raise VmNotFound(vm=name, server=self._options.sockets or "this server")
+        if self._is_running(vm):
+            raise runs(name, "now")
+        return rewritable(vm, description, {disk.disk_id for disk in info.disks}, since)
+
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         """The VM is not started: that is for its owner, by the file ``start`` in its folder."""
+        if is_in_place(target):
+            if self._is_running(target.vm):
+                raise runs(target.vm.name, "although its disks were being rewritten")
+            return target.vm
         return self._restores.finish(target, info, journal)
 
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
-        self._restores.abandon(target, journal)
+        """Of a rollback nothing is to be removed, and nothing can be taken back."""
+        if not is_in_place(target):
+            self._restores.abandon(target, journal)
 
     def changes(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:
         """As ``ChangeTracker.changed``. Raises ``ChangeTrackingLost``."""
@@ -160,6 +177,13 @@ class QemuDriver:
         if resting.images.stamps.get(disk_id) == since:
             return []
         raise ChangeTrackingLost(reason="the VM is off, and its QEMU cannot be asked what it wrote before")
+
+    def _is_running(self, vm: VmRef) -> bool:
+        try:
+            with connected(vm.name, self._address(vm), self._options.timeout):
+                return True
+        except QemuNotRunning:
+            return False
 
     def _resting_of(self, snapshot: Snapshot) -> Resting | None:
         with self._lock:

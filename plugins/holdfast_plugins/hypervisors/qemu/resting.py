@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from holdfast_agent.errors import DiskUnsupported, SnapshotFailed
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl, file_url
-from holdfast_plugins.api import Snapshot, SnapshotDisk, VmInfo, VmRef
+from holdfast_plugins.api import RestoreDisk, RestoreTarget, Snapshot, SnapshotDisk, VmInfo, VmRef
 from holdfast_plugins.hypervisors.images.formats import Image, ImageFormat, open_image
 from holdfast_plugins.hypervisors.resting_images import NOTE, RestingImages, keep_images
+from holdfast_plugins.hypervisors.rewriting import in_place, rewritten_image
 
 from .inventory import Description, Disk
 
@@ -42,6 +43,19 @@ def rest(vm: VmRef, description: Description, disk_ids: Sequence[str]) -> Restin
         images.release()
         raise
     return Resting(Snapshot(images.snapshot_id, vm, disks, NOTE), images)
+
+
+def rewritable(
+    vm: VmRef, description: Description, disk_ids: Collection[str], since: Mapping[str, str]
+) -> RestoreTarget:
+    """The images as what a point is to be written over. Raises ``DiskUnsupported``."""
+    disks = [disk for disk in description.disks if disk.disk_id in disk_ids]
+    return in_place(vm, tuple(_rewritten(disk, since.get(disk.disk_id, "")) for disk in disks))
+
+
+def _rewritten(disk: Disk, since: str) -> RestoreDisk:
+    image = _image(disk)
+    return rewritten_image(disk.disk_id, image.size_bytes, str(image.path), image.format.value, since)
 
 
 def _disk(disk: Disk, stamp: str | None) -> SnapshotDisk:
