@@ -17,7 +17,7 @@ from holdfast_manager.broker import Broker
 from holdfast_plugins.api import PlaceKind, VmRef
 from holdfast_plugins.hypervisors.vsphere import VsphereDriver, watch
 from lab.vcenter import LabVm, VCenter, vcenter
-from lab.vsphere_backups import connected
+from lab.vsphere_backups import connected, machine_of, run_task, service_of
 
 KIB, MIB = 1 << 10, 1 << 20
 MANY = 12
@@ -142,32 +142,15 @@ def cost(driver: VsphereDriver, monkeypatch: pytest.MonkeyPatch, change: Callabl
     return counted[0], counted[1]
 
 
-@contextlib.contextmanager
-def machine(center: VCenter, vm: LabVm) -> Iterator[Any]:
-    from pyVmomi import vim
-
-    service = center.connect()
-    try:
-        yield vim.VirtualMachine(vm.vm_id, service._stub)
-    finally:
-        service.content.sessionManager.Logout()
-        service._stub.DropConnections()
-
-
 def rename(center: VCenter, vm: LabVm, name: str) -> None:
-    from pyVim.task import WaitForTask
-
-    with machine(center, vm) as found:
-        WaitForTask(found.Rename_Task(name))
+    with service_of(center) as service:
+        run_task(machine_of(service, vm).Rename_Task(name))
 
 
 def destroy(center: VCenter, vm: LabVm) -> None:
-    from pyVim.task import WaitForTask
-
-    with machine(center, vm) as found:
-        if str(found.runtime.powerState) != "poweredOff":
-            WaitForTask(found.PowerOffVM_Task())
-        WaitForTask(found.Destroy_Task())
+    with service_of(center) as service:
+        run_task(machine_of(service, vm).PowerOffVM_Task())
+        run_task(machine_of(service, vm).Destroy_Task())
 
 
 def tag(center: VCenter, category: str, name: str, *vms: LabVm) -> None:

@@ -34,16 +34,43 @@ def connected(center: VCenter, **others: Any) -> Iterator[VsphereDriver]:
         driver.close()
 
 
-def instance_uuid(center: VCenter, vm: LabVm) -> str:
-    """By which the plugin knows a VM, as pyvmomi tells it."""
-    from pyVmomi import vim
-
+@contextlib.contextmanager
+def service_of(center: VCenter) -> Iterator[Any]:
+    """Somebody else's session with the server: a ServiceInstance of pyvmomi's."""
     service = center.connect()
     try:
-        return str(vim.VirtualMachine(vm.vm_id, service._stub).config.instanceUuid)
+        yield service
     finally:
         service.content.sessionManager.Logout()
         service._stub.DropConnections()
+
+
+def run_task(task: Any) -> None:
+    """Wait for a task that somebody else has begun."""
+    from pyVim.task import WaitForTask
+
+    WaitForTask(task)
+
+
+def machine_of(service: Any, vm: LabVm) -> Any:
+    from pyVmomi import vim
+
+    return vim.VirtualMachine(vm.vm_id, service._stub)
+
+
+def reconfigured(center: VCenter, vm: LabVm, extra: dict[str, str]) -> None:
+    """Set keys of a VM's extra configuration; "SET.…" is the simulator's way to set any property."""
+    from pyVmomi import vim
+
+    values = [vim.option.OptionValue(key=key, value=value) for key, value in extra.items()]
+    with service_of(center) as service:
+        run_task(machine_of(service, vm).ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=values)))
+
+
+def instance_uuid(center: VCenter, vm: LabVm) -> str:
+    """By which the plugin knows a VM, as pyvmomi tells it."""
+    with service_of(center) as service:
+        return str(machine_of(service, vm).config.instanceUuid)
 
 
 def read_url(center: VCenter, url: str, folder: Path) -> bytes:

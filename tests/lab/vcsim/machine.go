@@ -82,10 +82,11 @@ func (m *machine) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_T
 // DestroyTask also forgets what the lab knows of the VM.
 func (m *machine) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) soap.HasFault {
 	task := m.lab.task(ctx, m.VirtualMachine, "Destroy_Task", false, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		attached := disks(m.Config.Hardware.Device) // which the simulator detaches first
 		body := m.VirtualMachine.DestroyTask(ctx, req).(*methods.Destroy_TaskBody)
 		result, fault := inner(ctx, body.Res.Returnval)
 		if fault == nil {
-			m.lab.destroyed(ctx, m.VirtualMachine)
+			m.lab.destroyed(ctx, m.VirtualMachine, attached)
 		}
 		return result, fault
 	})
@@ -137,7 +138,7 @@ func (l *lab) reconfigured(vm *simulator.VirtualMachine, before map[int32]int64)
 	}
 }
 
-func (l *lab) destroyed(ctx *simulator.Context, vm *simulator.VirtualMachine) {
+func (l *lab) destroyed(ctx *simulator.Context, vm *simulator.VirtualMachine, attached []*types.VirtualDisk) {
 	l.forget(ctx, vm.Self)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -146,7 +147,7 @@ func (l *lab) destroyed(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 			delete(l.tracks, of)
 		}
 	}
-	for _, disk := range disks(vm.Config.Hardware.Device) {
+	for _, disk := range attached {
 		for image := l.images[backing(disk).FileName]; image != nil; image = image.parent {
 			delete(l.images, image.name)
 		}

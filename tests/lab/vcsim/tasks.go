@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -9,6 +10,9 @@ import (
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 )
+
+// recentTasks is how many of its tasks a VM names.
+const recentTasks = 10
 
 type act func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault)
 
@@ -47,7 +51,12 @@ func (l *lab) task(ctx *simulator.Context, vm *simulator.VirtualMachine, method 
 		}
 		return result, nil
 	})
-	return task.Run(ctx)
+	ref := task.Run(ctx)
+	recent := append(slices.Clone(vm.RecentTask), ref)
+	ctx.Map.AtomicUpdate(ctx, vm, []types.PropertyChange{
+		{Name: "recentTask", Val: recent[max(0, len(recent)-recentTasks):]},
+	})
+	return ref
 }
 
 // inner carries out a task of the simulator's as a part of one of ours, and removes it.

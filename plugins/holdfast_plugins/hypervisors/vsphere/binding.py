@@ -38,7 +38,7 @@ class Binding(msgspec.Struct, frozen=True):
 
     def new_stub(self, host: str, port: int, connections: type, timeout_s: float, idle_s: float) -> Any:
         """What speaks to one server, over connections of the given class. Connects to nothing yet."""
-        stub = self.soap.SoapStubAdapter(
+        stub = _careful(self.soap, self.vmodl)(
             host=host, port=port, version=_FIRST_VERSION, poolSize=8, connectionPoolTimeout=idle_s
         )
         stub.scheme = connections
@@ -54,6 +54,25 @@ class Binding(msgspec.Struct, frozen=True):
             raise VsphereRefused("NotSupported", f"its API is {api_version[:20]!r}, and 6.5 is the oldest that will do")
         known = {_numbers(name[6:]): name for name in versionMap if re.fullmatch(r"vim25/[0-9.]+", name)}
         stub.version = versionMap[known[max(each for each in known if each <= offered)]]
+
+
+class UnreadableAnswer(OSError):
+    """The server's answer makes no sense to pyvmomi, which raises whatever it stumbles over."""
+
+
+def _careful(soap: Any, vmodl: Any) -> Any:
+    """The class of pyvmomi's that speaks SOAP, with every answer that cannot be read as one kind of error."""
+
+    class CarefulStub(soap.SoapStubAdapter):  # type: ignore[misc]  # pyvmomi has no types
+        def InvokeMethod(self, *arguments: Any, **others: Any) -> Any:  # noqa: N802 (pyvmomi's name)
+            try:
+                return super().InvokeMethod(*arguments, **others)
+            except (vmodl.MethodFault, OSError, HTTPException, ExpatError):
+                raise
+            except Exception as error:  # what it raises for malformed answers is not said anywhere
+                raise UnreadableAnswer(f"its answer cannot be read ({type(error).__name__}: {error})") from error
+
+    return CarefulStub
 
 
 def load_binding(server: str) -> Binding:

@@ -12,7 +12,7 @@ from .properties import properties_of_all
 
 _PATHS = ("name", "summary.freeSpace", "summary.capacity", "summary.accessible", "summary.type")
 _GIB = 1 << 30
-_READABLE_SHARE = 0.05
+_SHARE_OF_SMALL = 0.05
 """Of a small datastore so much must be free, if that is less than what is asked for."""
 _NOT_BY_FILE = ("vsan", "vvol")
 
@@ -42,7 +42,7 @@ def look_at(connection: Connection, datastores: Sequence[Any]) -> tuple[Datastor
 def short_of_room(states: Iterable[DatastoreState], least_gib: float) -> str:
     """Which of them has less than ``least_gib`` left (or a twentieth of itself, if that is less); empty if none."""
     for state in states:
-        least = min(least_gib * _GIB, state.capacity_bytes * _READABLE_SHARE)
+        least = min(least_gib * _GIB, state.capacity_bytes * _SHARE_OF_SMALL)
         if state.free_bytes < least:
             free = f"{state.free_bytes / _GIB:.1f} GiB free"
             return f"datastore {state.name} has {free}, and {least / _GIB:.1f} GiB are to stay so"

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from .binding import VsphereRefused
 from .connection import Connection
 from .properties import properties_of
 
@@ -23,6 +24,8 @@ _PATHS = (
     "runtime.powerState",
     "snapshot.rootSnapshotList",
 )
+GONE = "ManagedObjectNotFound"
+"""The fault of an object that was there before."""
 _RUNNING = ("queued", "running")
 _MAKES_SNAPSHOTS = ("createSnapshot", "CreateSnapshot")
 
@@ -84,7 +87,12 @@ def look(connection: Connection, entity: Any) -> MachineState:
 def makes_a_snapshot(connection: Connection, state: MachineState) -> bool:
     """Whether a task is at work on the VM that will have made a snapshot when it is done, perhaps of a dead session."""
     for task in state.tasks:
-        told = properties_of(connection, task, ("info.state", "info.descriptionId"))
+        try:
+            told = properties_of(connection, task, ("info.state", "info.descriptionId"))
+        except VsphereRefused as error:
+            if error.fault != GONE:
+                raise
+            continue  # the server forgets tasks that are over
         words = str(told.get("info.descriptionId", ""))
         if str(told.get("info.state")) in _RUNNING and any(each in words for each in _MAKES_SNAPSHOTS):
             return True

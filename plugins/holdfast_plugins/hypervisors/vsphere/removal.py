@@ -17,7 +17,7 @@ from holdfast_plugins.api import VmRef
 from .binding import VsphereRefused
 from .connection import Connection
 from .inventory import Inventory
-from .machine import MachineState, look, makes_a_snapshot
+from .machine import GONE, MachineState, look, makes_a_snapshot
 from .promises import Promised
 from .tasks import TOO_SLOW, finished
 
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 _PAUSES_S = (0.5, 2.0, 8.0)
 """Before a removal or a merge that failed is tried again: locks of other hosts go within seconds."""
-_GONE = "ManagedObjectNotFound"
 _NEVER = ("NoPermission", "MethodDisabled", "NotSupported", TOO_SLOW)
 
 
@@ -42,16 +41,19 @@ class Removal:
 
         Raises :class:`VsphereRefused` when something is left, or ``HypervisorUnreachable``.
         """
+        vm = VmRef(promised.vm, promised.vm_name)
         try:
-            machine = self._inventory.find(VmRef(promised.vm, promised.vm_name))
-            state = self._settled(machine, promised)
-            self._remove(state, promised)
-            self.consolidate(machine)
+            machine = self._inventory.find(vm)
+            try:
+                self._remove(self._settled(machine, promised), promised)
+                self.consolidate(machine)
+            except VsphereRefused as error:
+                if error.fault != GONE:
+                    raise
+                self._inventory.find(vm)  # else it has gone meanwhile
+                raise
         except VmNotFound:
             log.warning("%s is not there any more, and nor is its snapshot %s", promised.vm_name, promised.name)
-        except VsphereRefused as error:
-            if error.fault != _GONE:
-                raise
 
     def consolidate(self, machine: Any) -> None:
         """Merge deltas that no snapshot accounts for, if there are any. Raises :class:`VsphereRefused`."""
@@ -95,7 +97,7 @@ class Removal:
                     lambda _, found=found: found.entity.RemoveSnapshot_Task(removeChildren=False, consolidate=True)
                 )
             except VsphereRefused as error:
-                if error.fault == _GONE:
+                if error.fault == GONE:
                     return
                 if pause_s is None or error.fault in _NEVER:
                     raise
