@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -23,6 +24,9 @@ _USER_SECRET = re.compile(r"(://[^:/@?]*:).*@")
 _QUERY_SECRET = re.compile(r"([?&](?:password|passwd|sslpassword|passfile)=)[^&]*", re.IGNORECASE)
 
 
+NotifierName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
 class LogLevel(StrEnum):
     """How much goes to stderr and the journal; the events of sessions are kept in full whatever this says."""
 
@@ -30,6 +34,13 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """Of the service's and the sessions' logs: lines for people, or JSON with the ids of sessions and tasks."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True):
@@ -75,15 +86,42 @@ class HistorySettings(msgspec.Struct, frozen=True):
     events_s: Annotated[float, msgspec.Meta(ge=86400)] = msgspec.field(default=180 * 86400.0, name="events")
 
 
+class NotifierSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told of which sessions when they end. ``options`` belong to ``plugin``.
+
+    ``results``: sessions that ended so. ``kinds`` and ``jobs`` (names or glob patterns): of these only; none are all.
+    Sessions without a job are told of if no jobs are named. ``secret_file``: lines KEY=VALUE, readable by its owner
+    only; the plugin says which.
+    """
+
+    plugin: str
+    options: dict[str, Any] = {}
+    secret_file: str = ""
+    results: tuple[Literal["success", "warning", "partial", "failed", "cancelled"], ...] = (
+        "warning",
+        "partial",
+        "failed",
+    )
+    kinds: tuple[Literal["backup", "restore", "verify", "gc", "copy", "heal", "clean-up", "export", "boot"], ...] = ()
+    jobs: tuple[str, ...] = ()
+
+    def wants(self, kind: str, job: str, result: str) -> bool:
+        """Whether a session of this kind and job that ended so is told of."""
+        of_job = not self.jobs or any(fnmatchcase(job, pattern) for pattern in self.jobs if job)
+        return result in self.results and (not self.kinds or kind in self.kinds) and of_job
+
+
 class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The manager's configuration, read once at start. ``data_dir`` empty: the default place (``home``)."""
 
     data_dir: str = ""
     log_level: LogLevel = LogLevel.INFO
+    log_format: LogFormat = LogFormat.TEXT
     database: DatabaseSettings = DatabaseSettings()
     plugins: PluginSettings = PluginSettings()
     timing: TimingSettings = TimingSettings()
     history: HistorySettings = HistorySettings()
+    notifiers: dict[NotifierName, NotifierSettings] = {}
 
     @classmethod
     def load(cls, path: Path | None = None) -> ManagerSettings:
@@ -112,6 +150,9 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     def _check(self, source: str) -> None:
         if self.data_dir and not Path(self.data_dir).expanduser().is_absolute():
             raise ConfigInvalid(file=source, key="data_dir", reason="write an absolute path, or one that begins with ~")
+        for name, notifier in self.notifiers.items():
+            if notifier.secret_file and not Path(notifier.secret_file).is_absolute():
+                raise ConfigInvalid(file=source, key=f"notifiers.{name}.secret_file", reason="write an absolute path")
         if self.timing.heartbeat * 3 > self.timing.lease_ttl:
             reason = "must be at most a third of timing.lease_ttl, so that a lost heartbeat loses no lease"
             raise ConfigInvalid(file=source, key="timing.heartbeat", reason=reason)

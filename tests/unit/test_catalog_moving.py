@@ -16,7 +16,7 @@ from holdfast_manager.catalog.catalog import new_database
 from holdfast_manager.catalog.database import Database
 from holdfast_manager.catalog.errors import CatalogCopyDiffers, CatalogNotEmpty, CatalogOlder
 from holdfast_manager.catalog.moving import copy_catalog
-from holdfast_manager.catalog.tables import events, metadata, servers
+from holdfast_manager.catalog.tables import events, metadata, notices, servers
 from holdfast_manager.catalog.values import (
     EventEntry,
     PointEntryRow,
@@ -58,6 +58,9 @@ def full(stocked: Catalog) -> Catalog:
     for number in (session, gone):
         stocked.sessions.end(number, SessionResult.SUCCESS)
     stocked.sessions.remove(gone)
+    told = {"session": session, "notifier": "mail", "created": 1.5, "due": 2.5, "attempts": 3, "last_error": ODD}
+    with stocked.database.writing() as connection:
+        connection.execute(notices.insert().values(told))
     return stocked
 
 

@@ -74,7 +74,15 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
             connection.execute(text(f"ALTER TABLE slot_requests DROP COLUMN {column}"))
         connection.execute(text("ALTER TABLE sessions DROP COLUMN alive_until"))
         connection.execute(text("ALTER TABLE servers DROP COLUMN limits"))
-        for table in ("traffic_rules", "preferred_networks", "transfers", "job_runs", "services", "slot_rounds"):
+        for table in (
+            "traffic_rules",
+            "preferred_networks",
+            "transfers",
+            "job_runs",
+            "services",
+            "slot_rounds",
+            "notices",
+        ):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         connection.execute(

@@ -15,7 +15,8 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, SessionEntry, SessionResult, TaskEntry
 from holdfast_manager.cli import following
 from holdfast_manager.cli.displays import JsonLines, NoDisplay, PlainDisplay
-from holdfast_manager.cli.following import Look, follow, interrupts, whole_report
+from holdfast_manager.cli.following import Look, follow, interrupts
+from holdfast_manager.reports.gathering import whole_report
 
 
 class Watch:

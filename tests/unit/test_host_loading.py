@@ -83,6 +83,9 @@ def test_built_ins_come_through_the_same_door() -> None:
         "libvirt": PluginStatus.LOADED,
         "qemu": PluginStatus.LOADED,
         "vsphere": PluginStatus.LOADED,
+        "smtp": PluginStatus.LOADED,
+        "syslog": PluginStatus.LOADED,
+        "webhook": PluginStatus.LOADED,
     }
     assert [(item.family, item.name) for item in report(host, "images").provides] == [(Family.HYPERVISOR, "images")]
 

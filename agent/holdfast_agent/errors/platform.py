@@ -112,3 +112,18 @@ class PluginDefect(PlatformError):
     code = "plugin_defect"
     message = "the plugin {plugin!r} broke its contract in {method}: {reason}"
     action = "This is a defect of the plugin: report it to its author"
+
+
+class NotDelivered(PlatformError):
+    code = "not_delivered"
+    message = "{place} could not be told: {reason}"
+    action = "It is tried again for a day"
+    retryable = True
+
+
+class NoticeRefused(PlatformError):
+    """The receiver will not take this notice, however often it is tried."""
+
+    code = "notice_refused"
+    message = "{place} will not be told: {reason}"
+    action = "See the options of this notifier, then `holdfast notifier test`"

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from holdfast_agent.errors import AlreadyExists
 
-from ..settings import ManagerSettings
+from ..settings import ManagerSettings, NotifierSettings
 from .agents import Agents
 from .database import Database, url_of
 from .errors import CatalogMissing, CatalogUnavailable
 from .events import Events
 from .history import History
 from .jobs import Jobs
+from .notices import Notices
 from .obligations import Obligations
 from .points import Points
 from .repositories import Repositories
@@ -36,10 +37,16 @@ class Catalog:
 
     Every method of the tables is a transaction of its own, and durable when it returns. Methods raise ``Locked``
     (retryable) when the database stays busy for 30 s and ``CatalogUnavailable`` when it cannot be used. A context
-    manager: leaving closes it. ``clock`` gives Unix seconds.
+    manager: leaving closes it. ``clock`` gives Unix seconds. ``notifiers``: who is told of the ends of sessions.
     """
 
-    def __init__(self, database: Database, sealer: Sealer, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        clock: Callable[[], float] = time.time,
+        notifiers: Mapping[str, NotifierSettings] = MappingProxyType({}),
+    ) -> None:
         self.database = database
         self.servers = Servers(database, sealer)
         self.agents = Agents(database)
@@ -47,7 +54,8 @@ class Catalog:
         self.jobs = Jobs(database)
         self.runs = JobRuns(database)
         self.services = Services(database, clock)
-        self.sessions = Sessions(database, clock)
+        self.notices = Notices(database, clock, notifiers)
+        self.sessions = Sessions(database, clock, self.notices)
         self.tasks = Tasks(database)
         self.events = Events(database)
         self.history = History(database, clock)
@@ -70,7 +78,7 @@ class Catalog:
         except BaseException:
             database.close()
             raise
-        return cls(database, Sealer(settings.sealing_key_file), clock)
+        return cls(database, Sealer(settings.sealing_key_file), clock, settings.notifiers)
 
     @classmethod
     def open(cls, settings: ManagerSettings, clock: Callable[[], float] = time.time) -> Catalog:
@@ -89,7 +97,7 @@ class Catalog:
         except BaseException:
             database.close()
             raise
-        return cls(database, Sealer(settings.sealing_key_file), clock)
+        return cls(database, Sealer(settings.sealing_key_file), clock, settings.notifiers)
 
     def close(self) -> None:
         """Close all connections. Idempotent."""

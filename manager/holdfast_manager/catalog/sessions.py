@@ -12,6 +12,7 @@ from holdfast_agent.errors import ErrorRecord, Locked, NotFound
 
 from .database import Database
 from .errors import InUse, SessionDied
+from .notices import Notices
 from .processes import ProcessIdentity
 from .rows import columns_of, from_row, insert, require
 from .tables import jobs, obligations, sessions, slot_requests, slot_rounds, transfers
@@ -30,9 +31,10 @@ Claim = Callable[[Connection, int], None]
 class Sessions:
     """The table of sessions. Thread-safe; every method is one transaction."""
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float], notices: Notices) -> None:
         self._database = database
         self._clock = clock
+        self._notices = notices
 
     def begin_job(self, job: str, spec: dict[str, Any] | None = None, claim: Claim | None = None) -> SessionEntry:
         """Write down a backup session of ``job``, to be adopted by its process; until then the caller answers for it.
@@ -138,8 +140,9 @@ class Sessions:
     def end(self, number: int, result: SessionResult, error: ErrorRecord | None = None) -> SessionEntry:
         """The session is over: frees its job and its slots. Ending it again changes nothing; returns what is stored."""
         with self._database.writing() as connection:
-            if _get(connection, number).state is not SessionState.ENDED:
-                self._end(connection, number, result, error)
+            entry = _get(connection, number)
+            if entry.state is not SessionState.ENDED:
+                self._end(connection, entry, result, error)
             return _get(connection, number)
 
     def reap_dead(self) -> tuple[SessionEntry, ...]:
@@ -207,12 +210,14 @@ class Sessions:
 
     def _bury(self, connection: Connection, entry: SessionEntry) -> None:
         error = SessionDied(process=str(entry.process)).to_record()
-        self._end(connection, entry.id, SessionResult.FAILED, error)
+        self._end(connection, entry, SessionResult.FAILED, error)
 
-    def _end(self, connection: Connection, number: int, result: SessionResult, error: ErrorRecord | None) -> None:
+    def _end(
+        self, connection: Connection, entry: SessionEntry, result: SessionResult, error: ErrorRecord | None
+    ) -> None:
         _set(
             connection,
-            number,
+            entry.id,
             state=SessionState.ENDED.value,
             result=result.value,
             ended=self._clock(),
@@ -220,8 +225,9 @@ class Sessions:
             holds=None,
         )
         for ledger in (slot_requests, transfers):
-            connection.execute(ledger.delete().where(ledger.c.session == number))
+            connection.execute(ledger.delete().where(ledger.c.session == entry.id))
         connection.execute(slot_rounds.update().values(wanted=True))
+        self._notices.write(connection, entry.id, entry.kind.value, entry.job, result.value)
 
 
 def listing(job: str | None, kind: SessionKind | None, before: int | None, limit: int) -> Select[Any]:

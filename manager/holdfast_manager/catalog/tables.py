@@ -271,6 +271,22 @@ services = Table(
     Column("since", Double, nullable=False),
 )
 
+# Who is to be told that a session has ended. ``due``: when it is tried next; NULL: it was told, or given up
+notices = Table(
+    "notices",
+    metadata,
+    _number(),
+    _of_session("CASCADE"),
+    Column("notifier", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("due", Double, index=True),
+    Column("attempts", Integer, nullable=False),
+    Column("delivered", Double),
+    Column("last_error", Text, nullable=False),
+    Index("uq_notices_session_notifier", "session", "notifier", unique=True),
+    sqlite_autoincrement=True,
+)
+
 # The traffic ledger: what each transferring task may send (NULL: no limit; 0: nothing was decided yet), and until when
 # that holds unless its session renews it
 transfers = Table(

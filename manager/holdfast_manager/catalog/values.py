@@ -318,6 +318,22 @@ class EventEntry(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any] = {}
 
 
+class NoticeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """That ``notifier`` is told of the end of a session. Times are Unix seconds.
+
+    ``due``: when it is tried next, None when that is over: ``delivered``, or given up because of ``last_error``.
+    """
+
+    id: int
+    session: int
+    notifier: str
+    created: float
+    due: float | None
+    attempts: int
+    delivered: float | None
+    last_error: str
+
+
 class PointState(StrEnum):
     """``SUSPECT``: an audit or a verification found something wrong; the next backup does not build on it."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holdfast_manager.logs import TextFormatter, formatter
 from holdfast_manager.settings import ManagerSettings
 
 from .output import JsonOutput, Output, TextOutput
@@ -82,9 +83,16 @@ class App:
         level = logging.ERROR if self.quiet else levels.get(self.verbosity, logging.DEBUG)
         if self._log is None:
             self._log = logging.StreamHandler(sys.stderr)
-            self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            self._log.setFormatter(TextFormatter())
             logging.getLogger().addHandler(self._log)
         logging.getLogger().setLevel(level)
+
+    def log_as_service(self) -> None:
+        """As the configuration says, as a program does that nobody watches; -v and -q still say how much."""
+        self.verbosity = max(self.verbosity, 1)
+        self.start_logging()
+        if self._log is not None:
+            self._log.setFormatter(formatter(self.settings.log_format))
 
     def close(self) -> None:
         """Called once, last."""

@@ -13,7 +13,6 @@ import msgspec
 
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, SessionEntry, SessionState, TaskEntry
-from holdfast_manager.reports.session_report import SessionReport, session_report
 
 POLL_S = 0.1
 """Between looks: people see no delay, and a look costs the database well under a millisecond."""
@@ -95,15 +94,6 @@ def follow(
                     return False
             if len(look.events) < _PAGE:
                 wait(POLL_S)
-
-
-def whole_report(catalog: Catalog, number: int) -> SessionReport:
-    """The session's report from all that is stored of it. Raises ``NotFound``."""
-    session = catalog.sessions.get(number)
-    events: list[EventEntry] = []
-    while page := catalog.events.after(number, events[-1].id if events else 0, _PAGE):
-        events += page
-    return session_report(session, catalog.tasks.list(number), events)
 
 
 def _look(catalog: Catalog, number: int, last_event: int) -> Look:

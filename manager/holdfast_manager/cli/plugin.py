@@ -12,7 +12,7 @@ from .commands import Group
 
 @click.group(cls=Group)
 def plugin() -> None:
-    """Plugins: hypervisors, guest processors and change trackers."""
+    """Plugins: hypervisors, guest processors, change trackers and notifiers."""
 
 
 @plugin.command("list", examples=("holdfast plugin list",))

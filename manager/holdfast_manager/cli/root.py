@@ -19,6 +19,7 @@ _PLACES = {
     "network": (f"{_HERE}.network:network", "The network: traffic rules and preferred networks."),
     "job": (f"{_HERE}.job:job", "Backup jobs: what is backed up, and where to."),
     "service": (f"{_HERE}.service:service", "The Backup Service: jobs by schedule, and clean-up after crashes."),
+    "notifier": (f"{_HERE}.notifier:notifier", "Notifiers: who is told when a session has ended."),
     "session": (f"{_HERE}.session:session", "Sessions: what ran, what runs, and how it went."),
     "point": (f"{_HERE}.point:point", "Restore points."),
     "prune": (f"{_HERE}.prune:prune", "Prune the restore points that no retention keeps."),

@@ -9,13 +9,14 @@ import click
 
 from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionResult, SessionState
+from holdfast_manager.reports.gathering import whole_report
 from holdfast_manager.reports.session_report import SessionReport
 from holdfast_manager.reports.session_text import summary_text
 from holdfast_manager.sessions.launch import SessionLauncher, SessionNotStarted
 
 from .app import App
 from .displays import display_for
-from .following import POLL_S, Interrupt, follow, interrupts, whole_report
+from .following import POLL_S, Interrupt, follow, interrupts
 
 EXIT_FAILED = 1
 EXIT_PARTIAL = 3

@@ -29,8 +29,7 @@ def run(app: App) -> None:
     """
     from holdfast_manager.service.service import BackupService
 
-    app.verbosity = max(app.verbosity, 1)
-    app.start_logging()
+    app.log_as_service()
     BackupService(app.settings, app.catalog, app.config).run()
 
 

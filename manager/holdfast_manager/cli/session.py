@@ -10,6 +10,7 @@ from msgspec import structs
 from holdfast_agent.model.units import format_duration, parse_duration
 from holdfast_manager.catalog.history import Forgotten
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionState
+from holdfast_manager.reports.gathering import whole_report
 from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.session_report import what_for
 from holdfast_manager.reports.session_text import session_text
@@ -20,7 +21,7 @@ from .app import App, OutputForm, pass_app
 from .commands import Group
 from .displays import JsonLines, display_for
 from .following import follow as follow_session
-from .following import interrupts, whole_report
+from .following import interrupts
 from .running import EXIT_CANCELLED, exit_code, strict_option, tell
 
 _number = click.argument("number", type=click.IntRange(min=1))

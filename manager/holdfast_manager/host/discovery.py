@@ -19,6 +19,9 @@ BUILT_IN = (
     "holdfast_plugins.hypervisors.libvirt",
     "holdfast_plugins.hypervisors.qemu",
     "holdfast_plugins.hypervisors.vsphere",
+    "holdfast_plugins.notifiers.smtp",
+    "holdfast_plugins.notifiers.syslog",
+    "holdfast_plugins.notifiers.webhook",
 )
 """Modules that come with Holdfast. They enter by the same door as everybody else's, only first."""
 

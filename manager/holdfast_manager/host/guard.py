@@ -33,6 +33,8 @@ from holdfast_plugins.api import (
     GuestProcessor,
     HypervisorDriver,
     Journal,
+    Notice,
+    Notifier,
     OffersGuestAgent,
     OffersPlaces,
     OffersTransports,
@@ -239,6 +241,18 @@ class GuardedGuestProcessor:
 
     def close(self) -> None:
         _close(self._plugin, self._processor.close)
+
+
+class GuardedNotifier:
+    """A ``Notifier`` around a plugin's."""
+
+    def __init__(self, plugin: str, notifier: Notifier) -> None:
+        self._plugin = plugin
+        self._notifier = notifier
+
+    def send(self, notice: Notice, timeout_s: float) -> None:
+        with _boundary(self._plugin, "send"):
+            self._notifier.send(notice, timeout_s)
 
 
 class GuardedTracker:

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from holdfast_agent.errors import HoldfastError, PluginBroken, PluginDefect, PluginMissing
 from holdfast_agent.model import strict
-from holdfast_plugins.api import ChangeTracker, GuestProcessor, HypervisorCapabilities, HypervisorDriver
+from holdfast_plugins.api import ChangeTracker, GuestProcessor, HypervisorCapabilities, HypervisorDriver, Notifier
 from holdfast_plugins.api.registry import Family, Registration
 
 from .checks import fault_of
 from .discovery import Candidate, candidates
-from .guard import GuardedDriver, GuardedGuestProcessor, GuardedTracker
+from .guard import GuardedDriver, GuardedGuestProcessor, GuardedNotifier, GuardedTracker
 from .hooks import HookError, HookManager
 from .report import PluginReport, PluginStatus, Provided
 
@@ -88,6 +88,12 @@ class PluginHost:
             except HoldfastError as error:
                 log.warning("change tracker %s is left out: %s", name, error)
         return trackers
+
+    def notifier(self, name: str, options: dict[str, Any], source: str, secret: Mapping[str, str]) -> Notifier:
+        """A notifier for one delivery."""
+        registration = self._find(Family.NOTIFIER, name)
+        checked = strict.convert(options, registration.options_type, source)
+        return GuardedNotifier(name, self._make(registration, checked, secret))
 
     def check_options(self, family: Family, name: str, options: dict[str, Any], source: str) -> Any:
         """Check a table of options without making anything; returns the plugin's own struct."""

@@ -11,6 +11,7 @@ from holdfast_agent.errors import ErrorRecord
 from holdfast_agent.model.stats import TransferCounters, bottleneck, load_line, summed
 from holdfast_manager.catalog.values import (
     EventEntry,
+    NoticeEntry,
     SessionEntry,
     SessionKind,
     SessionResult,
@@ -85,9 +86,15 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     bottleneck: str
     problems: list[Problem]
     error: ErrorRecord | None
+    notices: list[NoticeEntry]
 
 
-def session_report(session: SessionEntry, tasks: Sequence[TaskEntry], events: Sequence[EventEntry]) -> SessionReport:
+def session_report(
+    session: SessionEntry,
+    tasks: Sequence[TaskEntry],
+    events: Sequence[EventEntry],
+    notices: Sequence[NoticeEntry] = (),
+) -> SessionReport:
     """All that the catalogue knows of a session, running or ended. ``events``: its whole history, oldest first."""
     names = Names()
     for event in events:
@@ -121,6 +128,7 @@ def session_report(session: SessionEntry, tasks: Sequence[TaskEntry], events: Se
         bottleneck=bottleneck(total.stages) if busy else "",
         problems=problems(session, tasks, events, names),
         error=session.error,
+        notices=list(notices),
     )
 
 

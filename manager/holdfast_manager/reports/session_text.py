@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
 
-from holdfast_agent.model.stats import TransferCounters
-from holdfast_agent.model.units import format_duration, format_rate, format_size
-from holdfast_manager.catalog.values import SessionKind, SessionState
+from holdfast_agent.model.units import format_duration
+from holdfast_manager.catalog.values import SessionState
 
 from .problems import Problem
-from .sentences import counted
-from .session_report import STORING, DiskLine, SessionReport
-from .steps import StepLine
+from .session_report import SessionReport
+from .session_tables import NUMBERS, STEP_HEADS, data_text, disk_facts, disk_table, header_facts, load_facts, step_rows
 from .table import facts, indented, printable, table
-from .times import clock, moment
 
 _PROBLEM_WIDTH = 110
-_NOTABLE_S = 0.1  # less held up nobody
 
 
 def session_text(report: SessionReport) -> str:
     """The whole of `session show`: header, ten steps, disks, points, load, problems."""
     parts = [
         f"Session {report.id}: {printable(report.what)}: {outcome(report)}",
-        indented(facts(_header(report))),
-        "Steps\n" + indented(_steps(report.steps)),
+        indented(facts(header_facts(report))),
+        "Steps\n" + indented(table(STEP_HEADS, step_rows(report), right=NUMBERS)),
     ]
     if report.disks:
         parts.append("Disks\n" + indented(_disks(report)))
@@ -33,7 +28,7 @@ def session_text(report: SessionReport) -> str:
         rows = [(point.sid, point.vm, f"{point.consistency}-consistent") for point in report.points]
         parts.append("Restore points\n" + indented(table(("point", "VM", "state"), rows)))
     if report.load:
-        parts.append("Load\n" + indented(facts(_load(report))))
+        parts.append("Load\n" + indented(facts(load_facts(report))))
     for level, title in (("warning", "Warnings"), ("error", "Errors")):
         told = [problem for problem in report.problems if problem.level == level]
         if told:
@@ -51,7 +46,7 @@ def summary_text(report: SessionReport) -> str:
     took = format_duration(report.ended - report.started) if report.ended and report.started else "-"
     lines = [f"Session {report.id}: {printable(report.what)}: {outcome(report)} after {took}"]
     if report.disks and report.total.processed_bytes:
-        lines.append(indented(facts([("Data", _data(report)), *_load(report)])))
+        lines.append(indented(facts([("Data", data_text(report)), *load_facts(report)])))
     for point in report.points:
         lines.append(f"  Restore point {point.sid} of {printable(point.vm)} ({point.consistency}-consistent)")
     lines += [_problem(problem) for problem in report.problems]
@@ -59,150 +54,10 @@ def summary_text(report: SessionReport) -> str:
     return "\n".join(lines)
 
 
-def _header(report: SessionReport) -> list[tuple[str, str]]:
-    ended = moment(report.ended)
-    if report.ended and report.started:
-        ended += f" ({format_duration(report.ended - report.started)})"
-    lines = [("Started", moment(report.started or report.created)), ("Ended", ended), ("Ran as", report.process)]
-    if report.stop_requested:
-        lines.append(("Stop", "was asked for"))
-    if report.state is SessionState.ENDED and all(line.began is None for line in report.steps):
-        lines.append(("Events", "none, or forgotten since (history.events)"))
-    return lines
-
-
-def _steps(steps: list[StepLine]) -> str:
-    rows: list[tuple[str, str, str, str, str, str]] = []
-    for line in steps:
-        first, *more = line.details or ("-",)
-        reached = line.began is not None
-        moved = "" if line.bytes is None else format_size(line.bytes)
-        took = format_duration(line.took_s) if reached else "-"
-        rows.append((str(line.number), line.step.value, clock(line.began), took, moved, first))
-        rows += [("", "", "", "", "", detail) for detail in more]
-    return table(("#", "step", "at", "took", "moved", "what"), rows, right=("#", "took", "moved"))
-
-
 def _disks(report: SessionReport) -> str:
-    columns = tuple(each for each in _COLUMNS if each[0] not in _left_out(report))
-    if not report.total.unused_bytes:
-        columns = tuple(each for each in columns if each[0] != "unused")
-    heads = tuple(head for head, _ in columns)
-    rows = [tuple(cell(disk) for _, cell in columns) for disk in report.disks]
-    text = table(heads, rows, right=_NUMBERS)
-    reasons = []
-    for disk in report.disks:
-        place = f"{disk.vm}/{disk.disk}"
-        if disk.state == "queued" and disk.reason:
-            reasons.append((place, disk.reason))
-        elif disk.mode and disk.reason:
-            reasons.append((place, f"{disk.mode}: {disk.reason}"))
-        if disk.counters.audited_blocks:
-            reasons.append((place, _audit(disk.counters)))
-        if told := throttling(disk.counters):
-            reasons.append((place, told))
-        if disk.counters.resumed:
-            reasons.append((place, _resumed(disk.counters)))
-        if report.kind is SessionKind.RESTORE and disk.mode:
-            reasons.append((place, _rewritten(disk.counters)))
-        if disk.attempt > 1:
-            reasons.append((place, f"took {disk.attempt} attempts"))
+    heads, rows = disk_table(report)
+    text, reasons = table(heads, rows, right=NUMBERS), disk_facts(report)
     return f"{text}\n\n{facts(reasons)}" if reasons else text
-
-
-def _audit(counters: TransferCounters) -> str:
-    audited, missed = counted(counters.audited_blocks, "block"), counters.missed_blocks
-    found = f"{missed} had changed and were not told" if missed else "all as change tracking says"
-    return f"audit: {audited} read and compared, {found}"
-
-
-def _left_out(report: SessionReport) -> frozenset[str]:
-    """Columns that would say nothing of this kind of session."""
-    if report.kind in STORING:
-        return frozenset()
-    return _STORING_ONLY if report.total.read_bytes else _STORING_ONLY | _READING
-
-
-def _rewritten(counters: TransferCounters) -> str:
-    written = f"{format_size(counters.sent_bytes + counters.zero_bytes)} written"
-    zeros = f", {format_size(counters.zero_bytes)} of it zeros" if counters.zero_bytes else ""
-    return f"{format_size(counters.read_bytes)} compared, {written}{zeros}"
-
-
-def _resumed(counters: TransferCounters) -> str:
-    times, again = counted(counters.resumed, "time"), format_size(counters.resent_bytes)
-    return f"the connection between the movers broke and went on {times}; {again} sent again"
-
-
-_COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (
-    ("VM", lambda disk: disk.vm),
-    ("disk", lambda disk: disk.disk),
-    ("state", lambda disk: disk.state),
-    ("mode", lambda disk: disk.mode or "-"),
-    ("processed", lambda disk: format_size(disk.counters.processed_bytes)),
-    ("read", lambda disk: format_size(disk.counters.read_bytes)),
-    ("zero", lambda disk: format_size(disk.counters.zero_bytes)),
-    ("unused", lambda disk: format_size(disk.counters.unused_bytes)),
-    ("unchanged", lambda disk: format_size(disk.counters.unchanged_bytes)),
-    ("dedup", lambda disk: format_size(disk.counters.deduplicated_bytes)),
-    ("transferred", lambda disk: format_size(disk.counters.transferred_bytes)),
-    ("stored", lambda disk: format_size(disk.counters.stored_bytes)),
-    ("waited", lambda disk: format_duration(disk.queue_wait_s)),
-)
-_NUMBERS = frozenset({"processed", "read", "zero", "unused", "unchanged", "dedup", "transferred", "stored", "waited"})
-_READING = frozenset({"mode", "read", "unchanged"})
-"""Of sessions that look at a disk: those that store, and restores in place, which compare."""
-_STORING_ONLY = frozenset({"dedup", "stored"})
-
-
-def _load(report: SessionReport) -> list[tuple[str, str]]:
-    if not report.load:
-        return []
-    throttled = throttling(report.total)
-    return [
-        ("Load", report.load),
-        ("Bottleneck", report.bottleneck),
-        *([("Limits", throttled)] if throttled else []),
-        ("Rate", f"{format_rate(report.rate_bytes_per_s)} {_DONE[report.kind]} while transferring"),
-    ]
-
-
-_DONE = {
-    SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked", SessionKind.GC: "moved",
-    SessionKind.COPY: "read", SessionKind.HEAL: "read", SessionKind.EXPORT: "served", SessionKind.BOOT: "read",
-}  # fmt: skip
-
-
-def throttling(counters: TransferCounters) -> str:
-    """ "throttled 12 s by traffic rule wan, 3.0 s by write limit of main"; empty if no limit held anything back."""
-    told = [
-        f"{format_duration(held_s)} by {limit}"
-        for limit, held_s in sorted(counters.throttled_by.items(), key=lambda each: -each[1])
-        if held_s >= _NOTABLE_S
-    ]
-    return f"throttled {', '.join(told)}" if told else ""
-
-
-def _data(report: SessionReport) -> str:
-    total = report.total
-    causes = (
-        (total.zero_bytes, "zero"),
-        (total.unused_bytes, "unused"),
-        (total.unchanged_bytes, "unchanged"),
-        (total.deduplicated_bytes, "known"),
-    )
-    skipped = [f"{format_size(amount)} {cause}" for amount, cause in causes if amount]
-    ratio = f" (x {total.sent_bytes / total.transferred_bytes:.1f})" if total.transferred_bytes else ""
-    told = [
-        f"{format_size(total.processed_bytes)} processed",
-        f"{format_size(total.transferred_bytes)} transferred{ratio}",
-    ]
-    if total.read_bytes and report.kind is SessionKind.RESTORE:
-        told[1:1] = [f"{format_size(total.read_bytes)} compared"]
-    if report.kind in STORING:
-        told[1:1] = [f"{format_size(total.read_bytes)} read"]
-        told.append(f"{format_size(total.stored_bytes)} stored")
-    return ", ".join(told) + (f"; left out: {', '.join(skipped)}" if skipped else "")
 
 
 def _problem(problem: Problem) -> str:

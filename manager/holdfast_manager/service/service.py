@@ -16,6 +16,7 @@ from holdfast_agent.errors import HoldfastError
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.settings import ManagerSettings
 
+from .announcing import Announcer
 from .housekeeping import Housekeeping
 from .jobs import JobWatch
 from .leadership import Leadership, leadership
@@ -72,6 +73,7 @@ class BackupService:
         self._jobs = JobWatch(catalog, self._starter)
         self._hunter = OrphanHunter(catalog, self._starter)
         self._housekeeping = Housekeeping(settings, catalog)
+        self._announcer = Announcer(settings, catalog, config)
         self._supervisor = Supervisor()
         self._leads = False
 
@@ -82,6 +84,7 @@ class BackupService:
             while not stop.asked:
                 stop.wait(self._turn())
             self._supervisor.tell("STOPPING=1")
+        self._announcer.stop()
         self._leadership.give_up()
         log.info("the service has stopped; sessions that run go on")
 
@@ -118,6 +121,7 @@ class BackupService:
         self._hunter.look(self._clock())
         wake = self._jobs.look(self._clock())
         self._housekeeping.look(self._clock())
+        self._announcer.look()
         longest = self._poll_s if self._starter.busy else min(_IDLE_POLLS * self._poll_s, _LONGEST_WAIT_S)
         # a due moment that lies in the past means: soon, but not in a loop without a breath
         return longest if wake is None else min(longest, max(wake - self._clock(), self._poll_s / 10))

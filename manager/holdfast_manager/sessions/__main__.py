@@ -7,6 +7,7 @@ session ended well or with warnings, 1 otherwise; people read the outcome from t
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from holdfast_agent.starting import leave_alone, loading
 
 with loading():
     from holdfast_agent.errors import HoldfastError
+    from holdfast_manager.catalog.catalog import Catalog
     from holdfast_manager.catalog.values import SessionResult
+    from holdfast_manager.logs import start_logging
     from holdfast_manager.settings import ManagerSettings
 
     from .launch import STARTING, tell_end
@@ -30,17 +33,25 @@ def main() -> int:
         return 0
     try:
         settings = ManagerSettings.load()
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            stream=sys.stderr,
-        )
+        start_logging(settings.log_level, settings.log_format, int(number))
         result = run_session(settings, int(number))
         tell_end()
+        if settings.notifiers:
+            tell_others(settings)
     except HoldfastError as error:
         logging.getLogger(__name__).error("%s", error)
         return error.exit_code
     return 0 if result in (SessionResult.SUCCESS, SessionResult.WARNING) else 1
+
+
+def tell_others(settings: ManagerSettings) -> None:
+    """The session is over, whatever becomes of its notices; what is not delivered now the service tries again."""
+    from holdfast_manager.notifying.delivery import deliver_due
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    with Catalog.open(settings) as catalog:
+        deliver_due(settings, catalog)
 
 
 status = main()

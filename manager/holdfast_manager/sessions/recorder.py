@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from holdfast_agent.errors import ErrorRecord
 from holdfast_agent.model.stats import TransferCounters, summed
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, TaskEntry
+from holdfast_manager.reports.sentences import sentence
 
 from .events import (
     Event,
@@ -28,6 +30,8 @@ from .events import (
     VmFailed,
 )
 from .steps import Step
+
+log = logging.getLogger(__name__)
 
 _STATE_AFTER: dict[type[Event], str] = {
     SlotGranted: "granted",
@@ -137,6 +141,16 @@ class Recorder:
         )
         with self._lock:
             self._events.append(entry)
+        self._log(entry)
+
+    def _log(self, entry: EventEntry) -> None:
+        level = logging.getLevelNamesMapping().get(str(entry.data.get("level", "info")).upper(), logging.INFO)
+        text = sentence(entry)
+        if text and log.isEnabledFor(level):
+            task = next((each for each in self._tasks.values() if each.id == entry.task), None)
+            place = {"vm": task.vm_name, "disk": task.disk_name} if task is not None else {}
+            about = {"task": entry.task, "step": entry.step, "event": entry.kind, **place}
+            log.log(level, "%s", text, extra={"session": entry.session, **about})
 
     def _apply(self, event: TaskEvent) -> None:
         changes: dict[str, Any] = {}

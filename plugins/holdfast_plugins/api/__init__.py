@@ -7,6 +7,7 @@ called once, at load, and register factories; from then on only the objects that
 from .changes import ChangeTracker
 from .guest import AgentChannel, FreezeHandle, GuestAccess, GuestProcessor, OffersGuestAgent
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
+from .notices import Notice, Notifier, Severity
 from .offers import ChecksRights, OffersPlaces, PlaceKind, RollsBack
 from .registry import API_VERSION, Family, Registration, Registry
 from .transports import OffersTransports
@@ -40,6 +41,8 @@ __all__ = [
     "HypervisorCapabilities",
     "HypervisorDriver",
     "Journal",
+    "Notice",
+    "Notifier",
     "OffersGuestAgent",
     "OffersPlaces",
     "OffersTransports",
@@ -49,6 +52,7 @@ __all__ = [
     "RestoreDisk",
     "RestoreTarget",
     "RollsBack",
+    "Severity",
     "Snapshot",
     "SnapshotDisk",
     "SnapshotRequest",

@@ -19,3 +19,7 @@ def holdfast_register_guest_processors(registry: Registry) -> None:
 
 def holdfast_register_change_trackers(registry: Registry) -> None:
     """Called at load: register change trackers with ``registry.change_tracker(…)``."""
+
+
+def holdfast_register_notifiers(registry: Registry) -> None:
+    """Called at load: register notifiers with ``registry.notifier(…)``."""

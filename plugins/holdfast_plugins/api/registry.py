@@ -11,6 +11,7 @@ import msgspec
 from .changes import ChangeTracker
 from .guest import GuestProcessor
 from .hypervisor import HypervisorCapabilities, HypervisorDriver
+from .notices import Notifier
 
 API_VERSION = 1
 """Grows when a protocol changes so that older plugins would break; the host refuses plugins of another version."""
@@ -22,6 +23,7 @@ class Family(StrEnum):
     HYPERVISOR = "hypervisor"
     GUEST_PROCESSOR = "guest processor"
     CHANGE_TRACKER = "change tracker"
+    NOTIFIER = "notifier"
 
 
 class NoOptions(msgspec.Struct, frozen=True):
@@ -117,6 +119,27 @@ class Registry:
                 summary=summary,
                 factory=factory,
                 hypervisor=hypervisor,
+                api_version=api_version,
+            )
+        )
+
+    def notifier(
+        self,
+        name: str,
+        factory: Callable[[Any, Mapping[str, str]], Notifier],
+        *,
+        summary: str,
+        options_type: type[msgspec.Struct] = NoOptions,
+        api_version: int = API_VERSION,
+    ) -> None:
+        """Register a notifier under ``name``."""
+        self.registrations.append(
+            Registration(
+                family=Family.NOTIFIER,
+                name=name,
+                summary=summary,
+                factory=factory,
+                options_type=options_type,
                 api_version=api_version,
             )
         )
