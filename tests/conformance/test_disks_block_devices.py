@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.disks.open import open_disk, open_target
-from holdfast_agent.errors import DiskDenied, DiskInUse, UsageError
+from holdfast_agent.errors import DiskDenied, DiskInUse, DiskNotFound, UsageError
 from lab.contents import assert_same
 from lab.devices import loop_device
 from lab.disk_suite import SIZE, DiskSuite
@@ -82,3 +85,15 @@ def test_a_file_is_no_block_device(tmp_path: Path) -> None:
     image = raw_image(tmp_path / "disk")
     with pytest.raises(DiskDenied, match="not a block device"):
         open_disk(f"block:{image}", host_for(tmp_path))
+
+
+def test_a_device_that_is_just_being_attached_is_waited_for(tmp_path: Path, device: tuple[str, Path]) -> None:
+    link, host = tmp_path / "wwn-0x6000c29", host_for(tmp_path)
+    host = msgspec.structs.replace(host, disk_paths=(str(tmp_path), "/dev"))
+    with pytest.raises(DiskNotFound):
+        open_disk(f"block:{link}", host)
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_disk, f"block:{link}?wait=60", host)
+        link.symlink_to(device[0])
+        with closing(opening.result()) as disk:
+            assert disk.size_bytes == 4 * MIB

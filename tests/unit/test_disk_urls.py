@@ -20,6 +20,8 @@ from holdfast_agent.model.server_rules import parse_server_rule
         "nbds://[fd00::1]:10810?export=disk",
         "https://esx1.example.com/folder/vm/disk-flat.vmdk?dcPath=ha-datacenter&dsName=a%20b",
         "http://127.0.0.1:8080/",
+        "block:/dev/disk/by-id/wwn-0x6000c29?wait=30",
+        "vddk://vcenter/%5Bstore%201%5D%20web/web.vmdk?snapshot=snapshot-2&transports=nbdssl%3Anbd&vm=vm-1",
     ],
 )
 def test_a_normal_form_stays_as_it_is(url: str) -> None:
@@ -60,6 +62,14 @@ def test_other_forms(url: str, normal: str) -> None:
         "https://host/a#b",
         "https://host/\xe9",
         "file:relative",
+        "block:/dev/sda?wait=121",
+        "block:/dev/sda?wait=-1",
+        "file:/a?wait=1",
+        "vddk://host",
+        "vddk://host/a?vm=a%0Ab",
+        "vddk://host/a?vm=",
+        "vddk://host/a?transports=nfs",
+        "vddk://host/../a",
         "file:/a/../b",
         "file:/a%00b",
     ],

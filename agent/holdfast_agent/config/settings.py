@@ -87,6 +87,7 @@ class ProxySettings(_Settings, frozen=True, kw_only=True):
     """The role proxy. ``slots`` 0: one task per core. ``workers``: threads of a mover, 0: one per core, at most 4.
 
     ``servers``: rules of :mod:`holdfast_agent.model.server_rules`; the files of TLS are in PEM.
+    ``vddk_dir``: the directory of VMware's Virtual Disk Development Kit.
     """
 
     paths: tuple[str, ...]
@@ -94,6 +95,7 @@ class ProxySettings(_Settings, frozen=True, kw_only=True):
     tls_ca_file: str = ""
     tls_certificate_file: str = ""
     tls_key_file: str = ""
+    vddk_dir: str = ""
     slots: int = 0
     workers: int = 0
 
@@ -102,7 +104,7 @@ class ProxySettings(_Settings, frozen=True, kw_only=True):
         self._require("slots", 0 <= self.slots <= _MAX_SLOTS, f"0 (one per core) to {_MAX_SLOTS}")
         for rule in self.servers:
             parse_server_rule(rule)
-        for key in ("tls_ca_file", "tls_certificate_file", "tls_key_file"):
+        for key in ("tls_ca_file", "tls_certificate_file", "tls_key_file", "vddk_dir"):
             path = getattr(self, key)
             self._require(key, not path or Path(path).is_absolute(), "an absolute path, or empty")
         self._require("workers", 0 <= self.workers <= _MAX_WORKERS, f"0 (one per core, at most 4) to {_MAX_WORKERS}")

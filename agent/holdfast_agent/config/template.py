@@ -71,6 +71,10 @@ _PROXY = """
 {tls_certificate_file}
 {tls_key_file}
 
+# VMware's Virtual Disk Development Kit, unpacked, if disks are to be read by it ("vddk://vcenter.example.com" in
+# servers); needs nbdkit with its plugin vddk. Default: none.
+{vddk_dir}
+
 # Tasks at a time, one per virtual disk. 0: one per core (a core compresses some 600 MiB/s).
 {slots}
 
@@ -147,7 +151,7 @@ def _role(template: str, role: ProxySettings | RepositorySettings | None) -> str
     if isinstance(role, ProxySettings):
         lines["workers"] = _line("workers", role.workers, 0)
         lines["servers"] = _line("servers", role.servers, ())
-        for key in ("tls_ca_file", "tls_certificate_file", "tls_key_file"):
+        for key in ("tls_ca_file", "tls_certificate_file", "tls_key_file", "vddk_dir"):
             lines[key] = _line(key, getattr(role, key), "")
     else:
         lines["immutable_helper"] = _line("immutable_helper", role.immutable_helper, "")

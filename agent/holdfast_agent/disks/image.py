@@ -28,7 +28,7 @@ class ImageDisk:
             export = NbdExport(dial, self.url, host.workers, resume=False)
             return NbdDisk(export, self.url, url.option("bitmap"))
 
-        self._disk = self._server.open(connect)
+        self._disk = self._server.open(connect, bitmap=self._server.bitmap)
         self.size_bytes = self._disk.size_bytes
 
     def extents(self) -> Iterator[DiskExtent]:
@@ -54,7 +54,10 @@ class ImageTarget:
     def __init__(self, url: DiskUrl, host: MoverHost, size_bytes: int) -> None:
         self.url = str(url)
         self._server = ImageServer(url, host, writable=True)
-        self._target = self._server.open(lambda dial: NbdTarget(dial, self.url, host, size_bytes, url.option("bitmap")))
+        bitmap = url.option("bitmap")
+        self._target = self._server.open(
+            lambda dial: NbdTarget(dial, self.url, host, size_bytes, bitmap), bitmap=self._server.bitmap
+        )
         self.now = self._target.now
         self._ended = False
 

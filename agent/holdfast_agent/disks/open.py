@@ -12,6 +12,7 @@ from holdfast_agent.wire.movers import MoverHost
 from .disk import ReadableDisk, WritableDisk
 
 _NBD = (DiskScheme.NBD_UNIX, DiskScheme.NBD, DiskScheme.NBDS)
+_WEB = (DiskScheme.HTTPS, DiskScheme.HTTP)
 
 
 def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> ReadableDisk:
@@ -34,7 +35,11 @@ def open_disk(url: str, host: MoverHost, granted: Sequence[DiskAccess] = ()) -> 
         from .synthetic import SyntheticDisk
 
         return SyntheticDisk(parsed)
-    if parsed.scheme in (DiskScheme.HTTPS, DiskScheme.HTTP):
+    if parsed.scheme is DiskScheme.VDDK:
+        from .vddk import VddkDisk
+
+        return VddkDisk(parsed, host, access_to(parsed, granted))
+    if parsed.scheme in _WEB:
         from .web.disk import WebDisk
 
         return WebDisk(parsed, host, access_to(parsed, granted))

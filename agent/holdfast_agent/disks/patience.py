@@ -15,6 +15,10 @@ class Patience:
     def __init__(self, timeout_s: float) -> None:
         self._end = time.monotonic() + timeout_s
 
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._end
+
     def left_s(self) -> float:
         """More than 0. Raises TimeoutError when it has run out."""
         left_s = self._end - time.monotonic()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
-from holdfast_agent.errors import DiskShrunk, DiskUnreadable
+from holdfast_agent.errors import DiskNotFound, DiskShrunk, DiskUnreadable
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
 from holdfast_agent.wire.movers import MoverHost
 
 from .disk import DiskExtent
+from .patience import Patience
 from .places import check_kind, open_allowed
 from .sparse import extents_of
+
+_LOOK_AGAIN_S = 0.05
 
 
 class RawDisk:
@@ -26,7 +30,7 @@ class RawDisk:
     @classmethod
     def open(cls, url: DiskUrl, host: MoverHost) -> RawDisk:
         """See :func:`holdfast_agent.disks.open.open_disk`."""
-        fd = open_allowed(url.path, os.O_RDONLY, str(url), host)
+        fd = _appearing(url, host)
         try:
             check_kind(fd, str(url), host, device=url.scheme is DiskScheme.BLOCK)
             os.set_blocking(fd, True)
@@ -66,3 +70,15 @@ class RawDisk:
         found = os.lseek(self._fd, 0, os.SEEK_END)
         if found < self.size_bytes:
             raise DiskShrunk(url=self.url, found_bytes=found, expected_bytes=self.size_bytes)
+
+
+def _appearing(url: DiskUrl, host: MoverHost) -> int:
+    """A device that is only now being attached to this host may take its time to appear: as long as the URL says."""
+    patience = Patience(float(url.option("wait", "0")))
+    while True:
+        try:
+            return open_allowed(url.path, os.O_RDONLY, str(url), host)
+        except DiskNotFound:
+            if patience.over:
+                raise
+            time.sleep(_LOOK_AGAIN_S)  # nothing tells of a link that udev makes

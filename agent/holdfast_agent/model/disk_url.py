@@ -5,8 +5,8 @@ hypervisors. Forms of this version:
 
 ``file:/path``
     A raw image file. Holes are found with SEEK_DATA and SEEK_HOLE.
-``block:/dev/name``
-    A block device.
+``block:/dev/name?wait=30``
+    A block device. ``wait``: seconds for which it may take to appear, at most 120; for one that was just attached.
 ``image:/path?format=qcow2&bitmap=name``
     An image in a format that QEMU knows. The mover starts ``qemu-nbd`` for itself on a private socket, so the
     server lives and dies with the mover. ``bitmap``: as for NBD, but one that is kept in the image itself.
@@ -18,6 +18,9 @@ hypervisors. Forms of this version:
     The same over TCP, with TLS and without.
 ``https://host/path?query``, ``http://…``
     A raw image on a web server that answers ranges. Path and query are sent as they stand here.
+``vddk://vcenter/[datastore] folder/disk.vmdk?vm=vm-1&snapshot=snapshot-2&transports=nbdssl``
+    A disk of a snapshot on vSphere. The mover starts ``nbdkit`` with VMware's development kit for itself. ``vm`` and
+    ``snapshot``: managed object ids. ``transports``: those of the kit, the best first, with colons between them.
 ``synthetic:/bytes``
     So many bytes that are made up as they are read: the load of a benchmark.
 
@@ -54,6 +57,7 @@ class DiskScheme(StrEnum):
     NBDS = "nbds"
     HTTP = "http"
     HTTPS = "https"
+    VDDK = "vddk"
     SYNTHETIC = "synthetic"
 
     @property
@@ -63,20 +67,34 @@ class DiskScheme(StrEnum):
 
     @property
     def encrypted(self) -> bool:
-        return self in (DiskScheme.NBDS, DiskScheme.HTTPS)
+        return self in (DiskScheme.NBDS, DiskScheme.HTTPS, DiskScheme.VDDK)
 
 
-_PORTS = {DiskScheme.NBD: 10809, DiskScheme.NBDS: 10809, DiskScheme.HTTP: 80, DiskScheme.HTTPS: 443}
+_PORTS = {
+    DiskScheme.NBD: 10809,
+    DiskScheme.NBDS: 10809,
+    DiskScheme.HTTP: 80,
+    DiskScheme.HTTPS: 443,
+    DiskScheme.VDDK: 443,
+}
 _WEB = (DiskScheme.HTTP, DiskScheme.HTTPS)
 _NBD_OPTIONS = frozenset({"export", "bitmap"})
 _OPTIONS: dict[DiskScheme, frozenset[str]] = {
     DiskScheme.FILE: frozenset(),
-    DiskScheme.BLOCK: frozenset(),
+    DiskScheme.BLOCK: frozenset({"wait"}),
     DiskScheme.IMAGE: frozenset({"format", "bitmap"}),
     DiskScheme.NBD_UNIX: _NBD_OPTIONS,
     DiskScheme.NBD: _NBD_OPTIONS,
     DiskScheme.NBDS: _NBD_OPTIONS,
+    DiskScheme.VDDK: frozenset({"vm", "snapshot", "transports"}),
     DiskScheme.SYNTHETIC: frozenset(),
+}
+_VALUES = {
+    "format": (re.compile("|".join(sorted(IMAGE_FORMATS))), f"one of {', '.join(sorted(IMAGE_FORMATS))}"),
+    "wait": (re.compile(r"(?:[0-9]|[1-9][0-9]|1[01][0-9]|120)", re.ASCII), "0 to 120"),
+    "vm": (re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII), "a managed object id"),
+    "snapshot": (re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII), "a managed object id"),
+    "transports": (re.compile(r"(?:file|san|hotadd|nbdssl|nbd)(?::(?:file|san|hotadd|nbdssl|nbd)){0,4}"), "of VDDK"),
 }
 
 
@@ -108,7 +126,7 @@ class DiskUrl(msgspec.Struct, frozen=True):
         if self.scheme in _WEB:
             return self.origin + self.path
         query = f"?{urlencode(self.options, quote_via=quote)}" if self.options else ""
-        return (self.origin or f"{self.scheme}:{quote(self.path)}") + query
+        return (self.origin or f"{self.scheme}:") + quote(self.path) + query
 
 
 def parse_disk_url(text: str) -> DiskUrl:
@@ -132,6 +150,9 @@ def parse_disk_url(text: str) -> DiskUrl:
         if not _TARGET.fullmatch(mark + target):
             raise DiskUrlInvalid(url=text, reason="a path must follow the server, encoded, without fragment")
         return DiskUrl(scheme, mark + target, host=host, port=port)
+    if scheme is DiskScheme.VDDK:
+        raw_path, _, query = (mark + target).partition("?")
+        return DiskUrl(scheme, _local_path(text, raw_path), _options(text, scheme, query), host, port)
     if mark == "/" and target.partition("?")[0]:
         raise DiskUrlInvalid(url=text, reason="name the export as an option: ?export=name")
     query = target if mark == "?" else target.partition("?")[2]
@@ -191,8 +212,8 @@ def _options(text: str, scheme: DiskScheme, query: str) -> tuple[tuple[str, str]
     for name, value in options:
         if name not in _OPTIONS[scheme]:
             raise DiskUrlInvalid(url=text, reason=f"{scheme}: has no option {name!r}")
-        if name == "format" and value not in IMAGE_FORMATS:
-            raise DiskUrlInvalid(url=text, reason=f"the format must be one of {', '.join(sorted(IMAGE_FORMATS))}")
+        if name in _VALUES and not _VALUES[name][0].fullmatch(value):
+            raise DiskUrlInvalid(url=text, reason=f"{name} must be {_VALUES[name][1]}")
         if len(value.encode()) > _MAX_NAME_BYTES or "\0" in value:
             raise DiskUrlInvalid(url=text, reason=f"{name} must have at most {_MAX_NAME_BYTES} bytes")
     if len(dict(options)) != len(options):

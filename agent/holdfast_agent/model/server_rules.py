@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .disk_url import DiskScheme, DiskUrl
 
 _RULE = re.compile(
-    r"(?P<scheme>nbds?|https?)://(?:\[(?P<six>[0-9A-Fa-f:.]+(?:/\d{1,3})?)\]|(?P<host>[0-9A-Za-z._-]+(?:/\d{1,2})?))"
+    r"(?P<scheme>nbds?|https?|vddk)://(?:\[(?P<six>[0-9A-Fa-f:.]+(?:/\d{1,3})?)\]|(?P<host>[0-9A-Za-z._-]+(?:/\d{1,2})?))"
     r"(?::(?P<port>\d{1,5}))?",
     re.ASCII,
 )
@@ -42,7 +42,7 @@ def parse_server_rule(text: str) -> ServerRule:
     """
     match = _RULE.fullmatch(text)
     if match is None or int(match["port"] or 1) not in range(1, 65536):
-        raise ValueError(f"{text!r} is not SCHEME://HOST or SCHEME://HOST:PORT with nbds, https, nbd or http")
+        raise ValueError(f"{text!r} is not SCHEME://HOST or SCHEME://HOST:PORT with nbds, https, vddk, nbd or http")
     host = (match["six"] or match["host"]).lower()
     network: IPv4Network | IPv6Network | None = None
     try:

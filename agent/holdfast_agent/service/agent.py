@@ -126,4 +126,5 @@ def _mover_host(settings: AgentSettings) -> MoverHost:
         tls_ca_file=settings.proxy.tls_ca_file if settings.proxy else "",
         tls_certificate_file=settings.proxy.tls_certificate_file if settings.proxy else "",
         tls_key_file=settings.proxy.tls_key_file if settings.proxy else "",
+        vddk_dir=settings.proxy.vddk_dir if settings.proxy else "",
     )

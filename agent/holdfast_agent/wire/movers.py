@@ -47,6 +47,7 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     ``identity``: as which a repository is opened.
     ``disk_servers``: rules of :mod:`holdfast_agent.model.server_rules` for disks on the network. ``tls_ca_file``: whom
     to trust there, the system's authorities if empty; ``tls_certificate_file``, ``tls_key_file``: to prove ourselves.
+    ``vddk_dir``: where VMware's Virtual Disk Development Kit lies; empty if it is not there.
     ``exports``: for exporters; None on a host that is no proxy.
     """
 
@@ -68,6 +69,7 @@ class MoverHost(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca_file: str = ""
     tls_certificate_file: str = ""
     tls_key_file: str = ""
+    vddk_dir: str = ""
     exports: ExportHost | None = None
 
 
