@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.disks.open import open_target
+from holdfast_agent.model.disk_access import DiskAccess
+from lab.certificates import make_certificates
 from lab.devices import loop_device
 from lab.disk_suite import SIZE, Restored, RewritableSuite, WritableSuite
 from lab.disks import host_for, nbdkit, qemu_nbd
+from lab.nginx import nginx
 
 
 def used_disk(path: Path) -> bytes:
@@ -43,6 +46,20 @@ class TestBlockDevice(RewritableSuite):
         with loop_device(tmp_path / "disk") as device:
             target = open_target(f"block:{device}", host_for(Path("/dev")), SIZE, create=False, overwrite=True)
             yield Restored(target, Path(device).read_bytes, before)
+            target.abort()
+
+
+class TestWeb(WritableSuite):
+    @pytest.fixture
+    def restored(self, tmp_path: Path) -> Iterator[Restored]:
+        used_disk(tmp_path / "disk")
+        made = make_certificates(tmp_path / "tls")
+        with nginx(tmp_path / "nginx", tmp_path, made, "dav_methods PUT; client_max_body_size 0;") as port:
+            origin = f"https://localhost:{port}"
+            host, pinned = host_for(tmp_path, origin), DiskAccess(origin=origin, certificate_sha256=made.fingerprint)
+            url = f"{origin}/disk"
+            target = open_target(url, host, SIZE, create=False, overwrite=True, granted=[pinned])
+            yield Restored(target, (tmp_path / "disk").read_bytes, bytes(SIZE))
             target.abort()
 
 

@@ -13,10 +13,10 @@ from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.errors import (
     DiskChanged,
     DiskDenied,
+    DiskExists,
     DiskNotFound,
     DiskServerDenied,
     DiskUnreadable,
-    UsageError,
 )
 from holdfast_agent.model.disk_access import DiskAccess
 from lab.disk_suite import SIZE
@@ -76,5 +76,22 @@ def test_what_cannot_be_read_by_ranges_or_is_not_there(tmp_path: Path) -> None:
             open_disk(f"{origin}/absent", host)
         with pytest.raises(DiskServerDenied):
             open_disk(f"{origin}/disk", host_for(tmp_path, "https://127.0.0.1"))
-        with pytest.raises(UsageError, match="read only"):
-            open_target(f"{origin}/disk", host, SIZE, create=False, overwrite=True)
+        with pytest.raises(DiskServerDenied):
+            open_target(f"{origin}/disk", host_for(tmp_path), SIZE, create=False, overwrite=True)
+
+
+def test_a_new_file_is_not_put_over_another_and_an_old_one_must_be_there(tmp_path: Path) -> None:
+    raw_image(tmp_path / "disk")
+    with nginx(tmp_path / "nginx", tmp_path, more="dav_methods PUT;") as port:
+        origin = f"http://127.0.0.1:{port}"
+        host = host_for(tmp_path, origin)
+        with pytest.raises(DiskExists):
+            open_target(f"{origin}/disk", host, 512, create=True, overwrite=False)
+        with pytest.raises(DiskNotFound):
+            open_target(f"{origin}/new", host, 512, create=False, overwrite=False)
+        for name, overwrite in (("new", False), ("disk", True)):
+            target = open_target(f"{origin}/{name}", host, 512, create=True, overwrite=overwrite)
+            target.write(0, b"restored")
+            assert name == "disk" or not (tmp_path / name).exists()
+            target.finish()
+            assert (tmp_path / name).read_bytes() == b"restored".ljust(512, b"\0")

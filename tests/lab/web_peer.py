@@ -15,13 +15,16 @@ TAG = '"first"'
 
 
 class Request(NamedTuple):
-    """``number``: of the request, over all connections. ``start`` and ``end``: of the range, half-open."""
+    """``number``: of the request, over all connections. ``start`` and ``end``: of the range, half-open. ``body``: of
+    what is put there."""
 
     number: int
     target: str
     headers: dict[str, str]
     start: int
     end: int
+    method: str = "GET"
+    body: bytes = b""
 
 
 Answer = Callable[[Request], Iterable[bytes]]
@@ -53,6 +56,7 @@ class Peer:
     port: int = 0
     connections: int = 0
     requests: list[Request] = field(default_factory=list)
+    takes_bytes: int | None = None  # of what is put there; None for all
 
     @property
     def origin(self) -> str:
@@ -72,8 +76,12 @@ class Peer:
                 while line := lines.readline().decode().strip():
                     name, _, value = line.partition(": ")
                     headers[name.lower()] = value
-                start, end = re.findall(r"\d+", headers["range"])
-                request = Request(len(self.requests), first.split()[1].decode(), headers, int(start), int(end) + 1)
+                start, end = re.findall(r"\d+", headers.get("range", "0-0"))
+                method, target = first.decode().split()[:2]
+                size = int(headers.get("content-length", 0))
+                body = lines.read(size if self.takes_bytes is None else min(size, self.takes_bytes))
+                number = len(self.requests)
+                request = Request(number, target, headers, int(start), int(end) + 1, method, body)
                 self.requests.append(request)
                 for part in self.answer(request):
                     peer.sendall(part)

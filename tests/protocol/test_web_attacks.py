@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.disks import patience
-from holdfast_agent.disks.disk import ReadableDisk
-from holdfast_agent.disks.open import open_disk
-from holdfast_agent.errors import DiskChanged, DiskDenied, DiskNotFound, DiskShrunk, DiskUnreadable
+from holdfast_agent.disks.disk import ReadableDisk, WritableDisk
+from holdfast_agent.disks.open import open_disk, open_target
+from holdfast_agent.errors import DiskChanged, DiskDenied, DiskNotFound, DiskShrunk, DiskUnreadable, DiskUnwritable
 from holdfast_agent.model.disk_access import DiskAccess
 from lab.contents import assert_same
 from lab.disks import host_for
@@ -246,3 +246,76 @@ def test_an_empty_file_is_an_empty_disk(tmp_path: Path) -> None:
 
     with serving(empty) as peer, opened(peer, tmp_path) as disk:
         assert (disk.size_bytes, list(disk.extents())) == (0, [])
+
+
+def target_on(peer: Peer, folder: Path) -> WritableDisk:
+    """A target of SIZE bytes that holds what :func:`disk_bytes` says."""
+    host = host_for(folder, peer.origin, timeout_s=20.0)
+    target = open_target(f"{peer.origin}/disk", host, SIZE, create=False, overwrite=True)
+    target.write(4096, disk_bytes(4096, SIZE))
+    target.write(0, disk_bytes(0, 4096))
+    return target
+
+
+def put_answer(*statuses: str) -> Answer:
+    """What is put there is answered by these, one after the other, then by 201."""
+    left = list(statuses)
+
+    def answer(request: Request) -> Iterable[bytes]:
+        if request.method == "PUT":
+            return [head(left.pop(0) if left else "201 Created", Content_Length=0)]
+        return right_answer(request)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", ["503 Busy", "500 Oops"])
+def test_a_busy_server_is_given_the_file_again(tmp_path: Path, status: str) -> None:
+    with serving(put_answer(status)) as peer:
+        target_on(peer, tmp_path).finish()
+        puts = [request for request in peer.requests if request.method == "PUT"]
+        assert len(puts) == 2
+        assert all(request.body == disk_bytes(0, SIZE) for request in puts)
+
+
+@pytest.mark.parametrize("status", ["401 Who", "403 No", "302 Found", "404 Gone", "507 Full", "206 Partial"])
+def test_a_server_that_does_not_take_a_file(tmp_path: Path, status: str) -> None:
+    with serving(put_answer(*[status] * 9)) as peer, pytest.raises((DiskDenied, DiskUnwritable)):
+        target_on(peer, tmp_path).finish()
+
+
+def test_a_server_that_answers_before_it_has_all(tmp_path: Path) -> None:
+    def full(request: Request) -> Iterable[bytes]:
+        yield from put_answer("507 Full")(request)
+        if request.method == "PUT":
+            raise ConnectionResetError
+
+    with serving(full) as peer:
+        target = target_on(peer, tmp_path)
+        peer.takes_bytes = 1000
+        with pytest.raises(DiskUnwritable):
+            target.finish()
+
+
+def test_a_server_that_is_lost_while_it_takes_a_file(tmp_path: Path) -> None:
+    def lost(request: Request) -> Iterable[bytes]:
+        if request.method == "PUT" and len(request.body) < SIZE:
+            peer.takes_bytes = None
+            raise ConnectionResetError
+        return put_answer()(request)
+
+    with serving(lost) as peer:
+        target = target_on(peer, tmp_path)
+        peer.takes_bytes = 1000
+        target.finish()
+        assert peer.requests[-2].body == disk_bytes(0, SIZE)
+
+
+def test_a_server_that_has_another_size_afterwards(tmp_path: Path) -> None:
+    def short(request: Request) -> Iterable[bytes]:
+        if peer.requests[-2:-1] and peer.requests[-2].method == "PUT":
+            return right_answer(request, Content_Range="bytes 0-0/4096")
+        return put_answer()(request)
+
+    with serving(short) as peer, pytest.raises(DiskUnwritable, match="4096 bytes of it"):
+        target_on(peer, tmp_path).finish()

@@ -62,9 +62,9 @@ def open_target(
 ) -> WritableDisk:
     """Open a disk to restore ``size_bytes`` to.
 
-    ``create``: a new sparse file, refused if there is one unless ``overwrite``; it appears under its name only when it
-    is whole. Without ``create``, and for block devices, images and NBD always, the disk must exist and be large enough;
-    it is a :class:`RewritableDisk` then.
+    ``create``: a new file, refused if there is one unless ``overwrite``; it appears under its name only when it is
+    whole. Without ``create``, and for block devices, images and NBD always, the disk must exist and be large enough; it
+    is a :class:`RewritableDisk` then. One on a web server is put there anew as a whole.
     Raises as :func:`open_disk`, and :class:`DiskExists`, :class:`DiskInUse`, :class:`DiskReadOnly`,
     :class:`DiskUnwritable`, :class:`UsageError`.
     """
@@ -75,12 +75,16 @@ def open_target(
 
         dial = dialler(parsed, host, access_to(parsed, granted))
         return NbdTarget(dial, url, host, size_bytes, parsed.option("bitmap"))
+    if parsed.scheme in _WEB:
+        from .web.target import WebTarget
+
+        return WebTarget(parsed, host, access_to(parsed, granted), size_bytes, create=create, overwrite=overwrite)
     if parsed.scheme is DiskScheme.IMAGE:
         from .image import ImageTarget
 
         return ImageTarget(parsed, host, size_bytes)
     if parsed.scheme not in (DiskScheme.FILE, DiskScheme.BLOCK):
-        raise UsageError(reason=f"{parsed.scheme}: disks can be read only; restore to file:, block:, image: or nbd:")
+        raise UsageError(reason=f"{parsed.scheme}: disks can be read only")
     from .raw_target import ExistingTarget, NewFileTarget
 
     if parsed.scheme is DiskScheme.FILE and create:

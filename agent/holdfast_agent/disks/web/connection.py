@@ -1,4 +1,4 @@
-"""One connection to a web server: requests of byte ranges, one after the other."""
+"""One connection to a web server: ranges that are asked for and files that are put there, one after the other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import io
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from holdfast_agent.disks.patience import Patience
@@ -90,10 +91,47 @@ class WebConnection:
                 if over:
                     raise WebProtocolError("more came than was asked for")
                 self.usable = not response.will_close
-            elif (response.length or 0) <= _UNREAD_BYTES and response.length is not None:
-                response.read()
-                self.usable = not response.will_close
+            else:
+                self._pass_over(response)
             return answer
+
+    def put(self, target: str, size_bytes: int, read: Callable[[int], memoryview], timeout_s: float) -> Answer:
+        """Put a file of ``size_bytes`` there. ``read`` gives what follows from an offset on, a piece, never nothing.
+
+        A server that answers before it has all is listened to. ``timeout_s``: for each piece, and for the answer.
+        Raises as :meth:`get`, and what ``read`` raises.
+        """
+        self.usable = False
+        self._http.sock.settimeout(timeout_s)
+        self._http.putrequest("PUT", target, skip_accept_encoding=True)
+        told = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
+        for name, value in (self._headers | told).items():
+            self._http.putheader(name, value)
+        broken: OSError | None = None
+        try:
+            self._http.endheaders()
+            at = 0
+            while at < size_bytes:
+                piece = read(at)
+                self._http.send(piece)
+                at += len(piece)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            broken = error
+        try:
+            response = self._http.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise broken or error from error
+        with contextlib.closing(response):
+            answer = _head(response)
+            self._pass_over(response)
+            self.usable = self.usable and broken is None
+            return answer
+
+    def _pass_over(self, response: http.client.HTTPResponse) -> None:
+        """Nobody wants the body."""
+        if response.length is not None and response.length <= _UNREAD_BYTES:
+            response.read()
+            self.usable = not response.will_close
 
     def close(self) -> None:
         """Idempotent, never raises."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
-import queue
-import ssl
-import threading
 from collections.abc import Iterator
+from functools import partial
 from urllib.parse import urljoin
 
-from holdfast_agent.disks import patience
 from holdfast_agent.disks.disk import DiskExtent
-from holdfast_agent.disks.places import check_server
-from holdfast_agent.disks.tls import client_context, untrusted
 from holdfast_agent.errors import (
     DiskChanged,
     DiskDenied,
@@ -26,12 +20,11 @@ from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import DiskUrl, parse_disk_url
 from holdfast_agent.wire.movers import MoverHost
 
-from .connection import Answer, WebConnection, WebProtocolError
+from .connection import Answer
+from .server import WebServer
 
 _PIECE_BYTES = 4 << 20  # of one request, so that the time-out of a request fits slow links too
 _MAX_REDIRECTIONS = 3
-_MAX_RETRY_AFTER_S = 30.0
-_BUSY = (408, 425, 429, 500, 502, 503, 504)
 _MOVED = (301, 302, 303, 307, 308)
 
 
@@ -43,19 +36,10 @@ class WebDisk:
     """
 
     def __init__(self, url: DiskUrl, host: MoverHost, access: DiskAccess) -> None:
-        check_server(url, host)
         self.url = str(url)
-        self._server = url
+        self._origin = url.origin
         self._host = host
-        self._access = access
-        self._closed = threading.Event()
-        self._idle: queue.LifoQueue[WebConnection] = queue.LifoQueue()
-        self._context: ssl.SSLContext | None = None
-        if url.scheme.encrypted:
-            try:
-                self._context = client_context(host, access)
-            except OSError as error:
-                raise self._unreadable(0, 0, f"TLS: {error}") from error
+        self._server = WebServer(url, host, access, partial(self._unreadable, 0, 0))
         try:
             self._target, first = self._find(url.path)
         except BaseException:
@@ -79,12 +63,7 @@ class WebDisk:
             self._check_same(answer)
 
     def close(self) -> None:
-        self._closed.set()
-        while True:
-            try:
-                self._idle.get_nowait().close()
-            except queue.Empty:
-                return
+        self._server.close()
 
     def _find(self, target: str) -> tuple[str, Answer]:
         """The first byte of the file tells all there is to know; redirections are followed on the same server only."""
@@ -100,47 +79,15 @@ class WebDisk:
 
     def _moved(self, target: str, location: str) -> str:
         try:
-            moved = parse_disk_url(urljoin(self._server.origin + target, location))
+            moved = parse_disk_url(urljoin(self._origin + target, location))
         except (DiskUrlInvalid, ValueError) as error:
             raise self._unreadable(0, 0, "it is redirected to something that is no disk URL") from error
-        if moved.origin != self._server.origin:  # where neither our secrets nor our trust belong
+        if moved.origin != self._origin:  # where neither our secrets nor our trust belong
             raise self._denied(f"it is redirected to {moved.origin}")
         return moved.path
 
     def _get(self, target: str, offset: int, buffer: memoryview, pin: str) -> Answer:
-        """Ask until there is an answer that another attempt would not change."""
-        for pause_s in patience.PAUSES_S:
-            try:
-                answer = self._attempt(target, offset, buffer, pin)
-                if answer.status not in _BUSY:
-                    return answer
-                pause_s = max(pause_s, _retry_after_s(answer))
-            except DiskUnreadable:
-                if self._closed.is_set():
-                    raise
-            self._closed.wait(pause_s)
-        return self._attempt(target, offset, buffer, pin)
-
-    def _attempt(self, target: str, offset: int, buffer: memoryview, pin: str) -> Answer:
-        try:
-            connection = self._connection()
-            try:
-                return connection.get(target, offset, buffer, pin, self._host.stall_timeout_s)
-            finally:
-                if connection.usable and not self._closed.is_set():
-                    self._idle.put(connection)
-                else:
-                    connection.close()
-        except ssl.SSLCertVerificationError as error:
-            raise untrusted(error, self.url) from error
-        except (OSError, http.client.HTTPException, WebProtocolError) as error:
-            raise self._unreadable(offset, len(buffer), str(error) or type(error).__name__) from error
-
-    def _connection(self) -> WebConnection:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            return WebConnection(self._server, self._access, self._context, self._host.connect_timeout_s)
+        return self._server.get(target, offset, buffer, pin, partial(self._unreadable, offset, len(buffer)))
 
     def _check_same(self, answer: Answer) -> None:
         if answer.total_bytes != self.size_bytes:
@@ -174,7 +121,3 @@ class WebDisk:
 
     def _unreadable(self, offset: int, length: int, reason: str) -> DiskUnreadable:
         return DiskUnreadable(url=self.url, offset_bytes=offset, length_bytes=length, reason=reason[:300])
-
-
-def _retry_after_s(answer: Answer) -> float:
-    return min(float(answer.retry_after), _MAX_RETRY_AFTER_S) if answer.retry_after.isdecimal() else 0.0
