@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_plugins.api import ChangeTracker, HypervisorDriver, VmRef
+from holdfast_plugins.api import ChangeTracker, HypervisorDriver, RestoreDisk, VmRef
 from holdfast_plugins.hypervisors.vsphere import CbtTracker, VsphereDriver
 from holdfast_plugins.testkit import (
     ChangeTrackerConformance,
@@ -15,21 +15,29 @@ from holdfast_plugins.testkit import (
     HypervisorConformance,
     HypervisorLab,
 )
+from holdfast_plugins.testkit.hypervisor import RESTORED
 from lab.vcenter import LabVm, VCenter, vcenter
-from lab.vsphere_backups import instance_uuid, options_of, read_url, secret_of
+from lab.vsphere_backups import (
+    datastore_files,
+    destroy_named,
+    instance_uuid,
+    options_of,
+    read_url,
+    secret_of,
+    write_url,
+)
 
 MIB = 1 << 20
 
 
 class VsphereLab(HypervisorLab, ChangeTrackerLab):
-    """A VM of two disks that runs."""
+    """A VM of two disks; it runs, unless it may have to be replaced."""
 
     takes_several_snapshots = False  # what lies over a snapshot cannot be read as a file
-    restores = False
 
-    def __init__(self, center: VCenter, name: str, folder: Path) -> None:
+    def __init__(self, center: VCenter, name: str, folder: Path, *, off: bool = False) -> None:
         self._center, self._folder = center, folder
-        self._guest: LabVm = center.create(name, [3 * MIB, MIB])
+        self._guest: LabVm = center.create(name, [3 * MIB, MIB], off=off)
         self._uuid = instance_uuid(center, self._guest)
 
     @property
@@ -49,9 +57,19 @@ class VsphereLab(HypervisorLab, ChangeTrackerLab):
     def read(self, url: str) -> bytes:
         return read_url(self._center, url, self._folder)
 
+    def write_restored(self, disk: RestoreDisk, data: bytes) -> None:
+        write_url(self._center, disk.url, data, self._folder, create=disk.create)
+
     def traces(self) -> Hashable:
+        """Names are of the simulator's machines; its datastores are folders here."""
         state = self._center.state()
-        return repr(sorted(state["machines"].items())), tuple(state["deltas"]), state["tasks"]
+        machines = repr(sorted(state["machines"].items()))
+        return machines, tuple(state["deltas"]), state["tasks"], datastore_files(self._center)
+
+    def clear(self) -> None:
+        """Let the next test restore under the same name."""
+        for name in set(self._center.state()["machines"]) & {RESTORED, self._guest.name}:
+            destroy_named(self._center, name)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +80,11 @@ def center() -> Iterator[VCenter]:
 
 class TestVsphere(HypervisorConformance):
     @pytest.fixture
-    def lab(self, center: VCenter, tmp_path: Path) -> VsphereLab:
-        return VsphereLab(center, tmp_path.name, tmp_path)
+    def lab(self, request: pytest.FixtureRequest, center: VCenter, tmp_path: Path) -> Iterator[VsphereLab]:
+        off = "restore" in request.node.name  # a VM that runs is not replaced
+        lab = VsphereLab(center, tmp_path.name, tmp_path, off=off)
+        yield lab
+        lab.clear()
 
 
 class TestCbt(ChangeTrackerConformance):

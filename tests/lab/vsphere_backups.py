@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from holdfast_agent.disks.open import open_disk
+from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_plugins.hypervisors.vsphere import VsphereDriver, VsphereOptions
 from lab.disks import host_for
@@ -73,14 +73,45 @@ def instance_uuid(center: VCenter, vm: LabVm) -> str:
         return str(machine_of(service, vm).config.instanceUuid)
 
 
-def read_url(center: VCenter, url: str, folder: Path) -> bytes:
-    """A disk as a proxy reads it that may reach the server, and has its password in the place of a session's cookie."""
+def destroy_named(center: VCenter, name: str) -> None:
+    """Destroy a VM, off or on, by whomever it was made."""
+    from pyVmomi import vim
+
+    with service_of(center) as service:
+        content = service.RetrieveContent()
+        view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+        for found in (each for each in view.view if each.name == name):
+            if str(found.runtime.powerState) != "poweredOff":
+                run_task(found.PowerOffVM_Task())
+            run_task(found.Destroy_Task())
+
+
+def datastore_files(center: VCenter) -> frozenset[str]:
+    """All files and folders on all datastores: the simulator's are folders of this machine."""
+    root = center._control.parent
+    return frozenset(str(path) for path in root.rglob("*") if "govcsim" in str(path.relative_to(root)))
+
+
+def access_to(center: VCenter) -> tuple[DiskAccess, ...]:
+    """The password in the place of a session's cookie."""
     pin = center.certificates.fingerprint
-    access = DiskAccess(origin=center.origin, user=center.user, password=center.password, certificate_sha256=pin)
-    disk = open_disk(url, host_for(folder, center.origin), (access,))
+    return (DiskAccess(origin=center.origin, user=center.user, password=center.password, certificate_sha256=pin),)
+
+
+def read_url(center: VCenter, url: str, folder: Path) -> bytes:
+    """A disk as a proxy reads it that may reach the server."""
+    disk = open_disk(url, host_for(folder, center.origin), access_to(center))
     try:
         buffer = bytearray(disk.size_bytes)
         disk.read_into(0, memoryview(buffer))
         return bytes(buffer)
     finally:
         disk.close()
+
+
+def write_url(center: VCenter, url: str, data: bytes, folder: Path, *, create: bool) -> None:
+    """A disk as a proxy restores it."""
+    host = host_for(folder, center.origin)
+    target = open_target(url, host, len(data), create=create, overwrite=False, granted=access_to(center))
+    target.write(0, data)
+    target.finish()

@@ -74,6 +74,8 @@ func (m *machine) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_T
 		body := m.VirtualMachine.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody)
 		result, fault := inner(ctx, body.Res.Returnval)
 		m.lab.reconfigured(m.VirtualMachine, before)
+		// which the simulator changes without telling those who watch
+		ctx.Update(m.VirtualMachine, []types.PropertyChange{{Name: "config.instanceUuid", Val: m.Config.InstanceUuid}})
 		return result, fault
 	})
 	return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: task}}

@@ -39,10 +39,13 @@ class Disk(msgspec.Struct, frozen=True):
     parent: bool
 
 
-def disks_of(vim: Any, devices: Iterable[Any], skips: Callable[[str], bool] = lambda _: False) -> tuple[Disk, ...]:
+def disks_of(
+    vim: Any, devices: Iterable[Any], skips: Callable[[str], bool] = lambda _: False, *, refuse: bool = True
+) -> tuple[Disk, ...]:
     """All disks but those left out, by ``disk_id``.
 
-    Raises :class:`DiskUnsupported` for one that no snapshot freezes, unless it is left out.
+    Raises :class:`DiskUnsupported` for one that no snapshot freezes, unless it is left out; without ``refuse`` such
+    disks are left out by themselves.
     """
     every = list(devices)
     controllers = {device.key: device for device in every if isinstance(device, vim.vm.device.VirtualController)}
@@ -54,6 +57,8 @@ def disks_of(vim: Any, devices: Iterable[Any], skips: Callable[[str], bool] = la
         if skips(disk_id):
             continue
         if reason := _reason_against(device.backing):
+            if not refuse:
+                continue
             raise DiskUnsupported(disk=disk_id, reason=reason, advice=_ADVICE)
         found.append(_disk(disk_id, device))
     return tuple(sorted(found, key=lambda disk: disk.disk_id))

@@ -6,19 +6,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from holdfast_agent.errors import HypervisorUnreachable, SnapshotNotRemoved
-from holdfast_plugins.api import BackupOnly, Journal, PlaceKind, Snapshot, SnapshotRequest, VmInfo, VmRef
+from holdfast_plugins.api import Journal, PlaceKind, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
 
 from .binding import VsphereRefused
 from .connection import Connection
 from .inventory import Inventory
 from .options import VsphereOptions
 from .promises import SNAPSHOT
+from .replaced import REPLACED
+from .restores import RESTORE, Restores
 from .rights import missing_rights
 from .snapshots import Snapshots, Taken
 from .transports import Transports
 
 
-class VsphereDriver(BackupOnly):
+class VsphereDriver:
     """A ``HypervisorDriver`` for a vCenter, or for an ESXi host by itself. Thread-safe. ``secret``: ``user``,
     ``password``."""
 
@@ -28,6 +30,7 @@ class VsphereDriver(BackupOnly):
         self._inventory = Inventory(self.connection, options)
         transports = Transports(self.connection, self._inventory, options)
         self._snapshots = Snapshots(self.connection, self._inventory, options, transports)
+        self._restores = Restores(self.connection, self._inventory, options, transports)
 
     def connect(self) -> None:
         self.connection.connect()
@@ -55,10 +58,27 @@ class VsphereDriver(BackupOnly):
         self._snapshots.remove(snapshot, journal)
 
     def fulfil(self, kind: str, data: dict[str, str]) -> None:
-        if kind != SNAPSHOT:
+        acts = {
+            SNAPSHOT: self._snapshots.fulfil,
+            RESTORE: self._restores.fulfil,
+            REPLACED: self._restores.fulfil_replaced,
+        }
+        if kind not in acts:
             reason = f"{kind!r} is not an obligation of this plugin"
             raise SnapshotNotRemoved(snapshot=data.get("name", "?"), vm="a VM", reason=reason)
-        self._snapshots.fulfil(data)
+        acts[kind](data)
+
+    def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
+        with self._reachable():
+            return self._restores.prepare(name, info, overwrite, journal)
+
+    def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
+        with self._reachable():
+            return self._restores.finish(target, info, journal)
+
+    def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
+        with self._reachable():
+            self._restores.abandon(target, journal)
 
     def taken(self, snapshot: Snapshot) -> Taken | None:
         """What is known of a snapshot that exists, for :class:`~.tracker.CbtTracker`."""

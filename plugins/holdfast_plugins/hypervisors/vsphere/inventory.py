@@ -20,7 +20,7 @@ from .properties import Properties, properties_of
 from .tags import tagged_vms
 from .watch import Entity, InventoryWatch
 
-_FACTS = ("name", "config", "runtime.powerState", "runtime.host", "network")
+_FACTS = ("name", "parent", "resourcePool", "config", "runtime.powerState", "runtime.host", "network")
 _DEEPEST = 64  # folders below each other
 
 
@@ -52,6 +52,13 @@ class Inventory:
                 return self._connection.object("VirtualMachine", moid)
         raise VmNotFound(vm=vm.name, server=self._connection.server)
 
+    def ref_of(self, moid: str) -> VmRef:
+        """Of a VM by its object id. Raises ``VmNotFound``."""
+        known = _vms(self._watch.entities())
+        if moid not in known:
+            raise VmNotFound(vm=moid, server=self._connection.server)
+        return known[moid]
+
     def named(self, name: str) -> Sequence[VmRef]:
         """All VMs of that name; folders may each have one."""
         return [vm for vm in self.list_vms() if vm.name == name]
@@ -82,9 +89,18 @@ class Inventory:
             if entity is None:
                 break
             if entity.kind == "Datacenter":
-                return next(_paths(entities, moid)).lstrip("/")
+                return next(paths_of(entities, moid)).lstrip("/")
             moid = entity.text("parent")
         raise VsphereRefused("NotFound", f"{moid or 'it'} lies in no datacenter that the user can see")
+
+    def homes(self) -> Mapping[str, str]:
+        """By the paths of their configuration files ("[datastore] web/web.vmx") the object ids of all VMs."""
+        entities = self._watch.entities()
+        return {
+            entity.text("config.files.vmPathName"): moid
+            for moid, entity in entities.items()
+            if entity.kind == "VirtualMachine"
+        }
 
     def entities(self) -> Mapping[str, Entity]:
         """Everything, by object id: where restored VMs may be put."""
@@ -95,7 +111,12 @@ class Inventory:
         for network in facts.get("network") or ():
             told = properties_of(self._connection, network, ("name",))
             networks[network._GetMoId()] = str(told.get("name", ""))
-        return msgspec.json.encode(kept_config(self._connection, facts["config"], networks))
+        kept = kept_config(self._connection, facts["config"])
+        places = {path: self._path(facts.get(name)) for path, name in (("folder", "parent"), ("pool", "resourcePool"))}
+        return msgspec.json.encode(msgspec.structs.replace(kept, networks=networks, **places))
+
+    def _path(self, entity: Any) -> str:
+        return "" if entity is None else next(paths_of(self._watch.entities(), entity._GetMoId()), "")
 
     def _host_name(self, facts: Properties) -> str:
         host = facts.get("runtime.host")
@@ -125,9 +146,9 @@ def _places(entities: Mapping[str, Entity], vm: Entity, kind: PlaceKind) -> Iter
     host = entities.get(vm.text("runtime.host"))
     match kind:
         case PlaceKind.FOLDER:
-            yield from _paths(entities, vm.text("parent"))
+            yield from paths_of(entities, vm.text("parent"))
         case PlaceKind.POOL:
-            yield from _paths(entities, vm.text("resourcePool"))
+            yield from paths_of(entities, vm.text("resourcePool"))
         case PlaceKind.HOST if host is not None:
             yield host.text("name")
         case PlaceKind.CLUSTER if host is not None:
@@ -139,7 +160,7 @@ def _places(entities: Mapping[str, Entity], vm: Entity, kind: PlaceKind) -> Iter
             yield from (store.text("name") for store in stores if store is not None)
 
 
-def _paths(entities: Mapping[str, Entity], moid: str) -> Iterator[str]:
+def paths_of(entities: Mapping[str, Entity], moid: str) -> Iterator[str]:
     """The path of an object and of each above it but the root: "/dc/vm/web", "/dc/vm", "/dc"."""
     names: list[str] = []
     for _ in range(_DEEPEST):

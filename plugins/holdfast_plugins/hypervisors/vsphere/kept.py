@@ -5,7 +5,6 @@ The configuration names networks by references that mean nothing elsewhere; thei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from xml.parsers.expat import ExpatError
 
@@ -17,16 +16,22 @@ from .connection import Connection
 
 
 class KeptConfig(msgspec.Struct, frozen=True, tag="vsphere-1"):
-    """The content of ``VmInfo.config``. ``xml``: a VirtualMachineConfigInfo. ``networks``: names by object id."""
+    """The content of ``VmInfo.config``. ``xml``: a VirtualMachineConfigInfo. ``networks``: names by object id.
+
+    ``folder``, ``pool``: the paths that it was at.
+    """
 
     xml: str
     networks: dict[str, str] = {}
+    folder: str = ""
+    pool: str = ""
 
 
-def kept_config(connection: Connection, config: Any, networks: Mapping[str, str]) -> KeptConfig:
+def kept_config(connection: Connection, config: Any) -> KeptConfig:
+    """With the configuration alone."""
     from pyVmomi.SoapAdapter import SerializeToStr
 
-    return KeptConfig(SerializeToStr(config, version=connection.version), dict(networks))
+    return KeptConfig(SerializeToStr(config, version=connection.version))
 
 
 def parse_kept(config: bytes) -> KeptConfig | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -45,8 +46,13 @@ class VsphereOptions(msgspec.Struct, frozen=True):
     ``skip``: disks that are left out, as patterns VM/DISK ("db/scsi0:1"). ``enable_cbt``: switch changed-block tracking
     on where it is off and may be. ``min_free_gib``: what a datastore must have left for a snapshot to be begun, and
     half of it for one to go on. ``max_snapshots``: a VM with so many, whosever they are, gets no further one.
-    ``max_snapshot_hours``: a snapshot of Holdfast that is older makes no point. ``timeout``: seconds for an answer;
-    ``task_timeout``: for which a task of the server may go on without progress.
+    ``max_snapshot_hours``: a snapshot of Holdfast that is older makes no point.
+
+    ``restore_folder``, ``restore_pool``: paths ("/dc/vm/restored", "/dc/host/cluster/Resources"), and
+    ``restore_datastore``: where restored VMs are put; without them where they were, or where the VM is that they
+    replace. ``restore_networks``: for the name that a network had the one to connect to, "" for none.
+    ``restore_power_on``: start what was restored. ``timeout``: seconds for an answer; ``task_timeout``: for which a
+    task of the server may go on without progress.
     """
 
     host: str
@@ -58,6 +64,12 @@ class VsphereOptions(msgspec.Struct, frozen=True):
     min_free_gib: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     max_snapshots: Annotated[int, msgspec.Meta(ge=1, le=32)] = 8
     max_snapshot_hours: Annotated[float, msgspec.Meta(gt=0)] = 72.0
+    restore_folder: str = ""
+    restore_pool: str = ""
+    restore_datastore: str = ""
+    restore_networks: Mapping[str, str] = {}
+    restore_identity: Identity = Identity.AUTO
+    restore_power_on: bool = False
     timeout: Annotated[int, msgspec.Meta(ge=5, le=600)] = 60
     task_timeout: Annotated[int, msgspec.Meta(ge=5, le=86400)] = 1800
 

@@ -20,7 +20,7 @@ _MOST_PAGES = 10_000
 _PATHS: Mapping[str, Sequence[str]] = {
     "VirtualMachine": (
         "name", "parent", "resourcePool", "datastore", "runtime.host", "runtime.powerState",
-        "config.instanceUuid", "config.template",
+        "config.instanceUuid", "config.template", "config.files.vmPathName",
     ),
     "Folder": ("name", "parent"),
     "Datacenter": ("name", "parent"),
