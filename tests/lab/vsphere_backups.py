@@ -73,14 +73,29 @@ def instance_uuid(center: VCenter, vm: LabVm) -> str:
         return str(machine_of(service, vm).config.instanceUuid)
 
 
-def destroy_named(center: VCenter, name: str) -> None:
-    """Destroy a VM, off or on, by whomever it was made."""
+def machines_named(service: Any, name: str) -> list[Any]:
+    """The managed objects of VMs, by whomever they were made."""
+    from pyVmomi import vim
+
+    content = service.RetrieveContent()
+    view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+    return [each for each in view.view if each.name == name]
+
+
+def named(center: VCenter, name: str) -> LabVm:
+    """A VM that the lab has not made."""
     from pyVmomi import vim
 
     with service_of(center) as service:
-        content = service.RetrieveContent()
-        view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
-        for found in (each for each in view.view if each.name == name):
+        machine = machines_named(service, name)[0]
+        disks = [each.key for each in machine.config.hardware.device if isinstance(each, vim.vm.device.VirtualDisk)]
+        return LabVm(name, machine._GetMoId(), tuple(disks))
+
+
+def destroy_named(center: VCenter, name: str) -> None:
+    """Destroy VMs, off or on."""
+    with service_of(center) as service:
+        for found in machines_named(service, name):
             if str(found.runtime.powerState) != "poweredOff":
                 run_task(found.PowerOffVM_Task())
             run_task(found.Destroy_Task())

@@ -29,6 +29,9 @@ type frozenDisk struct {
 func (s *snapshot) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveSnapshot_Task) soap.HasFault {
 	vm := ctx.Map.Get(s.Vm).(*simulator.VirtualMachine)
 	task := s.lab.task(ctx, vm, "RemoveSnapshot_Task", false, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		if vm.Snapshot == nil { // another task was first
+			return nil, &types.ManagedObjectNotFound{Obj: s.Self}
+		}
 		refs := []types.ManagedObjectReference{s.Self}
 		if tree := treeOf(vm.Snapshot.RootSnapshotList, s.Self); req.RemoveChildren && tree != nil {
 			refs = append(snapshotsOf(tree.ChildSnapshotList), s.Self)

@@ -38,7 +38,7 @@ _QUIESCE_MINUTES = 5
 class Taken(msgspec.Struct, frozen=True):
     """A snapshot that exists. ``number``: of its obligation. ``entity``: its managed object, ``machine``: its VM's.
 
-    ``disks``: by id, as the snapshot has them. ``tracking_began``: changed-block tracking was switched on for it.
+    ``disks``: by id, as the snapshot has them.
     """
 
     promised: Promised
@@ -46,7 +46,6 @@ class Taken(msgspec.Struct, frozen=True):
     machine: Any
     entity: Any
     disks: Mapping[str, Disk]
-    tracking_began: bool
 
 
 class Snapshots:
@@ -72,12 +71,12 @@ class Snapshots:
         machine = self._inventory.find(request.vm)
         with _failing(request.vm):
             state = self._ready(machine, request)
-            began = self._track(state)
+            self._track(state)
             promised = Promised(request.vm.vm_id, request.vm.name, str(new_tracking_name(request.series)))
             number = journal.promise(SNAPSHOT, promised.data())
             try:
                 entity, quiesced, note = self._freeze(state, promised, request)
-                taken = Taken(promised, number, machine, entity, self._frozen(entity, request), began)
+                taken = Taken(promised, number, machine, entity, self._frozen(entity, request))
                 disks = self._told(state, taken)
             except BaseException:
                 self._undo(promised, number, journal)
@@ -157,17 +156,15 @@ class Snapshots:
             self._removal.end(Promised(request.vm.vm_id, request.vm.name, each.name))
         return look(self._connection, state.entity) if old else state
 
-    def _track(self, state: MachineState) -> bool:
-        """Switch changed-block tracking on where that is safe: not under snapshots. Whether it was."""
+    def _track(self, state: MachineState) -> None:
+        """Switch changed-block tracking on where that is safe: not under snapshots."""
         if state.tracked or not state.trackable or state.snapshots or not self._options.enable_cbt:
-            return False
+            return
         spec = self._connection.vim.vm.ConfigSpec(changeTrackingEnabled=True)
         try:
             self._run(lambda _: state.entity.ReconfigVM_Task(spec))
         except VsphereRefused as error:
             log.warning("changed-block tracking of %s stays off: %s", state.entity._GetMoId(), error)
-            return False
-        return True
 
     # --- making -------------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class CbtTracker:
     def allocated(self, snapshot: Snapshot, disk_id: str) -> Sequence[Extent] | None:
         """All that was ever written, where ESXi can tell: it refuses, or names the whole disk, where it cannot."""
         taken = self._taken(snapshot)
-        if not taken.disks[disk_id].change_id or taken.tracking_began:
+        if not taken.disks[disk_id].change_id:
             return None
         try:
             return self._ask(taken, disk_id, ALLOCATED)

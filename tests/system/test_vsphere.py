@@ -1,0 +1,141 @@
+"""Jobs over vSphere, as users run them: every point is bit for bit what its VM had, and nothing stays on the server."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.processes import SESSION, children
+from lab.vcenter import Fault, LabVm, VCenter, vcenter
+from lab.vsphere_backups import destroy_named, instance_uuid, named
+from lab.vsphere_house import VsphereHouse, vsphere_house
+
+MIB = 1 << 20
+MANY = 8
+POLL_S = 0.01
+
+
+@pytest.fixture(scope="module")
+def center() -> Iterator[VCenter]:
+    with vcenter() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def house(center: VCenter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VsphereHouse]:
+    with vsphere_house(tmp_path_factory.mktemp("house"), center) as made:
+        yield made
+
+
+def test_full_incremental_and_restored_disks_are_bit_for_bit(center: VCenter, house: VsphereHouse) -> None:
+    chance, sizes = random.Random(4), (9 * MIB, 2 * MIB)
+    vm = center.create("web", sizes, folder="prod")
+    house.add_vsphere_job("nightly", "folder:/DC0/vm/prod")
+    held: dict[str, list[bytes]] = {}
+    modes: list[set[tuple[str, str]]] = []
+    for round_ in range(4):
+        for disk, size in enumerate(sizes):
+            writes = [(chance.randrange(size - 70_000), chance.randbytes(chance.choice((1, 70_000)))) for _ in range(9)]
+            center.write(vm, disk, writes)
+        if round_ == 3:
+            center.crash(vm)
+        report = house.run_job("nightly")
+        modes.append({(disk["mode"], disk["reason"].partition(";")[0]) for disk in report["disks"]})
+        held[report["points"][0]["sid"]] = [center.content(vm, disk) for disk in range(len(sizes))]
+        center.assert_clean()
+    assert {mode for told in modes[:1] for mode, _ in told} == {"allocation"}
+    assert {mode for told in modes[1:3] for mode, _ in told} == {"cbt"}
+    assert {mode for mode, _ in modes[3]} == {"digest"}
+    assert all("tracking began anew" in reason for _, reason in modes[3])
+    for number, (sid, contents) in enumerate(held.items()):
+        disk = number % len(sizes)
+        assert house.restored("web", sid, f"scsi0:{disk}") == contents[disk], f"point {sid} restored another disk"
+    check_restored_vm(center, house, vm, list(held.values())[-1])
+
+
+def check_restored_vm(center: VCenter, house: VsphereHouse, vm: LabVm, contents: list[bytes]) -> None:
+    """As another VM beside it, and then in the place of one that is lost."""
+    house.holdfast("restore", "vm", "--vm", "web", "--point", "latest", "--server", "vc", "--name", "web-new")
+    listed = {each["name"]: each["vm_id"] for each in house.holdfast("server", "show", "vc")["vms"]}
+    assert listed["web-new"] != listed["web"] == instance_uuid(center, vm)
+    restored = named(center, "web-new")
+    for disk, content in enumerate(contents):
+        assert center.content(restored, disk) == content
+    destroy_named(center, "web-new")
+    destroy_named(center, "web")
+    house.holdfast("restore", "vm", "--vm", "web", "--point", "latest", "--server", "vc", "--name", "web")
+    assert {each["name"]: each["vm_id"] for each in house.holdfast("server", "show", "vc")["vms"]} == {
+        "web": listed["web"]
+    }
+    center.assert_clean()
+    destroy_named(center, "web")
+
+
+def test_many_vms_by_one_job_keep_within_the_limits(center: VCenter, house: VsphereHouse) -> None:
+    vms = [center.create(f"many{number}", [MIB], datastore=number % 2) for number in range(MANY)]
+    for number, vm in enumerate(vms):
+        center.write(vm, 0, [(number * 1000, f"content of {vm.name}".encode())])
+    house.add_vsphere_job("many", "many*", "--max-tasks", "2")
+    report = house.run_job("many")
+    assert len(report["points"]) == MANY
+    for point in report["points"][::3]:
+        vm = next(each for each in vms if each.name == point["vm"])
+        assert house.restored(vm.name, point["sid"], "scsi0:0") == center.content(vm, 0)
+    center.assert_clean()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("CreateSnapshotEx_Task", delay_ms=1500),
+        Fault("GET /folder", delay_ms=1500),
+        Fault("RemoveSnapshot_Task", delay_ms=1500),
+    ],
+    ids=lambda fault: fault.method,
+)
+def test_a_killed_session_is_cleaned_up_by_the_next(center: VCenter, house: VsphereHouse, fault: Fault) -> None:
+    name = fault.method.replace(" /", "-")
+    vm = center.create(name, [MIB])
+    center.write(vm, 0, [(0, name.encode())])
+    job = f"job-{len(center.state()['machines'])}"
+    house.add_vsphere_job(job, name)
+    with center.faults(fault):
+        run = subprocess.Popen(
+            house.command("job", "run", job), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env=house.environment,
+        )  # fmt: skip
+        while not center._ask("GET", "/faults")[0]["Hits"]:
+            assert run.poll() is None, "it was over before it was held"
+            time.sleep(POLL_S)
+        for pid in children(run.pid, SESSION):
+            os.kill(pid, signal.SIGKILL)
+        assert run.wait(60) != 0
+    center.expire_sessions()
+    cleaned: Any = house.holdfast("server", "clean", "vc")
+    assert not cleaned["failed"]
+    while center.state()["tasks"]:
+        time.sleep(POLL_S)
+    center.assert_clean()
+    report = house.run_job(job)
+    assert house.restored(name, report["points"][0]["sid"], "scsi0:0") == center.content(vm, 0)
+    center.assert_clean()
+
+
+def test_a_server_is_tried_before_it_is_added(center: VCenter, house: VsphereHouse, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text(f"user={center.user}\npassword=guessed\n")
+    told = [f"host={center.host}", f"port={center.port}"]
+    words = [word for option in told for word in ("--option", option)]
+    add = ("server", "add", "other", "--plugin", "vsphere", *words, "--secret-file", secret)
+    house.holdfast(*add, expect=1)
+    house.holdfast(*add, "--option", f"certificate_sha256={center.certificates.fingerprint}", expect=1)
+    assert [each["server"]["name"] for each in house.holdfast("server", "list")["servers"]] == ["lab", "vc"]
