@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
-from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, PluginDefect, SnapshotFailed
+from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, PluginDefect, PluginHung, SnapshotFailed
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent
-from holdfast_manager.host.guard import GuardedDriver, GuardedGuestProcessor, GuardedTracker
+from holdfast_manager.host import boundary, guard
+from holdfast_manager.host.guard import GuardedAgentChannel, GuardedDriver, GuardedGuestProcessor, GuardedTracker
 from holdfast_plugins.api import (
     DiskInfo,
     RestoreDisk,
@@ -202,3 +204,69 @@ def test_secrets_are_for_servers_of_the_disk_only() -> None:
             driver.create_snapshot(request, MemoryJournal())
         with pytest.raises(PluginDefect, match="secrets for https://elsewhere"):
             driver.prepare_restore("web", VmInfo(VM, ()), False, MemoryJournal())
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """A call that comes back only when the test is over; limits are short meanwhile."""
+    over = threading.Event()
+    monkeypatch.setattr(boundary, "LIMITS_S", dict.fromkeys(boundary.LIMITS_S, 0.05))
+    monkeypatch.setattr(boundary, "LONGEST_S", 0.05)
+    yield over.wait
+    over.set()
+
+
+def test_a_call_that_hangs_is_given_up_and_its_vm_left_alone(hanging: Callable[[], None]) -> None:
+    class Hangs(Odd):
+        def create_snapshot(self, request: SnapshotRequest, _: object) -> Snapshot:
+            if request.vm == VM:
+                hanging()
+            return Snapshot("s", request.vm, ())
+
+    plugin = Hangs()
+    driver = GuardedDriver("slow", plugin)
+    with pytest.raises(PluginHung, match="'slow' has not come back from create_snapshot") as caught:
+        driver.create_snapshot(REQUEST, MemoryJournal())
+    assert not caught.value.retryable
+    with pytest.raises(PluginHung, match="create_snapshot"):
+        driver.vm_info(VM)
+    assert plugin.calls == [], "nothing is asked of it about that VM any more"
+    other = VmRef("2", "db")
+    assert driver.create_snapshot(SnapshotRequest(other, "tag", ()), MemoryJournal()).vm == other
+    driver.close()
+
+
+def test_every_call_of_a_plugin_has_a_limit(hanging: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each method of each guard in turn, with a plugin all of whose methods hang."""
+    monkeypatch.setattr(guard, "SLACK_S", 0.05)
+
+    class Hangs:
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            return lambda *_, **__: hanging()
+
+    taken, target, facts = snapshot(), RestoreTarget("t", VM, ()), VmInfo(VM, ())
+    arguments: dict[str, tuple[Any, ...]] = {
+        "vm_info": (VM,), "create_snapshot": (REQUEST, None), "check_snapshot": (taken,),
+        "remove_snapshot": (taken, True, None), "fulfil": ("kind", {}), "prepare_restore": ("web", facts, False, None),
+        "finish_restore": (target, facts, None), "abandon_restore": (target, None), "guest_agent": (VM,),
+        "freeze": (facts, NoAccess(), 60), "changed": (taken, "a", "1"), "allocated": (taken, "a"),
+        "exchange": (b"{}", 0.01),
+    }  # fmt: skip
+    guards = (GuardedDriver, GuardedGuestProcessor, GuardedTracker, GuardedAgentChannel)
+    for guarded in guards:
+        for name in (name for name in vars(guarded) if not name.startswith("_") and name != "close"):
+            with pytest.raises((PluginHung, ChangeTrackingLost), match=f"has not come back from {name}"):
+                getattr(guarded("slow", Hangs()), name)(*arguments.get(name, ()))
+    for guarded in (GuardedDriver, GuardedGuestProcessor):
+        guarded("slow", Hangs()).close()
+
+
+def test_the_thread_of_a_call_outlives_it() -> None:
+    """What a plugin starts to end with its thread (PR_SET_PDEATHSIG) lives on when the call is over."""
+    threads: list[threading.Thread] = []
+    driver = GuardedDriver("odd", Odd())
+    driver.unguarded.connect = lambda: threads.append(threading.current_thread())  # type: ignore[method-assign] # a spy
+    driver.connect()
+    driver.connect()
+    assert threads[0] is threads[1] is not threading.current_thread()
+    assert threads[0].is_alive()

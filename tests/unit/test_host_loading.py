@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.errors import ConfigInvalid, PluginMissing, UnknownConfigKey
-from holdfast_manager.host import PluginHost, PluginReport, PluginStatus
-from holdfast_plugins.api import Family
+from holdfast_manager.host import PluginHost, PluginReport, PluginStatus, checks
+from holdfast_manager.host import host as host_module
+from holdfast_manager.host.discovery import BUILT_IN
+from holdfast_plugins.api import Family, Registry
 
 PREAMBLE = """
 import msgspec
@@ -237,3 +239,46 @@ def test_a_missing_plugin_names_the_nearest() -> None:
     assert caught.value.exit_code == 10
     with pytest.raises(PluginMissing, match="did you mean 'scripts'"):
         host.guest_processor("script", {}, "test")
+
+
+def registering(version: int) -> str:
+    return (
+        "def holdfast_register_hypervisors(registry):\n"
+        f" registry.hypervisor('x', Driver, summary='s', api_version={version})\n"
+    )
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+def test_this_version_of_the_api_and_the_one_before_are_taken(
+    plugins: Plugins, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setattr(checks, "API_VERSION", 4)
+    monkeypatch.setattr(checks, "OLDEST_API_VERSION", 3)
+    plugins.module("one", registering(version))
+    host = PluginHost.load(extra=["one"])
+    if version in (2, 5):
+        assert f"version {version} of the plugin API, this Holdfast has version 4 and takes 3" in broken(host, "one")
+        return
+    loaded = report(host, "one")
+    assert loaded.status is PluginStatus.LOADED
+    if version == 4:
+        assert loaded.warnings == ()
+    else:
+        assert "version 3 of the plugin API, which the next version of Holdfast's (5) will refuse" in loaded.warnings[0]
+
+
+def test_a_plugin_that_does_not_say_its_version_is_of_the_first() -> None:
+    registry = Registry()
+    registry.hypervisor("x", lambda options, secret: None, summary="s")  # type: ignore[arg-type,return-value] # never called
+    registry.guest_processor("x", lambda options, secret: None, summary="s")  # type: ignore[arg-type,return-value] # ditto
+    registry.change_tracker("x", lambda driver: None, summary="s", hypervisor="x")  # type: ignore[arg-type,return-value] # ditto
+    assert {registration.api_version for registration in registry.registrations} == {1}
+
+
+def test_a_plugin_that_hangs_at_its_import_is_left_out(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "LOADING_S", 0.2)
+    plugins.module("broken", "import threading\nthreading.Event().wait(20)\n")
+    plugins.module("two", GOOD.format(name="beta"))
+    host = PluginHost.load(extra=["broken", "two"], disabled=[m.rpartition(".")[2] for m in BUILT_IN])
+    assert "it was not loaded after 0 s" in broken(host, "broken")
+    assert report(host, "two").status is PluginStatus.LOADED

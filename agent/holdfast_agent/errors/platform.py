@@ -106,6 +106,14 @@ class PluginMissing(PlatformError):
     exit_code = 10
 
 
+class PluginHung(PlatformError):
+    """A call of a plugin was given up. What it made or still makes stands in the journal of obligations."""
+
+    code = "plugin_hung"
+    message = "the plugin {plugin!r} has not come back from {method} after {limit_s:.0f} s; nothing more is asked of it there"
+    action = "See what the server is busy with and run the job again; what was left is removed then. If it stays so, tell the author"
+
+
 class PluginDefect(PlatformError):
     """A plugin raised something it should not, or handed back a value that breaks its contract."""
 

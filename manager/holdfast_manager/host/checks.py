@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from holdfast_plugins.api.registry import API_VERSION, Family, Registration
+from holdfast_plugins.api.registry import API_VERSION, OLDEST_API_VERSION, Family, Registration
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
@@ -15,10 +15,10 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 def fault_of(registration: Registration) -> str:
     """What is wrong with ``registration``, in one sentence; empty when nothing is."""
     what = f"{registration.family} {registration.name!r}"
-    if registration.api_version != API_VERSION:
+    if not OLDEST_API_VERSION <= registration.api_version <= API_VERSION:
         return (
             f"{what} is written for version {registration.api_version} of the plugin API, this Holdfast has "
-            f"version {API_VERSION}: upgrade the older of the two"
+            f"version {_accepted()}: upgrade the older of the two"
         )
     if not _NAME.fullmatch(registration.name):
         return f"{what}: a name is made of lower-case letters, digits and single '-' or '_'"
@@ -33,6 +33,20 @@ def fault_of(registration: Registration) -> str:
         if fault:
             return f"{what}: {label} {fault}"
     return ""
+
+
+def age_of(registration: Registration) -> str:
+    """A warning for what was written for the version before the present one; empty for what is up to date."""
+    if registration.api_version == API_VERSION:
+        return ""
+    return (
+        f"{registration.family} {registration.name!r} is written for version {registration.api_version} of the plugin "
+        f"API, which the next version of Holdfast's ({API_VERSION + 1}) will refuse; ask its author for a newer one"
+    )
+
+
+def _accepted() -> str:
+    return f"{API_VERSION}" if OLDEST_API_VERSION == API_VERSION else f"{API_VERSION} and takes {OLDEST_API_VERSION}"
 
 
 def _fault_of_type(options_type: Any) -> str:

@@ -1,23 +1,18 @@
 """What stands between a session and a plugin's object: the same protocol, with every call at the plugin boundary.
 
-Errors that a plugin raises on purpose (``HoldfastError``) pass unchanged. Anything else, and any answer that breaks
-the protocol, becomes :class:`PluginDefect` here, so that a session never has to guess what a plugin may do.
+Errors that a plugin raises on purpose (``HoldfastError``) pass unchanged. Anything else, any answer that breaks the
+protocol, and a call that does not come back become typed errors here, so that a session never has to guess what a
+plugin may do.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
-from holdfast_agent.errors import (
-    ChangeTrackingLost,
-    DiskUrlInvalid,
-    GuestAgentSilent,
-    HoldfastError,
-    PluginDefect,
-    UsageError,
-)
+from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, HoldfastError, UsageError
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_agent.model.geometry import Extent
@@ -48,7 +43,12 @@ from holdfast_plugins.api import (
     VmRef,
 )
 
+from .boundary import Boundary, ContractBroken
+
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+SLACK_S = 30.0
+"""For what should answer at once, or has a time-out of its own."""
 MAX_CONFIG_BYTES = 4 * MIB
 MAX_BITMAP_NAME = 1023  # QEMU's own bound
 
@@ -58,121 +58,143 @@ class GuardedDriver:
 
     def __init__(self, plugin: str, driver: HypervisorDriver) -> None:
         self._plugin = plugin
+        self._boundary = Boundary(plugin)
         self.unguarded = driver
 
     def connect(self) -> None:
-        with self._boundary("connect"):
-            self.unguarded.connect()
+        self._boundary.call("connect", lambda: self.unguarded.connect())
 
     def close(self) -> None:
-        _close(self._plugin, self.unguarded.close)
+        self._boundary.close(lambda: self.unguarded.close())
 
     def list_vms(self) -> Sequence[VmRef]:
-        with self._boundary("list_vms"):
-            vms = list(self.unguarded.list_vms())
+        vms = self._boundary.call("list_vms", lambda: list(self.unguarded.list_vms()))
+        with self._boundary.judging("list_vms"):
             _unique("VM ids", (vm.vm_id for vm in vms))
-            return vms
+        return vms
 
     def vm_info(self, vm: VmRef) -> VmInfo:
-        with self._boundary("vm_info"):
-            info = self.unguarded.vm_info(vm)
+        info = self._boundary.call("vm_info", lambda: self.unguarded.vm_info(vm), vm.vm_id)
+        with self._boundary.judging("vm_info"):
             _unique("disk ids", (disk.disk_id for disk in info.disks))
             _expect(all(disk.size_bytes >= 0 for disk in info.disks), "a disk has a negative size")
             _expect(len(info.config) <= MAX_CONFIG_BYTES, f"the VM's config exceeds {MAX_CONFIG_BYTES} bytes")
-            return info
+        return info
 
     def create_snapshot(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
-        with self._boundary("create_snapshot"):
-            snapshot = self.unguarded.create_snapshot(request, journal)
-            try:
+        snapshot = self._boundary.call(
+            "create_snapshot", lambda: self.unguarded.create_snapshot(request, journal), request.vm.vm_id
+        )
+        try:
+            with self._boundary.judging("create_snapshot"):
                 _check_snapshot(snapshot, request)
-            except BaseException:
-                # Nobody else will ever know this snapshot; a failing removal leaves its promise in the journal.
-                with suppress(HoldfastError):
-                    self.remove_snapshot(snapshot, committed=False, journal=journal)
-                raise
-            return snapshot
+        except BaseException:
+            # Nobody else will ever know this snapshot; a failing removal leaves its promise in the journal.
+            with suppress(HoldfastError):
+                self._boundary.call(
+                    "remove_snapshot",
+                    lambda: self.unguarded.remove_snapshot(snapshot, False, journal),
+                    request.vm.vm_id,
+                )
+            raise
+        return snapshot
 
     def check_snapshot(self, snapshot: Snapshot) -> None:
-        with self._boundary("check_snapshot"):
-            self.unguarded.check_snapshot(snapshot)
+        self._boundary.call("check_snapshot", lambda: self.unguarded.check_snapshot(snapshot), snapshot.vm.vm_id)
 
     def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
-        with self._boundary("remove_snapshot"):
-            self.unguarded.remove_snapshot(snapshot, committed, journal)
+        self._boundary.call(
+            "remove_snapshot", lambda: self.unguarded.remove_snapshot(snapshot, committed, journal), snapshot.vm.vm_id
+        )
 
     def fulfil(self, kind: str, data: dict[str, str]) -> None:
-        with self._boundary("fulfil"):
-            self.unguarded.fulfil(kind, data)
+        self._boundary.call("fulfil", lambda: self.unguarded.fulfil(kind, data))
 
     def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
-        with self._boundary("prepare_restore"):
-            return _checked_target(self.unguarded.prepare_restore(name, info, overwrite, journal))
+        target = self._boundary.call(
+            "prepare_restore",
+            lambda: self.unguarded.prepare_restore(name, info, overwrite, journal),
+            f"restore of {name}",
+        )
+        with self._boundary.judging("prepare_restore"):
+            return _checked_target(target)
 
     def prepare_rollback(self, name: str, info: VmInfo, since: Mapping[str, str], journal: Journal) -> RestoreTarget:
-        with self._boundary("prepare_rollback"):
-            if not isinstance(self.unguarded, RollsBack):
-                reason = f"the hypervisor plugin {self._plugin} rewrites no VM in place; replace it with --overwrite"
-                raise UsageError(reason=reason)
-            return _checked_target(self.unguarded.prepare_rollback(name, info, since, journal))
+        own = self.unguarded
+        if not isinstance(own, RollsBack):
+            reason = f"the hypervisor plugin {self._plugin} rewrites no VM in place; replace it with --overwrite"
+            raise UsageError(reason=reason)
+        target = self._boundary.call(
+            "prepare_rollback", lambda: own.prepare_rollback(name, info, since, journal), f"restore of {name}"
+        )
+        with self._boundary.judging("prepare_rollback"):
+            return _checked_target(target)
 
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
-        with self._boundary("finish_restore"):
-            return self.unguarded.finish_restore(target, info, journal)
+        return self._boundary.call(
+            "finish_restore",
+            lambda: self.unguarded.finish_restore(target, info, journal),
+            f"restore of {target.vm.name}",
+        )
 
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
-        with self._boundary("abandon_restore"):
-            self.unguarded.abandon_restore(target, journal)
+        self._boundary.call(
+            "abandon_restore", lambda: self.unguarded.abandon_restore(target, journal), f"restore of {target.vm.name}"
+        )
 
     def guest_agent(self, vm: VmRef) -> AgentChannel:
-        with self._boundary("guest_agent"):
-            if not isinstance(self.unguarded, OffersGuestAgent):
-                reason = f"the hypervisor plugin {self._plugin} has no channel to it"
-                raise GuestAgentSilent(vm=vm.name, reason=reason)
-            return GuardedAgentChannel(self._plugin, self.unguarded.guest_agent(vm))
+        own = self.unguarded
+        if not isinstance(own, OffersGuestAgent):
+            reason = f"the hypervisor plugin {self._plugin} has no channel to it"
+            raise GuestAgentSilent(vm=vm.name, reason=reason)
+        channel = self._boundary.call("guest_agent", lambda: own.guest_agent(vm), vm.vm_id)
+        return GuardedAgentChannel(self._plugin, channel)
 
     def near_proxies(self, info: VmInfo, disk_id: str) -> Sequence[Collection[str]]:
         """None where the plugin's driver offers one way for all."""
-        with self._boundary("near_proxies"):
-            if not isinstance(self.unguarded, OffersTransports):
-                return ()
-            return tuple(tuple(group) for group in self.unguarded.near_proxies(info, disk_id))
+        own = self.unguarded
+        if not isinstance(own, OffersTransports):
+            return ()
+        return self._boundary.call(
+            "near_proxies", lambda: tuple(tuple(group) for group in own.near_proxies(info, disk_id)), info.ref.vm_id
+        )
 
     def disk_for(self, snapshot: Snapshot, disk: SnapshotDisk, proxy: str, journal: Journal) -> SnapshotDisk:
         """``disk`` itself where the plugin's driver offers one way for all."""
-        with self._boundary("disk_for"):
-            if not isinstance(self.unguarded, OffersTransports):
-                return disk
-            told = self.unguarded.disk_for(snapshot, disk, proxy, journal)
+        own = self.unguarded
+        if not isinstance(own, OffersTransports):
+            return disk
+        told = self._boundary.call("disk_for", lambda: own.disk_for(snapshot, disk, proxy, journal), snapshot.vm.vm_id)
+        with self._boundary.judging("disk_for"):
             same = (told.disk_id, told.size_bytes, told.change_id) == (disk.disk_id, disk.size_bytes, disk.change_id)
             _expect(same, f"it was asked for the disk {disk.disk_id} and gave another")
             _check_ways(told)
-            return told
+        return told
 
     def places(self, kind: PlaceKind) -> Mapping[str, Collection[str]]:
         """Nothing where the plugin's driver knows no places."""
-        with self._boundary("places"):
-            return self.unguarded.places(kind) if isinstance(self.unguarded, OffersPlaces) else {}
+        own = self.unguarded
+        return self._boundary.call("places", lambda: own.places(kind)) if isinstance(own, OffersPlaces) else {}
 
     def missing_rights(self) -> Sequence[str]:
         """Nothing where all users of such a server may do everything."""
-        with self._boundary("missing_rights"):
-            return self.unguarded.missing_rights() if isinstance(self.unguarded, ChecksRights) else ()
-
-    def _boundary(self, method: str) -> AbstractContextManager[None]:
-        return _boundary(self._plugin, method)
+        own = self.unguarded
+        return (
+            self._boundary.call("missing_rights", lambda: own.missing_rights()) if isinstance(own, ChecksRights) else ()
+        )
 
 
 class GuardedAgentChannel:
     """An ``AgentChannel`` around a hypervisor plugin's; it is another plugin that uses it."""
 
     def __init__(self, plugin: str, channel: AgentChannel) -> None:
-        self._plugin = plugin
+        self._boundary = Boundary(plugin)
         self._channel = channel
 
     def exchange(self, command: bytes, timeout_s: float) -> bytes:
-        with _boundary(self._plugin, "exchange"):
-            return self._channel.exchange(command, timeout_s)
+        return self._boundary.call(
+            "exchange", lambda: self._channel.exchange(command, timeout_s), limit_s=timeout_s + SLACK_S
+        )
 
 
 def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:
@@ -204,78 +226,81 @@ def _check_access(disk_id: str, urls: Iterable[str], access: Iterable[DiskAccess
 class GuardedFreezeHandle:
     """A ``FreezeHandle`` around a plugin's."""
 
-    def __init__(self, plugin: str, handle: FreezeHandle) -> None:
-        self._plugin = plugin
+    def __init__(self, boundary: Boundary, vm: VmRef, handle: FreezeHandle) -> None:
+        self._boundary = boundary
+        self._vm = vm
         self._handle = handle
 
     @property
     def consistency(self) -> ConsistencyLevel:
-        with _boundary(self._plugin, "consistency"):
-            return ConsistencyLevel(self._handle.consistency)
+        return self._told("consistency", lambda: ConsistencyLevel(self._handle.consistency))
 
     @property
     def note(self) -> str:
-        with _boundary(self._plugin, "note"):
-            return str(self._handle.note)
+        return self._told("note", lambda: str(self._handle.note))
 
     @property
     def shortfall(self) -> str:
-        with _boundary(self._plugin, "shortfall"):
-            return str(self._handle.shortfall)
+        return self._told("shortfall", lambda: str(self._handle.shortfall))
 
     def thaw(self) -> None:
-        with _boundary(self._plugin, "thaw"):
-            self._handle.thaw()
+        self._boundary.call("thaw", lambda: self._handle.thaw(), self._vm.vm_id)
+
+    def _told(self, what: str, tell: Callable[[], T]) -> T:
+        return self._boundary.call(what, tell, self._vm.vm_id, SLACK_S)
 
 
 class GuardedGuestProcessor:
     """A ``GuestProcessor`` around a plugin's."""
 
     def __init__(self, plugin: str, processor: GuestProcessor) -> None:
-        self._plugin = plugin
+        self._boundary = Boundary(plugin)
         self._processor = processor
 
     def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
-        with _boundary(self._plugin, "freeze"):
-            return GuardedFreezeHandle(self._plugin, self._processor.freeze(vm, access, deadline_s))
+        handle = self._boundary.call("freeze", lambda: self._processor.freeze(vm, access, deadline_s), vm.ref.vm_id)
+        return GuardedFreezeHandle(self._boundary, vm.ref, handle)
 
     def close(self) -> None:
-        _close(self._plugin, self._processor.close)
+        self._boundary.close(lambda: self._processor.close())
 
 
 class GuardedNotifier:
     """A ``Notifier`` around a plugin's."""
 
     def __init__(self, plugin: str, notifier: Notifier) -> None:
-        self._plugin = plugin
+        self._boundary = Boundary(plugin)
         self._notifier = notifier
 
     def send(self, notice: Notice, timeout_s: float) -> None:
-        with _boundary(self._plugin, "send"):
-            self._notifier.send(notice, timeout_s)
+        self._boundary.call("send", lambda: self._notifier.send(notice, timeout_s), limit_s=timeout_s + SLACK_S)
 
 
 class GuardedTracker:
     """A ``ChangeTracker`` around a plugin's: whatever goes wrong reads as :class:`ChangeTrackingLost`."""
 
     def __init__(self, plugin: str, tracker: ChangeTracker) -> None:
-        self._plugin = plugin
+        self._boundary = Boundary(plugin)
         self._tracker = tracker
 
     def changed(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:
         with self._losing("changed"):
-            told = self._tracker.changed(snapshot, disk_id, since)
+            told = self._boundary.call(
+                "changed", lambda: self._tracker.changed(snapshot, disk_id, since), snapshot.vm.vm_id
+            )
             return _known_to_qemu(told) if isinstance(told, DiskBitmap) else _ascending(told)
 
     def allocated(self, snapshot: Snapshot, disk_id: str) -> Sequence[Extent] | None:
         with self._losing("allocated"):
-            extents = self._tracker.allocated(snapshot, disk_id)
+            extents = self._boundary.call(
+                "allocated", lambda: self._tracker.allocated(snapshot, disk_id), snapshot.vm.vm_id
+            )
             return None if extents is None else _ascending(extents)
 
     @contextmanager
     def _losing(self, method: str) -> Iterator[None]:
         try:
-            with _boundary(self._plugin, method):
+            with self._boundary.judging(method):
                 yield
         except ChangeTrackingLost:
             raise
@@ -284,33 +309,9 @@ class GuardedTracker:
             raise ChangeTrackingLost(reason=error.text) from error
 
 
-class _ContractBroken(Exception):
-    """An answer that the protocol does not allow."""
-
-
-@contextmanager
-def _boundary(plugin: str, method: str) -> Iterator[None]:
-    try:
-        yield
-    except (_ContractBroken, DiskUrlInvalid) as error:
-        raise PluginDefect(plugin=plugin, method=method, reason=str(error)) from error
-    except HoldfastError:
-        raise
-    except Exception as error:  # plugin boundary
-        reason = f"{type(error).__name__}: {error}"
-        raise PluginDefect(plugin=plugin, method=method, reason=reason) from error
-
-
-def _close(plugin: str, close: Callable[[], None]) -> None:
-    try:
-        close()
-    except Exception:  # plugin boundary: a failing clean-up must not hide the first error
-        log.exception("close of plugin %s raised", plugin)
-
-
 def _expect(condition: bool, otherwise: str) -> None:
     if not condition:
-        raise _ContractBroken(otherwise)
+        raise ContractBroken(otherwise)
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

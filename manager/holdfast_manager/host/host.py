@@ -7,19 +7,23 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from holdfast_agent.errors import HoldfastError, PluginBroken, PluginDefect, PluginMissing
+from holdfast_agent.errors import HoldfastError, PluginBroken, PluginMissing
 from holdfast_agent.model import strict
 from holdfast_plugins.api import ChangeTracker, GuestProcessor, HypervisorCapabilities, HypervisorDriver, Notifier
 from holdfast_plugins.api.registry import Family, Registration
 
-from .checks import fault_of
+from .boundary import Boundary
+from .checks import age_of, fault_of
 from .discovery import Candidate, candidates
 from .guard import GuardedDriver, GuardedGuestProcessor, GuardedNotifier, GuardedTracker
 from .hooks import HookError, HookManager
+from .patience import NotInTime, Patience
 from .report import PluginReport, PluginStatus, Provided
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+LOADING_S = 60.0
+"""To import a plugin and have it register what it provides; a second is long already."""
 Key = tuple[Family, str, str]
 """Family, hypervisor (change trackers only, else empty) and name."""
 
@@ -29,6 +33,7 @@ class PluginHost:
 
     def __init__(self) -> None:
         self._hooks = HookManager()
+        self._patience = Patience()
         self._registrations: dict[Key, Registration] = {}
         self._owners: dict[Key, str] = {}
         self._reports: dict[str, PluginReport] = {}
@@ -125,13 +130,16 @@ class PluginHost:
             self._reports[name] = PluginReport(name, candidate.origin, PluginStatus.BROKEN, broken.to_record())
             return
         provides = tuple(Provided.of(registration) for registration in registrations)
+        warnings = tuple(age for age in map(age_of, registrations) if age)
+        for warning in warnings:
+            log.warning("plugin %s: %s", candidate.name, warning)
         self._reports[candidate.name] = PluginReport(
-            candidate.name, candidate.origin, PluginStatus.LOADED, provides=provides
+            candidate.name, candidate.origin, PluginStatus.LOADED, provides=provides, warnings=warnings
         )
 
     def _load(self, candidate: Candidate) -> list[Registration]:
-        plugin = candidate.load()
-        registrations = self._hooks.collect(plugin, candidate.name)
+        plugin = self._in_time(candidate.load)
+        registrations = self._in_time(lambda: self._hooks.collect(plugin, candidate.name))
         try:
             accepted = self._accept(registrations)
         except BaseException:
@@ -140,6 +148,12 @@ class PluginHost:
         self._registrations |= accepted
         self._owners |= dict.fromkeys(accepted, candidate.name)
         return registrations
+
+    def _in_time(self, part: Callable[[], T]) -> T:
+        try:
+            return self._patience.call(part, LOADING_S)
+        except NotInTime:
+            raise HookError(f"it was not loaded after {LOADING_S:.0f} s") from None
 
     def _accept(self, registrations: list[Registration]) -> dict[Key, Registration]:
         """All of a plugin's registrations or none: half a plugin would fail later, and further from its cause."""
@@ -177,17 +191,7 @@ class PluginHost:
 
     @staticmethod
     def _make(registration: Registration, *arguments: Any) -> Any:
-        return call_factory(registration.name, registration.factory, *arguments)
-
-
-def call_factory(name: str, factory: Callable[..., T], *arguments: Any) -> T:
-    """Call a plugin's factory. What it raises on purpose passes; anything else becomes :class:`PluginDefect`."""
-    try:
-        return factory(*arguments)
-    except HoldfastError:
-        raise
-    except Exception as error:  # plugin boundary
-        raise PluginDefect(plugin=name, method="its factory", reason=_reason(error)) from error
+        return Boundary(registration.name).call("its factory", lambda: registration.factory(*arguments))
 
 
 def _reason(error: BaseException) -> str:

@@ -33,10 +33,14 @@ class Provided(msgspec.Struct, frozen=True):
 
 
 class PluginReport(msgspec.Struct, frozen=True):
-    """One plugin. ``origin`` says for people where it came from; ``error`` is set when it is broken."""
+    """One plugin. ``origin`` says for people where it came from; ``error`` is set when it is broken.
+
+    ``warnings``: what works still and will not for ever, such as an older version of the plugin API.
+    """
 
     name: str
     origin: str
     status: PluginStatus
     error: ErrorRecord | None = None
     provides: tuple[Provided, ...] = ()
+    warnings: tuple[str, ...] = ()

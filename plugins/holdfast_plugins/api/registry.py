@@ -14,7 +14,11 @@ from .hypervisor import HypervisorCapabilities, HypervisorDriver
 from .notices import Notifier
 
 API_VERSION = 1
-"""Grows when a protocol changes so that older plugins would break; the host refuses plugins of another version."""
+"""Grows when a protocol changes so that older plugins would break. The host takes this version and the one before."""
+OLDEST_API_VERSION = max(1, API_VERSION - 1)
+"""The oldest that the host takes; plugins written for it are reported with a warning."""
+FIRST_API_VERSION = 1
+"""What a plugin is taken to be written for that does not say: there was no other when nobody had to say."""
 
 
 class Family(StrEnum):
@@ -36,7 +40,8 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     ``name`` is what configurations say. ``factory`` is called with (``options``, ``secret``): an instance of
     ``options_type`` and a mapping of credentials. Options are checked against ``options_type`` (a frozen msgspec
     struct; unknown keys are refused) before the factory sees them. The factory of a change tracker is called with the
-    connected driver of ``hypervisor`` instead.
+    connected driver of ``hypervisor`` instead. ``api_version``: the one that its author wrote
+    it for, as a plain number and not as :data:`API_VERSION`, which grows with Holdfast.
     """
 
     family: Family
@@ -47,7 +52,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_options_type: type[msgspec.Struct] = NoOptions
     capabilities: HypervisorCapabilities = HypervisorCapabilities()
     hypervisor: str = ""
-    api_version: int = API_VERSION
+    api_version: int = FIRST_API_VERSION
 
 
 class Registry:
@@ -65,7 +70,7 @@ class Registry:
         options_type: type[msgspec.Struct] = NoOptions,
         snapshot_options_type: type[msgspec.Struct] = NoOptions,
         capabilities: HypervisorCapabilities = HypervisorCapabilities(),  # noqa: B008 (frozen value)
-        api_version: int = API_VERSION,
+        api_version: int = FIRST_API_VERSION,
     ) -> None:
         """Register a hypervisor driver under ``name``."""
         self.registrations.append(
@@ -88,7 +93,7 @@ class Registry:
         *,
         summary: str,
         options_type: type[msgspec.Struct] = NoOptions,
-        api_version: int = API_VERSION,
+        api_version: int = FIRST_API_VERSION,
     ) -> None:
         """Register a guest processor under ``name``."""
         self.registrations.append(
@@ -109,7 +114,7 @@ class Registry:
         *,
         summary: str,
         hypervisor: str,
-        api_version: int = API_VERSION,
+        api_version: int = FIRST_API_VERSION,
     ) -> None:
         """Register a change tracker for the hypervisor driver called ``hypervisor``."""
         self.registrations.append(
