@@ -29,6 +29,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kind_of_database", ["sqlite", "postgresql"], indirect=True)
 
 
+pytest_plugins = ["pytester"]
+
+
 class Clock:
     """Time that passes only when a test says so. Unix seconds."""
 

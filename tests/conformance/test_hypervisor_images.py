@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -11,8 +14,9 @@ import pytest
 
 from holdfast_agent.model.disk_url import DiskScheme, parse_disk_url
 from holdfast_plugins.api import HypervisorDriver, RestoreDisk, VmRef
+from holdfast_plugins.hypervisors import images
 from holdfast_plugins.hypervisors.images import ImagesDriver, ImagesOptions, SnapshotMethod
-from holdfast_plugins.testkit import HypervisorConformance, HypervisorLab
+from holdfast_plugins.testkit import HypervisorConformance, HypervisorLab, ObligationSuite, RestoreSuite, SnapshotSuite
 from lab.devices import small_file_system
 from lab.tools import require_tool
 
@@ -23,6 +27,10 @@ class ImagesLab(HypervisorLab):
     """A directory with a VM of two disks, a second VM, and files that are nobody's VM."""
 
     vm = VmRef("web", "web")
+    plugin = images
+    resizes = True
+    plugs_disks = True
+    faults = ("the storage is gone", "an image is damaged")
 
     def __init__(self, directory: Path, scratch: Path, image_format: str, method: SnapshotMethod) -> None:
         self._directory = directory
@@ -41,6 +49,9 @@ class ImagesLab(HypervisorLab):
 
     def driver(self) -> HypervisorDriver:
         return ImagesDriver(ImagesOptions(path=str(self._directory), snapshot=self._method), {})
+
+    def unreachable(self) -> HypervisorDriver:
+        return ImagesDriver(ImagesOptions(path=str(self._directory / "not-mounted")), {})
 
     def write(self, disk_id: str, offset: int, data: bytes) -> None:
         path = self._directory / "web" / disk_id
@@ -68,6 +79,37 @@ class ImagesLab(HypervisorLab):
         with Path(parse_disk_url(disk.url).path).open("xb") as file:
             file.write(data)
 
+    def grow(self, disk_id: str, size_bytes: int) -> None:
+        path = self._directory / "web" / disk_id
+        if self._format == "raw":
+            os.truncate(path, size_bytes)
+        else:
+            subprocess.run(["qemu-img", "resize", "-q", "-f", "qcow2", path, str(size_bytes)], check=True)
+
+    def plug(self) -> str:
+        name = f"between.{self._format}"
+        self._create(self._directory / "web" / name, 1024 * 1024, b"plugged")
+        return name
+
+    def unplug(self, disk_id: str) -> None:
+        (self._directory / "web" / disk_id).unlink()
+
+    @contextmanager
+    def fault(self, name: str) -> Iterator[None]:
+        if name == "the storage is gone":
+            place, aside = self._directory, self._directory.with_name("aside")
+            place.rename(aside)
+        else:
+            place = self._directory / "web" / f"data.{self._format}"
+            aside = self._scratch / "whole"
+            shutil.move(place, aside)
+            place.write_bytes(b"QFI\xfb" + bytes(60)) if self._format == "qcow2" else place.symlink_to("nowhere")
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True) if not place.is_dir() else None
+            shutil.move(aside, place)
+
     def traces(self) -> Hashable:
         keep = {self._directory / ".holdfast", self._directory / ".holdfast" / "HOLDFAST-SNAPSHOTS"}
         return frozenset(str(path) for path in self._directory.rglob("*") if path not in keep)
@@ -93,18 +135,24 @@ def reflink_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-class TestImages(HypervisorConformance):
-    @pytest.fixture(params=["raw", "qcow2"])
-    def image_format(self, request: pytest.FixtureRequest) -> str:
-        if request.param == "qcow2":
-            require_tool("qemu-img", "qemu-utils")
-            require_tool("qemu-io", "qemu-utils")
-        return str(request.param)
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HypervisorLab]:
+    image_format, method = getattr(request, "param", "raw auto").split()
+    if image_format == "qcow2":
+        require_tool("qemu-img", "qemu-utils")
+        require_tool("qemu-io", "qemu-utils")
+    root = request.getfixturevalue("reflink_root") if method == "reflink" else tmp_path
+    directory = root / tmp_path.name
+    directory.mkdir()
+    (tmp_path / "scratch").mkdir()
+    yield ImagesLab(directory, tmp_path / "scratch", image_format, SnapshotMethod(method))
+    shutil.rmtree(directory)  # the file system with reflinks is small, and all tests share it
 
-    @pytest.fixture(params=list(SnapshotMethod))
-    def lab(self, request: pytest.FixtureRequest, tmp_path: Path, image_format: str) -> HypervisorLab:
-        reflinks = request.param is SnapshotMethod.REFLINK
-        directory = (request.getfixturevalue("reflink_root") if reflinks else tmp_path) / tmp_path.name
-        directory.mkdir()
-        (tmp_path / "scratch").mkdir()
-        return ImagesLab(directory, tmp_path / "scratch", image_format, request.param)
+
+class TestImages(HypervisorConformance):
+    """Raw images, with what method there is."""
+
+
+@pytest.mark.parametrize("lab", ["raw in-place", "raw reflink", "qcow2 copy", "qcow2 reflink"], indirect=True)
+class TestOtherImages(SnapshotSuite, ObligationSuite, RestoreSuite):
+    """Whatever else the format and the method may be."""

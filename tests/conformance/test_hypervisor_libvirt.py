@@ -9,6 +9,7 @@ import pytest
 from holdfast_agent.disks.open import open_target
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import ChangeTracker, HypervisorDriver, RestoreDisk, VmRef
+from holdfast_plugins.hypervisors import libvirt
 from holdfast_plugins.hypervisors.libvirt import (
     CheckpointTracker,
     LibvirtDriver,
@@ -17,10 +18,13 @@ from holdfast_plugins.hypervisors.libvirt import (
     Method,
 )
 from holdfast_plugins.testkit import (
+    BackupConformance,
     ChangeTrackerConformance,
     ChangeTrackerLab,
-    HypervisorConformance,
     HypervisorLab,
+    ObligationSuite,
+    RestoreSuite,
+    SnapshotSuite,
 )
 from lab.disks import host_for
 from lab.libvirt_backups import extents_of, read_whole
@@ -33,6 +37,7 @@ class LibvirtLab(HypervisorLab, ChangeTrackerLab):
     """A VM of two disks on a libvirtd, running or not."""
 
     takes_several_snapshots = False
+    plugin = libvirt
 
     def __init__(self, host: LibvirtHost, image_format: str, method: Method, running: bool) -> None:
         self._host, self._method, self._runs = host, method, running
@@ -97,15 +102,24 @@ def empty(host: LibvirtHost) -> Iterator[LibvirtHost]:
     host.clear()
 
 
-class TestLibvirt(HypervisorConformance):
-    @pytest.fixture(
-        params=[("qcow2", Method.BACKUP, True), ("raw", Method.SNAPSHOT, True), ("qcow2", Method.AUTO, False)],
-        ids=["backup job", "overlays", "shut off"],
-    )
-    def lab(self, request: pytest.FixtureRequest, empty: LibvirtHost) -> LibvirtLab:
-        if request.param[2] and "restore" in request.node.name:
-            pytest.skip("a VM that runs is not replaced; restores are tested with the one that is shut off")
-        return LibvirtLab(empty, *request.param)
+class TestBackupJobs(BackupConformance):
+    @pytest.fixture
+    def lab(self, empty: LibvirtHost) -> LibvirtLab:
+        return LibvirtLab(empty, "qcow2", Method.BACKUP, running=True)
+
+
+class TestOverlays(SnapshotSuite, ObligationSuite):
+    @pytest.fixture
+    def lab(self, empty: LibvirtHost) -> LibvirtLab:
+        return LibvirtLab(empty, "raw", Method.SNAPSHOT, running=True)
+
+
+class TestShutOff(SnapshotSuite, ObligationSuite, RestoreSuite):
+    """A VM that runs is not replaced, so restores are tested with one that is shut off."""
+
+    @pytest.fixture
+    def lab(self, empty: LibvirtHost) -> LibvirtLab:
+        return LibvirtLab(empty, "qcow2", Method.AUTO, running=False)
 
 
 class TestCheckpoints(ChangeTrackerConformance):

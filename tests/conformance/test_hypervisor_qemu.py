@@ -13,12 +13,15 @@ from holdfast_agent.disks.open import open_disk
 from holdfast_agent.model.disk_url import parse_disk_url, with_bitmap
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import ChangeTracker, HypervisorDriver, VmRef
+from holdfast_plugins.hypervisors import qemu
 from holdfast_plugins.hypervisors.qemu import BitmapTracker, Fleecing, QemuDriver, QemuOptions
 from holdfast_plugins.testkit import (
+    BackupConformance,
     ChangeTrackerConformance,
     ChangeTrackerLab,
-    HypervisorConformance,
     HypervisorLab,
+    ObligationSuite,
+    SnapshotSuite,
 )
 from lab.disks import free_port, host_for
 from lab.qemu_vms import MIB, QemuVm
@@ -32,6 +35,7 @@ class QemuLab(HypervisorLab, ChangeTrackerLab):
     takes_several_snapshots = False
     restores = False
     vm = VmRef("vm", "vm")
+    plugin = qemu
 
     def __init__(self, running: QemuVm, nbd: str = "") -> None:
         self.running = running
@@ -72,17 +76,33 @@ class QemuLab(HypervisorLab, ChangeTrackerLab):
             disk.close()
 
 
-@pytest.fixture(params=["unix, filter", "tcp, job"])
-def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QemuLab]:
+@contextlib.contextmanager
+def qemu_lab(folder: Path, tcp: bool) -> Iterator[QemuLab]:
     """Two ways of everything: the monitor, the export, and the copying of old data."""
-    tcp = request.param == "tcp, job"
-    with QemuVm(tmp_path, DISKS, tcp=free_port() if tcp else 0) as running:
+    with QemuVm(folder, DISKS, tcp=free_port() if tcp else 0) as running:
         yield QemuLab(running, f"127.0.0.1:{free_port()}" if tcp else "")
 
 
-class TestQemu(HypervisorConformance):
-    """The driver."""
+class TestQemu(BackupConformance):
+    """The driver, by Unix sockets and the filter."""
+
+    @pytest.fixture
+    def lab(self, tmp_path: Path) -> Iterator[QemuLab]:
+        with qemu_lab(tmp_path, tcp=False) as lab:
+            yield lab
+
+
+class TestQemuOverTcp(SnapshotSuite, ObligationSuite):
+    """The driver, by TCP and the job."""
+
+    @pytest.fixture
+    def lab(self, tmp_path: Path) -> Iterator[QemuLab]:
+        with qemu_lab(tmp_path, tcp=True) as lab:
+            yield lab
 
 
 class TestQemuBitmaps(ChangeTrackerConformance):
-    """The tracker."""
+    @pytest.fixture(params=["unix, filter", "tcp, job"])
+    def lab(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QemuLab]:
+        with qemu_lab(tmp_path, tcp=request.param == "tcp, job") as lab:
+            yield lab

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def test_a_slip_in_a_command_gets_the_nearest(holdfast: Holdfast) -> None:
         ("session", "list show follow stop"),
         ("point", "list show"),
         ("restore", "disk vm"),
-        ("plugin", "list"),
+        ("plugin", "list check new"),
         ("config", "show"),
         ("db", "migrate"),
     ],
@@ -538,3 +539,29 @@ def test_plugins_and_configuration_are_shown(holdfast: Holdfast, stocked: Catalo
     file.write_text("[timing]\npol = 1\n")
     wrong = holdfast("--config", file, "config", "show")
     assert (wrong.code, "did you mean 'poll'?" in wrong.err) == (2, True)
+
+
+def test_plugin_check_shows_options_and_tries_a_server(holdfast: Holdfast, stocked: Catalog, images: Path) -> None:
+    told = holdfast("plugin", "check", "images").out
+    assert "hypervisor images: " in told
+    assert re.search(r"^  path +str +required$", told, re.MULTILINE)
+    holdfast("server", "add", "real", "--plugin", "images", "--option", f"path={images}")
+    checked = holdfast("plugin", "check", "images", "--server", "real", "--output", "json").json
+    assert [(vm["vm"]["name"], vm["disks"], vm["size_bytes"]) for vm in checked["server"]["vms"]] == [
+        ("db.img", 1, 4096), ("web.img", 1, 4096),
+    ]  # fmt: skip
+    assert "web.img  1      described" in holdfast("plugin", "check", "images", "--server", "real").out
+
+
+def test_plugin_check_says_what_is_wrong(holdfast: Holdfast, stocked: Catalog) -> None:
+    assert holdfast("plugin", "check", "nosuch").code == 10
+    assert holdfast("plugin", "check", "scripts", "--server", "lab").code == 10
+    done = holdfast("plugin", "check", "images", "--server", "lab")
+    assert done.code == 1
+    assert "/vms" in done.err
+
+
+def test_plugin_new_refuses_a_kind_that_is_none(holdfast: Holdfast, tmp_path: Path) -> None:
+    assert holdfast("plugin", "new", "x", "--kind", "hypervizor", "--directory", tmp_path / "x").code == 2
+    done = holdfast("plugin", "new", "json", "--kind", "hypervisor", "--directory", tmp_path / "x")
+    assert (done.code, "json is a module already" in done.err) == (2, True)

@@ -13,7 +13,13 @@ from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, PluginDe
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent
 from holdfast_manager.host import boundary, guard
-from holdfast_manager.host.guard import GuardedAgentChannel, GuardedDriver, GuardedGuestProcessor, GuardedTracker
+from holdfast_manager.host.guard import (
+    GuardedAgentChannel,
+    GuardedDriver,
+    GuardedGuestProcessor,
+    GuardedNotifier,
+    GuardedTracker,
+)
 from holdfast_plugins.api import (
     DiskInfo,
     RestoreDisk,
@@ -240,25 +246,24 @@ def test_every_call_of_a_plugin_has_a_limit(hanging: Callable[[], None], monkeyp
     """Each method of each guard in turn, with a plugin all of whose methods hang."""
     monkeypatch.setattr(guard, "SLACK_S", 0.05)
 
-    class Hangs:
-        def __getattr__(self, name: str) -> Callable[..., Any]:
-            return lambda *_, **__: hanging()
-
+    guards = (GuardedDriver, GuardedGuestProcessor, GuardedTracker, GuardedAgentChannel, GuardedNotifier)
+    names = {name for guarded in guards for name in vars(guarded)}
+    plugin = type("Hangs", (), dict.fromkeys(names, lambda *_, **__: hanging()))
     taken, target, facts = snapshot(), RestoreTarget("t", VM, ()), VmInfo(VM, ())
     arguments: dict[str, tuple[Any, ...]] = {
         "vm_info": (VM,), "create_snapshot": (REQUEST, None), "check_snapshot": (taken,),
         "remove_snapshot": (taken, True, None), "fulfil": ("kind", {}), "prepare_restore": ("web", facts, False, None),
         "finish_restore": (target, facts, None), "abandon_restore": (target, None), "guest_agent": (VM,),
         "freeze": (facts, NoAccess(), 60), "changed": (taken, "a", "1"), "allocated": (taken, "a"),
-        "exchange": (b"{}", 0.01),
+        "exchange": (b"{}", 0.01), "prepare_rollback": ("web", facts, {}, None), "near_proxies": (facts, "a"),
+        "disk_for": (taken, None, "proxy", None), "places": (None,), "send": (None, 0.01),
     }  # fmt: skip
-    guards = (GuardedDriver, GuardedGuestProcessor, GuardedTracker, GuardedAgentChannel)
     for guarded in guards:
         for name in (name for name in vars(guarded) if not name.startswith("_") and name != "close"):
             with pytest.raises((PluginHung, ChangeTrackingLost), match=f"has not come back from {name}"):
-                getattr(guarded("slow", Hangs()), name)(*arguments.get(name, ()))
+                getattr(guarded("slow", plugin()), name)(*arguments.get(name, ()))
     for guarded in (GuardedDriver, GuardedGuestProcessor):
-        guarded("slow", Hangs()).close()
+        guarded("slow", plugin()).close()
 
 
 def test_the_thread_of_a_call_outlives_it() -> None:

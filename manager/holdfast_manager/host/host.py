@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from holdfast_agent.errors import HoldfastError, PluginBroken, PluginMissing
 from holdfast_agent.model import strict
 from holdfast_plugins.api import ChangeTracker, GuestProcessor, HypervisorCapabilities, HypervisorDriver, Notifier
@@ -107,6 +109,10 @@ class PluginHost:
     def snapshot_options(self, name: str, table: dict[str, Any], source: str) -> Any:
         """A job's snapshot options for the hypervisor ``name``, as ``SnapshotRequest.options`` wants them."""
         return strict.convert(table, self._find(Family.HYPERVISOR, name).snapshot_options_type, source)
+
+    def options_type(self, family: Family, name: str, hypervisor: str = "") -> type[msgspec.Struct]:
+        """The schema of the options of something that is loaded. ``hypervisor``: for change trackers."""
+        return self._registrations[family, hypervisor, name].options_type
 
     def capabilities(self, name: str) -> HypervisorCapabilities:
         """What drivers of the hypervisor ``name`` can do."""

@@ -18,6 +18,8 @@ from ..image_locks import written_by_others
 from .formats import Image, ImageFormat, open_image, recognise
 
 CONFIG_VERSION = 1
+_LONGEST_NAME = 255
+"""Bytes; what Linux's file systems take."""
 _NOBODYS = frozenset({"lost+found"})
 """Found at the top of ext file systems, and readable by root only."""
 
@@ -78,8 +80,9 @@ class Inventory:
 
     def entry(self, name: str) -> Path:
         """The folder or file called ``name``. Raises :class:`VmNotFound` for what cannot be a name in the directory."""
-        if name != Path(name).name or name.startswith(".") or "\0" in name:
-            raise VmNotFound(vm=name, server=str(self._directory))
+        possible = name == Path(name).name and 0 < len(name.encode()) <= _LONGEST_NAME
+        if not possible or name.startswith(".") or "\0" in name:
+            raise VmNotFound(vm=name[:_LONGEST_NAME], server=str(self._directory))
         return self._directory / name
 
     def _files(self, entry: Path) -> Iterator[tuple[Path, ImageFormat]]:

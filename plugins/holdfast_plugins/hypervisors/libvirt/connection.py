@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from .binding import Binding, Code, LibvirtRefused, load_binding
 from .domain import Domain
 
 _KEEP_ALIVE_S, _KEEP_ALIVE_TIMES = 5, 6
+_UUID = re.compile(r"[0-9A-Fa-f-]{32,36}")
 _FROM_RPC = 7  # VIR_FROM_RPC
 _T = TypeVar("_T")
 
@@ -57,6 +59,8 @@ class Connection:
 
     def domain(self, vm: VmRef) -> Domain:
         """Look a domain up by its UUID. Raises ``VmNotFound`` or ``HypervisorUnreachable``."""
+        if not _UUID.fullmatch(vm.vm_id):
+            raise VmNotFound(vm=vm.name, server=self.uri)
         try:
             return Domain(self, self.ask(lambda raw: raw.lookupByUUIDString(vm.vm_id)))
         except LibvirtRefused as error:

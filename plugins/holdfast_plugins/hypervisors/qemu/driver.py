@@ -70,7 +70,7 @@ class QemuDriver:
 
     def vm_info(self, vm: VmRef) -> VmInfo:
         """Of a VM that is off or busy with another backup, what was remembered of it."""
-        address = self._address(vm)
+        address, vm = self._address(vm), VmRef(vm.vm_id, vm.vm_id)
         try:
             with connected(vm.name, address, self._options.timeout) as monitor:
                 known = self._memory.recall(vm.name) if snapshot_nodes(monitor) else None
