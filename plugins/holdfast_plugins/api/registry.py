@@ -135,7 +135,7 @@ class Registry:
         *,
         summary: str,
         options_type: type[msgspec.Struct] = NoOptions,
-        api_version: int = API_VERSION,
+        api_version: int = FIRST_API_VERSION,
     ) -> None:
         """Register a notifier under ``name``."""
         self.registrations.append(
