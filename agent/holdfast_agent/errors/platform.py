@@ -110,8 +110,8 @@ class PluginHung(PlatformError):
     """A call of a plugin was given up. What it made or still makes stands in the journal of obligations."""
 
     code = "plugin_hung"
-    message = "the plugin {plugin!r} has not come back from {method} after {limit_s:.0f} s; nothing more is asked of it there"
-    action = "See what the server is busy with and run the job again; what was left is removed then. If it stays so, tell the author"
+    message = "the plugin {plugin!r} has not come back from {method} after {limit_s:.0f} s and is left alone there"
+    action = "See what keeps the server busy, then run the job again: that removes what was left behind"
 
 
 class PluginDefect(PlatformError):
