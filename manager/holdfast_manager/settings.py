@@ -13,6 +13,7 @@ import msgspec
 
 from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model import strict
+from holdfast_agent.model.metrics import parse_place
 
 from .quantities import DURATION, with_numbers
 
@@ -86,6 +87,16 @@ class HistorySettings(msgspec.Struct, frozen=True):
     events_s: Annotated[float, msgspec.Meta(ge=86400)] = msgspec.field(default=180 * 86400.0, name="events")
 
 
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``listen``: where Prometheus reads the metrics of the service that leads, "ADDRESS:PORT"; empty: nowhere."""
+
+    listen: str = ""
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            parse_place(self.listen)
+
+
 class NotifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Who is told of which sessions when they end. ``options`` belong to ``plugin``.
 
@@ -121,6 +132,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     plugins: PluginSettings = PluginSettings()
     timing: TimingSettings = TimingSettings()
     history: HistorySettings = HistorySettings()
+    metrics: MetricsSettings = MetricsSettings()
     notifiers: dict[NotifierName, NotifierSettings] = {}
 
     @classmethod

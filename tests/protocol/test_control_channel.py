@@ -41,6 +41,7 @@ ORDER = BackupOrder(geometry=Geometry(0), disks=(), mode=ChangeMode.FULL)
 REQUESTS: list[m.Request] = [
     HELLO,
     m.Heartbeat(),
+    m.AskHealth(),
     m.RenewLease(lease="l", ttl_s=10),
     m.CloseLease(lease="l"),
     m.PrepareMover(lease="l", mover="m", task_id="t"),

@@ -12,6 +12,7 @@ from holdfast_agent.config.settings import (
     ControlSettings,
     DataSettings,
     ExportSettings,
+    MetricsSettings,
     ProxySettings,
     RepositorySettings,
 )
@@ -38,8 +39,11 @@ def test_the_example_is_the_template_and_gives_the_defaults() -> None:
 
 def test_the_example_shows_every_key() -> None:
     shown = {line.lstrip("# ").partition(" =")[0] for line in EXAMPLE.read_text(encoding="utf-8").splitlines()}
-    for table in (AgentSettings, ControlSettings, DataSettings, ExportSettings, ProxySettings, RepositorySettings):
-        keys = set(table.__struct_fields__) - {"control", "data", "export", "proxy", "repository"}
+    for table in (
+            AgentSettings, ControlSettings, DataSettings, ExportSettings, MetricsSettings, ProxySettings,
+            RepositorySettings,
+        ):  # fmt: skip
+        keys = set(table.__struct_fields__) - {"control", "data", "export", "metrics", "proxy", "repository"}
         assert keys <= shown
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast_agent.model.link import LinkTimeouts
+from holdfast_agent.model.metrics import parse_place
 from holdfast_agent.model.server_rules import parse_server_rule
 
 _LISTEN = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+|\*):(?P<port>[0-9]{1,5})")
@@ -159,6 +160,16 @@ class RepositorySettings(_Settings, frozen=True, kw_only=True):
         return self.slots or 2 * _cores()
 
 
+class MetricsSettings(_Settings, frozen=True, kw_only=True):
+    """Where Prometheus reads the agent's metrics: "ADDRESS:PORT"; empty: nowhere."""
+
+    listen: str = ""
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            parse_place(self.listen)
+
+
 class AgentSettings(_Settings, frozen=True, kw_only=True):
     """All of an agent's configuration. A role is there if its table is."""
 
@@ -169,6 +180,7 @@ class AgentSettings(_Settings, frozen=True, kw_only=True):
     control: ControlSettings = ControlSettings()
     data: DataSettings = DataSettings()
     export: ExportSettings = ExportSettings()
+    metrics: MetricsSettings = MetricsSettings()
     proxy: ProxySettings | None = None
     repository: RepositorySettings | None = None
 

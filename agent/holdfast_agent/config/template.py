@@ -53,6 +53,13 @@ _HEAD = """\
 {resume_s}
 """
 
+_METRICS = """
+[metrics]
+# Where Prometheus reads this agent's metrics, at http://ADDRESS:PORT/metrics; "127.0.0.1:9470" for example. It tells
+# numbers and paths to whoever asks, so leave it on loopback or a network of your own. Empty: nowhere.
+{listen}
+"""
+
 _PROXY = """
 # Role proxy: reads and writes disks for managers. Remove the table to take the role away.
 [proxy]
@@ -131,6 +138,7 @@ def render(settings: AgentSettings) -> str:
         silence_s=_line("silence_s", data.silence_s, plain.data.silence_s),
         resume_s=_line("resume_s", data.resume_s, plain.data.resume_s),
     )
+    text += _METRICS.format(listen=_line("listen", settings.metrics.listen, plain.metrics.listen))
     return text + _role(_PROXY, settings.proxy) + _export(settings) + _role(_REPOSITORY, settings.repository)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -59,6 +60,8 @@ class Agent:
         self.unmarked: set[tuple[str, str]] = set()
         """(repository, code): why points are not immutable there, as far as it was told."""
         self.movers_by_fd: dict[int, MoverProcess] = {}
+        self.movers_started: Counter[str] = Counter()
+        self.movers_ended: Counter[tuple[str, str]] = Counter()
         self.closing_leases = 0
         self._authorised = authorised
         self._admitted: Mapping[str, str] = MappingProxyType({})
@@ -94,8 +97,10 @@ class Agent:
         """Have the loop tell the mover when its descriptors are ready, until it is gone."""
         fds = mover.fds
         self.movers_by_fd.update(dict.fromkeys(fds, mover))
+        self.movers_started[mover.role] += 1
 
         def forget() -> None:
+            self.movers_ended[mover.role, mover.state.phase] += 1
             for fd in fds:
                 del self.movers_by_fd[fd]
 

@@ -15,11 +15,13 @@ from types import FrameType
 
 from holdfast_agent.channel.authentication import AuthorisedKeys, KeyPair
 from holdfast_agent.channel.control_server import ControlServer
+from holdfast_agent.channel.metrics_endpoint import MetricsEndpoint
 from holdfast_agent.config.settings import AgentSettings
 from holdfast_agent.errors import ConfigInvalid, Locked
 from holdfast_agent.export.folder import remove_forgotten
 
 from .agent import Agent
+from .health import metrics_of
 from .mover_process import MOVER_COMMAND
 from .transport import TransportService
 
@@ -46,6 +48,7 @@ def run_agent(settings: AgentSettings, mover_command: Sequence[str] = MOVER_COMM
         agent = Agent(settings, server, authorised, mover_command)
         stack.callback(agent.close)
         service = TransportService(agent)
+        stack.enter_context(_metrics_told(settings, service))
         stack.enter_context(_stopped_by_signals(service))
         stack.enter_context(_endpoint_written(settings.endpoint_file, server.endpoint))
         roles = ", ".join(settings.roles) or "no role"
@@ -64,6 +67,24 @@ def notify(state: str) -> None:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
         peer.connect(f"\0{address[1:]}" if address[0] == "@" else address)
         peer.sendall(state.encode())
+
+
+@contextlib.contextmanager
+def _metrics_told(settings: AgentSettings, service: TransportService) -> Iterator[None]:
+    """At the endpoint, if one is configured. Raises :class:`ConfigInvalid` when the address cannot be had."""
+    if not settings.metrics.listen:
+        yield
+        return
+    try:
+        endpoint = MetricsEndpoint(settings.metrics.listen, lambda: metrics_of(settings, service.numbers))
+    except OSError as error:
+        reason = f"{settings.metrics.listen}: {error.strerror or error}"
+        raise ConfigInvalid(file="agent configuration", key="metrics.listen", reason=reason) from error
+    _log.info("metrics are told at port %d", endpoint.port)
+    try:
+        yield
+    finally:
+        endpoint.close()
 
 
 @contextlib.contextmanager

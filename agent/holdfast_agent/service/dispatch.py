@@ -29,6 +29,7 @@ from holdfast_agent.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 from . import (
     collection,
     exports,
+    health,
     lease_handlers,
     proxy_handlers,
     repositories,
@@ -81,6 +82,7 @@ def _heartbeat(agent: Agent, call: Call[m.Heartbeat]) -> None:
 ROUTES: Final[dict[type[m.Request], Route]] = {
     m.Hello: Route(None, _hello),
     m.Heartbeat: Route(None, _heartbeat),
+    m.AskHealth: Route(None, health.report_health),
     m.RenewLease: Route(None, lease_handlers.renew_lease),
     m.CloseLease: Route(None, lease_handlers.close_lease),
     m.PrepareMover: Route("proxy", lease_handlers.prepare_mover),

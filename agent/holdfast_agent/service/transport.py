@@ -9,6 +9,7 @@ from holdfast_agent.errors import HoldfastError
 
 from .agent import Agent
 from .dispatch import Dispatcher
+from .health import Numbers, numbers_of
 from .lease_handlers import end_lease
 from .trusted_clock import SAVE_EVERY_S, TrustedClock
 
@@ -28,6 +29,8 @@ class TransportService:
         self._agent = agent
         self._dispatcher = Dispatcher(agent)
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.numbers = Numbers()
+        """Replaced at each tick; any thread may read it."""
         self._next_tick = agent.clock()
         self._next_clock_reading = agent.clock()
 
@@ -72,6 +75,7 @@ class TransportService:
     def _tick(self) -> None:
         agent = self._agent
         now = agent.clock()
+        self.numbers = numbers_of(agent)
         self._next_tick = now + _TICK_S
         for mover in set(agent.movers_by_fd.values()):
             mover.tick(now)

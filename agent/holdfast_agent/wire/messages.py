@@ -82,6 +82,29 @@ class Heartbeat(Request, frozen=True, tag=True, kw_only=True):
     """Sent by the manager when it has had nothing else to say for a while; answered by :class:`Done`."""
 
 
+class AskHealth(Request, frozen=True, tag=True, kw_only=True):
+    """How the host is; answered by :class:`Health`. Since 1.3."""
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """Room of a file system. ``purpose``: "repository" or "state". ``error``: why it could not be looked at."""
+
+    path: str
+    purpose: str
+    size_bytes: int = 0
+    free_bytes: int = 0
+    error: str = ""
+
+
+class Health(Reply, frozen=True, tag=True, kw_only=True):
+    """``clock``: Unix time of the host. ``movers``: those that run, of all managers."""
+
+    clock: float
+    leases: int
+    movers: int
+    space: tuple[Space, ...]
+
+
 # --- leases and movers ----------------------------------------------------------------------------------------
 
 

@@ -5,4 +5,4 @@ grows when messages or optional fields are added; both sides then speak the lowe
 """
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 2
+PROTOCOL_MINOR = 3

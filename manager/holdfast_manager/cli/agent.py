@@ -8,13 +8,17 @@ import click
 import msgspec
 
 from holdfast_agent.errors import HoldfastError
+from holdfast_agent.model.units import format_duration, format_size
+from holdfast_agent.wire.messages import Health, Space
 from holdfast_manager.catalog.values import AgentEntry
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 
 from .app import App, pass_app
 from .commands import Group
 
 _SLOTS = click.IntRange(1, 1024)
+_NOTABLE_CLOCK_S = 1.0
 
 
 @click.group(cls=Group)
@@ -71,7 +75,7 @@ def add(
 
 
 @agent.command("list", examples=("holdfast agent list", "holdfast agent list --check"))
-@click.option("--check", is_flag=True, help="Connect to each; exits with 1 when one does not answer.")
+@click.option("--check", is_flag=True, help="Ask each how it is; exits with 1 when one does not answer.")
 @pass_app
 def list_(app: App, check: bool) -> int:
     """All agents."""
@@ -111,13 +115,15 @@ def _refuse_taken(app: App, name: str) -> None:
 
 
 def _state(app: App, entry: AgentEntry) -> dict[str, Any]:
-    from holdfast_manager.enrolment.agents import connected, hello_table
+    from holdfast_manager.enrolment.agents import hello_table
+    from holdfast_manager.enrolment.health import ask_state
 
     try:
-        with connected(entry.endpoint, entry.public_key, app.keys) as client:
-            return {"reachable": True, "found": hello_table(client.hello)}
+        state = ask_state(entry, app.keys)
     except HoldfastError as error:
         return {"reachable": False, "error": error.to_record()}
+    told = {"health": state.health, "clock_ahead_s": state.clock_ahead_s, "answered_s": state.answered_s}
+    return {"reachable": True, "found": hello_table(state.hello), **told}
 
 
 def _slots(entry: AgentEntry) -> str:
@@ -130,10 +136,37 @@ def _table(entries: tuple[AgentEntry, ...], states: list[dict[str, Any]], check:
         return "No agents yet; `holdfast agent add` adds one"
     rows = []
     for entry, state in zip(entries, states, strict=True):
-        answer = ("answers" if state["reachable"] else state["error"].message) if check else ""
         state_text = "enabled" if entry.enabled else "disabled"
-        rows.append((entry.name, entry.endpoint, _slots(entry), state_text, *([answer] if check else [])))
-    return table(("agent", "endpoint", "roles", "state", *(["check"] if check else [])), rows)
+        rows.append((entry.name, entry.endpoint, _slots(entry), state_text, *(_checked(state) if check else ())))
+    return table(("agent", "endpoint", "roles", "state", *(_CHECKED if check else ())), rows)
+
+
+_CHECKED = ("check", "version", "clock", "movers", "free")
+
+
+def _checked(state: dict[str, Any]) -> tuple[str, ...]:
+    if not state["reachable"]:
+        return (state["error"].message, "-", "-", "-", "-")
+    health: Health | None = state["health"]
+    version = f"{state['found']['software']} ({state['found']['protocol']})"
+    if health is None:
+        return ("answers", version, "-", "-", "-")
+    return ("answers", version, _clock(state), str(health.movers), ", ".join(_free(space) for space in health.space))
+
+
+def _clock(state: dict[str, Any]) -> str:
+    """Differences are known to within the time of an answer; less than that, or a second, is none."""
+    ahead_s: float = state["clock_ahead_s"]
+    if abs(ahead_s) <= max(_NOTABLE_CLOCK_S, state["answered_s"]):
+        return "right"
+    return f"{format_duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
+
+
+def _free(space: Space) -> str:
+    if space.error:
+        return f"{space.path}: {space.error}"
+    share = 100 * space.free_bytes / space.size_bytes if space.size_bytes else 0
+    return f"{space.path}: {format_size(space.free_bytes)} ({share:.0f} %)"
 
 
 def _shown(entry: AgentEntry, state: dict[str, Any]) -> str:
@@ -151,6 +184,13 @@ def _shown(entry: AgentEntry, state: dict[str, Any]) -> str:
             ("Opens disks", ", ".join(found["disk_schemes"]) or "-"),
             ("Tools", ", ".join(found["tools"]) or "-"),
         ]
+        if state["health"] is not None:
+            health: Health = state["health"]
+            pairs += [
+                ("Clock", _clock(state)),
+                ("Movers", f"{health.movers} at work, {counted(health.leases, 'session')} of managers"),
+                ("Free", "\n".join(_free(space) for space in health.space)),
+            ]
     else:
         error = state["error"]
         pairs.append(("Answers", f"no: {error.message}\n{error.action}"))

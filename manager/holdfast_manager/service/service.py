@@ -20,6 +20,7 @@ from .announcing import Announcer
 from .housekeeping import Housekeeping
 from .jobs import JobWatch
 from .leadership import Leadership, leadership
+from .metrics import TellsMetrics
 from .orphan_hunter import OrphanHunter
 from .starter import Starter
 from .systemd import Supervisor
@@ -74,6 +75,7 @@ class BackupService:
         self._hunter = OrphanHunter(catalog, self._starter)
         self._housekeeping = Housekeeping(settings, catalog)
         self._announcer = Announcer(settings, catalog, config)
+        self._metrics = TellsMetrics(settings.metrics.listen, catalog)
         self._supervisor = Supervisor()
         self._leads = False
 
@@ -85,6 +87,7 @@ class BackupService:
                 stop.wait(self._turn())
             self._supervisor.tell("STOPPING=1")
         self._announcer.stop()
+        self._metrics.close()
         self._leadership.give_up()
         log.info("the service has stopped; sessions that run go on")
 
@@ -105,9 +108,11 @@ class BackupService:
         leads = self._leadership.is_held() or self._leadership.take()
         if leads and not self._leads:
             self._catalog.services.lead()
+            self._metrics.open()
             log.info("the service leads")
             self._supervisor.tell("STATUS=leads")
         elif self._leads and not leads:
+            self._metrics.close()
             log.warning("the service no longer leads")
         if not leads:
             self._supervisor.tell("STATUS=stands by: another service leads")
