@@ -72,6 +72,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/disks.py
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/export.py
+	@$(BIN)/python benchmarks/files.py
 	@$(BIN)/python benchmarks/predicted_rate.py
 	@$(BIN)/python benchmarks/running_guest.py
 	@$(BIN)/python benchmarks/freeze.py

@@ -24,7 +24,7 @@ from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.repository.repository import SessionLock
-from holdfast_agent.service.mover_process import EXPORTER_COMMAND, MOVER_COMMAND, mover_environment
+from holdfast_agent.service.mover_process import MOVER_COMMAND, PROGRAMS, mover_environment
 from holdfast_agent.wire.movers import (
     Begin,
     Connected,
@@ -44,7 +44,6 @@ from holdfast_agent.wire.specs import (
     BlockTree,
     CheckerSpec,
     CheckOrder,
-    ExporterSpec,
     MoverResult,
     OriginSpec,
     ReaderSpec,
@@ -68,7 +67,7 @@ class Mover:
 
     def __init__(self, spec: AnySpec, host: MoverHost, prefix: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [*prefix, *(EXPORTER_COMMAND if isinstance(spec, ExporterSpec) else MOVER_COMMAND)],
+            [*prefix, *PROGRAMS.get(type(spec), MOVER_COMMAND)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=mover_environment(os.environ),

@@ -30,9 +30,10 @@ from .disk import (
     DiskUnreadable,
     DiskUnwritable,
     DiskUrlInvalid,
+    FilesUnreadable,
     RestoredBlockWrong,
 )
-from .general import AlreadyExists, Cancelled, Denied, Locked, NotFound, ToolMissing, UsageError
+from .general import AlreadyExists, Cancelled, Denied, ExtraMissing, Locked, NotFound, ToolMissing, UsageError
 from .platform import (
     BootNotProven,
     ChangeTrackingLost,
@@ -114,6 +115,8 @@ __all__ = [
     "DiskUnwritable",
     "DiskUrlInvalid",
     "ErrorRecord",
+    "ExtraMissing",
+    "FilesUnreadable",
     "FormatUnsupported",
     "GuestAgentRefused",
     "GuestAgentSilent",

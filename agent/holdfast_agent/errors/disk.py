@@ -95,6 +95,14 @@ class DiskExists(DiskError):
     exit_code = 2
 
 
+class FilesUnreadable(DiskError):
+    """File systems of a restore point, as a whole: single files that cannot be read are told, and the others go on."""
+
+    code = "files_unreadable"
+    message = "the file systems of the restore point could not be read: {reason}"
+    action = "They may be damaged, or made to harm who reads them; `holdfast restore disk` restores them as they are"
+
+
 class DiskInUse(DiskError):
     code = "disk_in_use"
     message = "{url} is in use: {reason}"

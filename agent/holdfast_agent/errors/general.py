@@ -60,6 +60,14 @@ class Cancelled(HoldfastError):
     exit_code = 130
 
 
+class ExtraMissing(HoldfastError):
+    """A Python package that only this task needs is not installed on that host."""
+
+    code = "extra_missing"
+    message = "what {purpose} needs is not installed on {host}"
+    action = "Install it there: pip install 'holdfast[{extra}]'"
+
+
 class ToolMissing(HoldfastError):
     """A program of the operating system that this task needs is not installed on that host."""
 

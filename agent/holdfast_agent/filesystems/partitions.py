@@ -30,34 +30,38 @@ def volumes(disk: ReadableDisk) -> list[Volume]:
             raise Doubt("it has a GPT without the MBR that protects it")
         return [whole]
     entries = _mbr_entries(whole, 0)
-    if any(kind == _PROTECTIVE for kind, _, _ in entries):
-        extents = _gpt(whole)
+    if any(kind == _PROTECTIVE for _, kind, _, _ in entries):
+        found = _gpt(whole)
     elif entries:
-        extents = _mbr(whole, entries)
+        found = _mbr(whole, entries)
     else:
         return [whole]  # a boot sector of a file system on the whole disk
-    extents.sort()
-    if any(before.end > after.start for before, after in pairwise(extents)):
+    found.sort()
+    if any(before.end > after.start for (before, _), (after, _) in pairwise(found)):
         raise Doubt("partitions overlap")
-    if extents and (extents[0].start <= 0 or extents[-1].end > disk.size_bytes):
+    if found and (found[0][0].start <= 0 or found[-1][0].end > disk.size_bytes):
         raise Doubt("a partition does not lie on the disk")
-    return [Volume(disk, extent) for extent in extents]
+    return [Volume(disk, extent, number) for extent, number in found]
 
 
-def _mbr_entries(whole: Volume, sector: int) -> list[tuple[int, int, int]]:
-    """(type, first sector, sectors) of the entries in use."""
+def _mbr_entries(whole: Volume, sector: int) -> list[tuple[int, int, int, int]]:
+    """(number from 1 on, type, first sector, sectors) of the entries in use."""
     table = whole.read(sector * _MBR_SECTOR, _MBR_SECTOR)
     if table[510:] != _MBR_SIGNATURE:
         raise Doubt("a partition table has no signature")
     found = [struct.unpack_from("<B3xB3xII", table, 446 + 16 * number) for number in range(4)]
     if any(status not in (0, 0x80) for status, _, _, _ in found):
         return []  # code or text, no table
-    return [(kind, start, count) for _, kind, start, count in found if kind and count]
+    numbered = enumerate(found, 1)
+    return [(number, kind, start, count) for number, (_, kind, start, count) in numbered if kind and count]
 
 
-def _mbr(whole: Volume, entries: list[tuple[int, int, int]]) -> list[Extent]:
-    extents = [_sectors(start, count, _MBR_SECTOR) for kind, start, count in entries if kind not in _EXTENDED]
-    for kind, first, _ in entries:
+def _mbr(whole: Volume, entries: list[tuple[int, int, int, int]]) -> list[tuple[Extent, int]]:
+    """(where, number) of each partition: 1 to 4, and from 5 on the logical ones as they come."""
+    primary = [entry for entry in entries if entry[1] not in _EXTENDED]
+    partitions = [(_sectors(start, count, _MBR_SECTOR), number) for number, _, start, count in primary]
+    logical_number = 5
+    for _, kind, first, _ in entries:
         at = first if kind in _EXTENDED else 0
         seen: set[int] = set()
         while at:
@@ -65,16 +69,17 @@ def _mbr(whole: Volume, entries: list[tuple[int, int, int]]) -> list[Extent]:
                 raise Doubt("its logical partitions go round in a circle")
             seen.add(at)
             following = 0
-            for logical, start, count in _mbr_entries(whole, at):
+            for _, logical, start, count in _mbr_entries(whole, at):
                 if logical in _EXTENDED:
                     following = first + start
                 else:
-                    extents.append(_sectors(at + start, count, _MBR_SECTOR))
+                    partitions.append((_sectors(at + start, count, _MBR_SECTOR), logical_number))
+                    logical_number += 1
             at = following
-    return extents
+    return partitions
 
 
-def _gpt(whole: Volume) -> list[Extent]:
+def _gpt(whole: Volume) -> list[tuple[Extent, int]]:
     sector = next((sector for sector in (512, 4096) if whole.has(sector, _GPT_SIGNATURE)), 0)
     if not sector:
         raise Doubt("its GPT is missing")
@@ -90,12 +95,12 @@ def _gpt(whole: Volume) -> list[Extent]:
     entries = whole.read(table * sector, count * entry_bytes)
     if zlib.crc32(entries) != table_checksum:
         raise Doubt("the checksum of its GPT's entries is wrong")
-    extents = []
-    for at in range(0, len(entries), entry_bytes):
+    partitions = []
+    for number, at in enumerate(range(0, len(entries), entry_bytes), 1):
         if any(entries[at : at + 16]):
             first, last = struct.unpack_from("<QQ", entries, at + 32)
-            extents.append(_sectors(first, last - first + 1, sector))
-    return extents
+            partitions.append((_sectors(first, last - first + 1, sector), number))
+    return partitions
 
 
 def _sectors(first: int, count: int, sector: int) -> Extent:

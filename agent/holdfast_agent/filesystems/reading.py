@@ -16,10 +16,11 @@ class Doubt(Exception):
 
 
 class Volume(NamedTuple):
-    """A partition, or a whole disk that has none."""
+    """A partition, or a whole disk that has none (``number`` 0)."""
 
     disk: ReadableDisk
     extent: Extent
+    number: int = 0
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the volume. Raises :class:`Doubt` beyond its end, and errors of the disk."""

@@ -19,6 +19,7 @@ from holdfast_agent.wire.specs import (
     BootSpec,
     CheckerSpec,
     ExporterSpec,
+    FilesSpec,
     MoverResult,
     ReaderSpec,
     SourceSpec,
@@ -73,7 +74,7 @@ class _Mover:
         route = None
         if isinstance(setup.spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
             role, connection = self._serve(setup.spec, setup.host)
-        elif isinstance(setup.spec, (ExporterSpec, BootSpec)):
+        elif isinstance(setup.spec, (ExporterSpec, BootSpec, FilesSpec)):
             raise UsageError(reason="an exporter or a boot proof is another program than a mover")
         else:
             role, connection = self._lead(setup.spec, setup.host)

@@ -31,6 +31,7 @@ from holdfast_agent.wire.specs import (
     BootSpec,
     CheckerSpec,
     ExporterSpec,
+    FilesSpec,
     ReaderSpec,
     SourceSpec,
     TargetSpec,
@@ -41,7 +42,7 @@ from .agent import Agent
 from .calls import Call
 from .exports import discard_unkept, export_host
 from .leases import Lease, check_name
-from .mover_process import BOOT_COMMAND, EXPORTER_COMMAND, MoverProcess
+from .mover_process import PROGRAMS, MoverProcess
 from .repositories import allowed_repository
 from .session_handlers import abandon_session
 from .sessions import check_mover_number
@@ -85,8 +86,8 @@ def start_mover(agent: Agent, call: Call[StartMover]) -> None:
         setup = pipe.MoverSetup(host=_host(agent, lease, request.spec), spec=request.spec)
         if mover is None:
             mover = _start(agent, lease, request.mover, request.spec.task_id, setup)
-        elif isinstance(request.spec, (ExporterSpec, BootSpec)):
-            raise UsageError(reason="an exporter or a boot proof is another program, which cannot be prepared")
+        elif type(request.spec) in PROGRAMS:
+            raise UsageError(reason="this is another program than a Data Mover, which cannot be prepared")
         mover.set_up(setup)
         _log.info("%s mover %s of task %s runs as pid %d", mover.role, mover.name, mover.state.task_id, mover.pid)
     mover.when_settled(lambda: _answer_start(call, mover))
@@ -176,8 +177,7 @@ def _start(agent: Agent, lease: Lease, name: str, task_id: str, setup: pipe.Move
     command, session_fd = agent.mover_command, None
     if setup is not None:
         session_fd = setup.host.session_fd
-        if isinstance(setup.spec, (ExporterSpec, BootSpec)):
-            command = EXPORTER_COMMAND if isinstance(setup.spec, ExporterSpec) else BOOT_COMMAND
+        command = PROGRAMS.get(type(setup.spec), command)
     try:
         mover = MoverProcess(name, task_id, agent.server, changed, command, session_fd)
     except OSError as error:
@@ -208,7 +208,7 @@ def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
         check_mover_number(spec.mover)
         session_fd = lease.session(str(real), spec.sid).lock.fd
     exports = None
-    if isinstance(spec, (ExporterSpec, BootSpec)):
+    if type(spec) in PROGRAMS:
         exports = export_host(agent, lease.connection.key)
     if isinstance(spec, ExporterSpec):
         lease.exports[spec.export] = spec.keep
@@ -218,7 +218,9 @@ def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
 def _roles_for(spec: AnySpec) -> tuple[str, ...]:
     if isinstance(spec, ExporterSpec):  # holds keys, and may read a repository on its own host
         return ("proxy", "repository") if spec.repository else ("proxy",)
-    return ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec, BootSpec)) else ("repository",)
+    return (
+        ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec, BootSpec, FilesSpec)) else ("repository",)
+    )
 
 
 def _answer_start(call: Call[StartMover], mover: MoverProcess) -> None:

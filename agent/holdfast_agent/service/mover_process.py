@@ -24,6 +24,8 @@ from holdfast_agent.wire.specs import (
     BootSpec,
     CheckerSpec,
     ExporterSpec,
+    FilesSpec,
+    MoverSpec,
     Order,
     ReaderSpec,
     SourceSpec,
@@ -38,6 +40,13 @@ MOVER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.mover")
 
 EXPORTER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.export")
 BOOT_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.boot")
+FILES_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.files")
+PROGRAMS: Final[Mapping[type[MoverSpec], Sequence[str]]] = {
+    ExporterSpec: EXPORTER_COMMAND,
+    BootSpec: BOOT_COMMAND,
+    FilesSpec: FILES_COMMAND,
+}
+"""What is no Data Mover, but lives as one: these programs cannot be prepared before it is known which is wanted."""
 
 TERMINATE_AFTER_S: Final = 5.0
 KILL_AFTER_S: Final = 10.0
@@ -67,10 +76,11 @@ _ROLE_NAMES = {
     BenchmarkSpec: "benchmark",
     ExporterSpec: "exporter",
     BootSpec: "boot",
+    FilesSpec: "files",
 }
 
 
-_CONNECT_ONLY = frozenset({"source", "writer", "checker", "boot"})
+_CONNECT_ONLY = frozenset({"source", "writer", "checker", "boot", "files"})
 
 
 class Watcher(Protocol):

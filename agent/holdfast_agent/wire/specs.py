@@ -17,6 +17,8 @@ from holdfast_agent.model.ids import BlockId, Sid
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import DataKeys
 
+from .files import FilesFound, FilesWish
+
 
 class MoverSpec(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Common to all movers. ``secret`` is the task's 32 random bytes under which both movers seal the data channel."""
@@ -179,6 +181,16 @@ class BootSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     emulate: bool = False
 
 
+class FilesSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Proxy side: reads the file systems on ``disks`` of the ``export`` that an exporter of this lease serves, in a
+    confined process. ``volume``: of this one only (a name as :class:`ListVolumes` tells it). Since 1.2."""
+
+    export: str
+    disks: tuple[str, ...]
+    wish: FilesWish
+    volume: str = ""
+
+
 class TransferOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Base of the orders that begin a transfer; sent to the mover on the proxy, which drives the conversation.
 
@@ -259,7 +271,17 @@ class CheckOrder(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 Order = BackupOrder | RestoreOrder | CheckOrder
-AnySpec = SourceSpec | TargetSpec | ReaderSpec | WriterSpec | CheckerSpec | BenchmarkSpec | ExporterSpec | BootSpec
+AnySpec = (
+    SourceSpec
+    | TargetSpec
+    | ReaderSpec
+    | WriterSpec
+    | CheckerSpec
+    | BenchmarkSpec
+    | ExporterSpec
+    | BootSpec
+    | FilesSpec
+)
 
 
 class BadRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -299,7 +321,7 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
     than it was ordered.
     ``unused``: source, in words for people, what was found on the disk for ``skip_unused`` (since 1.1).
     Of a check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and blocks that the order's
-    bounds left unread. ``boot``: of a boot proof (since 1.2).
+    bounds left unread. ``boot``: of a boot proof; ``files``: of a look into file systems (both since 1.2).
     """
 
     root: BlockId | None = None
@@ -313,3 +335,4 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     unused: str = ""
     boot: BootProof | None = None
+    files: FilesFound | None = None

@@ -234,6 +234,7 @@ class SessionKind(StrEnum):
     CLEAN_UP = "clean-up"
     EXPORT = "export"
     BOOT = "boot"
+    FILES = "files"
 
 
 class SessionState(StrEnum):

@@ -11,11 +11,16 @@ from holdfast_manager.reports.points_text import point_text, points_text
 from .app import App, pass_app
 from .commands import Group
 from .naming import LATEST, chosen_point
+from .point_files import find, ls, volumes
 
 
 @click.group(cls=Group)
 def point() -> None:
     """Restore points: a VM at one instant, each whole in itself."""
+
+
+for _command in (ls, find, volumes):
+    point.add_command(_command)
 
 
 @point.command("list", examples=("holdfast point list", "holdfast point list --vm web --limit 5"))

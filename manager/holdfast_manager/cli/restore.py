@@ -17,6 +17,7 @@ from holdfast_manager.reports.times import moment
 from .app import App, pass_app
 from .commands import Group
 from .naming import chosen_point, chosen_proxy
+from .restore_files import files
 from .running import detach_option, run_session
 
 _point = click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".')
@@ -28,7 +29,10 @@ _in_place = click.option("--in-place", is_flag=True, help="Rewrite what is there
 
 @click.group(cls=Group)
 def restore() -> None:
-    """Restore a disk to a file, or a VM to a server. Every block is checked by its id."""
+    """Restore files, a disk to a file, or a VM to a server. Every block is checked by its id."""
+
+
+restore.add_command(files)
 
 
 @restore.command(

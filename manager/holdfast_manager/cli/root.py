@@ -26,7 +26,7 @@ _PLACES = {
     "protect": (f"{_HERE}.protect:protect", "Protect a restore point from pruning."),
     "unprotect": (f"{_HERE}.protect:unprotect", "Lift the protection of a restore point."),
     "retention": (f"{_HERE}.retention:retention", "Retention: what a policy keeps."),
-    "restore": (f"{_HERE}.restore:restore", "Restore a disk to a file, or a VM to a server."),
+    "restore": (f"{_HERE}.restore:restore", "Restore files, a disk to a file, or a VM to a server."),
     "verify": (f"{_HERE}.verify:verify", "Prove that a restored VM would work."),
     "export": (f"{_HERE}.export:export", "Serve disks of a restore point over NBD, without restoring them first."),
     "benchmark": (f"{_HERE}.benchmark:benchmark", "Measure a proxy and a repository, and predict what a job will do."),

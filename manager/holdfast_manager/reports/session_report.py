@@ -152,6 +152,9 @@ def what_for(session: SessionEntry) -> str:
             return f"heal of {spec.get('repository', '?')} from {spec.get('origin', '?')}"
         case SessionKind.BOOT:
             return f"boot proof of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}"
+        case SessionKind.FILES:
+            point = str(spec.get("sid", "?"))[:8]
+            return f"restore of files of {point} to {spec.get('target', '?')} on {spec.get('proxy', '?')}"
         case SessionKind.EXPORT:
             writable = ", writable" if spec.get("writable") else ""
             return f"export of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}{writable}"

@@ -12,7 +12,8 @@ from holdfast_agent.wire.messages import MoverState
 from holdfast_agent.wire.specs import BootProof, BootSpec
 
 from .events import Event, TargetFailed, TargetFinished, TaskFailed, TransferBegan, TransferFinished
-from .export_actions import ExportActions, export_names
+from .export_actions import ExportActions
+from .exporters import export_names
 from .instructions import BeginTransfer, FinishTarget, Instruction
 from .requests import BootRequest, ExportRequest
 from .steps import Step

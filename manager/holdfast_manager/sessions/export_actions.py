@@ -15,7 +15,6 @@ from holdfast_agent.channel.control_client import AgentLost
 from holdfast_agent.errors import ErrorRecord, HoldfastError, MoverDied
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.sealing.keys import RepositoryKeys
-from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.messages import (
     Done,
     ListMovers,
@@ -29,7 +28,7 @@ from holdfast_agent.wire.messages import (
     StartMover,
     StopMover,
 )
-from holdfast_agent.wire.specs import AnySpec, BlockTree, ExportDisk, ExporterSpec, ReaderSpec
+from holdfast_agent.wire.specs import AnySpec, ExporterSpec
 from holdfast_manager.reports.times import moment
 
 from .events import (
@@ -46,6 +45,7 @@ from .events import (
     TaskStopped,
     TransferBegan,
 )
+from .exporters import exported, start_exporter
 from .instructions import (
     AbandonTarget,
     BeginTransfer,
@@ -192,33 +192,19 @@ class ExportActions:
         return TargetPrepared(note=note, tasks=(self._key,))
 
     def _start(self) -> Event:
-        """Start the exporter, behind a reader mover where the repository is another agent's."""
         context, request = self._context, self._request
-        token, secret = secrets.token_hex(6), secrets.token_bytes(32)
-        path = context.repository.path
-        endpoints: tuple[str, ...] = ()
-        if request.proxy != context.repository.agent:
-            reader = ReaderSpec(task_id=request.export, secret=secret, repository=path)
-            endpoints = self._start_mover(context.repository.agent, f"{token}-reader", reader)
-            endpoints, _ = self._routing.choose(request.proxy, endpoints, False)
-            path = ""
         spec = ExporterSpec(
             task_id=request.export,
-            secret=secret,
+            secret=secrets.token_bytes(32),
             export=request.export,
             keys=self._keys.opening_keys(),
-            disks=tuple(
-                ExportDisk(name=name, tree=BlockTree(root_id(disk.root), disk.geometry))
-                for name, disk in zip(export_names(self._disks), self._disks, strict=True)
-            ),
-            repository=path,
-            endpoints=endpoints,
+            disks=exported(self._disks),
             listen=request.listen,
             writable=request.writable,
             keep=request.keep,
             description=f"{self._point.vm_name} as of {moment(self._point.created)}" if self._point else "",
         )
-        self._uris = self._start_mover(request.proxy, f"{token}-exporter", spec)
+        self._uris = start_exporter(self._start_mover, self._routing, context.repository, request.proxy, spec)
         context.driver.post(MoversConnected(task=self._key))
         return MoversStarted(task=self._key, rules="every block is checked by its id")
 
@@ -259,9 +245,3 @@ class ExportActions:
 
     def _died(self, reason: str) -> ErrorRecord:
         return MoverDied(role="exporter", task=self._request.export, reason=reason).to_record()
-
-
-def export_names(disks: list[DiskPoint]) -> list[str]:
-    """What clients call the disks: their names, and their ids too where two have the same."""
-    names = [disk.name for disk in disks]
-    return [disk.name if names.count(disk.name) == 1 else f"{disk.name}-{disk.disk_id}" for disk in disks]

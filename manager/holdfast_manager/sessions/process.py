@@ -32,6 +32,7 @@ from .boot_actions import BootActions
 from .copy_actions import CopyActions
 from .driver import Actions, Driver, Machine
 from .export_actions import EXPORT_RETRIES, ExportActions
+from .files_actions import FilesActions
 from .gc_actions import GcActions
 from .heal_actions import HealActions
 from .journal import CatalogJournal, fulfil_open
@@ -46,6 +47,7 @@ from .requests import (
     CleanUpRequest,
     CopyRequest,
     ExportRequest,
+    FilesRequest,
     GcRequest,
     HealRequest,
     RestoreRequest,
@@ -126,6 +128,8 @@ class SessionProcess:
                 return self._export(msgspec.convert(entry.spec, ExportRequest), cleanup)
             case SessionKind.BOOT:
                 return self._prove_boot(msgspec.convert(entry.spec, BootRequest), cleanup)
+            case SessionKind.FILES:
+                return self._restore_files(msgspec.convert(entry.spec, FilesRequest), cleanup)
             case SessionKind.HEAL:
                 return self._heal(msgspec.convert(entry.spec, HealRequest), cleanup)
             case SessionKind.CLEAN_UP:
@@ -210,6 +214,12 @@ class SessionProcess:
         actions = BootActions(context, request, session_keys(context), self._settings.proof_dir)
         self._handlers.append(actions.push)
         return self._drive(context, RestoreMachine(RetryPolicy(retries=1)), actions)
+
+    def _restore_files(self, request: FilesRequest, cleanup: ExitStack) -> str:
+        context = self._context(request.repository, cleanup)
+        actions = FilesActions(context, request, session_keys(context))
+        self._handlers.append(actions.push)
+        return self._drive(context, RestoreMachine(RetryPolicy()), actions)
 
     def _heal(self, request: HealRequest, cleanup: ExitStack) -> str:
         context = self._context(request.repository, cleanup)

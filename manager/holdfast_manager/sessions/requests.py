@@ -130,6 +130,24 @@ class BootRequest(msgspec.Struct, frozen=True, kw_only=True):
     emulate: bool = False
 
 
+class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Restore files of the point ``sid`` of ``repository`` to the folder ``target`` on the host of the agent ``proxy``.
+
+    ``paths``, ``overwrite`` and ``setuid``: as in :class:`~holdfast_agent.wire.files.FetchFiles`. ``volume``: of this
+    one only. ``disks``: ids, empty for all.
+    """
+
+    repository: str
+    sid: Sid
+    proxy: str
+    paths: tuple[bytes, ...]
+    target: str
+    volume: str = ""
+    disks: tuple[str, ...] = ()
+    overwrite: bool = False
+    setuid: bool = False
+
+
 class HealRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Store what points of ``repository`` have lost again, from points of ``origin`` with the same content."""
 

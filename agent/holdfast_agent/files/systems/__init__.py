@@ -1,0 +1,1 @@
+"""File systems, each by the library that knows it, all in one shape: :class:`.nodes.Node`."""

@@ -1,0 +1,108 @@
+"""Files of restore points: what can be asked of the file systems on an export's disks, and what is told. Since 1.2.
+
+Paths are bytes, as file systems have them: absolute, with ``/`` between names, and not always UTF-8.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+MOST_RESULT_BYTES = 2 << 20
+"""Of the paths that one answer tells; what does not fit is not told, and the answer says so."""
+
+Path = Annotated[bytes, msgspec.Meta(min_length=1, max_length=4096)]
+
+
+class FileKind(StrEnum):
+    """``other``: devices, pipes and sockets, which are told of and not restored."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    LINK = "link"
+    OTHER = "other"
+
+
+class FileEntry(msgspec.Struct, frozen=True, array_like=True):
+    """``mode``: permission bits. ``size``: bytes of a file's content. ``target``: of a symbolic link, as it stands."""
+
+    path: bytes
+    kind: FileKind
+    size: int = 0
+    mtime_ns: int = 0
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    target: bytes = b""
+
+    @property
+    def told_bytes(self) -> int:
+        """What it takes of an answer."""
+        return len(self.path) + len(self.target) + 64
+
+
+class VolumeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition, a disk without a table, or a logical volume. ``kind``: "ext4", "XFS", …, "" for what is unknown.
+
+    ``place``: the path under which its files are found, "" if nowhere. ``note``: why not, or what to know of it.
+    """
+
+    name: str
+    kind: str
+    size_bytes: int
+    label: str = ""
+    uuid: str = ""
+    place: str = ""
+    note: str = ""
+
+
+class ListVolumes(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """What is on the disks."""
+
+
+class ListFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """One folder, its entries by name, those after the name ``after``; or one file."""
+
+    path: Path
+    after: bytes = b""
+
+
+class FindFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Everything below ``path`` whose name fits ``pattern`` (``*``, ``?``, ``[…]``), as it is found."""
+
+    path: Path
+    pattern: Path
+
+
+class FetchFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Copy files and whole folders into the folder ``target`` of the proxy's host, which is made if it is missing.
+
+    ``overwrite``: what has their names there is replaced, once all has been fetched. Owners are set where the agent may
+    do that. ``setuid``: such bits are kept too.
+    """
+
+    paths: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1, max_length=1000)]
+    target: str
+    overwrite: bool = False
+    setuid: bool = False
+
+
+FilesWish = ListVolumes | ListFiles | FindFiles | FetchFiles
+
+
+class FilesFound(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer. ``more``: there is more than is told. ``files``, ``folders``, ``links`` and ``file_bytes``: of a
+    fetch, what was written. ``complaints``: what could not be read, or not be restored as it was; ``complained``: of
+    how many things, of which only the first are told."""
+
+    volumes: tuple[VolumeEntry, ...] = ()
+    entries: tuple[FileEntry, ...] = ()
+    more: bool = False
+    files: int = 0
+    folders: int = 0
+    links: int = 0
+    file_bytes: int = 0
+    complaints: tuple[str, ...] = ()
+    complained: int = 0

@@ -1,0 +1,101 @@
+"""Files out of restore points as people get them: `point volumes`, `point ls`, `point find`, `restore files`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import file_trees as trees
+from lab.installation import CommandFailed, Installation, installed
+
+VM = "web.img"
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An encrypted repository with one point of an ext4."""
+    work = tmp_path_factory.mktemp("content")
+    content = work / "content"
+    trees.furnish(content)
+    trees.furnish_as_unix(content)
+    with installed(tmp_path_factory.mktemp("house")) as house:
+        trees.make_ext4(house.vms / VM, content)
+        house.add_repository("main", encrypted=True)
+        house.add_job("nightly", repository="main", include="*")
+        house.run_job("nightly")
+        yield house
+
+
+def listed(house: Installation, *arguments: str) -> dict[str, dict[str, Any]]:
+    found = house.holdfast("point", *arguments, "--vm", VM)
+    return {each["path"]: each for each in found["files"]}
+
+
+def ended(house: Installation, session: int) -> dict[str, Any]:
+    while True:
+        report: dict[str, Any] = house.holdfast("session", "show", str(session))
+        if report["state"] == "ended":
+            return report
+
+
+def left_over(house: Installation) -> list[Path]:
+    agent = house.home / "agent"
+    return [*(agent / "exports").glob("*/*"), *(agent / "run").iterdir(), *house.out.rglob(".holdfast-*")]
+
+
+def test_a_point_is_browsed_and_its_files_are_restored(house: Installation) -> None:
+    (volume,) = house.holdfast("point", "volumes", "latest", "--vm", VM)["volumes"]
+    assert (volume["name"], volume["kind"], volume["place"]) == (VM, "ext4", "/")
+    root = listed(house, "ls", "latest")
+    assert root["/secret"]["mode"] == "4750"
+    assert root["/link"]["target"] == "etc/hostname"
+    assert "/not utf-8 \\xff\\xe9 \n and a new line" in root
+    assert list(listed(house, "find", "latest:/deep", "h*")) == ["/deep/er/still/here"]
+    report = house.holdfast("restore", "files", "latest:/etc", "latest:/deep/er", house.out / "files", "--vm", VM)
+    assert (report["kind"], report["result"]) == ("files", "success")
+    assert "2 files, 3 folders" in report["disks"][0]["reason"]
+    hostname = house.out / "files" / "etc" / "hostname"
+    assert hostname.read_text() == "web\n"
+    if os.geteuid() == 0:
+        assert (hostname.stat().st_uid, hostname.stat().st_gid) == (1234, 70000)
+    assert left_over(house) == []
+
+
+def test_what_could_not_be_restored_as_it_was_is_told(house: Installation) -> None:
+    report = house.holdfast("restore", "files", "latest:/", house.out / "all", "--vm", VM)
+    told = " ".join(problem["message"] for problem in report["problems"])
+    assert "secret: its setuid and setgid bits were left out" in told
+    assert "pipe: devices, pipes and sockets are not restored" in told
+    assert (house.out / "all" / "many").is_dir()
+
+
+def test_what_is_not_possible_is_told_and_leaves_nothing(house: Installation) -> None:
+    wrong = (
+        (("latest:/nothing", house.out / "wrong"), "no file in this restore point named '/nothing'"),
+        (("latest:/etc", "/srv/files"), "lies outside"),
+        (("latest:/etc", house.out / "wrong", "--volume", "other"), "no volume in this restore point named 'other'"),
+        (("latest:etc", house.out / "wrong"), "a path that begins with /"),
+    )
+    for arguments, reason in wrong:
+        with pytest.raises(CommandFailed, match=reason):
+            house.holdfast("restore", "files", *arguments, "--vm", VM)
+    assert not (house.out / "wrong").exists()
+    assert left_over(house) == []
+
+
+def test_an_agent_that_is_killed_in_the_midst_leaves_nothing_that_looks_whole(house: Installation) -> None:
+    """Whether the restore goes on by itself depends on how far it was; the next one clears up what it left."""
+    target = house.out / "killed"
+    session = house.holdfast("restore", "files", "latest:/", target, "--vm", VM, "--detach")["session"]
+    house.kill_agent()
+    partly = sorted(path.name for path in target.glob("[!.]*"))
+    house.start_agent()
+    whole = ended(house, session)["result"] == "success"
+    assert partly == [] or whole
+    house.holdfast("restore", "files", "latest:/", target, "--vm", VM, "--overwrite")
+    assert (target / "etc" / "hostname").read_text() == "web\n"
+    assert left_over(house) == []
