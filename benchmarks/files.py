@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import results
 
 from lab.installation import Installation, installed
+from lab.tools import require_tool
 
 VM = "large.img"
 
@@ -29,14 +30,13 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir="/var/tmp") as work:
-        with installed(Path(work)) as house:
-            _furnish(Path(work) / "content", arguments.files)
-            _make(house.vms / VM, Path(work) / "content", arguments.size_gib)
-            house.add_repository("main", encrypted=True)
-            house.add_job("nightly", repository="main", include="*")
-            house.run_job("nightly")
-            found = _measure(house, arguments.rounds)
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir="/var/tmp") as work, installed(Path(work)) as house:
+        _furnish(Path(work) / "content", arguments.files)
+        _make(house.vms / VM, Path(work) / "content", arguments.size_gib)
+        house.add_repository("main", encrypted=True)
+        house.add_job("nightly", repository="main", include="*")
+        house.run_job("nightly")
+        found = _measure(house, arguments.rounds)
     results.write("files", {"size_gib": arguments.size_gib, "files": arguments.files, "seconds": found})
     return 0
 
@@ -51,7 +51,8 @@ def _furnish(folder: Path, files: int) -> None:
 def _make(image: Path, content: Path, size_gib: int) -> None:
     with image.open("wb") as file:
         file.truncate(size_gib << 30)
-    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", content, image], check=True)
+    maker = require_tool("mke2fs", "e2fsprogs")
+    subprocess.run([maker, "-q", "-F", "-t", "ext4", "-d", content, image], check=True)
 
 
 def _measure(house: Installation, rounds: int) -> dict[str, float]:
