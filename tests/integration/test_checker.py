@@ -39,9 +39,9 @@ class Points:
         return path, home.offset, home.length
 
 
-@pytest.fixture
-def points(tmp_path: Path) -> Points:
-    made = Points(Site(tmp_path))
+@pytest.fixture(params=["between", "within"])
+def points(tmp_path: Path, request: pytest.FixtureRequest) -> Points:
+    made = Points(Site(tmp_path, within=request.param == "within"))
     made.repository.close()
     made.repository = lab.open_at(tmp_path)
     return made

@@ -1,4 +1,4 @@
-"""Pairs of real movers over loopback against a real repository."""
+"""Pairs of real movers, over loopback and in one process, against a real repository."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import Compression, TransferRules
 from holdfast_agent.model.units import MIB
 from holdfast_agent.wire.movers import Begin, Failed, Finished, NewRules, Progressed
-from holdfast_agent.wire.specs import BackupOrder, RestoreOrder, SourceSpec, TargetSpec
+from holdfast_agent.wire.specs import BackupOrder, RestoreOrder, SourceSpec, TargetSpec, WriterSpec
 from lab import repositories as lab
 from lab.disks import nbdkit
 from lab.movers import Mover, Site, stop
@@ -42,8 +42,12 @@ MAX_RSS = 250 * MIB
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+    return Site(tmp_path, within=getattr(request, "param", "") == "within")
+
+
+either_way = pytest.mark.parametrize("site", ["between", "within"], indirect=True)
+"""Between two processes and within one: but for the network the same must come of it."""
 
 
 class Disk:
@@ -78,6 +82,7 @@ def restored(site: Site, disk: Disk, root: bytes, geometry: Geometry, name: str 
     return same and path.stat().st_blocks <= disk.path.stat().st_blocks + (BLOCK >> 9)
 
 
+@either_way
 @pytest.mark.parametrize("mode", [ChangeMode.ALLOCATION, ChangeMode.FULL])
 @pytest.mark.parametrize("size", [0, 1, BLOCK, 300 * BLOCK + 512])
 def test_a_backup_restores_bit_for_bit(site: Site, mode: ChangeMode, size: int) -> None:
@@ -99,6 +104,7 @@ def test_a_backup_restores_bit_for_bit(site: Site, mode: ChangeMode, size: int) 
     assert restored(site, disk, done.repository.root, disk.geometry)
 
 
+@either_way
 def test_the_same_block_is_sent_once(site: Site) -> None:
     disk = Disk(site, 300 * BLOCK)
     for number in range(100):
@@ -112,6 +118,7 @@ def test_the_same_block_is_sent_once(site: Site) -> None:
     assert again.repository.root == done.repository.root
 
 
+@either_way
 def test_a_digest_backup_sends_what_changed_and_nothing_else(site: Site) -> None:
     disk = Disk(site, 9000 * BLOCK)  # two pages of ids
     disk.fill(0, 30)
@@ -149,6 +156,7 @@ def test_a_digest_backup_notices_data_that_became_a_hole(site: Site) -> None:
         (ChangeMode.DIGEST, 70_000 * BLOCK),  # one more level in the tree
     ],
 )
+@either_way
 def test_a_disk_that_was_resized(site: Site, new_size: int, mode: ChangeMode) -> None:
     disk = Disk(site, 60 * BLOCK + 700)
     disk.fill(10, 50)
@@ -163,11 +171,12 @@ def test_a_disk_that_was_resized(site: Site, new_size: int, mode: ChangeMode) ->
     done = site.backup(
         disk.url, disk.geometry, mode, (base.repository.root, old), () if mode is ChangeMode.CBT else None
     )
-    assert done.proxy.root == (done.repository.root if mode is ChangeMode.DIGEST else None)
+    assert done.proxy.root == (done.repository.root if mode is ChangeMode.DIGEST or site.within else None)
     fresh = site.backup(disk.url, disk.geometry)
     assert done.repository.root == fresh.repository.root
 
 
+@either_way
 def test_a_cbt_backup_reads_only_what_it_is_told(site: Site) -> None:
     disk = Disk(site, 300 * BLOCK)
     disk.fill(0, 100)
@@ -178,7 +187,7 @@ def test_a_cbt_backup_reads_only_what_it_is_told(site: Site) -> None:
     disk.write(50, bytes(BLOCK))
     extents = (Extent(7 * BLOCK + 5, 10), Extent(50 * BLOCK, BLOCK), Extent(290 * BLOCK, 400 * BLOCK))
     done = site.backup(disk.url, disk.geometry, ChangeMode.CBT, (base.repository.root, disk.geometry), extents)
-    assert done.proxy.root is None
+    assert site.within or done.proxy.root is None
     assert done.counters.read_bytes == 12 * BLOCK
     assert done.counters.sent_bytes == 2 * BLOCK
     assert done.repository.root and restored(site, disk, done.repository.root, disk.geometry)
@@ -194,6 +203,7 @@ def test_rules_of_compression_and_streams(site: Site, compression: Compression) 
     assert done.repository.root and restored(site, disk, done.repository.root, disk.geometry)
 
 
+@either_way
 def test_a_terabyte_of_holes_costs_by_its_data(site: Site) -> None:
     disk = Disk(site, 1 << 40)
     geometry = Geometry(1 << 40, 20)
@@ -213,6 +223,7 @@ def test_a_terabyte_of_holes_costs_by_its_data(site: Site) -> None:
         assert done.seconds < 20
 
 
+@either_way
 def test_a_qcow2_image_is_backed_up_as_the_disk_inside(site: Site) -> None:
     require_tool("qemu-nbd", "qemu-utils")
     raw = Disk(site, 100 * BLOCK, "raw")
@@ -225,6 +236,7 @@ def test_a_qcow2_image_is_backed_up_as_the_disk_inside(site: Site) -> None:
     assert list((site.folder / "run").iterdir()) == []
 
 
+@either_way
 def test_a_disk_is_only_replaced_on_request_and_nothing_is_left_of_a_refusal(site: Site) -> None:
     disk = Disk(site, 10 * BLOCK)
     disk.fill(0, 10)
@@ -241,6 +253,7 @@ def test_a_disk_is_only_replaced_on_request_and_nothing_is_left_of_a_refusal(sit
     assert [path.name for path in disk.path.parent.iterdir()] == ["disk"]
 
 
+@either_way
 def test_a_record_that_is_another_block_than_its_id_says_is_never_written(site: Site) -> None:
     disk = Disk(site, 10 * BLOCK)
     disk.fill(0, 10)
@@ -345,11 +358,46 @@ def test_a_mover_that_is_stopped_cleans_up_and_tells_the_other(site: Site, how: 
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("how", ["stop", "sigterm", "end of the pipe"])
+def test_a_pair_in_one_process_that_is_stopped_cleans_up(site: Site, how: str) -> None:
+    disk = slow_disk(site)
+    with site.session() as session, site.backup_within(session.sid, SLOW) as (pair, _):
+        pair.send(order(disk))
+        in_transfer(pair)
+        began = time.monotonic()
+        if how == "stop":
+            stop(pair)
+        elif how == "sigterm":
+            pair.process.terminate()
+        else:
+            assert pair.process.stdin is not None
+            pair.process.stdin.close()
+        assert isinstance(pair.failure(), Cancelled)
+        assert time.monotonic() - began < 5
+        assert not list(site.folder.glob("repository/packs/**/*.tmp"))
+
+
+def test_new_rules_reach_whichever_of_a_pair_sends(site: Site) -> None:
+    disk = slow_disk(site)
+    with site.session() as session, site.backup_within(session.sid, SLOW) as (pair, _):
+        pair.send(order(disk))
+        in_transfer(pair)
+        pair.send(NewRules(rules=TransferRules()))
+        stored = pair.expect(Finished)
+    site.within = True
+    assert stored.result.root is not None
+    with site.reading_pair(WriterSpec, SLOW) as (pair, _):
+        pair.send(Begin(order=RestoreOrder(geometry=disk.geometry, root=stored.result.root, disk=None)))
+        in_transfer(pair)
+        pair.send(NewRules(rules=TransferRules()))
+        assert pair.expect(Finished).result.blocks_checked == 400
+
+
 def test_a_stopped_restore_leaves_no_file(site: Site) -> None:
     disk = slow_disk(site)
     root = site.backup(disk.url, disk.geometry).repository.root
     assert root is not None
-    with site.restore_pair(SLOW) as (writer, reader):
+    with site.reading_pair(WriterSpec, SLOW) as (writer, reader):
         writer.send(Begin(order=RestoreOrder(geometry=disk.geometry, root=root, disk=f"file:{site.folder}/disks/new")))
         in_transfer(writer)
         stop(writer)
@@ -358,6 +406,7 @@ def test_a_stopped_restore_leaves_no_file(site: Site) -> None:
     assert [path.name for path in disk.path.parent.iterdir()] == ["disk"]
 
 
+@either_way
 def test_a_limit_holds_and_is_told_as_throttling(site: Site) -> None:
     disk = Disk(site, 20 * BLOCK)
     disk.write(0, random.Random(1).randbytes(20 * BLOCK))
@@ -404,6 +453,7 @@ def test_a_disk_that_is_smaller_than_the_order_says(site: Site) -> None:
         assert isinstance(target.failure(), DiskShrunk)
 
 
+@either_way
 def test_a_medium_error_is_told_with_its_place(site: Site) -> None:
     require_tool("nbdkit", "nbdkit")
     disk = Disk(site, 300 * BLOCK)
@@ -426,6 +476,7 @@ def test_the_next_disk_is_tried_when_the_first_cannot_be_opened(site: Site) -> N
         assert source.expect(Finished).result.used_disk == disk.url
 
 
+@either_way
 def test_an_empty_disk_has_no_root(site: Site) -> None:
     disk = Disk(site, 10 * BLOCK)
     assert site.backup(disk.url, disk.geometry).repository.root == HOLE
@@ -439,6 +490,11 @@ def test_a_target_says_before_it_listens_that_it_cannot_store(site: Site) -> Non
             frame = target.next()
             assert isinstance(frame, Failed)
             assert frame.error.code == error.code
+
+
+def test_a_pair_that_cannot_store_says_so(site: Site) -> None:
+    with pytest.raises(SessionUnknown), site.backup_within(new_sid()):
+        pass
 
 
 def test_nobody_comes(site: Site) -> None:

@@ -46,6 +46,7 @@ from holdfast_agent.wire.specs import (
     CheckOrder,
     MoverResult,
     OriginSpec,
+    PairSpec,
     ReaderSpec,
     RestoreOrder,
     SourceSpec,
@@ -157,10 +158,14 @@ class Done(msgspec.Struct):
 
 
 class Site:
-    """A folder with a repository, disks and everything else that movers may touch."""
+    """A folder with a repository, disks and everything else that movers may touch.
 
-    def __init__(self, folder: Path) -> None:
+    ``within``: both movers of a backup, restore or check are one process.
+    """
+
+    def __init__(self, folder: Path, within: bool = False) -> None:
         self.folder = folder
+        self.within = within
         lab.create(folder / "repository")
         (folder / "cache").mkdir()
         (folder / "run").mkdir()
@@ -230,7 +235,8 @@ class Site:
         """
         with contextlib.ExitStack() as stack:
             sid = sid or stack.enter_context(self.session()).sid
-            source, target = stack.enter_context(self.backup_pair(sid, rules))
+            pair = self.backup_within(sid, rules) if self.within else self.backup_pair(sid, rules)
+            source, target = stack.enter_context(pair)
             began = time.monotonic()
             whole = BackupOrder(
                 geometry=geometry,
@@ -244,31 +250,49 @@ class Site:
             return _finish(source, target, began)
 
     @contextlib.contextmanager
-    def restore_pair(self, rules: TransferRules = _RULES, **host: object) -> Iterator[tuple[Mover, Mover]]:
-        """A connected (writer, reader)."""
+    def backup_within(self, sid: Sid, rules: TransferRules = _RULES, **host: object) -> Iterator[tuple[Mover, Mover]]:
+        """A source and a target in one process, twice."""
+        self.mover_number += 1
+        path = str(self.folder / "repository")
+        source = SourceSpec(task_id="t", secret=b"", endpoints=(), keys=self.keys, rules=rules)
+        target = TargetSpec(task_id="t", secret=b"", repository=path, sid=sid, mover=self.mover_number)
+        with self._one_process(source, target, **host) as mover:
+            yield mover, mover
+
+    @contextlib.contextmanager
+    def reading_pair(
+        self, leader: type[WriterSpec] | type[CheckerSpec], rules: TransferRules = _RULES, **host: object
+    ) -> Iterator[tuple[Mover, Mover]]:
+        """A connected writer or checker, and its reader; twice the same if they are one process."""
         secret = secrets.token_bytes(32)
-        spec = ReaderSpec(task_id="t", secret=secret, repository=str(self.folder / "repository"), rules=rules)
-        with Mover(spec, self.host(**host)) as reader:
+        reader_spec = ReaderSpec(task_id="t", secret=secret, repository=str(self.folder / "repository"), rules=rules)
+        spec = leader(task_id="t", secret=secret, endpoints=(), keys=self.keys, rules=rules)
+        if self.within:
+            with self._one_process(spec, reader_spec, **host) as mover:
+                yield mover, mover
+            return
+        with Mover(reader_spec, self.host(**host)) as reader:
             endpoints = reader.expect(Listening).endpoints
-            writer_spec = WriterSpec(task_id="t", secret=secret, endpoints=endpoints, keys=self.keys, rules=rules)
-            with Mover(writer_spec, self.host(**host)) as writer:
-                writer.expect(Connected)
+            with Mover(msgspec.structs.replace(spec, endpoints=endpoints), self.host(**host)) as mover:
+                mover.expect(Connected)
                 reader.expect(Connected)
-                yield writer, reader
+                yield mover, reader
+
+    @contextlib.contextmanager
+    def _one_process(
+        self, leader: SourceSpec | WriterSpec | CheckerSpec, follower: TargetSpec | ReaderSpec, **host: object
+    ) -> Iterator[Mover]:
+        spec = PairSpec(task_id="t", secret=b"", leader=leader, follower=follower)
+        with Mover(spec, self.host(**host)) as mover:
+            mover.expect(Connected)
+            yield mover
 
     def check(self, trees: Iterable[tuple[BlockId, Geometry]], **how: float) -> Done:
         """Check every distinct record of these trees with a pair of movers."""
-        secret = secrets.token_bytes(32)
-        spec = ReaderSpec(task_id="t", secret=secret, repository=str(self.folder / "repository"))
-        with Mover(spec, self.host()) as reader:
-            endpoints = reader.expect(Listening).endpoints
-            checker_spec = CheckerSpec(task_id="t", secret=secret, endpoints=endpoints, keys=self.keys)
-            with Mover(checker_spec, self.host()) as checker:
-                checker.expect(Connected)
-                reader.expect(Connected)
-                began = time.monotonic()
-                checker.send(Begin(order=CheckOrder(trees=tuple(BlockTree(*tree) for tree in trees), **how)))
-                return _finish(checker, reader, began)
+        with self.reading_pair(CheckerSpec) as (checker, reader):
+            began = time.monotonic()
+            checker.send(Begin(order=CheckOrder(trees=tuple(BlockTree(*tree) for tree in trees), **how)))
+            return _finish(checker, reader, began)
 
     @contextlib.contextmanager
     def copy_trio(self, origin: Site, sid: Sid) -> Iterator[tuple[Mover, Mover, Mover]]:
@@ -302,7 +326,7 @@ class Site:
 
     def restore(self, root: BlockId, geometry: Geometry, disk: str | None, **how: bool) -> Done:
         """Restore a tree with a pair of movers, or only check it."""
-        with self.restore_pair() as (writer, reader):
+        with self.reading_pair(WriterSpec) as (writer, reader):
             began = time.monotonic()
             writer.send(Begin(order=RestoreOrder(geometry=geometry, root=root, disk=disk, **how)))
             return _finish(writer, reader, began)
@@ -316,10 +340,11 @@ def _finish(proxy: Mover, repository: Mover, began: float) -> Done:
     try:
         first = proxy.expect(Finished, 300)
     except HoldfastError:
-        repository.failure()
+        if repository is not proxy:
+            repository.failure()
         raise
     seconds = time.monotonic() - began
-    second = repository.expect(Finished)
+    second = first if repository is proxy else repository.expect(Finished)
     assert proxy.process.wait(PATIENCE_S) == 0
     assert repository.process.wait(PATIENCE_S) == 0
     stored = second.counters.stored_bytes

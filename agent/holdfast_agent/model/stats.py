@@ -66,6 +66,19 @@ class TransferCounters(msgspec.Struct, frozen=True):
     resent_bytes: int = 0
 
 
+def joined(leader: TransferCounters, follower: TransferCounters) -> TransferCounters:
+    """Of both movers of a task: the leader counts what it reads and sends, the follower what it stores; each times its
+    own stages."""
+    return msgspec.structs.replace(
+        leader,
+        stored_bytes=max(leader.stored_bytes, follower.stored_bytes),
+        resumed=max(leader.resumed, follower.resumed),
+        resent_bytes=leader.resent_bytes + follower.resent_bytes,
+        stages=leader.stages.merged(follower.stages),
+        throttled_by={**follower.throttled_by, **leader.throttled_by},
+    )
+
+
 def summed(counters: Sequence[TransferCounters]) -> TransferCounters:
     """Field by field the sum; ``elapsed_s`` too, so that shares of it stay shares when tasks ran side by side."""
     stages = StageTimes()

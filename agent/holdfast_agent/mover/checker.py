@@ -10,7 +10,6 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import MalformedMessage, UsageError
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
@@ -21,6 +20,7 @@ from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import BadRecord, CheckerSpec, CheckOrder, MoverResult, Order
 
 from .conversation import AnyMessage, Check, Done, Record, Stored, Unreadable, encode, split_ids
+from .line import Peer
 from .proofs import Checked, Proofs
 from .role import unexpected
 from .seen import Seen
@@ -53,7 +53,7 @@ class Wanted(NamedTuple):
 class Checker:
     """See :class:`holdfast_agent.mover.role.Role`."""
 
-    def __init__(self, spec: CheckerSpec, host: MoverHost, connection: DataConnection) -> None:
+    def __init__(self, spec: CheckerSpec, host: MoverHost, connection: Peer) -> None:
         self.workers = Workers(host.workers, "checker")
         self.tally = Tally()
         self.result: MoverResult | None = None
@@ -98,9 +98,7 @@ class Checker:
 class _Check:
     """Depth first, a bounded number of nodes and a window of blocks under way. Main thread only."""
 
-    def __init__(
-        self, order: CheckOrder, connection: DataConnection, workers: Workers, tally: Tally, proofs: Proofs
-    ) -> None:
+    def __init__(self, order: CheckOrder, connection: Peer, workers: Workers, tally: Tally, proofs: Proofs) -> None:
         self.done = False
         self._connection = connection
         self._workers = workers

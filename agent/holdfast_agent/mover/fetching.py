@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import MalformedMessage
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId
@@ -12,6 +11,7 @@ from holdfast_agent.sealing.records import Pieces, parse_header
 
 from .conversation import Done, Fetch, Ids, Run, WantIds, encode
 from .differences import ToWrite
+from .line import Peer
 from .pages import IdPage
 from .restore_work import RestoreWork
 from .role import unexpected
@@ -30,9 +30,7 @@ class Fetching:
     Order of writing is that of arrival. Main thread only.
     """
 
-    def __init__(
-        self, connection: DataConnection, workers: Workers, tally: Tally, geometry: Geometry, work: RestoreWork
-    ) -> None:
+    def __init__(self, connection: Peer, workers: Workers, tally: Tally, geometry: Geometry, work: RestoreWork) -> None:
         self.done = False
         self.checked = 0
         self._connection = connection

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 from functools import partial
 
-from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.ids import HOLE, BlockId
 from holdfast_agent.model.rules import TransferRules
@@ -27,6 +26,7 @@ from .conversation import (
     encode,
     runs_of,
 )
+from .line import Peer
 from .pages import IdMap, IdPage
 from .plan import Fate, Part
 from .records import send_record
@@ -34,7 +34,7 @@ from .role import tell_pressure, unexpected
 from .stages import Tally
 from .workers import Workers
 
-WINDOW_BYTES = 48 << 20
+WINDOW_BYTES = 32 << 20
 """Plain blocks between disk and network at one time; as much again at most is held sealed."""
 
 _TASK_BYTES = 4 << 20  # work handed to a thread at once: large enough that handing over costs nothing
@@ -50,7 +50,7 @@ class Pipeline:
 
     def __init__(
         self,
-        connection: DataConnection,
+        connection: Peer,
         workers: Workers,
         tally: Tally,
         work: BlockWork,

@@ -8,11 +8,10 @@ import select
 import sys
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import HoldfastError, InternalError, Unreachable, UsageError
-from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
 from holdfast_agent.wire.specs import (
     BenchmarkSpec,
@@ -21,6 +20,7 @@ from holdfast_agent.wire.specs import (
     ExporterSpec,
     FilesSpec,
     MoverResult,
+    PairSpec,
     ReaderSpec,
     SourceSpec,
     TargetSpec,
@@ -28,8 +28,13 @@ from holdfast_agent.wire.specs import (
 )
 
 from .control import Control
-from .role import Role, drive
+from .line import LocalLine, Peer
+from .role import Role, counted, drive, drive_pair
 from .route import route_to
+
+if TYPE_CHECKING:  # each process loads the roles that it plays
+    from .reader import Reader
+    from .target import Target
 
 _CLOSE_S = 5.0
 _STEP_S = 0.5
@@ -50,7 +55,7 @@ def main() -> int:
 class _Mover:
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._role: Role | None = None
+        self._roles: list[Role] = []
 
     def run(self) -> int:
         """Everything between start and exit; the exit status."""
@@ -60,7 +65,7 @@ class _Mover:
         except Exception as error:  # noqa: BLE001 - process boundary: whatever it is must reach the agent as data
             problem = error
         self._close(problem)
-        counters = self._role.tally.snapshot() if self._role is not None else TransferCounters()
+        counters = counted(self._roles)
         if problem is not None:
             record = _typed(problem).to_record()
             _log.info("ended: %s", record.message, exc_info=problem if record.code == InternalError.code else None)
@@ -72,6 +77,8 @@ class _Mover:
     def _work(self) -> MoverResult:
         setup = self._control.setup()
         route = None
+        if isinstance(setup.spec, PairSpec):
+            return self._pair(setup.spec, setup.host)
         if isinstance(setup.spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
             role, connection = self._serve(setup.spec, setup.host)
         elif isinstance(setup.spec, (ExporterSpec, BootSpec, FilesSpec)):
@@ -90,15 +97,7 @@ class _Mover:
         """Repository side: open the repository, then listen; only then does anybody learn where."""
         from holdfast_agent.channel.data_listener import DataListener
 
-        from .reader import Reader
-        from .target import Target
-
-        role = Reader(spec, host) if isinstance(spec, ReaderSpec) else Target(spec, host)
-        self._role = role
-        while not role.opened:
-            select.select([role.workers.fd, *self._control.fds], [], [], _STEP_S)
-            role.workers.take()
-            self._control.check()
+        role = self._follow(spec, host)
         listener = DataListener(
             host.listen_address,
             host.advertised_addresses[0],
@@ -132,8 +131,32 @@ class _Mover:
         except BaseException:
             connector.close()
             raise
-        role = self._role = _leader(spec, host, connection)
+        role = _leader(spec, host, connection)
+        self._roles.append(role)
         return role, connection
+
+    def _pair(self, spec: PairSpec, host: MoverHost) -> MoverResult:
+        """Both sides at once, without a network between them."""
+        mine, theirs = LocalLine.pair()
+        follower = self._follow(spec.follower, host)
+        follower.connected(theirs)
+        leader = _leader(spec.leader, host, mine)
+        self._roles.insert(0, leader)
+        self._control.report(Connected())
+        return drive_pair(leader, follower, (mine, theirs), self._control)
+
+    def _follow(self, spec: TargetSpec | ReaderSpec | BenchmarkSpec, host: MoverHost) -> Target | Reader:
+        """The repository's side of a task, its repository open."""
+        from .reader import Reader
+        from .target import Target
+
+        role = Reader(spec, host) if isinstance(spec, ReaderSpec) else Target(spec, host)
+        self._roles.append(role)
+        while not role.opened:
+            select.select([role.workers.fd, *self._control.fds], [], [], _STEP_S)
+            role.workers.take()
+            self._control.check()
+        return role
 
     def _await(self, opening: Opening, peer: str, timeout_s: float) -> DataConnection:
         """Wait for the other mover, awake to the agent. Raises :class:`Unreachable` (retryable), Cancelled."""
@@ -145,10 +168,10 @@ class _Mover:
         return connection
 
     def _close(self, problem: BaseException | None) -> None:
-        if self._role is None:
-            return
-        if not self._role.close(problem, _CLOSE_S):
-            _log.warning("a thread is still at work; the process ends without it")
+        # The leader first: what its workers have begun must not find the follower closed.
+        for role in self._roles:
+            if not role.close(problem, _CLOSE_S):
+                _log.warning("a thread is still at work; the process ends without it")
 
 
 class Opening(Protocol):
@@ -158,7 +181,7 @@ class Opening(Protocol):
         """One step; the connection when it stands."""
 
 
-def _leader(spec: SourceSpec | WriterSpec | CheckerSpec, host: MoverHost, connection: DataConnection) -> Role:
+def _leader(spec: SourceSpec | WriterSpec | CheckerSpec, host: MoverHost, connection: Peer) -> Role:
     if isinstance(spec, SourceSpec):
         from .source import Source
 

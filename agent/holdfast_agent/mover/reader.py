@@ -6,7 +6,6 @@ from collections import deque
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import MalformedMessage, RepositoryError, UsageError
 from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
 from holdfast_agent.model.rules import TransferRules
@@ -33,6 +32,7 @@ from .conversation import (
     encode,
     split_ids,
 )
+from .line import Peer
 from .pages import PageCutter
 from .records import send_record
 from .role import tell_pressure, unexpected
@@ -52,7 +52,7 @@ class Reader:
         self.tally = Tally()
         self.result: MoverResult | None = None
         self.opened = False
-        self._connection: DataConnection | None = None
+        self._connection: Peer | None = None
         self._rules = spec.rules
         self._shelf = _Shelf(spec, host, self.tally.source)
         self._requests: deque[tuple[Fetch | Check, list[BlockId], int]] = deque()
@@ -66,7 +66,7 @@ class Reader:
     def _is_open(self, _nothing: None) -> None:
         self.opened = True
 
-    def connected(self, connection: DataConnection) -> None:
+    def connected(self, connection: Peer) -> None:
         """The writer has proved itself."""
         self._connection = connection
         connection.limit(self._rules.bandwidth_bytes_per_s)
@@ -140,7 +140,7 @@ class Reader:
             self._peer.send(encode(Unreadable(answer.reason)), [answer.id], spread=True)
 
     @property
-    def _peer(self) -> DataConnection:
+    def _peer(self) -> Peer:
         if self._connection is None:
             raise UsageError(reason="nobody has connected")
         return self._connection

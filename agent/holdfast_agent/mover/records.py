@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.sealing.keys import Cipher
 from holdfast_agent.sealing.records import Pieces, parse_header
 
 from .conversation import Record, encode
+from .line import Peer
 
 
-def send_record(connection: DataConnection, pieces: Pieces) -> int:
+def send_record(connection: Peer, pieces: Pieces) -> int:
     """Send a record over any stream; the bytes that it takes on the wire. The pieces must not change any more."""
     head, payload = pieces
     body = encode(Record(bytes(head)))

@@ -1,8 +1,12 @@
-"""What the four movers have in common: the objects they work with, and the one loop that drives them."""
+"""What all movers have in common: the objects they work with, and the one loop that drives them."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
 
 from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import (
@@ -12,14 +16,17 @@ from holdfast_agent.errors import (
     ErrorRecord,
     HoldfastError,
     MalformedMessage,
+    TreesDiffer,
     from_record,
 )
 from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.stats import TransferCounters, joined
 from holdfast_agent.wire.movers import Begin, NewRules
 from holdfast_agent.wire.specs import MoverResult, Order
 
 from .control import Control
 from .conversation import AnyMessage, GaveUp, decode, encode
+from .line import Line, LocalLine, Peer
 from .stages import Tally
 from .workers import Workers
 
@@ -52,11 +59,19 @@ class Role(Protocol):
         """
 
 
+class Seat(NamedTuple):
+    """A role and its end of the line to the other mover."""
+
+    role: Role
+    line: Line
+
+
 def drive(role: Role, connection: DataConnection, control: Control) -> MoverResult:
     """Run a role on its connection to the end. Raises whatever ended it; the other mover is told."""
+    seats = (Seat(role, connection),)
     try:
         while role.result is None:
-            _step(role, connection, control)
+            _step(seats, control)
         _part(role, connection, control)
     except ChannelError:
         connection.abort()
@@ -70,28 +85,56 @@ def drive(role: Role, connection: DataConnection, control: Control) -> MoverResu
     return role.result
 
 
-def _step(role: Role, connection: DataConnection, control: Control) -> None:
-    wait_s = role.pump()
-    if role.result is not None:
+def drive_pair(leader: Role, follower: Role, ends: tuple[LocalLine, LocalLine], control: Control) -> MoverResult:
+    """Run both roles of a task, whose line these are the ends of, to the end of both. Raises whatever ended either.
+
+    The result is both's together. Raises :class:`TreesDiffer` if they do not agree on the disk.
+    """
+    seats = (Seat(leader, ends[0]), Seat(follower, ends[1]))
+    while leader.result is None or follower.result is None:
+        _step(seats, control)
+    mine, theirs = leader.result, follower.result
+    if None not in (mine.root, theirs.root) and mine.root != theirs.root:
+        raise TreesDiffer(disk=mine.used_disk)
+    return msgspec.structs.replace(mine, root=theirs.root or mine.root, packs=theirs.packs)
+
+
+def counted(roles: Sequence[Role]) -> TransferCounters:
+    """What the roles of this process have done together, the leader first."""
+    return functools.reduce(joined, [role.tally.snapshot() for role in roles] or [TransferCounters()])
+
+
+def _step(seats: Sequence[Seat], control: Control) -> None:
+    """One round of all roles that have no result yet."""
+    wait_s = min(seat.role.pump() for seat in seats if seat.role.result is None)
+    if all(seat.role.result is not None for seat in seats):
         return
     if control.progress_due:
-        control.progress(role.tally.snapshot())
-    connection.wait(min(wait_s, _IDLE_S), (*control.fds, role.workers.fd))
+        control.progress(counted([seat.role for seat in seats]))
+    # The first line waits for both: a pair's ends are of one line.
+    seats[0].line.wait(min(wait_s, _IDLE_S), (*control.fds, *(seat.role.workers.fd for seat in seats)))
     for order in control.take():
         if isinstance(order, Begin):
-            role.begin(order.order)
+            seats[0].role.begin(order.order)
         elif isinstance(order, NewRules):
-            role.change_rules(order.rules)
+            for seat in seats:
+                seat.role.change_rules(order.rules)
+    for seat in seats:
+        _listen(seat.role, seat.line)
+
+
+def _listen(role: Role, line: Line) -> None:
+    """Hand over what the role's workers and the other mover have to say."""
     role.workers.take()
-    role.tally.resumed, role.tally.resent = connection.resumed, connection.resent_bytes
+    role.tally.resumed, role.tally.resent = line.resumed, line.resent_bytes
     # Nothing follows a result but the goodbye of the other mover, which is then no lost connection.
-    while role.result is None and (incoming := connection.receive()) is not None:
+    while role.result is None and (incoming := line.receive()) is not None:
         message = decode(incoming.body)
         if isinstance(message, GaveUp):
             raise _theirs(message.error)
         role.receive(message, incoming.payload, incoming.cost_bytes)
     if role.result is None:
-        connection.check_alive()
+        line.check_alive()
 
 
 def _part(role: Role, connection: DataConnection, control: Control) -> None:
@@ -123,7 +166,7 @@ def _tell(connection: DataConnection, error: HoldfastError) -> None:
         connection.abort()
 
 
-def tell_pressure(tally: Tally, connection: DataConnection, rules: TransferRules, waits: bool) -> None:
+def tell_pressure(tally: Tally, connection: Peer, rules: TransferRules, waits: bool) -> None:
     """Count what holds records back after a step of a role that sends them: a limit, or the network.
 
     ``waits``: records are ready and have not left.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from random import SystemRandom
 
-from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import DiskError, DiskShrunk, ToolMissing, UsageError
@@ -32,6 +31,7 @@ from .conversation import (
 )
 from .course import Course, after_audit, by_bitmap, check_extents
 from .fetcher import Fetcher
+from .line import Peer
 from .pipeline import Pipeline
 from .plan import data_extents, leave_out, plan
 from .point_disk import PointDisk, open_point
@@ -46,7 +46,7 @@ _IDLE_S = 60.0
 class Source:
     """See :class:`holdfast_agent.mover.role.Role`."""
 
-    def __init__(self, spec: SourceSpec, host: MoverHost, connection: DataConnection) -> None:
+    def __init__(self, spec: SourceSpec, host: MoverHost, connection: Peer) -> None:
         self.workers = Workers(host.workers, "source")
         self.tally = Tally()
         self.result: MoverResult | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import ConnectionLost, RecordRejected, UsageError
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import TransferRules
@@ -28,6 +27,7 @@ from .conversation import (
     WantIds,
     encode,
 )
+from .line import Peer
 from .role import ignore, unexpected
 from .stages import Tally
 from .store import Store
@@ -44,7 +44,7 @@ class Target:
         self.tally = Tally()
         self.result: MoverResult | None = None
         self.opened = False
-        self._connection: DataConnection | None = None
+        self._connection: Peer | None = None
         self._records = 0
         self._arrived: list[Pieces] = []  # since the last step; one task stores them all
         self._arrived_cost_bytes = 0
@@ -59,7 +59,7 @@ class Target:
     def _is_open(self, _nothing: None) -> None:
         self.opened = True
 
-    def connected(self, connection: DataConnection) -> None:
+    def connected(self, connection: Peer) -> None:
         """The source has proved itself."""
         self._connection = connection
 
@@ -137,7 +137,7 @@ class Target:
         self.result = MoverResult(root=None if isinstance(self._store, NoStore) else root, packs=tuple(packs))
 
     @property
-    def _peer(self) -> DataConnection:
+    def _peer(self) -> Peer:
         if self._connection is None:
             raise UsageError(reason="nobody has connected")
         return self._connection

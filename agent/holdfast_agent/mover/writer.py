@@ -5,7 +5,6 @@ On a disk that was there it may leave alone what is as the restore point has it.
 
 from __future__ import annotations
 
-from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.disks.disk import RewritableDisk, WritableDisk
 from holdfast_agent.disks.open import open_target
 from holdfast_agent.errors import UsageError
@@ -18,6 +17,7 @@ from .conversation import LEAF_BLOCKS, AnyMessage, Ids, Opened, OpenTree, Record
 from .course import Course
 from .differences import Differences, Everything, ToWrite
 from .fetching import Fetching
+from .line import Peer
 from .plan import data_extents, plan
 from .restore_work import RestoreWork
 from .rewriting import Rewriting
@@ -31,7 +31,7 @@ _IDLE_S = 60.0
 class Writer:
     """See :class:`holdfast_agent.mover.role.Role`."""
 
-    def __init__(self, spec: WriterSpec, host: MoverHost, connection: DataConnection) -> None:
+    def __init__(self, spec: WriterSpec, host: MoverHost, connection: Peer) -> None:
         self.workers = Workers(host.workers, "writer")
         self.tally = Tally()
         self.result: MoverResult | None = None

@@ -28,14 +28,10 @@ from holdfast_agent.wire.messages import (
 from holdfast_agent.wire.specs import (
     AnySpec,
     BenchmarkSpec,
-    BootSpec,
-    CheckerSpec,
     ExporterSpec,
-    FilesSpec,
+    PairSpec,
     ReaderSpec,
-    SourceSpec,
     TargetSpec,
-    WriterSpec,
 )
 
 from .agent import Agent
@@ -201,12 +197,13 @@ def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
     for role in _roles_for(spec):
         if role not in settings.roles:
             raise RoleMissing(agent=settings.agent_name, role=role, type=type(spec).__name__)
+    storing = spec.follower if isinstance(spec, PairSpec) else spec
     session_fd = None
-    if isinstance(spec, (TargetSpec, ReaderSpec, BenchmarkSpec, ExporterSpec)) and spec.repository:
-        real = allowed_repository(settings, spec.repository)
-    if isinstance(spec, TargetSpec):
-        check_mover_number(spec.mover)
-        session_fd = lease.session(str(real), spec.sid).lock.fd
+    if isinstance(storing, (TargetSpec, ReaderSpec, BenchmarkSpec, ExporterSpec)) and storing.repository:
+        real = allowed_repository(settings, storing.repository)
+    if isinstance(storing, TargetSpec):
+        check_mover_number(storing.mover)
+        session_fd = lease.session(str(real), storing.sid).lock.fd
     exports = None
     if type(spec) in PROGRAMS:
         exports = export_host(agent, lease.connection.key)
@@ -216,11 +213,10 @@ def _host(agent: Agent, lease: Lease, spec: AnySpec) -> pipe.MoverHost:
 
 
 def _roles_for(spec: AnySpec) -> tuple[str, ...]:
-    if isinstance(spec, ExporterSpec):  # holds keys, and may read a repository on its own host
-        return ("proxy", "repository") if spec.repository else ("proxy",)
-    return (
-        ("proxy",) if isinstance(spec, (SourceSpec, WriterSpec, CheckerSpec, BootSpec, FilesSpec)) else ("repository",)
-    )
+    # A pair, and an exporter that reads a repository on its own host, hold keys and touch the repository.
+    if isinstance(spec, PairSpec) or (isinstance(spec, ExporterSpec) and spec.repository):
+        return ("proxy", "repository")
+    return ("repository",) if isinstance(spec, (TargetSpec, ReaderSpec, BenchmarkSpec)) else ("proxy",)
 
 
 def _answer_start(call: Call[StartMover], mover: MoverProcess) -> None:

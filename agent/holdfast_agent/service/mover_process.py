@@ -27,6 +27,7 @@ from holdfast_agent.wire.specs import (
     FilesSpec,
     MoverSpec,
     Order,
+    PairSpec,
     ReaderSpec,
     SourceSpec,
     TargetSpec,
@@ -74,13 +75,14 @@ _ROLE_NAMES = {
     WriterSpec: "writer",
     CheckerSpec: "checker",
     BenchmarkSpec: "benchmark",
+    PairSpec: "pair",
     ExporterSpec: "exporter",
     BootSpec: "boot",
     FilesSpec: "files",
 }
 
 
-_CONNECT_ONLY = frozenset({"source", "writer", "checker", "boot", "files"})
+_NEVER_LISTENS = frozenset({"source", "writer", "checker", "pair", "boot", "files"})
 
 
 class Watcher(Protocol):
@@ -185,8 +187,8 @@ class MoverProcess:
 
     @property
     def settled(self) -> bool:
-        """Known to listen (a mover that only connects: to run), or ended."""
-        return self.role in _CONNECT_ONLY or self.state.phase != "starting"
+        """Known to listen (a mover that never does: to run), or ended."""
+        return self.role in _NEVER_LISTENS or self.state.phase != "starting"
 
     def when_settled(self, callback: Callable[[], None]) -> None:
         """Call once :attr:`settled`, at once if it is already."""

@@ -114,6 +114,17 @@ class CheckerSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     keys: DataKeys
 
 
+class PairSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
+    """Both movers of a task in one process, on a host that is its proxy and has its repository. Since 1.3.
+
+    Nothing that they say leaves the process: the leader needs no endpoints, and no secret is used. Orders and rules are
+    those of the leader; the result is of both together.
+    """
+
+    leader: SourceSpec | WriterSpec | CheckerSpec
+    follower: TargetSpec | ReaderSpec | BenchmarkSpec
+
+
 class ExportDisk(msgspec.Struct, frozen=True, kw_only=True):
     """One disk of an export: clients know it as ``name``."""
 
@@ -278,6 +289,7 @@ AnySpec = (
     | WriterSpec
     | CheckerSpec
     | BenchmarkSpec
+    | PairSpec
     | ExporterSpec
     | BootSpec
     | FilesSpec
@@ -316,9 +328,9 @@ class MoverResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a mover that finished well reports.
 
     ``root``: source: root over the ids that it computed itself (None in CBT mode, where it does not know all);
-    target: root of the tree that it stored. The manager compares the two. ``packs``: target only. ``used_disk``: the
-    URL that the source opened. ``mode`` and ``reason``: source, and a writer that compares, where it went another way
-    than it was ordered.
+    target: root of the tree that it stored. The manager compares the two; a pair does so itself, and tells the latter.
+    ``packs``: target and pair only. ``used_disk``: the URL that the source opened. ``mode`` and ``reason``: source, and
+    a writer that compares, where it went another way than it was ordered.
     ``unused``: source, in words for people, what was found on the disk for ``skip_unused`` (since 1.1).
     Of a check: ``bad`` (at most 10,000; ``bad_count`` is all), and ``skipped``: nodes and blocks that the order's
     bounds left unread. ``boot``: of a boot proof; ``files``: of a look into file systems (both since 1.2).

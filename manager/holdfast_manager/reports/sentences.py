@@ -66,6 +66,8 @@ def _snapshot(data: Data) -> str:
 
 
 def _connected(data: Data) -> str:
+    if data.get("local"):
+        return "proxy and repository are one host"
     if not data.get("source"):
         return "data channel open"
     return f"{data['source']} to {data.get('target')}, {counted(int(data.get('streams') or 1), 'stream')}"

@@ -50,6 +50,10 @@ class AgentPool:
         """By which its movers are reached, the first one first; none of an agent that is older. Raises as ``ask``."""
         return self._client(agent).hello.addresses
 
+    def understands(self, agent: str, minor: int) -> bool:
+        """Whether it knows what this minor version of the protocol brought. Raises as ``ask``."""
+        return self._client(agent).hello.minor >= minor
+
     def renew(self) -> None:
         """Prolong the lease at every connected agent; called by :class:`LeaseKeeper`. Failures show as AgentLost."""
         with self._lock:

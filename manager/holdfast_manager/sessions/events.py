@@ -104,12 +104,16 @@ class MoversStarted(TaskEvent, frozen=True, tag=True, kw_only=True):
 
 
 class MoversConnected(TaskEvent, frozen=True, tag=True, kw_only=True):
-    """The data channel is open: from the address ``source`` to ``target``, as the data goes, over so many streams."""
+    """The data channel is open: from the address ``source`` to ``target``, as the data goes, over so many streams.
+
+    ``local``: none is needed, proxy and repository are one host.
+    """
 
     step: ClassVar[Step] = Step.CONNECT
     source: str = ""
     target: str = ""
     streams: int = 0
+    local: bool = False
 
 
 class TransferBegan(TaskEvent, frozen=True, tag=True, kw_only=True):

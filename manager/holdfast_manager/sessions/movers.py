@@ -1,5 +1,7 @@
 """Pairs of movers: one listening on the repository, one connecting from the proxy. Backups and restores alike.
 
+Where both are one agent, the pair is one process and needs no network.
+
 The desk starts a pair, listens to what both agents tell of it, and turns that into the task's events. A copy's pair has
 a third, the feeder: a reader at another repository that the connector reads from.
 """
@@ -7,6 +9,7 @@ a third, the feeder: a reader at another repository that the connector reads fro
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import threading
 import time
@@ -17,7 +20,7 @@ import msgspec
 
 from holdfast_agent.errors import ConnectionLost, ErrorRecord, HoldfastError, MoverDied, TreesDiffer
 from holdfast_agent.model.rules import Route, TransferRules
-from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.model.stats import TransferCounters, joined
 from holdfast_agent.sealing.keys import DataKeys
 from holdfast_agent.wire.messages import (
     BeginTransfer,
@@ -39,6 +42,7 @@ from holdfast_agent.wire.specs import (
     MoverResult,
     Order,
     OriginSpec,
+    PairSpec,
     ReaderSpec,
     SourceSpec,
     TargetSpec,
@@ -52,9 +56,11 @@ from .routing import Routing
 from .steps import Step
 
 Endpoints = tuple[str, ...]
-MakeListener = Callable[[str, bytes], TargetSpec | ReaderSpec | BenchmarkSpec]
+AnyListener = TargetSpec | ReaderSpec | BenchmarkSpec
+MakeListener = Callable[[str, bytes], AnyListener]
 MakeConnector = Callable[[str, bytes, Endpoints], SourceSpec | WriterSpec | CheckerSpec]
 
+_PAIR_SINCE = 3  # minor version of the control protocol
 _CONNECTED = frozenset({"connected", "transferring", "done"})
 # When one mover fails, the other soon reports that its peer is gone. The first cause is worth a moment's wait.
 _SECONDARY = frozenset({"connection_lost", "cancelled", "unreachable", "record_rejected"})
@@ -96,13 +102,22 @@ class _Pair:
     settled: bool = False
     give_up_at: float | None = None
 
+    @property
+    def local(self) -> bool:
+        """Both are one process on one host."""
+        return self.connector == self.listener
+
+    def names(self) -> tuple[str, ...]:
+        """Of the movers that carry the task out, the leading one first: one where proxy and repository are one host."""
+        return tuple(dict.fromkeys((self.connector, self.listener)))
+
     def movers(self) -> tuple[tuple[str, str], ...]:
-        pair = ((self.proxy, self.connector), (self.repository, self.listener))
+        pair = tuple(zip((self.proxy, self.repository), self.names(), strict=False))
         return pair if self.feeder is None else (*pair, self.feeder)
 
     def senders(self) -> tuple[tuple[str, str], ...]:
         """The movers that send in bulk, which are the ones that limit. What a feeder sends goes on from here."""
-        sender = self.movers()[self.listener_sends]
+        sender = (self.repository, self.listener) if self.listener_sends else (self.proxy, self.connector)
         return (sender,) if self.feeder is None else (sender, self.feeder)
 
     def route(self) -> Route | None:
@@ -111,17 +126,9 @@ class _Pair:
         return state.route if state is not None else None
 
     def counters(self) -> TransferCounters:
-        """The connector counts what it reads and sends, the listener what it stores; each times its own stages."""
-        mine = self.states[self.connector].counters if self.connector in self.states else TransferCounters()
-        theirs = self.states[self.listener].counters if self.listener in self.states else TransferCounters()
-        return msgspec.structs.replace(
-            mine,
-            stored_bytes=max(mine.stored_bytes, theirs.stored_bytes),
-            resumed=max(mine.resumed, theirs.resumed),
-            resent_bytes=mine.resent_bytes + theirs.resent_bytes,
-            stages=mine.stages.merged(theirs.stages),
-            throttled_by={**theirs.throttled_by, **mine.throttled_by},
-        )
+        """Of all its movers together."""
+        states = [self.states[mover] for mover in self.names() if mover in self.states]
+        return functools.reduce(joined, [state.counters for state in states]) if states else TransferCounters()
 
 
 class MoverDesk:
@@ -158,6 +165,8 @@ class MoverDesk:
         """
         token = secrets.token_hex(6)
         pair = _Pair(task, repository, proxy, f"{token}-listener", f"{token}-connector")
+        if proxy == repository and self._pool.understands(proxy, _PAIR_SINCE):
+            pair.listener = pair.connector
         if feeder is not None:
             pair.feeder = (feeder.agent, f"{token}-feeder")
         with self._lock:
@@ -168,9 +177,7 @@ class MoverDesk:
         name = f"{task}"
         listener = make_listener(name, secret)
         pair.listener_sends = isinstance(listener, ReaderSpec)
-        self._prepare(proxy, pair.connector, task)
-        endpoints = self._start(repository, pair.listener, listener)
-        endpoints, streams = self._routing.choose(proxy, endpoints, not pair.listener_sends)
+        endpoints, streams = ((), None) if pair.local else self._listen(pair, listener)
         connector = make_connector(name, secret, endpoints)
         if feeder is not None and isinstance(connector, SourceSpec):
             connector = msgspec.structs.replace(connector, origin=self._feed(pair, feeder))
@@ -178,7 +185,14 @@ class MoverDesk:
             rules = msgspec.structs.replace(connector.rules, streams=streams)
             connector = msgspec.structs.replace(connector, rules=rules)
         pair.rules = connector.rules
-        self._start(proxy, pair.connector, connector)
+        spec = PairSpec(task_id=name, secret=secret, leader=connector, follower=listener) if pair.local else connector
+        self._start(proxy, pair.connector, spec)
+
+    def _listen(self, pair: _Pair, listener: AnyListener) -> tuple[Endpoints, int | None]:
+        """Start the mover that listens: where, in the order to be tried, and over how many streams by the rules."""
+        self._prepare(pair.proxy, pair.connector, pair.task)
+        endpoints = self._start(pair.repository, pair.listener, listener)
+        return self._routing.choose(pair.proxy, endpoints, not pair.listener_sends)
 
     def _prepare(self, agent: str, mover: str, task: TaskKey) -> None:
         """A head start for the mover that connects; what is wrong with its agent shows when it is started."""
@@ -296,7 +310,13 @@ class MoverDesk:
             route = pair.route()
             source, target = self.way(pair.task)
             self._post(
-                MoversConnected(task=pair.task, source=source, target=target, streams=route.streams if route else 0)
+                MoversConnected(
+                    task=pair.task,
+                    source=source,
+                    target=target,
+                    streams=route.streams if route else 0,
+                    local=pair.local,
+                )
             )
         if len(known) == len(states) and all(state.phase == "done" for state in known):
             self._settle_done(pair)

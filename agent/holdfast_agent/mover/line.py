@@ -1,0 +1,116 @@
+"""What movers need of the line to each other, whether the other one is in another process or in this one."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from holdfast_agent.channel.data_connection import Incoming
+from holdfast_agent.channel.data_pacing import Pacer
+from holdfast_agent.channel.data_records import Buffer
+
+
+class Peer(Protocol):
+    """The other mover, as a role sees it. Each method does what it does in
+    :class:`~holdfast_agent.channel.data_connection.DataConnection`."""
+
+    broken: bool
+
+    @property
+    def writable(self) -> bool: ...
+
+    @property
+    def throttled(self) -> bool: ...
+
+    def limit(self, bytes_per_s: int | None) -> None: ...
+
+    def send(
+        self, body: Buffer, payload: Iterable[Buffer] = (), *, ciphertext: Buffer = b"", spread: bool = False
+    ) -> int: ...
+
+    def release(self, cost_bytes: int) -> None: ...
+
+
+class Line(Peer, Protocol):
+    """The same with what the loop needs of it that drives a role."""
+
+    resumed: int
+
+    @property
+    def resent_bytes(self) -> int: ...
+
+    def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> None: ...
+
+    def receive(self) -> Incoming | None: ...
+
+    def check_alive(self) -> None: ...
+
+
+_WINDOW_BYTES = 8 << 20  # no network to keep busy: enough that neither side waits for the other's thread
+
+
+class LocalLine:
+    """One end of a line within this process; both belong to its main thread.
+
+    Messages are handed over as they are, neither copied nor sealed; credit and limits hold as they do on the network, a
+    limit on the average: a message passes whole, and the next one waits for it.
+    """
+
+    broken = False
+    resumed = 0
+    resent_bytes = 0
+
+    def __init__(self, window_bytes: int, clock: Callable[[], float]) -> None:
+        self._credit_bytes = window_bytes
+        self._pacer = Pacer(clock)
+        self._inbox: deque[Incoming] = deque()
+        self._other = self
+
+    @classmethod
+    def pair(
+        cls, window_bytes: int = _WINDOW_BYTES, clock: Callable[[], float] = time.monotonic
+    ) -> tuple[LocalLine, LocalLine]:
+        """Both ends of a new line."""
+        one, other = cls(window_bytes, clock), cls(window_bytes, clock)
+        one._other, other._other = other, one
+        return one, other
+
+    @property
+    def writable(self) -> bool:
+        return self._credit_bytes > 0 and not self.throttled
+
+    @property
+    def throttled(self) -> bool:
+        return self._pacer.delay_s() > 0
+
+    def limit(self, bytes_per_s: int | None) -> None:
+        self._pacer.change(bytes_per_s)
+
+    def send(
+        self, body: Buffer, payload: Iterable[Buffer] = (), *, ciphertext: Buffer = b"", spread: bool = False
+    ) -> int:
+        bulk = memoryview(ciphertext if len(ciphertext) else b"".join(payload))
+        cost_bytes = len(body) + len(bulk)
+        self._credit_bytes -= cost_bytes
+        self._pacer.spent(cost_bytes)
+        self._other._inbox.append(Incoming(memoryview(body), bulk, cost_bytes))
+        return cost_bytes
+
+    def receive(self) -> Incoming | None:
+        return self._inbox.popleft() if self._inbox else None
+
+    def release(self, cost_bytes: int) -> None:
+        self._other._credit_bytes += cost_bytes
+
+    def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> None:
+        if self._inbox or self._other._inbox:
+            return
+        for pacer in (self._pacer, self._other._pacer):
+            timeout_s = min(timeout_s, pacer.delay_s() or timeout_s)
+        select.select(list(fds), [], [], timeout_s)
+
+    def check_alive(self) -> None:
+        """It lives as long as we do."""
