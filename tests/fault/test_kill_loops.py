@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from blake3 import blake3
 
-from lab.installation import Installation, installed
+from lab.agents import RunningAgent
+from lab.installation import Installation, another_proxy, installed
 from lab.processes import MOVER, SESSION, alive, children
 
 MIB = 1 << 20
@@ -30,10 +31,14 @@ POLL_S = 0.005
 
 
 class Loop:
-    """One VM, backed up again and again; remembers what each restore point must hold."""
+    """One VM, backed up again and again; remembers what each restore point must hold.
 
-    def __init__(self, house: Installation, seed: int) -> None:
+    By two jobs: the movers of "main" are a process at the proxy and one at the repository, those of "alone" are one.
+    """
+
+    def __init__(self, house: Installation, proxy: RunningAgent, seed: int) -> None:
         self.house = house
+        self.proxy = proxy
         self.rng = random.Random(seed)
         self.disk = house.vms / "vm" / "disk.raw"
         self.disk.parent.mkdir()
@@ -41,7 +46,8 @@ class Loop:
         self.expected: dict[str, str] = {}
         house.add_repository("main", encrypted=True)
         options = ("--bandwidth", str(BANDWIDTH), "--retries", "2", "--retry-pause", "1 s")
-        house.add_job("main", *options, repository="main", include="vm")
+        house.add_job("main", *options, "--proxy", proxy.name, repository="main", include="vm")
+        house.add_job("alone", *options, "--proxy", "local", repository="main", include="vm")
         house.run_job("main")
         self.learn_points()
 
@@ -60,7 +66,7 @@ class Loop:
     def killed_run(self, victim: str) -> bool:
         """Back up and kill ``victim`` at a random moment of its life; returns whether it was still there."""
         run = subprocess.Popen(
-            self.house.command("job", "run", "main"),
+            self.house.command("job", "run", "alone" if victim == "pair" else "main"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -84,10 +90,10 @@ class Loop:
             run.wait()
         return hit
 
-    def _wait_for(self, run: subprocess.Popen[bytes], find: Callable[[Installation, int], list[int]]) -> int | None:
+    def _wait_for(self, run: subprocess.Popen[bytes], find: Callable[[Loop, int], list[int]]) -> int | None:
         """The victim, once it is there; None when the run is over before."""
         while True:
-            found = find(self.house, run.pid)
+            found = find(self, run.pid)
             if found:
                 return found[0]
             try:
@@ -96,6 +102,11 @@ class Loop:
                 continue
             return None
 
+    def movers(self, agent: str) -> list[int]:
+        """The mover processes of an agent."""
+        process = self.house.agent if agent == "local" else self.proxy.process
+        return children(process.pid, MOVER) if process is not None else []
+
     def check(self) -> None:
         """After the run that follows a kill: everything committed is whole, nothing is left over."""
         house = self.house
@@ -103,10 +114,11 @@ class Loop:
         house.holdfast("repository", "verify", "main", "--level", "2")
         newest = house.points("vm")[0]["sid"]
         self.check_restore(newest)
-        assert house.agent is not None
-        assert children(house.agent.pid, MOVER) == [], "a mover outlived its session"
         assert [path for path in (house.vms / ".holdfast").iterdir() if path.is_dir()] == [], "a frozen copy is left"
-        deadline = time.monotonic() + LEASE_LAPSES_S  # only then does the agent give up a session whose manager died
+        deadline = time.monotonic() + LEASE_LAPSES_S  # only then do agents give up a session whose manager died
+        while self.movers("local") or self.movers("other"):
+            assert time.monotonic() < deadline, "a mover outlived its session's lease"
+            time.sleep(POLL_S)
         for name in ("tmp", "sessions"):
             while left := list((house.store / "main" / name).iterdir()):
                 assert time.monotonic() < deadline, f"something is left in {name}: {left}"
@@ -114,38 +126,22 @@ class Loop:
 
     def check_restore(self, sid: str) -> None:
         restored = self.house.out / f"{sid}.raw"
-        self.house.restore_disk("vm", sid, restored)
+        self.house.restore_disk("vm", sid, restored, "--proxy", "local")
         assert blake3(restored.read_bytes()).hexdigest() == self.expected[sid], f"point {sid} restored another disk"
         restored.unlink()
 
 
-def _source(house: Installation, run: int) -> list[int]:
-    """It is prepared before the target is started, so it is the older of the two."""
-    return _movers(house)[:1]
+def _agent(loop: Loop, run: int) -> list[int]:
+    """The repository's, once it has begun to work for the run."""
+    return [loop.house.agent.pid] if loop.house.agent is not None and loop.movers("local") else []
 
 
-def _target(house: Installation, run: int) -> list[int]:
-    return _movers(house)[1:]
-
-
-def _agent(house: Installation, run: int) -> list[int]:
-    """Once it has begun to work for the run."""
-    return [house.agent.pid] if house.agent is not None and _movers(house) else []
-
-
-def _manager(house: Installation, run: int) -> list[int]:
-    return children(run, SESSION)
-
-
-def _movers(house: Installation) -> list[int]:
-    return children(house.agent.pid, MOVER) if house.agent is not None else []
-
-
-VICTIMS: dict[str, Callable[[Installation, int], list[int]]] = {
-    "source": _source,
-    "target": _target,
+VICTIMS: dict[str, Callable[[Loop, int], list[int]]] = {
+    "source": lambda loop, run: loop.movers("other"),
+    "target": lambda loop, run: loop.movers("local"),
+    "pair": lambda loop, run: loop.movers("local"),
     "agent": _agent,
-    "manager": _manager,
+    "manager": lambda loop, run: children(run, SESSION),
 }
 
 
@@ -153,8 +149,8 @@ VICTIMS: dict[str, Callable[[Installation, int], list[int]]] = {
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     seed = int(os.environ.get("HOLDFAST_KILL_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"HOLDFAST_KILL_SEED={seed}")
-    with installed(tmp_path_factory.mktemp("kills")) as house:
-        yield Loop(house, seed)
+    with installed(tmp_path_factory.mktemp("kills")) as house, another_proxy(house) as proxy:
+        yield Loop(house, proxy, seed)
 
 
 @pytest.mark.parametrize("victim", VICTIMS)

@@ -29,6 +29,7 @@ from holdfast_agent.wire.messages import Push
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 40.0
+_ON_LOOPBACK = DataSettings(listen_address="127.0.0.1", port_range=(0, 0))
 
 _LAUNCHER = """
 import json, sys
@@ -94,6 +95,7 @@ def start_agent(
     repository_paths: Sequence[Path] = (),
     slots: int = 2,
     immutable_helper: str = "",
+    data: DataSettings = _ON_LOOPBACK,
 ) -> Iterator[RunningAgent]:
     """Run an agent below ``directory`` and stop it at the end; may be called again there after a stop or a kill.
 
@@ -107,7 +109,7 @@ def start_agent(
         state_dir=str(directory / "state"),
         log_level="debug",
         control=ControlSettings(listen="tcp://127.0.0.1:0"),
-        data=DataSettings(listen_address="127.0.0.1", port_range=(0, 0)),
+        data=data,
         proxy=_proxy(proxy_paths or [roots["proxy"]], slots) if "proxy" in roles else None,
         repository=_repository(repository_paths or [roots["repository"]], slots, immutable_helper)
         if "repository" in roles

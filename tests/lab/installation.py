@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.agents import launch_agent
+from lab.agents import RunningAgent, launch_agent, start_agent
 from lab.commands import PROGRAMS, Commands, shared_server
 
 BIN = Path(sys.executable).parent
@@ -77,6 +77,8 @@ class Installation:
             "PYTHONPATH": str(_TESTS),
         }
         self.agent: subprocess.Popen[bytes] | None = None
+        self.key = ""
+        """The manager's public key, once it has one."""
 
     @property
     def commands(self) -> Commands:
@@ -130,7 +132,8 @@ class Installation:
         """Make keys, admit each other, start the agent; add it as ``local`` and the images as ``lab``."""
         self.agent_command("init")
         agent_key = json.loads(self.agent_command("show", "--output", "json"))["public_key"]
-        self.agent_command("authorize", self.holdfast("init")["public_key"], "--name", "test")
+        self.key = self.holdfast("init")["public_key"]
+        self.agent_command("authorize", self.key, "--name", "test")
         self.start_agent()
         self.holdfast("agent", "add", "local", f"127.0.0.1:{self.port}", agent_key)
         options = ("--option", f"path={self.vms}", "--option", f"snapshot={snapshot}")
@@ -179,6 +182,20 @@ def installed(
         yield house
     finally:
         house.stop_agent()
+
+
+@contextlib.contextmanager
+def another_proxy(house: Installation, name: str = "other", **settings: Any) -> Iterator[RunningAgent]:
+    """One more agent, a proxy only: the movers of its tasks are two processes with a network between them.
+
+    ``settings``: further ones of :func:`~lab.agents.start_agent`.
+    """
+    where = house.home / name
+    with start_agent(
+        where, ("proxy",), name=name, authorised=(house.key,), proxy_paths=(house.home,), **settings
+    ) as agent:
+        house.holdfast("agent", "add", name, agent.endpoint.removeprefix("tcp://"), agent.public_key)
+        yield agent
 
 
 def _free_port() -> int:

@@ -226,7 +226,7 @@ def test_a_copy_that_is_cut_off_leaves_no_half_point(house: Installation, victim
 def cut_off(house: Installation, session: int, victim: str, process: int) -> None:
     assert house.agent is not None
     movers = children(house.agent.pid, MOVER)
-    assert len(movers) == 3, "target, reader and source, in the order of their start"
+    assert len(movers) == 2, "the reader, then what reads from it and stores"
     if victim == "stop":
         house.holdfast("session", "stop", str(session))
     elif victim == "session":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -12,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from holdfast_agent.config.settings import DataSettings
 from lab.contents import assert_same
 from lab.estate import Estate, estate
-from lab.installation import Installation, installed
+from lab.installation import Installation, another_proxy, installed
 from lab.network import Host
 
 MIB = 1 << 20
 PATIENCE_S = 30.0
+_NETWORKS = ("127.0.0.1", "127.2.0.1", "127.3.0.1")
 
 
 def _disk(house: Installation, vm: str, mib: int) -> bytes:
@@ -125,57 +128,64 @@ def test_movers_connect_by_the_preferred_network_and_fall_over_to_the_next(wide:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """An agent that is told by three networks of the loopback."""
+    """Two agents in three networks of the loopback."""
     home = tmp_path_factory.mktemp("house")
     made = Installation(home)
-    advertised = 'listen_address = "0.0.0.0"\nadvertised_address = ["127.0.0.1", "127.2.0.1", "127.3.0.1"]'
+    advertised = f'listen_address = "0.0.0.0"\nadvertised_address = {json.dumps(_NETWORKS)}'
     made.agent_config.write_text(made.agent_config.read_text().replace('listen_address = "127.0.0.1"', advertised))
     try:
         made.enrol()
         made.add_repository("main", encrypted=False)
-        yield made
+        with another_proxy(made, data=DataSettings(advertised_address=_NETWORKS)):
+            yield made
     finally:
         made.stop_agent()
 
 
 def test_the_way_decides_which_rule_holds(house: Installation) -> None:
     _disk(house, "ways", 3)
-    house.add_job("ways", "--compression", "none", repository="main", include="ways")
+    house.add_job("ways", "--proxy", "other", "--compression", "none", repository="main", include="ways")
     house.holdfast("network", "rule", "add", "two", "--target", "127.2.0.0/16", "--bandwidth", "2 MiB")
     house.holdfast("network", "prefer", "127.3.0.0/16")
     (free,) = house.run_job("ways")["disks"]
     assert (free["target"], free["counters"]["throttled_by"]) == ("127.3.0.1", {})
     house.holdfast("network", "prefer", "127.2.0.0/16")
     _disk(house, "more", 3)
-    house.add_job("more", "--compression", "none", repository="main", include="more")
+    house.add_job("more", "--proxy", "other", "--compression", "none", repository="main", include="more")
     (ruled,) = house.run_job("more")["disks"]
     assert ruled["target"] == "127.2.0.1"
     assert 1.0 < ruled["counters"]["throttled_by"]["traffic rule two"] < 3
     house.holdfast("network", "rule", "remove", "two")
 
 
-def test_restores_verifications_and_copies_obey_the_read_limit_and_backups_the_write_limit(house: Installation) -> None:
-    content = _disk(house, "kept", 3)
+@pytest.mark.parametrize("proxy", ["local", "other"])
+def test_restores_verifications_and_copies_obey_the_read_limit_and_backups_the_write_limit(
+    house: Installation, proxy: str
+) -> None:
+    """With the movers of a task in one process (but for a copy's reader), and in two."""
+    vm = f"kept-{proxy}"
+    content = _disk(house, vm, 3)
     house.holdfast("repository", "edit", "main", "--write-limit", "2 MiB")
-    house.add_job("kept", "--compression", "none", repository="main", include="kept")
-    report = house.run_job("kept")
+    house.add_job(vm, "--compression", "none", "--proxy", proxy, repository="main", include=vm)
+    report = house.run_job(vm)
     assert 1.0 < report["total"]["throttled_by"]["write limit of main"] < 3
 
+    point = ("--point", report["points"][0]["sid"])
     house.holdfast("repository", "edit", "main", "--reset", "write-limit", "--read-limit", "2 MiB")
-    house.restore_disk("kept", report["points"][0]["sid"], house.out / "kept.raw")
-    assert_same((house.out / "kept.raw").read_bytes(), content)
-    house.holdfast("repository", "verify", "main", "--level", "2", "--point", report["points"][0]["sid"])
-    house.add_repository("second", encrypted=False)
-    house.holdfast("repository", "copy", "main", "second", "--point", report["points"][0]["sid"])
+    house.restore_disk(vm, point[1], house.out / f"{vm}.raw", "--proxy", proxy)
+    assert_same((house.out / f"{vm}.raw").read_bytes(), content)
+    house.holdfast("repository", "verify", "main", "--level", "2", *point, "--proxy", proxy)
+    house.add_repository(f"second-{proxy}", encrypted=False)
+    house.holdfast("repository", "copy", "main", f"second-{proxy}", *point, "--proxy", proxy)
     house.holdfast("repository", "edit", "main", "--reset", "read-limit")
     for session in house.holdfast("session", "list")["sessions"][:3]:
         (disk,) = _disks(house, session["id"])
         assert 1.0 < disk["counters"]["throttled_by"]["read limit of main"] < 3, session["kind"]
         assert disk["counters"]["stages"]["throttled_s"] > 1
 
-    house.add_repository("third", encrypted=False)
+    house.add_repository(f"third-{proxy}", encrypted=False)
     copied = house.holdfast(
-        "repository", "copy", "main", "third", "--bandwidth", "2 MiB", "--point", report["points"][0]["sid"]
+        "repository", "copy", "main", f"third-{proxy}", "--bandwidth", "2 MiB", *point, "--proxy", proxy
     )
     ((limit, held_s),) = copied["total"]["throttled_by"].items()
     assert limit == f"bandwidth of session {copied['id']}"

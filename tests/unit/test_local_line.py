@@ -45,18 +45,22 @@ def test_whoever_sends_waits_until_what_was_sent_is_consumed() -> None:
 
 def test_a_limit_holds_on_the_average_and_can_be_lifted() -> None:
     clock = Clock()
-    one, _other = LocalLine.pair(clock=clock)
+    one, other = LocalLine.pair(clock=clock)
     one.limit(1000)
-    sent = 0
+    came = 0
     while clock.now < 60:
         while one.writable:
-            sent += one.send(b"x", ciphertext=bytes(499))
+            one.send(b"x", ciphertext=bytes(499))
         clock.now += 0.01
-    assert 0.98 * 60_000 <= sent <= 1.02 * 60_000
+        one.wait(0)
+        while (incoming := other.receive()) is not None:
+            came += incoming.cost_bytes
+            other.release(incoming.cost_bytes)
+    assert 0.98 * 60_000 <= came <= 1.02 * 60_000
     one.send(b"x", ciphertext=bytes(499))
-    assert one.throttled
+    assert one.throttled and other.receive() is None
     one.limit(None)
-    assert one.writable and not one.throttled
+    assert one.writable and other.receive() is not None
 
 
 def test_waiting_ends_with_a_message_for_either_end_with_a_descriptor_or_with_the_limit() -> None:

@@ -55,8 +55,8 @@ _WINDOW_BYTES = 8 << 20  # no network to keep busy: enough that neither side wai
 class LocalLine:
     """One end of a line within this process; both belong to its main thread.
 
-    Messages are handed over as they are, neither copied nor sealed; credit and limits hold as they do on the network, a
-    limit on the average: a message passes whole, and the next one waits for it.
+    Messages are handed over as they are, neither copied nor sealed; credit and limits hold as they do on the network,
+    but for the parts that a limit cuts messages into there: here a message passes whole, after its time.
     """
 
     broken = False
@@ -66,6 +66,7 @@ class LocalLine:
     def __init__(self, window_bytes: int, clock: Callable[[], float]) -> None:
         self._credit_bytes = window_bytes
         self._pacer = Pacer(clock)
+        self._leaving: list[Incoming] = []
         self._inbox: deque[Incoming] = deque()
         self._other = self
 
@@ -84,10 +85,11 @@ class LocalLine:
 
     @property
     def throttled(self) -> bool:
-        return self._pacer.delay_s() > 0
+        return bool(self._leaving)
 
     def limit(self, bytes_per_s: int | None) -> None:
         self._pacer.change(bytes_per_s)
+        self._push()
 
     def send(
         self, body: Buffer, payload: Iterable[Buffer] = (), *, ciphertext: Buffer = b"", spread: bool = False
@@ -96,7 +98,8 @@ class LocalLine:
         cost_bytes = len(body) + len(bulk)
         self._credit_bytes -= cost_bytes
         self._pacer.spent(cost_bytes)
-        self._other._inbox.append(Incoming(memoryview(body), bulk, cost_bytes))
+        self._leaving.append(Incoming(memoryview(body), bulk, cost_bytes))
+        self._push()
         return cost_bytes
 
     def receive(self) -> Incoming | None:
@@ -106,11 +109,17 @@ class LocalLine:
         self._other._credit_bytes += cost_bytes
 
     def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> None:
-        if self._inbox or self._other._inbox:
-            return
-        for pacer in (self._pacer, self._other._pacer):
-            timeout_s = min(timeout_s, pacer.delay_s() or timeout_s)
-        select.select(list(fds), [], [], timeout_s)
+        delays_s = (self._push(), self._other._push())
+        if not (self._inbox or self._other._inbox):
+            select.select(list(fds), [], [], min(timeout_s, *(delay_s or timeout_s for delay_s in delays_s)))
 
     def check_alive(self) -> None:
         """It lives as long as we do."""
+
+    def _push(self) -> float:
+        """Let go what the limit lets pass; the seconds until it lets the rest pass."""
+        delay_s = self._pacer.delay_s() if self._leaving else 0.0
+        if not delay_s:
+            self._other._inbox.extend(self._leaving)
+            self._leaving.clear()
+        return delay_s
