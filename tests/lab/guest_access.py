@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast_agent.errors import GuestAgentSilent
-from holdfast_plugins.api import AgentChannel
+from holdfast_agent.errors import GuestAgentSilent, GuestProcessingFailed
+from holdfast_plugins.api import AgentChannel, InGuest
 from holdfast_plugins.guest.agent_socket import AgentSocket
 
 
@@ -15,8 +15,11 @@ class NoAccess:
     def agent(self) -> AgentChannel:
         raise GuestAgentSilent(vm="web", reason="there is none")
 
+    def programs(self) -> InGuest:
+        raise GuestProcessingFailed(vm="web", phase="programs", reason="there are none")
 
-class SocketAccess:
+
+class SocketAccess(NoAccess):
     """What a hypervisor plugin offers that knows the agent's socket."""
 
     def __init__(self, path: Path | str) -> None:

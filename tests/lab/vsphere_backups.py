@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,10 @@ def service_of(center: VCenter) -> Iterator[Any]:
 
 def run_task(task: Any) -> None:
     """Wait for a task that somebody else has begun."""
-    from pyVim.task import WaitForTask
-
-    WaitForTask(task)
+    while str(task.info.state) in ("queued", "running"):
+        time.sleep(0.01)
+    if task.info.error is not None:
+        raise task.info.error
 
 
 def machine_of(service: Any, vm: LabVm) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast_agent.errors import GuestAgentRefused, GuestAgentSilent, GuestProcessingFailed
-from holdfast_plugins.api import AgentChannel, ConsistencyLevel, VmInfo, VmRef
+from holdfast_plugins.api import AgentChannel, ConsistencyLevel, InGuest, VmInfo, VmRef
 from holdfast_plugins.guest import agent_socket
 from holdfast_plugins.guest.agent_client import AgentClient
 from holdfast_plugins.guest.agent_socket import AgentSocket
@@ -99,6 +99,9 @@ class Scripted:
 
     def agent(self) -> AgentChannel:
         return self
+
+    def programs(self) -> InGuest:
+        raise GuestProcessingFailed(vm="web", phase="programs", reason="there are none")
 
     def exchange(self, command: bytes, timeout_s: float) -> bytes:
         name = json.loads(command)["execute"]

@@ -9,7 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, PluginDefect, PluginHung, SnapshotFailed
+from holdfast_agent.errors import (
+    ChangeTrackingLost,
+    GuestAgentSilent,
+    GuestProcessingFailed,
+    PluginDefect,
+    PluginHung,
+    SnapshotFailed,
+)
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent
 from holdfast_manager.host import boundary, guard
@@ -17,6 +24,7 @@ from holdfast_manager.host.guard import (
     GuardedAgentChannel,
     GuardedDriver,
     GuardedGuestProcessor,
+    GuardedInGuest,
     GuardedNotifier,
     GuardedTracker,
 )
@@ -158,6 +166,8 @@ def test_a_hypervisor_without_a_channel_to_guest_agents_says_so() -> None:
 
     with pytest.raises(GuestAgentSilent, match="the hypervisor plugin plain has no channel to it"):
         GuardedDriver("plain", Driver()).guest_agent(VM)
+    with pytest.raises(GuestProcessingFailed, match="the hypervisor plugin plain runs no programs in guests"):
+        GuardedDriver("plain", Driver()).programs(VM)
 
 
 def test_what_a_channel_raises_is_a_defect_of_the_hypervisor_plugin() -> None:
@@ -246,7 +256,8 @@ def test_every_call_of_a_plugin_has_a_limit(hanging: Callable[[], None], monkeyp
     """Each method of each guard in turn, with a plugin all of whose methods hang."""
     monkeypatch.setattr(guard, "SLACK_S", 0.05)
 
-    guards = (GuardedDriver, GuardedGuestProcessor, GuardedTracker, GuardedAgentChannel, GuardedNotifier)
+    processors = (GuardedGuestProcessor, GuardedAgentChannel, GuardedInGuest)
+    guards = (GuardedDriver, *processors, GuardedTracker, GuardedNotifier)
     names = {name for guarded in guards for name in vars(guarded) if not name.startswith("_")}
     plugin = type("Hangs", (), dict.fromkeys(names, lambda *_, **__: hanging()))
     taken, target, facts = snapshot(), RestoreTarget("t", VM, ()), VmInfo(VM, ())
@@ -256,7 +267,8 @@ def test_every_call_of_a_plugin_has_a_limit(hanging: Callable[[], None], monkeyp
         "finish_restore": (target, facts, None), "abandon_restore": (target, None), "guest_agent": (VM,),
         "freeze": (facts, NoAccess(), 60), "changed": (taken, "a", "1"), "allocated": (taken, "a"),
         "exchange": (b"{}", 0.01), "prepare_rollback": ("web", facts, {}, None), "near_proxies": (facts, "a"),
-        "disk_for": (taken, None, "proxy", None), "places": (None,), "send": (None, 0.01),
+        "disk_for": (taken, None, "proxy", None), "places": (None,), "programs": (VM,),
+        "run": (("true",), 0.01), "put": ("/file", b""), "send": (None, 0.01),
     }  # fmt: skip
     for guarded in guards:
         for name in (name for name in vars(guarded) if not name.startswith("_") and name != "close"):

@@ -84,6 +84,7 @@ def test_built_ins_come_through_the_same_door() -> None:
         "images": PluginStatus.LOADED,
         "libvirt": PluginStatus.LOADED,
         "qemu": PluginStatus.LOADED,
+        "vmware_tools": PluginStatus.LOADED,
         "vsphere": PluginStatus.LOADED,
         "smtp": PluginStatus.LOADED,
         "syslog": PluginStatus.LOADED,

@@ -24,6 +24,8 @@ LIMITS_S = {
     "create_snapshot": 3600.0,
     "check_snapshot": 600.0,
     "guest_agent": 60.0,
+    "programs": 600.0,
+    "put": 600.0,
     "near_proxies": 60.0,
     "disk_for": 3600.0,
     "places": 600.0,

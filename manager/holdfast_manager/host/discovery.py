@@ -15,6 +15,7 @@ BUILT_IN = (
     "holdfast_plugins.guest.qemu_agent",
     "holdfast_plugins.guest.scripts",
     "holdfast_plugins.guest.ssh",
+    "holdfast_plugins.guest.vmware_tools",
     "holdfast_plugins.hypervisors.images",
     "holdfast_plugins.hypervisors.libvirt",
     "holdfast_plugins.hypervisors.qemu",

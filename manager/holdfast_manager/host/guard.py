@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, HoldfastError, UsageError
+from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, GuestProcessingFailed, HoldfastError, UsageError
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_agent.model.geometry import Extent
@@ -23,15 +23,18 @@ from holdfast_plugins.api import (
     ChecksRights,
     ConsistencyLevel,
     DiskBitmap,
+    Finished,
     FreezeHandle,
     GuestAccess,
     GuestProcessor,
     HypervisorDriver,
+    InGuest,
     Journal,
     Notice,
     Notifier,
     OffersGuestAgent,
     OffersPlaces,
+    OffersPrograms,
     OffersTransports,
     PlaceKind,
     RestoreTarget,
@@ -150,6 +153,13 @@ class GuardedDriver:
         channel = self._boundary.call("guest_agent", lambda: own.guest_agent(vm), vm.vm_id)
         return GuardedAgentChannel(self._plugin, channel)
 
+    def programs(self, vm: VmRef) -> InGuest:
+        own = self.unguarded
+        if not isinstance(own, OffersPrograms):
+            reason = f"the hypervisor plugin {self._plugin} runs no programs in guests"
+            raise GuestProcessingFailed(vm=vm.name, phase="programs", reason=reason)
+        return GuardedInGuest(self._plugin, self._boundary.call("programs", lambda: own.programs(vm), vm.vm_id))
+
     def near_proxies(self, info: VmInfo, disk_id: str) -> Sequence[Collection[str]]:
         """None where the plugin's driver offers one way for all."""
         own = self.unguarded
@@ -195,6 +205,20 @@ class GuardedAgentChannel:
         return self._boundary.call(
             "exchange", lambda: self._channel.exchange(command, timeout_s), limit_s=timeout_s + SLACK_S
         )
+
+
+class GuardedInGuest:
+    """An ``InGuest`` around a hypervisor plugin's; it is another plugin that uses it."""
+
+    def __init__(self, plugin: str, guest: InGuest) -> None:
+        self._boundary = Boundary(plugin)
+        self._guest = guest
+
+    def run(self, command: Sequence[str], timeout_s: float) -> Finished:
+        return self._boundary.call("run", lambda: self._guest.run(command, timeout_s), limit_s=timeout_s + SLACK_S)
+
+    def put(self, path: str, data: bytes) -> None:
+        self._boundary.call("put", lambda: self._guest.put(path, data))
 
 
 def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:

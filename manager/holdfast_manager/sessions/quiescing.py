@@ -16,7 +16,9 @@ from holdfast_plugins.api import (
     GuestAccess,
     GuestProcessor,
     HypervisorDriver,
+    InGuest,
     OffersGuestAgent,
+    OffersPrograms,
     Snapshot,
     VmInfo,
     VmRef,
@@ -62,6 +64,12 @@ class DriverAccess:
         if isinstance(self._driver, OffersGuestAgent):
             return self._driver.guest_agent(self._vm)
         raise GuestAgentSilent(vm=self._vm.name, reason="its hypervisor has no channel to it")
+
+    def programs(self) -> InGuest:
+        if isinstance(self._driver, OffersPrograms):
+            return self._driver.programs(self._vm)
+        reason = "its hypervisor runs no programs in guests"
+        raise GuestProcessingFailed(vm=self._vm.name, phase="programs", reason=reason)
 
 
 def snapshot_quiesced(

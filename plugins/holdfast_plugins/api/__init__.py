@@ -5,7 +5,16 @@ called once, at load, and register factories; from then on only the objects that
 """
 
 from .changes import ChangeTracker
-from .guest import AgentChannel, FreezeHandle, GuestAccess, GuestProcessor, OffersGuestAgent
+from .guest import (
+    AgentChannel,
+    Finished,
+    FreezeHandle,
+    GuestAccess,
+    GuestProcessor,
+    InGuest,
+    OffersGuestAgent,
+    OffersPrograms,
+)
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
 from .notices import Notice, Notifier, Severity
 from .offers import ChecksRights, OffersPlaces, PlaceKind, RollsBack
@@ -35,16 +44,19 @@ __all__ = [
     "DiskBitmap",
     "DiskInfo",
     "Family",
+    "Finished",
     "FreezeHandle",
     "GuestAccess",
     "GuestProcessor",
     "HypervisorCapabilities",
     "HypervisorDriver",
+    "InGuest",
     "Journal",
     "Notice",
     "Notifier",
     "OffersGuestAgent",
     "OffersPlaces",
+    "OffersPrograms",
     "OffersTransports",
     "PlaceKind",
     "Registration",

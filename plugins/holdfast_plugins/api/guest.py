@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 from .values import ConsistencyLevel, VmInfo, VmRef
 
@@ -29,11 +32,44 @@ class OffersGuestAgent(Protocol):
         ...
 
 
+class Finished(msgspec.Struct, frozen=True):
+    """A program that has ended. ``code`` is its exit code, or the negative number of the signal that ended it."""
+
+    code: int
+    output: str
+    errors: str = ""
+
+
+class InGuest(Protocol):
+    """One guest in which programs can be run, reached somehow. Used by one thread at a time."""
+
+    def run(self, command: Sequence[str], timeout_s: float) -> Finished:
+        """Run a program to its end and return what it printed. Raises a ``PlatformError`` when it takes longer."""
+        ...
+
+    def put(self, path: str, data: bytes) -> None:
+        """Make or replace a file. Raises a ``PlatformError``."""
+        ...
+
+
+@runtime_checkable
+class OffersPrograms(Protocol):
+    """What a ``HypervisorDriver`` has besides if it can run programs in its guests by tools of its own."""
+
+    def programs(self, vm: VmRef) -> InGuest:
+        """The way into a VM's guest. Raises ``GuestProcessingFailed`` when there is none, or ``VmNotFound``."""
+        ...
+
+
 class GuestAccess(Protocol):
     """The ways into one guest that its hypervisor offers."""
 
     def agent(self) -> AgentChannel:
         """Raises ``GuestAgentSilent`` when the hypervisor offers none for this guest."""
+        ...
+
+    def programs(self) -> InGuest:
+        """Raises ``GuestProcessingFailed`` when the hypervisor runs no programs in this guest."""
         ...
 
 

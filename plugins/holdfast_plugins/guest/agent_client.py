@@ -15,9 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from holdfast_agent.errors import GuestAgentRefused, GuestAgentSilent
-from holdfast_plugins.api import AgentChannel
-
-from .in_guest import Finished
+from holdfast_plugins.api import AgentChannel, Finished
 
 T = TypeVar("T")
 COMMAND_TIMEOUT_S = 20.0

@@ -13,9 +13,8 @@ from pathlib import Path
 import msgspec
 
 from holdfast_agent.errors import GuestProcessingFailed, PlatformError
-from holdfast_plugins.api import ConsistencyLevel
+from holdfast_plugins.api import ConsistencyLevel, Finished, InGuest
 
-from .in_guest import Finished, InGuest
 from .options import GuestOptions
 
 _GUARD = Path(__file__).with_name("guard.sh")

@@ -23,11 +23,10 @@ from typing import IO
 import msgspec
 
 from holdfast_agent.errors import GuestProcessingFailed, PlatformError, ToolMissing
-from holdfast_plugins.api import FreezeHandle, GuestAccess, Registry, VmInfo
+from holdfast_plugins.api import Finished, FreezeHandle, GuestAccess, Registry, VmInfo
 
 from .deployment import TOO_EARLY, Deployment, Held, early
 from .frozen import FrozenGuests
-from .in_guest import Finished
 from .options import GuestOptions
 
 _HOST = re.compile(r"[A-Za-z0-9:_.][A-Za-z0-9:_.%-]{0,252}")

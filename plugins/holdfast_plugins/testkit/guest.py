@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 import pytest
 
 from holdfast_agent.errors import GuestAgentSilent, GuestProcessingFailed, PlatformError
-from holdfast_plugins.api import AgentChannel, ConsistencyLevel, GuestAccess, GuestProcessor, VmInfo
+from holdfast_plugins.api import AgentChannel, ConsistencyLevel, GuestAccess, GuestProcessor, InGuest, VmInfo
 
 _LONG_S = 300.0
 _PATIENCE_S = 60.0
@@ -20,6 +20,9 @@ class NoAccess:
 
     def agent(self) -> AgentChannel:
         raise GuestAgentSilent(vm="the VM", reason="its hypervisor has no channel to it")
+
+    def programs(self) -> InGuest:
+        raise GuestProcessingFailed(vm="the VM", phase="programs", reason="its hypervisor runs none in guests")
 
 
 class GuestLab(ABC):

@@ -119,6 +119,14 @@ class Connection:
         options = self._options
         return connections_to(options.pin, options.ca_file)(options.host, options.port, timeout=options.timeout)
 
+    def web_at(self, host: str, port: int, pin: str) -> HTTPSConnection:
+        """Likewise to a host that the server vouches for by its certificate."""
+        return connections_to(pin, "")(host, port, timeout=self._options.timeout)
+
+    def is_at(self, host: str) -> bool:
+        """Whether the server is reached by this name."""
+        return host.lower() == self._options.host.lower()
+
     def object(self, kind: str, identifier: str) -> Any:
         """A managed object by its reference, such as ("VirtualMachine", "vm-12"). Nobody is asked whether it exists."""
         return getattr(self.vim, kind)(identifier, self._stub)

@@ -12,6 +12,7 @@ from .binding import VsphereRefused
 from .connection import Connection
 from .inventory import Inventory
 from .options import VsphereOptions
+from .programs import ToolsGuest
 from .promises import SNAPSHOT
 from .replaced import REPLACED
 from .restores import RESTORE, Restores
@@ -21,11 +22,14 @@ from .transports import Transports
 
 
 class VsphereDriver:
-    """A ``HypervisorDriver`` for a vCenter, or for an ESXi host by itself. Thread-safe. ``secret``: ``user``,
-    ``password``."""
+    """A ``HypervisorDriver`` for a vCenter, or for an ESXi host by itself. Thread-safe.
+
+    ``secret``: ``user``, ``password``; ``guest_user`` and ``guest_password`` for programs in guests.
+    """
 
     def __init__(self, options: VsphereOptions, secret: Mapping[str, str]) -> None:
         self._options = options
+        self._secret = dict(secret)
         self.connection = Connection(options, secret)
         self._inventory = Inventory(self.connection, options)
         transports = Transports(self.connection, self._inventory, options)
@@ -79,6 +83,12 @@ class VsphereDriver:
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
         with self._reachable():
             self._restores.abandon(target, journal)
+
+    def programs(self, vm: VmRef) -> ToolsGuest:
+        """As ``OffersPrograms``."""
+        user, password = self._secret.get("guest_user", ""), self._secret.get("guest_password", "")
+        with self._reachable():
+            return ToolsGuest(self.connection, self._inventory.find(vm), vm.name, user, password)
 
     def taken(self, snapshot: Snapshot) -> Taken | None:
         """What is known of a snapshot that exists, for :class:`~.tracker.CbtTracker`."""
