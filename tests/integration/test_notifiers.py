@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from holdfast_manager.settings import NotifierSettings
 from holdfast_plugins.api import Notice
 from lab.certificates import Certificates, make_certificates
 from lab.mail_server import mail_server
+from lab.pages import assert_harmless
 
 EVIL = '<script src="http://evil.example/x.js">alert(1)</script> & "quotes"\r\nBcc: all@example.com'
 
@@ -94,7 +94,7 @@ def test_mail_arrives_encrypted_with_text_and_html(
     assert text is not None
     assert html is not None
     assert "Übung macht den Meister" in text.get_content()
-    assert_harmless(html.get_content())
+    assert_harmless(html.get_content(), "<script src=")
 
 
 def test_mail_over_tls_from_the_start(deliver: Deliver, certificates: Certificates) -> None:
@@ -324,24 +324,3 @@ def dripping() -> Iterator[int]:
 def test_options_that_make_no_sense_are_told(host: PluginHost, plugin: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigInvalid, match=says):
         host.notifier(plugin, options, "test", {})
-
-
-def assert_harmless(html: str) -> None:
-    """Nothing runs, and nothing comes from elsewhere."""
-    found: list[tuple[str, dict[str, str | None]]] = []
-    shown: list[str] = []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            found.append((tag, dict(attributes)))
-
-        def handle_data(self, data: str) -> None:
-            shown.append(data)
-
-    Reader().feed(html)
-    assert {tag for tag, _ in found} <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "b", "table", "tr", "th", "td", "ul", "li",
-        "div",
-    }  # fmt: skip
-    assert {name for _, attributes in found for name in attributes} <= {"class", "lang", "charset"}
-    assert "<script src=" in "".join(shown), "what a name says is still to be read"

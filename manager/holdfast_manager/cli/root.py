@@ -21,6 +21,7 @@ _PLACES = {
     "service": (f"{_HERE}.service:service", "The Backup Service: jobs by schedule, and clean-up after crashes."),
     "notifier": (f"{_HERE}.notifier:notifier", "Notifiers: who is told when a session has ended."),
     "session": (f"{_HERE}.session:session", "Sessions: what ran, what runs, and how it went."),
+    "report": (f"{_HERE}.report:report", "A page about everything: VMs, sessions, growth, bottlenecks."),
     "point": (f"{_HERE}.point:point", "Restore points."),
     "prune": (f"{_HERE}.prune:prune", "Prune the restore points that no retention keeps."),
     "protect": (f"{_HERE}.protect:protect", "Protect a restore point from pruning."),

@@ -1,0 +1,90 @@
+"""`holdfast report`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from holdfast_agent.errors import HoldfastError, UsageError
+from holdfast_agent.model.units import parse_duration
+from holdfast_manager.reports.estate import EstateReport
+from holdfast_manager.reports.sentences import counted
+from holdfast_plugins.api import VmRef
+
+from .app import App, pass_app
+from .commands import Command
+
+
+@click.command(
+    cls=Command,
+    examples=("holdfast report /srv/www/backup.html", "holdfast report week.html --since 7d --rpo 24h"),
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--since", default="7d", show_default=True, metavar="AGE", help="Sessions and growth since then.")
+@click.option("--rpo", default="24h", show_default=True, metavar="AGE", help="How old the newest good point may be.")
+@click.option("--no-inventory", is_flag=True, help="Ask no server for its VMs: only VMs with points are known then.")
+@pass_app
+def report(app: App, file: Path, since: str, rpo: str, no_inventory: bool) -> None:
+    """Write a page about everything: VMs and whether they are protected, sessions, growth, bottlenecks.
+
+    One HTML file that needs nothing else, to be kept, mailed, or put on a web server. It is replaced as a whole.
+    """
+    from holdfast_manager.reports.estate_html import estate_html
+
+    app.catalog.sessions.reap_dead()
+    found = _gather(app, parse_duration(since), parse_duration(rpo), ask=not no_inventory)
+    _write(file, estate_html(found))
+    told = ", ".join(f"{count} {state}" for state, count in found.states.items() if count)
+    app.out.result(
+        {"file": str(file), "report": found}, f"Wrote {file}: {counted(len(found.vms), 'VM')}: {told or '-'}"
+    )
+
+
+def _gather(app: App, window_s: float, rpo_s: float, ask: bool) -> EstateReport:
+    from holdfast_manager.catalog.overview import Overview
+    from holdfast_manager.reports.estate import estate_report
+    from holdfast_manager.reports.protection import vm_lines
+
+    overview = Overview(app.catalog.database)
+    inventory, silent = _inventory(app) if ask else ({}, {})
+    now = time.time()
+    return estate_report(
+        since=now - window_s,
+        until=now,
+        rpo_s=rpo_s,
+        vms=vm_lines(overview.vms(), inventory, now, rpo_s),
+        sessions=overview.sessions(now - window_s),
+        stored=overview.stored(),
+        worked=overview.worked(now - window_s),
+        silent=silent,
+    )
+
+
+def _inventory(app: App) -> tuple[dict[str, Sequence[VmRef]], dict[str, str]]:
+    """The VMs of all servers that answer, and why others do not."""
+    from holdfast_manager.enrolment.servers import connected_driver
+
+    found: dict[str, Sequence[VmRef]] = {}
+    silent: dict[str, str] = {}
+    for entry in app.catalog.servers.list():
+        try:
+            with connected_driver(app.host, entry, app.catalog.servers.secret(entry.name)) as driver:
+                found[entry.name] = driver.list_vms()
+        except HoldfastError as error:
+            silent[entry.name] = error.text
+    return found, silent
+
+
+def _write(file: Path, text: str) -> None:
+    """Whoever reads the page sees the old or the new one, never a half."""
+    half = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        half.write_text(text, encoding="utf-8")
+        half.replace(file)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise UsageError(reason=f"{file} cannot be written: {error.strerror}") from error
