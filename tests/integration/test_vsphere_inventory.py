@@ -181,3 +181,10 @@ def tag(center: VCenter, category: str, name: str, *vms: LabVm) -> None:
             bearer = {"object_id": {"type": "VirtualMachine", "id": vm.vm_id}}
             ask("POST", f"/tagging/tag-association/id:{tag_id}?~action=attach", bearer)
         ask("DELETE", "/session")
+
+
+def test_what_datastores_take_is_what_their_hosts_measure(center: VCenter, driver: VsphereDriver) -> None:
+    center.latencies(LocalDS_0=34, LocalDS_1=7)
+    assert driver.latencies_ms({"LocalDS_0", "LocalDS_1", "none"}) == {"LocalDS_0": 34.0, "LocalDS_1": 7.0}
+    assert driver.latencies_ms({"LocalDS_1"}) == {"LocalDS_1": 7.0}
+    assert driver.latencies_ms(set()) == {}

@@ -267,7 +267,7 @@ def test_every_call_of_a_plugin_has_a_limit(hanging: Callable[[], None], monkeyp
         "finish_restore": (target, facts, None), "abandon_restore": (target, None), "guest_agent": (VM,),
         "freeze": (facts, NoAccess(), 60), "changed": (taken, "a", "1"), "allocated": (taken, "a"),
         "exchange": (b"{}", 0.01), "prepare_rollback": ("web", facts, {}, None), "near_proxies": (facts, "a"),
-        "disk_for": (taken, None, "proxy", None), "places": (None,), "programs": (VM,),
+        "disk_for": (taken, None, "proxy", None), "places": (None,), "latencies_ms": ((),), "programs": (VM,),
         "run": (("true",), 0.01), "put": ("/file", b""), "send": (None, 0.01),
     }  # fmt: skip
     for guarded in guards:

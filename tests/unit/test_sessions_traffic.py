@@ -11,7 +11,7 @@ from holdfast_manager.catalog.values import SessionKind, TrafficRule
 from holdfast_manager.sessions.events import TaskKey
 from holdfast_manager.sessions.traffic import SessionTraffic
 from holdfast_manager.traffic.ledger import TrafficLedger
-from holdfast_manager.traffic.shares import Share
+from holdfast_manager.traffic.shares import UNLIMITED, Share
 
 A, B = TaskKey("vm", "a"), TaskKey("vm", "b")
 RULE = "traffic rule wan"
@@ -158,3 +158,20 @@ def test_a_session_that_slept_longer_than_its_lease_enters_its_tasks_again(
     other.look()
     sleeper.look()
     assert desk.told == other_desk.told == {A: Share(50_000, RULE)}
+
+
+def test_a_task_that_is_held_sends_the_lesser_of_both(ruled: Catalog, clock, desk: Desk) -> None:
+    traffic, slow = _traffic(ruled, clock, desk), Share(9_000, "storage: it is slow")
+    traffic.join(A, 1)
+    traffic.hold(A, slow)
+    assert desk.told == {A: slow}
+    _edit(ruled, bandwidth_bytes_per_s=7000)
+    traffic.look()
+    assert desk.told == {A: Share(7000, RULE)}, "a limit of all is never exceeded for it"
+    _edit(ruled, bandwidth_bytes_per_s=100_000)
+    traffic.look()
+    assert desk.told == {A: slow}
+    traffic.hold(A, UNLIMITED)
+    assert desk.told == {A: Share(100_000, RULE)}
+    traffic.leave(A)
+    traffic.hold(A, slow)

@@ -29,15 +29,22 @@ Rate = Annotated[int, msgspec.Meta(ge=1024)]
 """A limit in bytes per second. Less than 1 KiB/s would be a stop, not a limit."""
 
 
+Milliseconds = Annotated[float, msgspec.Meta(gt=0, le=10_000)]
+
+
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How many tasks of all jobs may work at once on a server, on each host of it, on each datastore. None: no limit.
 
-    Hosts and datastores count as far as the plugin tells where VMs and disks lie.
+    Hosts and datastores count as far as the plugin tells where VMs and disks lie. ``latency_ms``: on a datastore that
+    takes longer for a read or a write no task starts; ``throttle_latency_ms``: tasks that read from one that takes
+    longer are slowed down (20 and 30 ms are good values). Only where the plugin measures it.
     """
 
     tasks: Slots | None = None
     tasks_per_host: Slots | None = None
     tasks_per_datastore: Slots | None = None
+    latency_ms: Milliseconds | None = None
+    throttle_latency_ms: Milliseconds | None = None
 
 
 class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,8 @@ def server() -> None:
 @click.option("--lacking-rights", is_flag=True, help="Add it though the user may not do all that backups need.")
 @click.option("--max-tasks", "tasks", type=int, help="Tasks of all jobs at once on it. Default: no limit.")
 @click.option("--max-tasks-per-host", "tasks_per_host", type=int, help="The same on each of its hosts.")
+@click.option("--max-latency", "latency_ms", type=float, help="No task starts on a datastore that takes longer (ms).")
+@click.option("--throttle-latency", "throttle_latency_ms", type=float, help="Above it (ms) tasks are slowed down.")
 @click.option("--max-tasks-per-datastore", "tasks_per_datastore", type=int, help="The same on each of its datastores.")
 @pass_app
 def add(
@@ -58,7 +60,7 @@ def add(
     secrets: tuple[str, ...],
     secret_file: Path | None,
     lacking_rights: bool,
-    **limits: int | None,
+    **limits: float | None,
 ) -> None:
     """Connect to a server and add it. Secrets never stand on the command line; they are kept sealed."""
     from holdfast_manager.enrolment.servers import try_server

@@ -30,6 +30,7 @@ LIMITS_S = {
     "disk_for": 3600.0,
     "places": 600.0,
     "missing_rights": 600.0,
+    "latencies_ms": 300.0,
     "changed": 3600.0,
     "allocated": 3600.0,
 }

@@ -33,6 +33,7 @@ from holdfast_plugins.api import (
     Notice,
     Notifier,
     OffersGuestAgent,
+    OffersLoad,
     OffersPlaces,
     OffersPrograms,
     OffersTransports,
@@ -185,6 +186,13 @@ class GuardedDriver:
         """Nothing where the plugin's driver knows no places."""
         own = self.unguarded
         return self._boundary.call("places", lambda: own.places(kind)) if isinstance(own, OffersPlaces) else {}
+
+    def latencies_ms(self, datastores: Collection[str]) -> Mapping[str, float]:
+        """Nothing where the plugin's driver does not know."""
+        own = self.unguarded
+        if not isinstance(own, OffersLoad):
+            return {}
+        return self._boundary.call("latencies_ms", lambda: own.latencies_ms(datastores))
 
     def missing_rights(self) -> Sequence[str]:
         """Nothing where all users of such a server may do everything."""

@@ -67,6 +67,7 @@ from .instructions import (
 from .orphans import adopt_orphaned_points
 from .quiescing import DriverAccess, Guest, Quiesced, better, snapshot_quiesced
 from .steps import Step
+from .storage_care import StorageCare
 from .tasks import Context, TaskWork
 from .tracking import Told, ask_allocated, ask_changes
 from .vm_work import VmWork
@@ -108,6 +109,12 @@ class BackupActions:
         self._committer = Committer(context, job, keys, platform.server)
         self._bases = BasePoints(context, keys, platform.server)
         self.tasks = TaskWork(context)
+        self._care = StorageCare(
+            platform.driver,
+            platform.limits,
+            context.traffic.hold,
+            lambda key, why: context.recorder.change_task(key, reason=why),
+        )
 
     def perform(self, instruction: Instruction) -> Event | None:
         match instruction:
@@ -124,6 +131,7 @@ class BackupActions:
 
     def tick(self) -> None:
         self.tasks.tick()
+        self._care.tick()
 
     def _perform_task(self, instruction: TaskInstruction) -> Event | None:
         key = instruction.task
@@ -137,12 +145,16 @@ class BackupActions:
             case DoubtPoints():
                 self._doubt_points(key)
             case ReleaseTask():
-                self.tasks.stop(key)
+                self._stop(key)
             case StopTask():
                 self._look_for_doubt(key)
-                self.tasks.stop(key)
+                self._stop(key)
                 return TaskStopped(task=key)
         return None
+
+    def _stop(self, key: TaskKey) -> None:
+        self._care.forget(key)
+        self.tasks.stop(key)
 
     def _perform_vm(self, instruction: VmInstruction, vm: VmWork) -> Event:
         match instruction:
@@ -162,13 +174,17 @@ class BackupActions:
 
     def _request_slot(self, key: TaskKey) -> None:
         job, info = self._job, self._vms[key.vm].info
-        datastore = next((disk.datastore for disk in info.disks if disk.disk_id == key.disk), "")
+        datastore = datastore_of(info, key.disk)
         limits = server_limits(self._platform.server, self._platform.limits, info.host, datastore)
         if job.max_tasks is not None:
             limits += (job_limit(job.name, job.max_tasks),)
         proxies = self._context.catalog.agents.proxies(job.proxies)
         near = self._near_proxies(info, key.disk)
-        self.tasks.request(key, proxies, preferred=job.proxies, near=near, limits=limits, job=job)
+
+        def request() -> None:
+            self.tasks.request(key, proxies, preferred=job.proxies, near=near, limits=limits, job=job)
+
+        self._care.start(key, datastore, request)
 
     def _near_proxies(self, info: VmInfo, disk_id: str) -> Sequence[Collection[str]]:
         """Where nothing can be told, any proxy will do."""
@@ -269,6 +285,7 @@ class BackupActions:
         decision = vm.decisions[key.disk] = choose_mode(ground)
         event = TransferBegan(task=key, mode=decision.mode, reason=decision.reason)
         self._context.driver.post(event, time.monotonic() - began)
+        self._care.transfers(key, datastore_of(vm.info, key.disk))
         self.tasks.begin(key, backup_order(ground, decision), writes=self._context.repository.name)
 
     def _disk_for(self, vm: VmWork, key: TaskKey) -> SnapshotDisk:
@@ -337,6 +354,11 @@ class BackupActions:
             return str(error)
         vm.snapshot = None
         return ""
+
+
+def datastore_of(info: VmInfo, disk_id: str) -> str:
+    """What a disk lies on; "" if that is all the same."""
+    return next((disk.datastore for disk in info.disks if disk.disk_id == disk_id), "")
 
 
 def _with_disks(info: VmInfo) -> VmInfo:

@@ -27,11 +27,15 @@ class Desk(Protocol):
 
 
 class _Member(msgspec.Struct):
-    """A task that transfers: its number in the catalogue, what is known of its way, what its movers were told."""
+    """A task that transfers: its number in the catalogue, what is known of its way, what its movers were told.
+
+    ``most``: what it may send for a reason of its own, whatever share it has.
+    """
 
     number: int
     transfer: Transfer
     told: Share = UNLIMITED
+    most: Share = UNLIMITED
 
 
 class SessionTraffic:
@@ -64,6 +68,13 @@ class SessionTraffic:
             self._members[task] = _Member(number, transfer)
             self._ledger.begin(self._session, number, transfer)
             self._share_out()
+
+    def hold(self, task: TaskKey, most: Share) -> None:
+        """``task`` may send so much at most from now on, of whatever share it has."""
+        with self._lock:
+            if task in self._members:
+                self._members[task].most = most
+                self._share_out()
 
     def leave(self, task: TaskKey) -> None:
         """``task`` no longer transfers: the others get its share. Idempotent."""
@@ -122,6 +133,8 @@ class SessionTraffic:
     def _tell(self, task: TaskKey, share: Share) -> bool:
         """Whether the task's movers have obeyed. What failed is told again at the next look."""
         member = self._members[task]
+        if _less(member.most, share):
+            share = member.most
         if member.told != share:
             try:
                 self._desk.limit(task, share)

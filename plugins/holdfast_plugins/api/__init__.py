@@ -17,7 +17,7 @@ from .guest import (
 )
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
 from .notices import Notice, Notifier, Severity
-from .offers import ChecksRights, OffersPlaces, PlaceKind, RollsBack
+from .offers import ChecksRights, OffersLoad, OffersPlaces, PlaceKind, RollsBack
 from .registry import API_VERSION, Family, Registration, Registry
 from .transports import OffersTransports
 from .values import (
@@ -55,6 +55,7 @@ __all__ = [
     "Notice",
     "Notifier",
     "OffersGuestAgent",
+    "OffersLoad",
     "OffersPlaces",
     "OffersPrograms",
     "OffersTransports",

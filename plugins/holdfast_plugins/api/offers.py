@@ -60,3 +60,16 @@ class RollsBack(Protocol):
         Raises ``VmNotFound``, ``DiskInUse`` (the VM runs) or ``DiskUnsupported``.
         """
         ...
+
+
+@runtime_checkable
+class OffersLoad(Protocol):
+    """What a ``HypervisorDriver`` has besides if it can tell how busy its datastores are."""
+
+    def latencies_ms(self, datastores: Collection[str]) -> Mapping[str, float]:
+        """By name (as ``DiskInfo.datastore`` has it) how many milliseconds a read or a write takes now.
+
+        Of the last minute or so; what is not known is left out. Called every 20 s while tasks of a server with limits
+        of latency wait or read. Raises ``HypervisorUnreachable``.
+        """
+        ...

@@ -31,6 +31,7 @@ func (l *lab) serveControls(path string) {
 	mux.HandleFunc("POST /vms/{vm}/crash", answering(l.postCrash))
 	mux.HandleFunc("PUT /faults", answering(l.putFaults))
 	mux.HandleFunc("GET /faults", answering(func(*http.Request) (any, error) { return l.faults.told(), nil }))
+	mux.HandleFunc("PUT /latencies", answering(l.putLatencies))
 	mux.HandleFunc("DELETE /sessions", answering(l.deleteSessions))
 	mux.HandleFunc("GET /state", answering(func(*http.Request) (any, error) { return l.state(), nil }))
 	go func() { log.Fatal(http.Serve(listener, mux)) }()

@@ -24,6 +24,7 @@ type lab struct {
 	tracks     map[diskOf]*track                              // of disks whose changes are tracked
 	frozen     map[types.ManagedObjectReference][]*frozenDisk // by snapshot
 	deltas     int                                            // made so far: numbers their files
+	latencies  map[string]int64                               // by datastore, in milliseconds
 	registries map[*simulator.Registry]bool                   // of sessions, in which wrappers lie
 }
 
@@ -61,6 +62,8 @@ func (l *lab) handle(ctx *simulator.Context, method *simulator.Method) (mo.Refer
 		wrapper = &machine{VirtualMachine: found, lab: l}
 	case *simulator.VirtualMachineSnapshot:
 		wrapper = &snapshot{VirtualMachineSnapshot: found, lab: l}
+	case *simulator.PerformanceManager:
+		wrapper = &performance{PerformanceManager: found, lab: l}
 	default:
 		return nil, nil
 	}

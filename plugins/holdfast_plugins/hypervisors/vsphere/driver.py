@@ -11,6 +11,7 @@ from holdfast_plugins.api import Journal, PlaceKind, RestoreTarget, Snapshot, Sn
 from .binding import VsphereRefused
 from .connection import Connection
 from .inventory import Inventory
+from .latency import Latencies
 from .options import VsphereOptions
 from .programs import ToolsGuest
 from .promises import SNAPSHOT
@@ -33,6 +34,7 @@ class VsphereDriver:
         self.connection = Connection(options, secret)
         self._inventory = Inventory(self.connection, options)
         transports = Transports(self.connection, self._inventory, options)
+        self._latencies = Latencies(self.connection)
         self._snapshots = Snapshots(self.connection, self._inventory, options, transports)
         self._restores = Restores(self.connection, self._inventory, options, transports)
 
@@ -98,6 +100,11 @@ class VsphereDriver:
         """As ``OffersPlaces``."""
         with self._reachable():
             return self._inventory.places(kind)
+
+    def latencies_ms(self, datastores: Collection[str]) -> Mapping[str, float]:
+        """As ``OffersLoad``."""
+        with self._reachable():
+            return self._latencies.of(datastores, self._inventory.entities())
 
     def missing_rights(self) -> Sequence[str]:
         """As ``ChecksRights``."""
