@@ -1,5 +1,7 @@
 """Two movers beside the bare loops that they cannot beat, on one image, in turn: full, unchanged, restore.
 
+The movers as one process, as on a host that has both roles, and as two with loopback between them.
+
 The bare loops are Python too, in one process with two threads and nothing else: read, zero test, BLAKE3, lz4,
 AES-256-GCM, append to one file (a full); read and BLAKE3 (an unchanged run). No network, no second process, no
 verification, no checksums, no index: what a mover pair does besides is the price of the rest.
@@ -18,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +75,7 @@ def main() -> int:
     found = {}
     for what in runs[0]:
         wall, cpu = (statistics.median(run[what][place] for run in runs) for place in (0, 1))
-        bare = f"bare {what}"
+        bare = f"bare {what.partition(',')[0]}"
         ratio = statistics.median(run[what].wall_s / run[bare].wall_s for run in runs) if bare in runs[0] else None
         print(f"| {what} | {wall:.2f} s | {cpu:.2f} s | {f'{ratio:.2f}' if ratio else ''} |")
         found[what] = {"took_s": wall, "cpu_s": cpu, "ratio": ratio}
@@ -81,13 +84,20 @@ def main() -> int:
 
 
 def _round(folder: Path, image: Path) -> dict[str, Took]:
-    folder.mkdir()
-    site = Site(folder)
-    (folder / "disks" / "disk.raw").hardlink_to(image)
-    disk, geometry = f"file:{folder}/disks/disk.raw", Geometry(image.stat().st_size)
+    took = {f"bare {what}": _timed(partial(_run_bare, image, what)) for what in ("full", "unchanged")}
+    for within in (True, False):
+        folder.mkdir()
+        for what, how_long in _transfers(Site(folder, within), image).items():
+            took[f"{what}, {'one process' if within else 'two'}"] = how_long
+        shutil.rmtree(folder)
+    return took
+
+
+def _transfers(site: Site, image: Path) -> dict[str, Took]:
+    (site.folder / "disks" / "disk.raw").hardlink_to(image)
+    disk, geometry = f"file:{site.folder}/disks/disk.raw", Geometry(image.stat().st_size)
     took: dict[str, Took] = {}
     with site.session() as lock:
-        took["bare full"] = _timed(lambda: _run_bare(image, "full"))
         base = None
 
         def full() -> float:
@@ -97,11 +107,9 @@ def _round(folder: Path, image: Path) -> dict[str, Took]:
             return done.seconds
 
         took["full"] = _timed(full)
-        took["bare unchanged"] = _timed(lambda: _run_bare(image, "unchanged"))
         took["unchanged"] = _timed(lambda: site.backup(disk, geometry, ChangeMode.DIGEST, base, sid=lock.sid).seconds)
     assert base is not None
-    took["restore"] = _timed(lambda: site.restore(*base, f"file:{folder}/disks/restored.raw").seconds)
-    shutil.rmtree(folder)
+    took["restore"] = _timed(lambda: site.restore(*base, f"file:{site.folder}/disks/restored.raw").seconds)
     return took
 
 
