@@ -3,6 +3,7 @@
 #   make demo [DISK=image]   back up a real disk, change it, back it up again, restore both, compare (under two minutes)
 #   make test [ARGS=…]       all tests but the long ones      make soak    the long ones (crash loops)
 #   make lint                style, types and layers          make bench   figures and charts, other programs beside
+#   make reference           docs/reference, written from the code: after a change of a command, a key or an error
 #   make env                 the environment alone            make clean   remove what these targets made
 
 SHELL := /bin/sh
@@ -20,14 +21,14 @@ PYTHON ?=
 EXTRAS ?= dev
 # The quick tests first, so that what is broken is known soon.
 TESTS := $(wildcard $(addprefix tests/,unit model protocol conformance integration system fault))
-CODE := agent manager plugins tests benchmarks packaging
+CODE := agent manager plugins tests benchmarks packaging examples
 ARGS ?=
 # Tests wait for processes more than they compute; a worker that is done takes tests over from the others.
 WORKERS ?= $(shell nproc)
 PARALLEL := -n $(WORKERS) --dist worksteal
 BENCH_SIZE_MIB ?= 4096
 
-.PHONY: help env test soak lint demo bench clean
+.PHONY: help env test soak lint demo bench clean reference
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -52,6 +53,10 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check --quiet $(CODE)
 	@$(BIN)/mypy --no-error-summary
 	@report=$$($(BIN)/lint-imports 2>&1) || { echo "$$report"; exit 1; }
+	@$(BIN)/python packaging/reference.py --check
+
+reference: $(STAMP)
+	@$(BIN)/python packaging/reference.py
 
 demo: $(STAMP)
 	@$(BIN)/python packaging/demo.py
@@ -83,4 +88,4 @@ bench: $(STAMP)
 clean:
 	@rm -rf demo-work bench-work .lab-cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	@rm -rf $(VENV)
-	@find agent manager plugins tests benchmarks packaging -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

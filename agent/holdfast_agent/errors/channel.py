@@ -43,6 +43,7 @@ class MalformedMessage(ChannelError):
 class MessageTooLarge(ChannelError):
     code = "message_too_large"
     message = "a message of {size_bytes} bytes from {peer} exceeds the limit of {limit_bytes}"
+    action = "Use the same version of Holdfast on both sides; if it is, report this as a defect"
 
 
 class UnknownMessage(ChannelError):

@@ -22,6 +22,7 @@ class ConfigUnreadable(ConfigError):
 
     code = "config_unreadable"
     message = "{file}: {reason}"
+    action = "Mend the file: it must be TOML 1.0 in UTF-8, and readable for whoever runs this"
 
 
 class UnknownConfigKey(ConfigError):
@@ -37,3 +38,4 @@ class ConfigInvalid(ConfigError):
 
     code = "config_invalid"
     message = "{file}: {key}: {reason}"
+    action = "Correct the value"

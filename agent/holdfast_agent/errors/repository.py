@@ -137,6 +137,7 @@ class UndoWindowOver(RepositoryError):
     """A garbage collection has given the point up; its data may be gone already."""
 
     code = "undo_window_over"
+    action = "Take another restore point: `holdfast point list`"
     message = "restore point {point} was pruned too long ago to be given back: a garbage collection has given it up"
     exit_code = 10
 
