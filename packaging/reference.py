@@ -189,9 +189,9 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 
 ERRORS_HEAD = """\
-Every error has a code that never changes its meaning, says what happened, and what to do. With `--output json` a command
-that fails prints it as `{"error": {"code", "message", "action", "retryable", "exit_code"}}`. Words in braces stand for
-what it is about. What is *retried* a session tries again by itself.
+Every error has a code that never changes its meaning, says what happened, and what to do. With `--output json` a
+command that fails prints it as `{"error": {"code", "message", "action", "retryable", "exit_code"}}`. Words in braces
+stand for what it is about. What is *retried* a session tries again by itself.
 
 Exit codes: 0 success · 1 failed · 2 wrong usage or configuration · 3 some VMs failed · 4 warnings (with `--strict`) ·
 10 not found · 11 in use · 12 wrong key or passphrase · 13 denied · 14 verification found damage · 130 cancelled.

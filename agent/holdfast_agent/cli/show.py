@@ -36,16 +36,20 @@ class AgentFacts(msgspec.Struct, frozen=True):
 @click.command()
 @config_option
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def show(config: Path | None, output: str) -> None:
+@click.option("--key", is_flag=True, help="Print the public key alone, for `holdfast agent add`")
+def show(config: Path | None, output: str, key: bool) -> None:
     """Show the public key, endpoint, roles, authorised managers and the effective configuration.
 
     \b
     Examples:
       holdfast-agent show
       holdfast-agent show --output json
+      holdfast-agent show --key
     """
     facts = _gather(find_config(config))
-    if output == "json":
+    if key:
+        click.echo(facts.public_key)
+    elif output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2))
     else:
         click.echo("\n".join(_lines(facts)))

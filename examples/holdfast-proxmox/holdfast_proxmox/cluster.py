@@ -173,5 +173,5 @@ class Cluster:
 
 
 def _words(error: ResourceException) -> str:
-    told = str(error.status_message or error.content or error)
+    told = str(error.content or error.status_message or error)  # the cluster says it in the line of the status
     return " ".join(f"{told} {error.errors or ''}".split())[:_LONGEST_REASON]

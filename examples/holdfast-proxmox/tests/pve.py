@@ -213,6 +213,7 @@ def serve(pve: Pve, certificate: Path, key: Path) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # an answer is one write: TCP waits for an acknowledgement between two
 
         def _handle(self) -> None:
             given = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()

@@ -66,7 +66,6 @@ class InUse(CatalogError):
 class SealingKeyUnusable(CatalogError):
     code = "sealing_key_unusable"
     message = "the key file {file} cannot be used: {reason}"
-    action = "Bring it back from a copy, or make the manager anew by `holdfast config restore`"
     action = "{advice}"
     exit_code = 12
 

@@ -30,6 +30,15 @@ def show(app: App) -> None:
     app.out.result({"config": shown}, lambda: _toml(shown))
 
 
+@config.command(
+    examples=("holdfast config key", 'holdfast-agent authorize "$(ssh vault holdfast config key)" --name vault')
+)
+@pass_app
+def key(app: App) -> None:
+    """The manager's public key, which agents must admit."""
+    app.out.result({"public_key": app.keys.public}, lambda: app.keys.public)
+
+
 _passphrase_file = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path),

@@ -12,6 +12,7 @@ from .commands import LazyGroup
 _HERE = "holdfast_manager.cli"
 _PLACES = {
     "init": (f"{_HERE}.init:init", "Make the data directory, the configuration database and the manager's keys."),
+    "doctor": (f"{_HERE}.doctor:doctor", "Examine the whole set-up, and say what is to be done."),
     "agent": (f"{_HERE}.agent:agent", "Agents: the hosts that move and keep data."),
     "server": (f"{_HERE}.server:server", "Servers: the hypervisors whose VMs are backed up."),
     "repository": (f"{_HERE}.repository:repository", "Repositories: where restore points are kept."),

@@ -1,0 +1,89 @@
+"""The documentation holds together: every link leads somewhere, every command in it exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from holdfast_agent.cli.main import cli as agent_root
+from holdfast_manager.cli.app import App
+from holdfast_manager.cli.root import root
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path.relative_to(ROOT)
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*/README.md"))
+)
+FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"(?:^ *|[$(\"])((?:holdfast|holdfast-agent) [^\n|]+)", re.MULTILINE)
+INLINE = re.compile(r"`((?:holdfast|holdfast-agent) [^`\n|]+)")
+OF_THE_WIRE = {"wire-protocol.md", "wire-protocol-data.md", "repository-format.md"}
+"""Pages in which such words are labels that go into keys."""
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page, as GitHub and mkdocs make them."""
+    words = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", word.lower()).strip().replace(" ", "-") for word in words}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        linked = (ROOT / page).parent / place if place else ROOT / page
+        assert linked.exists(), f"{page} links to {target}, which is not there"
+        if anchor and linked.suffix == ".md":
+            assert anchor in headings(linked), f"{page} links to {target}; there is no such heading"
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    fenced = [found for block in FENCED.findall(text) for found in COMMAND.findall(block)]
+    for found in fenced + INLINE.findall(FENCED.sub("", text)):
+        try:
+            yield shlex.split(found.partition(" #")[0])
+        except ValueError:
+            continue  # a word of prose with an apostrophe
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in OF_THE_WIRE], ids=str)
+def test_commands_and_their_options_exist(page: Path) -> None:
+    for words in commands(page):
+        command: click.Command = root if words[0] == "holdfast" else agent_root
+        context = click.Context(command, info_name=words[0], obj=App())
+        rest = words[1:]
+        while isinstance(command, click.Group) and rest and not rest[0].startswith(("-", "…")):
+            if not re.fullmatch(r"[a-z][a-z-]+", rest[0]):
+                break  # `holdfast point list | show`, or prose
+            found = command.get_command(context, rest[0])
+            assert found is not None, f"{page}: {' '.join(words)}: no command {rest[0]}"
+            command, rest = found, rest[1:]
+            context = click.Context(command, info_name=command.name, parent=context)
+        if isinstance(command, click.Group):
+            continue
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for word in rest:
+            option = word.partition("=")[0].rstrip(".,;:)'\"")
+            if re.fullmatch(r"--[a-z][a-z-]+", option) and option != "--help":
+                assert option in known, f"{page}: {' '.join(words)}: no option {option}"
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert named == {str(path.relative_to("docs")) for path in PAGES if path.parts[0] == "docs"}
+
+
+def test_the_distribution_names_what_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (ROOT / project["readme"]).exists()
+    assert all((ROOT / name).exists() for name in project["license-files"])
