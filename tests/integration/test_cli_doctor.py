@@ -71,11 +71,11 @@ def test_a_server_that_is_gone_and_an_agent_that_does_not_answer(house: Installa
 
 
 def test_a_schedule_without_a_service_is_a_problem(house: Installation) -> None:
-    house.holdfast("job", "edit", "nightly", "--schedule", "daily 22:00")
+    house.add_job("timed", "--schedule", "daily 22:00", repository="main", include="web*")
     try:
         assert "no service runs" in found(house, expect=1)["service"]["text"]
     finally:
-        house.holdfast("job", "edit", "nightly", "--no-schedule")
+        house.holdfast("job", "remove", "timed")
 
 
 def test_a_repository_without_encryption_is_a_warning(house: Installation) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from holdfast_manager.doctor import Finding, Level, examine
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import printable
 
 from .app import App, pass_app
@@ -48,4 +49,4 @@ def told(findings: Sequence[Finding]) -> str:
         if finding.advice:
             lines.append(f"{'':4}{'':{width}}  → {printable(finding.advice)}")
     count = sum(finding.level is not Level.GOOD for finding in findings)
-    return "\n".join([*lines, "", f"{count} things to do" if count else "All is well"])
+    return "\n".join([*lines, "", f"{counted(count, 'thing')} to do" if count else "All is well"])

@@ -10,6 +10,7 @@ from holdfast_agent.errors import HoldfastError
 from holdfast_agent.model.units import MIB, format_size
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.host import PluginHost, PluginStatus
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.settings import ManagerSettings
 
 from .findings import Finding, good, missing, of_error, problem, warning
@@ -68,12 +69,12 @@ def examine_service(catalog: Catalog, leads: bool) -> Iterator[Finding]:
     """Whether somebody starts the jobs that have a schedule."""
     scheduled = [job.name for job in catalog.jobs.list() if job.schedule is not None]
     if leads:
-        yield good("service", f"runs; {len(scheduled)} jobs have a schedule")
+        yield good("service", f"runs; {counted(len(scheduled), 'job')} by schedule")
     elif scheduled:
-        text = f"{', '.join(scheduled[:5])} have a schedule, and no service runs"
+        text = f"no service runs, so that nobody starts {', '.join(scheduled[:5])}"
         yield problem("service", text, "systemctl enable --now holdfast, or holdfast service run")
     owed = catalog.obligations.open_of()
     for server in sorted({each.server for each in owed}):
         count = sum(each.server == server for each in owed)
         advice = f"The service removes them; now: holdfast server clean {server}"
-        yield warning(f"server {server}", f"{count} things that dead sessions left", advice)
+        yield warning(f"server {server}", f"{counted(count, 'thing')} that dead sessions left", advice)

@@ -15,6 +15,7 @@ from holdfast_manager.catalog.values import AgentEntry, RepositoryEntry, ServerE
 from holdfast_manager.enrolment.health import AgentState, ask_state
 from holdfast_manager.enrolment.servers import connected_driver
 from holdfast_manager.host import PluginHost
+from holdfast_manager.reports.sentences import counted
 from holdfast_plugins.api import ChecksRights
 
 from .findings import Finding, good, missing, of_error, problem, warning
@@ -123,7 +124,7 @@ def _server(entry: ServerEntry, secret: dict[str, str] | HoldfastError, host: Pl
         return [of_error(subject, error)]
     if lacking:
         return [problem(subject, f"rights are missing: {', '.join(lacking)}", "Give them to the user of this server")]
-    return [good(subject, f"answers; {count} VMs by the plugin {entry.plugin}")]
+    return [good(subject, f"answers; {counted(count, 'VM')} by the plugin {entry.plugin}")]
 
 
 def _repository(entry: RepositoryEntry, agent: AgentEntry | None) -> Finding:
