@@ -37,6 +37,9 @@ def test_a_guest_that_comes_up_proves_its_point(house: Installation) -> None:
     before = (house.vms / "good.img").stat().st_mtime_ns
     report = house.holdfast("verify", "boot", "--vm", "good.img", "--point", "latest", "--memory", "192MiB", *EMULATED)
     assert report["result"] == "success"
+    boot = house.points("good.img")[0]["boot"]
+    assert (boot["proved"], boot["reason"], boot["session"]) == (True, "its guest agent answered", report["id"])
+    assert boot["picture"] == str(picture(house, "good.img"))
     assert "its guest agent answered after" in str(report["disks"][0]["reason"])
     assert picture(house, "good.img").read_bytes().startswith(PNG)
     assert list((house.home / "agent" / "exports").glob("*/*")) == []
@@ -60,5 +63,24 @@ def test_what_does_not_come_up_in_time_is_told_with_its_screen(house: Installati
     )
     report = house.holdfast("verify", "boot", *options, expect=14)
     assert "did not come up within 4 s" in report["error"]["message"]
+    (point,) = house.points("blank.img")
+    assert not point["boot"]["proved"]
+    assert point["booted"] is None
     assert picture(house, "blank.img").read_bytes().startswith(PNG)
     assert list((house.home / "agent" / "exports").glob("*/*")) == []
+
+
+def test_a_job_proves_each_new_point(house: Installation) -> None:
+    """One that comes up, and one that does not, which the session warns of; the backup itself is whole either way."""
+    boot = ("--verify-boot", "--boot-memory", "192MiB", "--boot-emulate", "--boot-timeout")
+    house.add_job("proving", *boot, "100s", repository="main", include="good.img")
+    report = house.run_job("proving")
+    assert report["result"] == "success"
+    point = house.points("good.img")[0]
+    assert point["boot"]["proved"]
+    assert point["session"] == report["id"]
+    house.holdfast("job", "edit", "proving", "--include", "blank.img", "--boot-timeout", "2s")
+    report = house.run_job("proving")
+    assert report["result"] == "warning"
+    assert any("was not proven to boot" in problem["message"] for problem in report["problems"])
+    assert house.points("blank.img")[0]["boot"]["session"] == report["id"] + 1

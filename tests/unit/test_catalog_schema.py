@@ -66,7 +66,7 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
     Catalog.create(manager_settings).close()
     database = Database(URL.create("sqlite", database=str(manager_settings.catalog_file)), foreign_keys=False)
     with database.writing() as connection:
-        for column in ("verified", "held", "retained_until", "undo_until", "origin", "doubt"):
+        for column in ("verified", "held", "retained_until", "undo_until", "origin", "doubt", "boot", "booted"):
             connection.execute(text(f"ALTER TABLE points DROP COLUMN {column}"))
         for column in ("epoch", "read_limit_bytes_per_s", "write_limit_bytes_per_s"):
             connection.execute(text(f"ALTER TABLE repositories DROP COLUMN {column}"))

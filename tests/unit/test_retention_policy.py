@@ -41,6 +41,7 @@ def histories(draw: st.DrawFn, most: int = 40) -> list[PointFacts]:
             created=START + hour * 3600.0,
             suspect=draw(st.integers(0, 5)) == 0,
             verified=draw(st.integers(0, 5)) == 0,
+            booted=draw(st.integers(0, 5)) == 0,
             held=draw(st.integers(0, 15)) == 0,
         )
         for number, hour in enumerate(hours)
@@ -78,13 +79,14 @@ def test_never_below_the_minimum_of_good_points(policy: RetentionPolicy, points:
 
 
 @given(policies, histories())
-def test_the_last_verified_good_point_and_protected_ones_stay(
+def test_the_last_good_points_that_were_verified_and_that_booted_and_protected_ones_stay(
     policy: RetentionPolicy, points: list[PointFacts]
 ) -> None:
     stay = kept(decide(policy, points, now_after(points)))
-    verified = [point for point in points if point.verified and not point.suspect]
-    if verified:
-        assert max(verified, key=lambda point: (point.created, point.sid)).sid in stay
+    good = [point for point in points if not point.suspect]
+    for proven in ([point for point in good if point.verified], [point for point in good if point.booted]):
+        if proven:
+            assert max(proven, key=lambda point: (point.created, point.sid)).sid in stay
     assert {point.sid for point in points if point.held} <= stay
 
 

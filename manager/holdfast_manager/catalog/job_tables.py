@@ -32,6 +32,7 @@ _QUANTITIES: dict[str, Parser] = {
     "block_size": SIZE, "bandwidth": SIZE, "retry_pause": DURATION, "audit": _audit,
 }  # fmt: skip
 _SCHEDULE: dict[str, Parser] = {"retry_pause": DURATION}
+_VERIFY_BOOT: dict[str, Parser] = {"memory": SIZE, "timeout": DURATION}
 _RETENTION: dict[str, Parser] = {"undo_window": DURATION, "immutable": DURATION}
 
 
@@ -42,6 +43,10 @@ def job_from_table(table: Mapping[str, Any], source: str) -> JobSpec:
     ``retry_pause = "30 s"``; ``audit`` may be a share. Raises ``UnknownConfigKey`` or ``ConfigInvalid``.
     """
     numbers = with_numbers(table, _QUANTITIES, source)
+    if isinstance(numbers.get("verify_boot"), dict):
+        numbers["verify_boot"] = with_numbers(numbers["verify_boot"], _VERIFY_BOOT, source, "verify_boot")
+    elif isinstance(numbers.get("verify_boot"), bool):
+        numbers["verify_boot"] = {} if numbers["verify_boot"] else None
     if isinstance(numbers.get("retention"), dict):
         numbers["retention"] = with_numbers(numbers["retention"], _RETENTION, source, "retention")
     if isinstance(numbers.get("schedule"), dict):

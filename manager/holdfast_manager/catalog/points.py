@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, select
 
 from holdfast_agent.errors import NotFound, UsageError
@@ -12,7 +14,7 @@ from holdfast_agent.model.ids import Sid
 from .database import Database
 from .rows import columns_of, from_row, require, to_row
 from .tables import points, repositories
-from .values import PointEntryRow, PointState
+from .values import BootRecord, PointEntryRow, PointState
 
 _COLUMNS = columns_of(points, PointEntryRow)
 
@@ -104,6 +106,20 @@ class Points:
     def set_verified(self, sid: Sid, at: float) -> None:
         """Every block of a point was read and found right. No effect on one that is not remembered."""
         self._change(sid, verified=at)
+
+    def set_boot(self, sid: Sid, record: BootRecord) -> None:
+        """A boot proof ended. No effect on a point that is not remembered."""
+        changed: dict[str, Any] = {"boot": msgspec.to_builtins(record)}
+        if record.proved:
+            changed["booted"] = record.at
+        with self._database.writing() as connection:
+            connection.execute(points.update().where(points.c.sid == sid).values(**changed))
+
+    def of_session(self, session: int) -> tuple[PointEntryRow, ...]:
+        """The points that a session made and that are there, oldest first."""
+        query = select(*_COLUMNS).where(points.c.session == session, _is_pruned(False)).order_by(points.c.created)
+        with self._database.reading() as connection:
+            return tuple(from_row(row, PointEntryRow) for row in connection.execute(query))
 
     def set_retention(self, sid: Sid, until: float, held: bool) -> None:
         """What protects a point now, as its repository said."""

@@ -196,6 +196,8 @@ points = Table(
     Column("undo_until", Double),
     Column("origin", _Json),
     Column("doubt", Text, nullable=False, server_default=text("''")),
+    Column("boot", _Json),
+    Column("booted", Double),
     Index(None, "repository", "server", "vm_id", "created"),
     Index(None, "job", "created"),
     Index(None, "vm_name", "created"),

@@ -15,6 +15,7 @@ from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Origin
 from holdfast_agent.model.rules import Compression
 from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.wire.specs import BootBus, BootFirmware
 
 from ..retention.policy import RetentionPolicy
 from ..schedules.schedule import JobSchedule
@@ -172,6 +173,24 @@ class Priority(StrEnum):
         return (1, 3, 9)[list(Priority).index(self)]
 
 
+class BootSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the VM of a restore point is started to prove that it boots.
+
+    ``proxy``: the agent that starts it ("": the repository's own, if it is a proxy, else any). The others as in
+    :class:`~holdfast_agent.wire.specs.BootSpec`; ``console``: what its serial console says when it is up ("": its guest
+    agent answers).
+    """
+
+    proxy: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")] = ""
+    memory_bytes: Annotated[int, msgspec.Meta(ge=64 << 20, le=1 << 40)] = msgspec.field(default=1 << 30, name="memory")
+    cpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    bus: BootBus = BootBus.VIRTIO
+    firmware: BootFirmware = BootFirmware.BIOS
+    console: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    timeout_s: Annotated[float, msgspec.Meta(ge=1, le=86400)] = msgspec.field(default=300.0, name="timeout")
+    emulate: bool = False
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A backup job. From and to tables by ``catalog.job_tables``; there the keys stand as in ``rename`` below.
 
@@ -183,7 +202,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     change tracking calls unchanged are read and compared in each run of a disk, or which share of them ("1.5 %").
     ``skip_unused``: what no file system needs is left out; a restored disk is then not the same bit for bit.
     ``schedule``: when the service runs it (None: never; and not while ``enabled`` is False). ``priority``: of its tasks
-    in the queue. ``max_tasks``: how many of them work at once (None: as many as there are slots for).
+    in the queue. ``max_tasks``: how many of them work at once (None: as many as there are slots for). ``verify_boot``:
+    each new point is started, to prove that it boots (None: it is not).
     """
 
     name: Name
@@ -207,6 +227,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     schedule: JobSchedule | None = None
     priority: Priority = Priority.NORMAL
     max_tasks: Slots | None = None
+    verify_boot: BootSettings | None = None
     enabled: bool = True
     description: str = ""
 
@@ -349,6 +370,17 @@ class PointState(StrEnum):
     SUSPECT = "suspect"
 
 
+class BootRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How the last boot proof of a restore point ended, by ``session``. ``picture``: the file of its screen, or ""."""
+
+    proved: bool
+    at: float
+    session: int
+    reason: str
+    seconds: float
+    picture: str = ""
+
+
 class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     """What the catalogue remembers of a restore point, so that lists need no agent. The repository has the truth.
 
@@ -357,7 +389,7 @@ class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     and ``retained_until`` protect it from pruning; the repository holds the same and enforces it. ``undo_until``: it is
     pruned, and can be given back until about then (None: it is not pruned). ``origin``: of which point it is a copy.
     ``doubt``: why it is suspect though its blocks may all be whole: an audit found that some of them may be out of
-    date. No verification clears that.
+    date. No verification clears that. ``boot``: how its last boot proof ended; ``booted``: when one last came up.
     """
 
     sid: Sid
@@ -378,6 +410,8 @@ class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     undo_until: float | None = None
     origin: Origin | None = None
     doubt: str = ""
+    boot: BootRecord | None = None
+    booted: float | None = None
 
 
 class Obligation(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from holdfast_manager.reports.table import facts, table
 from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
+from .boot_options import boot_text
 from .commands import Group
 from .job_options import check_plugin_options, given_table, job_options, merged, without
 from .running import detach_option, run_session, strict_option
@@ -236,6 +237,7 @@ def _settings(spec: JobSpec, starts: list[float]) -> list[tuple[str, str]]:
         ("Guest", guest),
         ("Without CBT", spec.on_cbt_loss.value),
         ("Audit of CBT", _audit_text(spec.audit_rate)),
+        ("Boot proof", boot_text(spec.verify_boot)),
         ("Unused blocks", "left out where a file system tells them" if spec.skip_unused else "kept, bit for bit"),
         ("Snapshot", "\n".join(f"{key} = {value}" for key, value in sorted(spec.snapshot.items())) or "as the server"),
     ]

@@ -13,6 +13,7 @@ from holdfast_manager.catalog.values import GuestPolicy, JobSpec, OnCbtLoss, Pri
 from holdfast_manager.host import PluginHost
 from holdfast_plugins.api.registry import Family
 
+from .boot_options import boot_options, boot_table, without_boot
 from .retention_options import retention_options, retention_table, without_retention
 from .schedule_options import schedule_options, schedule_table, without_schedule
 from .server import option_table
@@ -45,7 +46,7 @@ _OPTIONS = (
 
 def job_options(function: F) -> F:
     """Decorator: all options of a job; the command takes them as ``**given`` for ``given_table``."""
-    function = retention_options(schedule_options(function))
+    function = retention_options(schedule_options(boot_options(function)))
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -54,7 +55,7 @@ def job_options(function: F) -> F:
 def given_table(given: dict[str, Any]) -> dict[str, Any]:
     """What was given, as a job's table; what was not given is not in it. Raises :class:`UsageError`."""
     lists = {"include", "exclude", "proxies"}
-    others = without_schedule(without_retention(given)).items()
+    others = without_boot(without_schedule(without_retention(given))).items()
     table = {key: list(value) if key in lists else value for key, value in others if value not in (None, ())}
     if "snapshot" in table:
         table["snapshot"] = option_table(given["snapshot"], "--snapshot-option")
@@ -66,13 +67,15 @@ def given_table(given: dict[str, Any]) -> dict[str, Any]:
     if "options" in guest:
         guest["options"] = option_table(given["guest_options"], "--guest-option")
     inner = {"guest": guest, "retention": retention_table(given), "schedule": schedule_table(given)}
+    boot = boot_table(given)
+    table |= {"verify_boot": boot} if boot is not None else {}
     return table | {key: settings for key, settings in inner.items() if settings}
 
 
 def merged(current: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """A job's table with ``change`` in it; of the tables in it what is not given stays."""
     table = current | change
-    for key in ("guest", "retention", "schedule"):
+    for key in ("guest", "retention", "schedule", "verify_boot"):
         if key in change:
             table[key] = {**current.get(key, {}), **change[key]}
     return table

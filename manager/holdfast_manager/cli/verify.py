@@ -8,16 +8,15 @@ import click
 import msgspec
 
 from holdfast_agent.model.units import parse_duration, parse_size
-from holdfast_agent.wire.specs import BootBus, BootFirmware, BootWish
-from holdfast_manager.catalog.values import SessionKind
+from holdfast_agent.wire.specs import BootBus, BootFirmware
+from holdfast_manager.catalog.rows import checked
+from holdfast_manager.catalog.values import BootSettings, SessionKind
 
 from .app import App, pass_app
 from .commands import Group
 from .export import serving_agent
 from .naming import chosen_point
 from .running import detach_option, run_session
-
-_MIB = 1 << 20
 
 
 @click.group(cls=Group)
@@ -82,20 +81,22 @@ def boot(
     """
     from holdfast_manager.sessions.requests import BootRequest
 
+    settings = BootSettings(
+        memory_bytes=parse_size(memory),
+        cpus=cpus,
+        bus=BootBus(bus),
+        firmware=BootFirmware(firmware),
+        console=console or "",
+        timeout_s=parse_duration(timeout),
+        emulate=emulate,
+    )
     row = chosen_point(app.catalog, point, vm, repository)
     request = BootRequest(
         repository=row.repository,
         sid=row.sid,
         proxy=serving_agent(app, row.repository, proxy),
         disks=disks,
-        memory_mib=max(1, parse_size(memory) // _MIB),
-        cpus=cpus,
-        bus=BootBus(bus),
-        firmware=BootFirmware(firmware),
-        wish=BootWish.AGENT if console is None else BootWish.CONSOLE,
-        text=console or "",
-        timeout_s=parse_duration(timeout),
-        emulate=emulate,
+        settings=checked(settings, "the options"),
     )
     begin = partial(app.catalog.sessions.begin, SessionKind.BOOT, msgspec.to_builtins(request))
     return run_session(app, begin, detach, strict=False)

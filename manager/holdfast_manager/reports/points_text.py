@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast_agent.model.points import Point
-from holdfast_agent.model.units import format_size
+from holdfast_agent.model.units import format_duration, format_size
 from holdfast_manager.catalog.values import PointEntryRow
 
 from .table import facts, indented, table
@@ -48,6 +48,7 @@ def point_text(row: PointEntryRow, point: Point | None) -> str:
         ("Consistency", row.consistency),
         ("State", state_of(row)),
         *([("Doubt", row.doubt)] if row.doubt else []),
+        *_boot(row),
     ]
     text = f"Restore point {row.sid}\n{indented(facts(pairs))}"
     if point is None:
@@ -67,6 +68,19 @@ def _origin(row: PointEntryRow) -> list[tuple[str, str]]:
     return [("Copy of", f"{row.origin.sid}, in the repository with the id {row.origin.repository_id}")]
 
 
+def _boot(row: PointEntryRow) -> list[tuple[str, str]]:
+    boot = row.boot
+    if boot is None:
+        return []
+    told = f"{boot.reason} after {format_duration(boot.seconds)}" if boot.proved else f"failed: {boot.reason}"
+    lines = [f"{told} ({moment(boot.at)}, session {boot.session})"]
+    if not boot.proved and row.booted is not None:
+        lines.append(f"it came up before, {moment(row.booted)}")
+    if boot.picture:
+        lines.append(f"its screen: {boot.picture}")
+    return [("Boot proof", "\n".join(lines))]
+
+
 def state_of(row: PointEntryRow) -> str:
     """ "ok, verified, protected": all that the catalogue knows of a point's standing."""
     words = [row.state.value]
@@ -74,6 +88,8 @@ def state_of(row: PointEntryRow) -> str:
         words.append(f"copy of {row.origin.sid[:_SID_DIGITS]}")
     if row.verified is not None:
         words.append("verified")
+    if row.boot is not None:
+        words.append("proven to boot" if row.boot.proved else "did not boot")
     if row.held:
         words.append("protected")
     if row.retained_until:

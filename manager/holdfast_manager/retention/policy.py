@@ -60,12 +60,14 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PointFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What retention needs to know of a point. Times are Unix seconds; ``held``: protected by somebody."""
+    """What retention needs to know of a point. Times are Unix seconds; ``booted``: it was proven to boot; ``held``:
+    protected by somebody."""
 
     sid: Sid
     created: float
     suspect: bool = False
     verified: bool = False
+    booted: bool = False
     held: bool = False
     retained_until: float = 0.0
 
@@ -91,6 +93,8 @@ def decide(policy: RetentionPolicy, points: Iterable[PointFacts], now: float) ->
         kept[point.sid] += _standing_reasons(policy, point, good, now)
     for point in [point for point in good if point.verified][-1:]:
         kept[point.sid].append("last verified")
+    for point in [point for point in good if point.booted][-1:]:
+        kept[point.sid].append("last proven to boot")
     _keep_newest(kept, good, policy.minimum, "minimum")
     _keep_newest(kept, good, policy.count, "count")
     for reason, number, period in _periods(policy):

@@ -98,6 +98,7 @@ def facts_of(row: PointEntryRow) -> PointFacts:
         created=row.created,
         suspect=row.state is PointState.SUSPECT,
         verified=row.verified is not None,
+        booted=row.booted is not None,
         held=row.held,
         retained_until=row.retained_until,
     )

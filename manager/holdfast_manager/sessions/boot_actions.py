@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
+import time
 from pathlib import Path
 
 from holdfast_agent.errors import BootNotProven, HoldfastError
-from holdfast_agent.model.units import format_duration
+from holdfast_agent.model.units import format_duration, format_size
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import MoverState
-from holdfast_agent.wire.specs import BootProof, BootSpec
+from holdfast_agent.wire.specs import BootProof, BootSpec, BootWish
+from holdfast_manager.catalog.values import BootRecord
+from holdfast_manager.reports.table import printable
 
 from .events import Event, TargetFailed, TargetFinished, TaskFailed, TransferBegan, TransferFinished
 from .export_actions import ExportActions
@@ -56,25 +59,27 @@ class BootActions(ExportActions):
         return super().failed(instruction, error)
 
     def _boot(self) -> None:
-        wanted = self._wanted
+        wanted = self._wanted.settings
         spec = BootSpec(
             task_id=self._request.export,
             secret=b"",
             export=self._request.export,
             disks=tuple(export_names(self._disks)),
-            memory_mib=wanted.memory_mib,
+            memory_mib=wanted.memory_bytes >> 20,
             cpus=wanted.cpus,
             bus=wanted.bus,
             firmware=wanted.firmware,
-            wish=wanted.wish,
-            text=wanted.text,
+            wish=BootWish.CONSOLE if wanted.console else BootWish.AGENT,
+            text=wanted.console,
             timeout_s=wanted.timeout_s,
             emulate=wanted.emulate,
         )
         # Told first, for the guest may be up before its start has been answered.
-        reason = f"booting with {wanted.memory_mib} MiB, disks on {wanted.bus.value}, {wanted.firmware.value}"
+        reason = (
+            f"booting with {format_size(wanted.memory_bytes)}, disks on {wanted.bus.value}, {wanted.firmware.value}"
+        )
         self._context.driver.post(TransferBegan(task=self._key, mode=None, reason=reason))
-        self._start_mover(wanted.proxy, f"{secrets.token_hex(6)}-boot", spec)
+        self._start_mover(self._wanted.proxy, f"{secrets.token_hex(6)}-boot", spec)
 
     def _ended(self, state: MoverState) -> None:
         proof = state.result.boot if state.result is not None else None
@@ -82,7 +87,15 @@ class BootActions(ExportActions):
             super()._ended(state)
             return
         self._proof = proof
-        self._keep_picture(proof)
+        record = BootRecord(
+            proved=proof.proved,
+            at=time.time(),
+            session=self._context.session,
+            reason=printable(proof.reason),
+            seconds=proof.seconds,
+            picture=self._keep_picture(proof),
+        )
+        self._context.catalog.points.set_boot(self._request.sid, record)
         if proof.proved:
             self._context.driver.post(TransferFinished(task=self._key, mode=None, reason=self._told()))
             return
@@ -96,14 +109,16 @@ class BootActions(ExportActions):
         proof = self._proof
         return f"{proof.reason} after {format_duration(proof.seconds)}" if proof is not None else ""
 
-    def _keep_picture(self, proof: BootProof) -> None:
+    def _keep_picture(self, proof: BootProof) -> str:
+        """Where; "" if there is none."""
         if not proof.screenshot:
-            return
+            return ""
         try:
             self._proofs.mkdir(mode=0o700, parents=True, exist_ok=True)
             picture = self._proofs / f"{self._request.sid}.png"
             picture.write_bytes(proof.screenshot)
         except OSError as error:
             self._context.recorder.note(f"its screenshot could not be kept: {error.strerror}", "warning")
-        else:
-            self._context.recorder.note(f"its screen: {picture}")
+            return ""
+        self._context.recorder.note(f"its screen: {picture}")
+        return str(picture)

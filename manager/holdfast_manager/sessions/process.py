@@ -39,6 +39,7 @@ from .journal import CatalogJournal, fulfil_open
 from .keys import repository_keys, session_keys
 from .movers import MoverDesk
 from .point_reader import PointReader
+from .proving import prove_new_points
 from .quiescing import Guest
 from .recorder import Recorder
 from .requests import (
@@ -164,6 +165,9 @@ class SessionProcess:
         result = self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
         if SessionResult(result) in _MADE_POINTS:
             apply_retention(context, job)
+            proven = prove_new_points(context, job, self._settings, lambda: bool(self._stop_reason()))
+            if not proven and result == SessionResult.SUCCESS:
+                return SessionResult.WARNING
         return result
 
     def _restore(self, request: RestoreRequest, cleanup: ExitStack) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.rules import Compression
 from holdfast_agent.wire.messages import VerifyBudget
-from holdfast_agent.wire.specs import BootBus, BootFirmware, BootWish
+from holdfast_manager.catalog.values import BootSettings
 
 
 class BackupRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,22 +112,16 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BootRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Prove that the VM of the point ``sid`` boots, on the agent ``proxy``; the other fields as in
-    :class:`~holdfast_agent.wire.specs.BootSpec`. ``disks``: ids in the order in which the VM has them, empty for all.
+    """Prove that the VM of the point ``sid`` boots, on the agent ``proxy`` (whatever the settings say of one).
+
+    ``disks``: ids in the order in which the VM has them, empty for all.
     """
 
     repository: str
     sid: Sid
     proxy: str
     disks: tuple[str, ...] = ()
-    memory_mib: int = 1024
-    cpus: int = 1
-    bus: BootBus = BootBus.VIRTIO
-    firmware: BootFirmware = BootFirmware.BIOS
-    wish: BootWish = BootWish.AGENT
-    text: str = ""
-    timeout_s: float = 300.0
-    emulate: bool = False
+    settings: BootSettings = BootSettings()
 
 
 class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
