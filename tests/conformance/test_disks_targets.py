@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.disks.open import open_target
+from holdfast_agent.errors import DiskExists
 from holdfast_agent.model.disk_access import DiskAccess
 from lab.certificates import make_certificates
 from lab.devices import loop_device
 from lab.disk_suite import SIZE, Restored, RewritableSuite, WritableSuite
 from lab.disks import host_for, nbdkit, qemu_nbd
 from lab.nginx import nginx
+from lab.tools import require_tool
 
 
 def used_disk(path: Path) -> bytes:
@@ -29,6 +31,50 @@ class TestNewFile(WritableSuite):
     def restored(self, tmp_path: Path) -> Restored:
         target = open_target(f"file:{tmp_path}/new", host_for(tmp_path), SIZE, create=True, overwrite=False)
         return Restored(target, (tmp_path / "new").read_bytes, bytes(SIZE))
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "vdi", "vhdx", "vpc"])
+class TestNewImage(WritableSuite):
+    @pytest.fixture
+    def restored(self, tmp_path: Path, image_format: str) -> Restored:
+        require_tool("qemu-nbd", "qemu-utils")
+        url = f"image:{tmp_path}/new?format={image_format}"
+        target = open_target(url, host_for(tmp_path), SIZE, create=True, overwrite=False)
+
+        def content() -> bytes:
+            raw = tmp_path / "raw"
+            command = ["qemu-img", "convert", "-f", image_format, "-O", "raw", tmp_path / "new", raw]
+            subprocess.run(command, check=True)
+            assert b".partial" not in (tmp_path / "new").read_bytes()[: 64 << 10]
+            return raw.read_bytes()
+
+        return Restored(target, content, bytes(SIZE))
+
+
+def test_a_new_image_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    """Nothing is replaced unasked; what a killed restore left, whose lock is free, goes with the next one."""
+    require_tool("qemu-nbd", "qemu-utils")
+    url, host = f"image:{tmp_path}/new?format=qcow2", host_for(tmp_path)
+    (tmp_path / ".new.0123456789ab.partial").write_bytes(b"left")
+    target = open_target(url, host, SIZE, create=True, overwrite=False)
+    (partial,) = tmp_path.iterdir()
+    assert partial.name.endswith(".partial")
+    other = open_target(url, host, SIZE, create=True, overwrite=False)
+    assert len(list(tmp_path.iterdir())) == 2, "one that is at work is no leftover"
+    target.finish()
+    with pytest.raises(DiskExists):
+        other.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    with pytest.raises(DiskExists):
+        open_target(url, host, SIZE, create=True, overwrite=False)
+    again = open_target(url, host, SIZE, create=True, overwrite=True)
+    again.write(0, b"x" * 512)
+    again.abort()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    replaced = open_target(url, host, SIZE, create=True, overwrite=True)
+    replaced.write(0, b"y" * 512)
+    replaced.finish()
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "read -P 0x79 0 512", tmp_path / "new"], check=True)
 
 
 class TestExistingFile(RewritableSuite):

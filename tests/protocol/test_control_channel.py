@@ -23,13 +23,13 @@ from holdfast_agent.errors import (
 )
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
-from holdfast_agent.model.ids import new_sid
+from holdfast_agent.model.ids import BlockId, new_sid
 from holdfast_agent.model.points import PointEntry
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.service.dispatch import ROUTES
 from holdfast_agent.wire import codec
 from holdfast_agent.wire import messages as m
-from holdfast_agent.wire.specs import BackupOrder, ReaderSpec
+from holdfast_agent.wire.specs import BackupOrder, BlockTree, ReaderSpec
 from lab.agents import RunningAgent, start_agent
 from lab.control_peer import RawPeer
 
@@ -38,6 +38,7 @@ SID = new_sid()
 HELLO = m.Hello(major=1, minor=0, software="test", clock=0.0)
 ORDER = BackupOrder(geometry=Geometry(0), disks=(), mode=ChangeMode.FULL)
 
+TREE = BlockTree(BlockId(bytes(32)), Geometry(1 << 20))
 REQUESTS: list[m.Request] = [
     HELLO,
     m.Heartbeat(),
@@ -62,6 +63,7 @@ REQUESTS: list[m.Request] = [
     m.OpenRepository(repository="/r"),
     m.ListPoints(repository="/r"),
     m.ReadPoint(repository="/r", sid=SID),
+    m.CompareTrees(repository="/r", tree=TREE, since=TREE),
     m.BeginSession(lease="l", repository="/r", sid=SID),
     m.StoreBlob(lease="l", repository="/r", sid=SID, mover=0, record=b""),
     m.ReadBlob(repository="/r", blob="00"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,27 @@ from lab import file_trees as trees
 from lab.installation import CommandFailed, Installation, installed
 
 VM = "web.img"
+RAW = "raw.img"
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """An encrypted repository with one point of an ext4."""
+    """An encrypted repository with two points of an ext4 and of a disk without any; in each one thing has changed."""
     work = tmp_path_factory.mktemp("content")
     content = work / "content"
     trees.furnish(content)
     trees.furnish_as_unix(content)
     with installed(tmp_path_factory.mktemp("house")) as house:
-        trees.make_ext4(house.vms / VM, content)
         house.add_repository("main", encrypted=True)
         house.add_job("nightly", repository="main", include="*")
-        house.run_job("nightly")
+        for name in ("before\n", "web\n"):
+            (content / "etc" / "hostname").write_text(name)
+            trees.make_ext4(house.vms / VM, content)
+            with (house.vms / RAW).open("r+b" if name == "web\n" else "wb") as raw:
+                raw.truncate(8 << 20)
+                raw.seek(3 << 20)
+                raw.write(name.encode())
+            house.run_job("nightly")
         yield house
 
 
@@ -63,6 +71,36 @@ def test_a_point_is_browsed_and_its_files_are_restored(house: Installation) -> N
     if os.geteuid() == 0:
         assert (hostname.stat().st_uid, hostname.stat().st_gid) == (1234, 70000)
     assert left_over(house) == []
+
+
+def test_points_are_compared_by_their_blocks_and_by_their_files(house: Installation) -> None:
+    newer, older = (point["sid"] for point in house.points(RAW))
+    (disk,) = house.holdfast("point", "diff", older, newer)["disks"]
+    assert (disk["state"], disk["changed_bytes"], disk["extents"]) == ("changed", 1 << 20, [[3 << 20, 1 << 20]])
+    (disk,) = house.holdfast("point", "diff", newer, newer)["disks"]
+    assert disk["state"] == "same"
+    newer, older = (point["sid"] for point in house.points(VM))
+    (file,) = house.holdfast("point", "diff", older, newer, "--path", "/etc")["files"]
+    assert (file["path"], file["change"]) == ("/etc/hostname", "changed")
+    assert (file["before"]["size"], file["after"]["size"]) == (7, 4)
+    found = house.holdfast("point", "find", "latest:/", "h*e", "--vm", VM, "--all-points")
+    assert [(each["file"]["path"], each["file"]["size"], each["points"]) for each in found["versions"]] == [
+        ("/deep/er/still/here", 5, [newer, older]),
+        ("/etc/hostname", 4, [newer]),
+        ("/etc/hostname", 7, [older]),
+    ]
+    with pytest.raises(CommandFailed, match="there is no restore point named"):
+        house.holdfast("point", "diff", older, "ffffffff")
+
+
+def test_a_disk_is_restored_to_other_formats(house: Installation) -> None:
+    for image_format in ("qcow2", "vmdk"):
+        target = house.out / f"disk.{image_format}"
+        house.restore_disk(VM, "latest", target, "--format", image_format)
+        compare = ["qemu-img", "compare", "-f", image_format, "-F", "raw", target, house.vms / VM]
+        subprocess.run(compare, check=True, capture_output=True)
+    with pytest.raises(CommandFailed, match="exists already"):
+        house.restore_disk(VM, "latest", house.out / "disk.qcow2", "--format", "qcow2")
 
 
 def test_what_could_not_be_restored_as_it_was_is_told(house: Installation) -> None:

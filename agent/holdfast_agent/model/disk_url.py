@@ -168,6 +168,11 @@ def with_bitmap(text: str, name: str) -> str:
     return str(msgspec.structs.replace(url, options=tuple(sorted(options.items()))))
 
 
+def image_url(path: str, image_format: str) -> DiskUrl:
+    """The URL of an image at an absolute path, in one of QEMU's formats; "raw" is a plain file."""
+    return file_url(path) if image_format == "raw" else parse_disk_url(f"image:{quote(path)}?format={image_format}")
+
+
 def file_url(path: str) -> DiskUrl:
     """The URL of a raw image file at an absolute path."""
     return parse_disk_url(f"file:{quote(path)}")

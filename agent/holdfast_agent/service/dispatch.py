@@ -28,6 +28,7 @@ from holdfast_agent.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 
 from . import (
     collection,
+    comparison,
     exports,
     health,
     lease_handlers,
@@ -101,6 +102,7 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.OpenRepository: Route("repository", repositories.open_repository),
     m.ListPoints: Route("repository", repositories.list_points),
     m.ReadPoint: Route("repository", repositories.read_point),
+    m.CompareTrees: Route("repository", comparison.compare_trees),
     m.TombstonePoints: Route("repository", retention_handlers.tombstone_points),
     m.UndoTombstone: Route("repository", retention_handlers.undo_tombstone),
     m.RetainPoint: Route("repository", retention_handlers.retain_point),

@@ -11,6 +11,7 @@ from holdfast_manager.reports.points_text import point_text, points_text
 from .app import App, pass_app
 from .commands import Group
 from .naming import LATEST, chosen_point
+from .point_diff import diff
 from .point_files import find, ls, volumes
 
 
@@ -19,7 +20,7 @@ def point() -> None:
     """Restore points: a VM at one instant, each whole in itself."""
 
 
-for _command in (ls, find, volumes):
+for _command in (ls, find, volumes, diff):
     point.add_command(_command)
 
 

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from holdfast_agent.errors import NotFound, UsageError
-from holdfast_agent.model.disk_url import DiskScheme, DiskUrl, file_url, parse_disk_url
+from holdfast_agent.model.disk_url import IMAGE_FORMATS, DiskScheme, DiskUrl, file_url, parse_disk_url
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_manager.catalog.values import PointEntryRow, PointState, SessionKind
 from holdfast_manager.reports.times import moment
@@ -39,6 +39,7 @@ restore.add_command(files)
     examples=(
         "holdfast restore disk --point 3f2a1b0c --disk root.img --to /srv/restored/root.img --proxy local",
         "holdfast restore disk --vm web --point latest --to /srv/restored/web.img",
+        "holdfast restore disk --vm web --point latest --to /srv/restored/web.qcow2 --format qcow2",
         "holdfast restore disk --vm web --point latest --to /dev/vg0/web --in-place",
     )
 )
@@ -46,7 +47,15 @@ restore.add_command(files)
 @_vm
 @_repository
 @click.option("--disk", help="Name or id of the disk; may be left out where there is only one.")
-@click.option("--to", "target", required=True, metavar="PLACE", help="The raw image to write, on the proxy's host.")
+@click.option("--to", "target", required=True, metavar="PLACE", help="The image to write, on the proxy's host.")
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(sorted(IMAGE_FORMATS)),
+    default="raw",
+    show_default=True,
+    help="Of the image; others than raw are written by qemu-nbd.",
+)
 @click.option("--proxy", help="The agent that writes the file; may be left out where there is only one.")
 @_overwrite
 @_in_place
@@ -59,12 +68,13 @@ def disk(
     repository: str | None,
     disk: str | None,
     target: str,
+    image_format: str,
     proxy: str | None,
     overwrite: bool,
     in_place: bool,
     detach: bool,
 ) -> int:
-    """Restore one disk to a raw, sparse image on a proxy's host.
+    """Restore one disk to a sparse image on a proxy's host, raw or in one of QEMU's formats.
 
     With --in-place PLACE is an image, a block device, or a disk URL such as image:/vms/web.qcow2?format=qcow2, that is
     there and that nobody uses: it is compared with the restore point, and only blocks that differ are written.
@@ -73,6 +83,8 @@ def disk(
     from holdfast_manager.sessions.requests import RestoreRequest
 
     _check_ways(overwrite, in_place)
+    if in_place and image_format != "raw":
+        raise UsageError(reason="--format is of a new image; what is rewritten in place is named by a disk URL")
     place = _existing_disk(target) if in_place else ""
     path = PurePosixPath() if in_place else _path(target)
     row = chosen_point(app.catalog, point, vm, repository)
@@ -85,6 +97,7 @@ def disk(
         proxy=writer,
         directory=str(path.parent) if not in_place else "",
         files={chosen.disk_id: path.name} if not in_place else {},
+        image_format=image_format,
         overwrite=overwrite,
         in_place=in_place,
         places={chosen.disk_id: place} if in_place else {},

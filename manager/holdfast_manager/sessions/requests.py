@@ -27,8 +27,9 @@ class CleanUpRequest(msgspec.Struct, frozen=True, kw_only=True):
 class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Restore the point ``sid`` of ``repository``.
 
-    To files: ``directory`` on the host of the agent ``proxy`` gets one raw image per disk, named by ``files`` (disk id
-    to file name) or after the disk. To a hypervisor: ``server`` gets a VM called ``name``. Exactly one of the two.
+    To files: ``directory`` on the host of the agent ``proxy`` gets one image per disk, named by ``files`` (disk id to
+    file name) or after the disk, in the format ``image_format``. To a hypervisor: ``server`` gets a VM called ``name``.
+    Exactly one of the two.
     ``disks``: ids of the disks to restore, empty for all. ``overwrite``: what is in the way is replaced at the end.
     ``in_place``: the VM ``name`` of ``server``, or the disks at ``places`` (disk id to URL), are there already and are
     rewritten where they differ.
@@ -40,6 +41,7 @@ class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     proxy: str = ""
     directory: str = ""
     files: dict[str, str] = {}
+    image_format: str = "raw"
     server: str = ""
     name: str = ""
     overwrite: bool = False

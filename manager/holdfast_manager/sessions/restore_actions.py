@@ -10,7 +10,7 @@ import msgspec
 from holdfast_agent.errors import HoldfastError, NotFound, ObjectDamaged, UsageError
 from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.disk_access import DiskAccess
-from holdfast_agent.model.disk_url import file_url, parse_disk_url
+from holdfast_agent.model.disk_url import image_url, parse_disk_url
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.keys import RepositoryKeys
@@ -155,11 +155,17 @@ class RestoreActions(TargetActions):
         directory = PurePosixPath(request.directory)
         if not directory.is_absolute():
             raise UsageError(reason=f"{request.directory!r} is not an absolute directory on the proxy")
-        names = {disk.disk_id: request.files.get(disk.disk_id) or _image_name(disk) for disk in disks}
+        names = {
+            disk.disk_id: request.files.get(disk.disk_id) or _image_name(disk, request.image_format) for disk in disks
+        }
         if len(set(names.values())) < len(names):
             raise UsageError(reason="two disks would be written to the same file; name the files apart")
         placed = [
-            Placed(disk, str(file_url(str(directory / names[disk.disk_id]))), overwrite=request.overwrite)
+            Placed(
+                disk,
+                str(image_url(str(directory / names[disk.disk_id]), request.image_format)),
+                overwrite=request.overwrite,
+            )
             for disk in disks
         ]
         return f"files in {directory}", placed
@@ -239,6 +245,6 @@ def wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:
     return [disk for disk in point.disks if not wanted or disk.disk_id in wanted or disk.name in wanted]
 
 
-def _image_name(disk: DiskPoint) -> str:
+def _image_name(disk: DiskPoint, image_format: str) -> str:
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in disk.name).lstrip(".") or "disk"
-    return f"{safe}.restored.raw"
+    return f"{safe}.restored.{image_format}"

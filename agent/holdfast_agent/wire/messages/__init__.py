@@ -24,6 +24,7 @@ from .movers import (
     StopMover,
 )
 from .points import (
+    CompareTrees,
     ListPoints,
     PointList,
     PointRetention,
@@ -34,6 +35,7 @@ from .points import (
     RetainedPoint,
     RetainPoint,
     TombstonePoints,
+    TreesCompared,
     UndoTombstone,
 )
 from .repositories import (
@@ -66,6 +68,7 @@ __all__ = (
     "CollectProgress",
     "Collection",
     "CommitSession",
+    "CompareTrees",
     "CreateRepository",
     "DiscardExport",
     "DiskFacts",
@@ -118,6 +121,7 @@ __all__ = (
     "StopVerification",
     "StoreBlob",
     "TombstonePoints",
+    "TreesCompared",
     "UndoTombstone",
     "VerifyBudget",
     "VerifyEnded",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord
+from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import PointEntry
 
+from ..specs import BlockTree
 from .base import Reply, Request
 
 
@@ -28,6 +30,23 @@ class ReadPoint(Request, frozen=True, tag=True, kw_only=True):
 
     repository: str
     sid: Sid
+
+
+class CompareTrees(Request, frozen=True, tag=True, kw_only=True):
+    """Where two disks of points of one repository differ, by the ids of their blocks; no key needed. Since 1.2."""
+
+    repository: str
+    tree: BlockTree
+    since: BlockTree
+
+
+class TreesCompared(Reply, frozen=True, tag=True, kw_only=True):
+    """``extents``: ascending, in whole blocks, at most 65,536 of them; ``more``: of ``changed_bytes`` there are others.
+    Where one disk is larger, what lies beyond the other counts unless it is a hole."""
+
+    changed_bytes: int
+    extents: tuple[Extent, ...]
+    more: bool = False
 
 
 class RetainedPoint(msgspec.Struct, frozen=True, kw_only=True):
