@@ -12,12 +12,13 @@ from random import Random
 
 import pytest
 
-from holdfast_agent.errors import HypervisorUnreachable, SnapshotFailed
+from holdfast_agent.disks.open import open_disk
+from holdfast_agent.errors import DiskDenied, DiskServerUntrusted, HypervisorUnreachable, SnapshotFailed
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_plugins.api import SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
 from holdfast_plugins.testkit import MemoryJournal
-from lab.disks import free_port
+from lab.disks import free_port, host_for
 from lab.libvirt_backups import DrivenBackups
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon, require_libvirt
 
@@ -75,8 +76,48 @@ def test_a_host_that_is_reached_over_the_network(host: LibvirtHost, vm: LibvirtV
     restored = backups.driver.finish_restore(target, info, journal)
     assert restored in backups.driver.list_vms() and not journal.open
     vm.stop()
-    with pytest.raises(Exception, match="can only be read on the hypervisor's host"):
-        backups.run()
+    assert all(reason for reason in backups.run().values()), "off, it is read by the agent there, and compared"
+    backups.close()
+
+
+def test_disks_come_over_tls_where_the_host_has_certificates(host: LibvirtHost, vm: LibvirtVm) -> None:
+    port = free_port()
+    backups = DrivenBackups(vm, nbd_host="localhost", nbd_ports=str(port))
+    vm.scribble(Random(1), 5)
+    backups.run()
+    vm.scribble(Random(2), 5)
+    assert not any(backups.run().values()), "the bitmap came over TLS, too"
+    journal = MemoryJournal()
+    request = SnapshotRequest(VmRef(vm.uuid, vm.name), "test", ("vda",), series="one")
+    snapshot = backups.driver.create_snapshot(request, journal)
+    (url,) = snapshot.disks[0].urls
+    assert url.startswith(f"nbds://localhost:{port}?")
+    with pytest.raises(DiskServerUntrusted):
+        open_disk(url, host_for(host.shared, f"nbds://localhost:{port}"))
+    plain = url.replace("nbds:", "nbd:")
+    with pytest.raises(DiskDenied, match="wants TLS"):
+        open_disk(plain, host_for(host.shared, f"nbd://localhost:{port}"))
+    backups.driver.remove_snapshot(snapshot, False, journal)
+    backups.close()
+
+
+def test_a_vm_on_another_host_that_is_started_while_it_is_read_makes_no_point(host: LibvirtHost, vm: LibvirtVm) -> None:
+    """Even if it is off again when somebody looks."""
+    vm.stop()
+    backups, journal = DrivenBackups(vm, uri=host.remote_uri), MemoryJournal()
+    driver, request = backups.driver, SnapshotRequest(VmRef(vm.uuid, vm.name), "test", ("vda", "vdb"), series="one")
+    for calamity, reason in ((vm.start, "was started"), (host.restart_daemon, "connection was lost")):
+        undisturbed = driver.create_snapshot(request, journal)
+        driver.check_snapshot(undisturbed)
+        driver.remove_snapshot(undisturbed, True, journal)
+        snapshot = driver.create_snapshot(request, journal)
+        calamity()
+        if vm.domain.isActive():
+            vm.stop()
+        with pytest.raises(SnapshotFailed, match=reason):
+            driver.check_snapshot(snapshot)
+        driver.remove_snapshot(snapshot, False, journal)
+    assert not journal.open
     backups.close()
 
 

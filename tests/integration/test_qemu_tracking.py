@@ -8,8 +8,12 @@ from random import Random
 
 import pytest
 
+from holdfast_agent.disks.open import open_disk
+from holdfast_agent.errors import DiskDenied, DiskServerUntrusted
 from holdfast_plugins.hypervisors.qemu import Fleecing
 from holdfast_plugins.hypervisors.tracking_names import MOST_SERIES, new_tracking_name
+from lab.certificates import make_certificates
+from lab.disks import free_port, host_for
 from lab.qemu_backups import Backups
 from lab.qemu_vms import GRAIN, MIB, QemuVm
 
@@ -163,6 +167,26 @@ def test_a_bitmap_that_somebody_disabled_is_not_believed(vm: QemuVm, chance: Ran
     vm.scribble(chance, 10)
     lost = backups.back_up()
     assert lost["data"] == "" and "was disabled by somebody" in lost["root"]
+
+
+def test_disks_come_over_tls_where_qemu_has_certificates(tmp_path: Path, chance: Random) -> None:
+    pki, place = make_certificates(tmp_path / "pki"), f"localhost:{free_port()}"
+    creds = f"tls-creds-x509,id=tls,endpoint=server,verify-peer=no,dir={pki.folder}"
+    with QemuVm(tmp_path / "vm", {"root": ("qcow2", MIB), "data": ("raw", MIB)}, objects=(creds,)) as vm:
+        backups = Backups(vm, ca=pki.ca, nbd=place, nbd_tls_creds="tls")
+        clean = vm.traces()
+        for _ in range(3):
+            vm.scribble(chance, 10)
+            assert backups.back_up() == NOT_LOST
+        snapshot = backups.snapshot("root")
+        (url,) = snapshot.disks[0].urls
+        assert url.startswith(f"nbds://{place}?")
+        with pytest.raises(DiskServerUntrusted):
+            open_disk(url, host_for(tmp_path, f"nbds://{place}"))
+        with pytest.raises(DiskDenied, match="wants TLS"):
+            open_disk(url.replace("nbds:", "nbd:"), host_for(tmp_path, f"nbd://{place}"))
+        backups.remove(snapshot)
+        assert vm.traces() == clean
 
 
 def test_bitmaps_of_others_are_left_alone(vm: QemuVm, chance: Random) -> None:

@@ -20,9 +20,10 @@ from lab.libvirt_host import LibvirtVm
 
 @contextlib.contextmanager
 def opened(url: str, folder: Path) -> Iterator[ReadableDisk]:
-    """A disk as an agent opens it that may open what lies in ``folder``."""
-    parsed = parse_disk_url(url)
-    disk = open_disk(url, host_for(folder, *([parsed.origin] if parsed.host else [])))
+    """A disk as an agent opens it that may open what lies in ``folder`` and trusts the authority there."""
+    parsed, ca = parse_disk_url(url), folder / "pki" / "ca-cert.pem"
+    servers = [parsed.origin] if parsed.host else []
+    disk = open_disk(url, host_for(folder, *servers, ca=ca if ca.exists() else None))
     try:
         yield disk
     finally:

@@ -27,6 +27,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from lab.certificates import make_certificates
 from lab.disks import free_port
 from lab.guest.image import CACHE
 from lab.processes import children
@@ -303,12 +304,13 @@ class LibvirtVm:
 
 @contextlib.contextmanager
 def libvirt_daemon() -> Iterator[LibvirtHost]:
-    """A libvirtd in system mode. What it finds out about QEMU, which takes it seconds, is kept for the next one."""
+    """A libvirtd in system mode. What it finds out about QEMU, which takes it seconds, is kept for the next one.
+
+    Its QEMUs can serve NBD with TLS, by certificates in the folder ``pki``.
+    """
     require_libvirt()
-    with (
-        tempfile.TemporaryDirectory(prefix="hfv") as name,
-        libvirtd(Path(name), CACHE / "libvirt") as (uri, remote_uri),
-    ):
+    with tempfile.TemporaryDirectory(prefix="hfv") as name, libvirtd(Path(name), CACHE / "libvirt") as uris:
+        uri, remote_uri = uris
         host = LibvirtHost(Path(name), uri)
         host.remote_uri = remote_uri
         try:
@@ -327,7 +329,9 @@ def libvirtd(folder: Path, cache: Path) -> Iterator[tuple[str, str]]:
         (folder / "state" / place).mkdir(parents=True)
     (folder / "state/var/cache/libvirt").rmdir()
     (folder / "state/var/cache/libvirt").symlink_to(cache.resolve())
-    (folder / "state/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+    pki = make_certificates(folder / "pki").folder
+    tls = f'backup_tls_x509_cert_dir = "{pki}"\nbackup_tls_x509_verify = 0\n'
+    (folder / "state/etc/libvirt/qemu.conf").write_text(QEMU_CONF + tls)
     port = free_port()
     (folder / "libvirtd.conf").write_text(_DAEMON_CONF.format(folder=folder, host=uuid.uuid4(), port=port))
     launch = _LAUNCH.format(folder=folder, places=" ".join(_STATE))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from holdfast_agent.disks.disk import ReadableDisk, changed_extents
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import ChangeTrackingLost
-from holdfast_agent.model.disk_url import with_bitmap
+from holdfast_agent.model.disk_url import parse_disk_url, with_bitmap
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import DiskBitmap, Snapshot, SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.qemu import BitmapTracker, QemuDriver, QemuOptions
@@ -20,10 +21,14 @@ VM = VmRef("vm", "vm")
 
 
 class Backups:
-    """A series of points of one VM. ``named``: by disk, the bytes that tracking named for the latest point."""
+    """A series of points of one VM. ``named``: by disk, the bytes that tracking named for the latest point.
 
-    def __init__(self, vm: QemuVm, series: str = "one") -> None:
+    ``ca``: the authority of servers that its disks come from. ``options``: more of the plugin's.
+    """
+
+    def __init__(self, vm: QemuVm, series: str = "one", ca: Path | None = None, **options: str) -> None:
         self.vm, self.series = vm, series
+        self._ca, self._options = ca, options
         self.journal = MemoryJournal()
         self.driver = self.another_driver()
         self.named: dict[str, int] = {}
@@ -32,7 +37,7 @@ class Backups:
     def another_driver(self) -> QemuDriver:
         """As the next session makes it."""
         vms, scratch = (f"vm={self.vm.monitor}",), str(self.vm.scratch)
-        return QemuDriver(QemuOptions(vms=vms, scratch_dir=scratch, fleecing=self.vm.fleecing), {})
+        return QemuDriver(QemuOptions(vms=vms, scratch_dir=scratch, fleecing=self.vm.fleecing, **self._options), {})
 
     def snapshot(self, *disks: str) -> Snapshot:
         wanted = disks or tuple(disk.disk_id for disk in self.driver.vm_info(VM).disks)
@@ -96,7 +101,9 @@ class Backups:
 
     @contextlib.contextmanager
     def _open(self, url: str) -> Iterator[ReadableDisk]:
-        disk = open_disk(url, host_for(self.vm.scratch, timeout_s=10))
+        parsed = parse_disk_url(url)
+        servers = [parsed.origin] if parsed.host else []
+        disk = open_disk(url, host_for(self.vm.scratch, *servers, timeout_s=10, ca=self._ca))
         try:
             yield disk
         finally:

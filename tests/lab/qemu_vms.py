@@ -24,6 +24,8 @@ _START_S = 30.0
 class QemuVm:
     """Runs while it is entered. ``disks`` by id: format and size. ``monitor``, ``fleecing``: what the plugin is told.
 
+    ``objects``: more of QEMU's objects, as its command line takes them.
+
     Monitor and scratch directory lie in ``folder``. The images are ``ID.FORMAT``; the node is named after the disk.
     """
 
@@ -35,6 +37,7 @@ class QemuVm:
         io_thread: bool = False,
         tcp: int = 0,
         fleecing: Fleecing = Fleecing.AUTO,
+        objects: tuple[str, ...] = (),
     ) -> None:
         self.folder, self.disks = folder, disks
         self.scratch = folder / "scratch"
@@ -42,6 +45,7 @@ class QemuVm:
         self.monitor = f"tcp:127.0.0.1:{tcp}" if tcp else f"unix:{folder / 'vm.qmp'}"
         self._io_thread = io_thread
         self.fleecing = fleecing
+        self._objects = objects
         self.process: subprocess.Popen[bytes] | None = None
         for disk, (kind, size_bytes) in disks.items():
             if not self.image(disk).exists():
@@ -78,6 +82,8 @@ class QemuVm:
             "16",
         ]
         command += ["-display", "none", "-vga", "none", "-S", "-name", "vm"]
+        for each in self._objects:
+            command += ["-object", each]
         thread = ""
         if self._io_thread:
             command += ["-object", "iothread,id=io"]

@@ -24,8 +24,15 @@ MARK = "lab guest is up"
 LABEL = "lab-root"
 KERNEL_ARGUMENTS = "console=ttyS0 quiet mitigations=off no_timer_check"
 
-_BASE = ("qemu-guest-agent", "busybox-static", "dropbear-bin")
+_BASE = ("qemu-guest-agent", "busybox-static", "openssh-server")
 _KERNEL = "linux-image-cloud-amd64"
+_SSHD_CONFIG = """\
+HostKey /etc/ssh/host_key
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+UseDNS no
+"""
 _MODULES = (
     "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_console", "virtio_net", "virtio_rng", "button",
     "evdev",
@@ -110,7 +117,7 @@ def _build(flavour: Flavour, packages: Packages, folder: Path) -> None:
             (root / "bin" / name).symlink_to("busybox")
     (root / "sbin/init").symlink_to("../bin/busybox")
     (root / "sbin/poweroff").symlink_to("../bin/busybox")
-    _allow_ssh(packages, root, folder)
+    _allow_ssh(root, folder)
     for database in flavour.databases:
         database.prepare(root)
     _make_boot_files(packages, root, folder)
@@ -132,9 +139,9 @@ def _lay_out(flavour: Flavour, root: Path) -> None:
         _place(name, etc / name)
     _place("shutdown", root / "sbin/shutdown")
     _place("power-button", etc / "acpi/PWRF/00000080")
-    for number, name in enumerate((*(database.service for database in flavour.databases), "dropbear")):
+    for number, name in enumerate((*(database.service for database in flavour.databases), "sshd")):
         _place(name, etc / f"services/{number}-{name}")
-    accounts = ("root", *(database.account for database in flavour.databases))
+    accounts = ("root", "sshd", *(database.account for database in flavour.databases))
     users = {name: 0 if name == "root" else 100 + number for number, name in enumerate(accounts)}
     (etc / "passwd").write_text("".join(f"{name}:x:{uid}:{uid}::/root:/bin/sh\n" for name, uid in users.items()))
     (etc / "group").write_text("".join(f"{name}:x:{uid}:\n" for name, uid in users.items()))
@@ -149,19 +156,20 @@ def _place(name: str, target: Path) -> None:
     target.chmod(0o755)
 
 
-def _allow_ssh(packages: Packages, root: Path, folder: Path) -> None:
-    keygen = require_tool("ssh-keygen", "openssh-client")
-    subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", folder / "key"], check=True)
+def _allow_ssh(root: Path, folder: Path) -> None:
     (root / "root/.ssh").mkdir(mode=0o700)
-    shutil.copyfile(folder / "key.pub", root / "root/.ssh/authorized_keys")
-    (root / "etc/dropbear").mkdir()
-    program = packages.unpacked("dropbear-bin") / "usr/bin/dropbearkey"
-    made = subprocess.run(
-        [program, "-t", "ed25519", "-f", root / "etc/dropbear/host_key"],
-        env={"LD_LIBRARY_PATH": str(root / "usr/lib/x86_64-linux-gnu")}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    (public,) = (line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 "))
-    (folder / "host_key.pub").write_text(" ".join(public.split()[:2]))
+    shutil.copyfile(_make_key(folder / "key"), root / "root/.ssh/authorized_keys")
+    (root / "etc/ssh").mkdir(exist_ok=True)
+    host_key = _make_key(root / "etc/ssh/host_key")
+    (root / "etc/ssh/sshd_config").write_text(_SSHD_CONFIG)
+    (folder / "host_key.pub").write_text(" ".join(host_key.read_text().split()[:2]))
+
+
+def _make_key(path: Path) -> Path:
+    """A new SSH key; the file with its public part."""
+    keygen = require_tool("ssh-keygen", "openssh-client")
+    subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", path], check=True)
+    return path.with_name(f"{path.name}.pub")
 
 
 def _make_boot_files(packages: Packages, root: Path, folder: Path) -> None:

@@ -95,6 +95,10 @@ class Connection:
         number = int(self.ask(lambda raw: raw.getVersion()))
         return number // 1_000_000, number // 1000 % 1000, number % 1000
 
+    def raw(self) -> Any:
+        """libvirt's own object, of the connection that there is now. Raises ``HypervisorUnreachable``."""
+        return self._connection()
+
     def ask(self, question: Callable[[Any], _T]) -> _T:
         """What libvirt says to ``question``, which is given the raw connection.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from holdfast_plugins.api import VmRef
 
 from .binding import Code, LibvirtRefused
+from .starts import Starts
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -75,6 +76,10 @@ class Domain:
             return str(self._ask(lambda: self._raw.XMLDesc(wanted | self._flag("DOMAIN_XML_SECURE"))))
         except LibvirtRefused:
             return str(self._ask(lambda: self._raw.XMLDesc(wanted)))
+
+    def starts(self) -> Starts:
+        """Listen for starts of it from now on."""
+        return Starts(self._connection, self._connection.raw(), self._raw)
 
     def capacity_bytes(self, target: str) -> int:
         """The size of a disk as the guest sees it. ``target``: such as "vda"."""
@@ -167,6 +172,14 @@ class Domain:
         """Throw the memory away that was saved with a domain: it goes with the disks as they were."""
         if self.saved:
             self._ask(lambda: self._raw.managedSaveRemove(0))
+
+    def saved_xml(self) -> str:
+        """The definition by which the memory that was saved goes on, whatever has been defined since."""
+        return str(self._ask(lambda: self._raw.managedSaveGetXMLDesc(self._flag("DOMAIN_SAVE_IMAGE_XML_SECURE"))))
+
+    def change_saved(self, xml: str) -> None:
+        """Let the memory that was saved go on by another definition, which the guest cannot tell from the old one."""
+        self._ask(lambda: self._raw.managedSaveDefineXML(xml, 0))
 
     def wait(self, done: Callable[[], bool], otherwise: str, timeout_s: float) -> None:
         """Ask until ``done``. Raises :class:`LibvirtRefused` with ``otherwise`` when it is not in time."""

@@ -109,16 +109,22 @@ def _commit_resting(connection: Connection, domain: Domain, target: str, path: s
 
     QEMU's locks on the images keep a start away meanwhile; one in between starts with an overlay that is empty.
     """
-    disk = _disk(domain, target, inactive=True)
-    if disk is None or disk.top.place != path:
+    if not _named(domain, path):
         return
     below = _layer_below(path)
     run_tool(["qemu-img", "commit", "-q", "-f", "qcow2", path], _COMMIT_TIMEOUT_S)
-    root = parse(domain.whole_xml())
-    for element in disk_elements(root):
-        if target_of(element) == target:
+    if domain.saved:  # its memory goes on by a definition of its own
+        domain.change_saved(_without(domain.saved_xml(), target, path, below))
+    connection.define(_without(domain.whole_xml(), target, path, below))
+
+
+def _without(xml: str, target: str, path: str, below: Layer) -> str:
+    """A definition in which a disk that has the overlay ``path`` on top has what lies under it instead."""
+    root = parse(xml)
+    for element, disk in zip(disk_elements(root), disks_of(xml, refuse=False), strict=True):
+        if target_of(element) == target and disk.top.place == path:
             _point_to(element, below)
-    connection.define(unparse(root))
+    return unparse(root)
 
 
 def _layer_below(path: str) -> Layer:
@@ -147,4 +153,6 @@ def _disk(domain: Domain, target: str, *, inactive: bool) -> Disk | None:
 def _named(domain: Domain, path: str) -> bool:
     """Whether the domain as it runs, or as it starts next, uses the image."""
     texts = [domain.xml(), domain.xml(inactive=True)] if domain.persistent else [domain.xml()]
+    if domain.saved:
+        texts.append(domain.saved_xml())
     return any(layer.place == path for text in texts for disk in disks_of(text) for layer in disk.layers)

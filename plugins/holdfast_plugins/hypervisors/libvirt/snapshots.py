@@ -13,7 +13,6 @@ import msgspec
 from holdfast_agent.errors import DiskUnsupported, HoldfastError, SnapshotFailed, SnapshotNotRemoved, VmNotFound
 from holdfast_plugins.api import Journal, Snapshot, SnapshotDisk, SnapshotRequest, VmRef
 
-from ..resting_images import NOTE
 from ..tracking_names import new_tracking_name, parse_tracking_name
 from . import backup_job, checkpoints, overlays, resting
 from .binding import LibvirtRefused
@@ -73,15 +72,16 @@ class Snapshots:
         """As ``HypervisorDriver.check_snapshot``: a job that somebody ended served what the guest wrote since."""
         taken = self.tracked(snapshot.snapshot_id)
         if isinstance(taken, resting.Resting):
-            if written := taken.images.written_to():
-                reason = f"somebody wrote to {', '.join(written)} without regard for locks"
+            with _failing(snapshot.vm):
+                runs = self._connection.domain(snapshot.vm).active
+            if reason := "it was started while its images were read" if runs else taken.why_not_trusted():
                 raise SnapshotFailed(vm=snapshot.vm.name, reason=reason)
             return
         if taken is None or taken.begun is None:
             return
         with _failing(snapshot.vm):
             domain = self._connection.domain(snapshot.vm)
-            whole = all(domain.block_job(disk.target) is not None for disk in taken.disks)
+            whole = domain.active and all(domain.block_job(disk.target) is not None for disk in taken.disks)
             if not whole or not backup_job.runs(domain, taken.promised.name):
                 raise SnapshotFailed(vm=snapshot.vm.name, reason="its backup job was ended before all was read")
 
@@ -94,7 +94,7 @@ class Snapshots:
         if watch is not None:
             watch.stop()
         if rested is not None:
-            rested.images.release()
+            rested.release()
         if taken is None:
             return  # it was removed before
         with _not_removing(taken.promised.name, snapshot.vm.name):
@@ -126,7 +126,7 @@ class Snapshots:
             for watch in self._watches.values():
                 watch.stop()
             for rested in self._resting.values():
-                rested.images.release()
+                rested.release()
             self._resting.clear()
 
     # --- making -------------------------------------------------------------------------------------------------------
@@ -143,8 +143,8 @@ class Snapshots:
     def _rest(self, vm: VmRef, domain: Domain, disks: Sequence[Disk]) -> Snapshot:
         rested = resting.freeze(self._connection, domain, disks)
         with self._lock:
-            self._resting[rested.images.snapshot_id] = rested
-        note = NOTE
+            self._resting[rested.snapshot_id] = rested
+        note = rested.note
         if domain.saved:
             note += "; its memory is saved beside them, and is not backed up"
         made = tuple(
@@ -153,11 +153,11 @@ class Snapshots:
                 disk.target,
                 domain.capacity_bytes(disk.target),
                 (rested.urls[disk.target],),
-                rested.images.stamps.get(disk.target),
+                rested.stamp(disk.target),
             )
             for disk in disks
         )
-        return Snapshot(rested.images.snapshot_id, vm, made, note)
+        return Snapshot(rested.snapshot_id, vm, made, note)
 
     def _take(self, request: SnapshotRequest, domain: Domain, disks: list[Disk], journal: Journal) -> Snapshot:
         name = new_tracking_name(request.series)

@@ -23,7 +23,7 @@ class CheckpointTracker:
     def changed(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:
         taken = self._driver.tracked(snapshot)
         if isinstance(taken, Resting):
-            if taken.images.stamps.get(disk_id) == since:
+            if taken.stamp(disk_id) == since:
                 return ()
             raise ChangeTrackingLost(reason="the VM is off, and has run since its last backup")
         if isinstance(taken, Taken) and taken.begun is not None:
