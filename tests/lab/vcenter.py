@@ -25,6 +25,7 @@ from functools import cache
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lab.certificates import Certificates, make_certificates
 from lab.guest.image import CACHE, fingerprint, locked
@@ -104,19 +105,27 @@ class VCenter:
         made = self._ask("POST", "/vms", json.dumps(wanted | {"folder": folder}).encode())
         return LabVm(name, made["id"], tuple(made["disks"]))
 
+    def find(self, name: str) -> str:
+        """The managed object id of a VM."""
+        return str(self.state()["machines"][name]["id"])
+
+    def datastore(self, name: str) -> Path:
+        """Where a datastore's files really are, as a host that has it mounted sees them."""
+        return Path(self.state()["datastores"][name])
+
     def write(self, vm: LabVm, disk: int, writes: Sequence[tuple[int, bytes]]) -> None:
         """What the guest writes to its disk number ``disk``: (offset, bytes), all before the next snapshot or none."""
         frames = (at.to_bytes(8, "big") + len(data).to_bytes(8, "big") + data for at, data in writes)
-        self._ask("POST", f"/vms/{vm.name}/disks/{vm.disks[disk]}", b"".join(frames))
+        self._ask("POST", f"{_path(vm)}/disks/{vm.disks[disk]}", b"".join(frames))
 
     def content(self, vm: LabVm, disk: int, snapshot: str = "") -> bytes:
         """The whole disk as the guest sees it, or as the snapshot with this managed object id froze it."""
         query = f"?snapshot={snapshot}" if snapshot else ""
-        return self._request("GET", f"/vms/{vm.name}/disks/{vm.disks[disk]}{query}")
+        return self._request("GET", f"{_path(vm)}/disks/{vm.disks[disk]}{query}")
 
     def crash(self, vm: LabVm) -> None:
         """Its host lost power: change tracking begins anew."""
-        self._ask("POST", f"/vms/{vm.name}/crash")
+        self._ask("POST", f"{_path(vm)}/crash")
 
     def latencies(self, **milliseconds: int) -> None:
         """What hosts measure of datastores from now on, by their names."""
@@ -139,8 +148,9 @@ class VCenter:
         assert not unused, f"never went wrong: {unused}"
 
     def state(self) -> dict[str, Any]:
-        """``machines`` by name (``snapshots``: a number, ``disks``: their files, ``consolidation_needed``), ``deltas``:
-        the files of snapshots, ``tasks`` that run, ``sessions``, ``requests`` to /folder."""
+        """``machines`` by name (``id``, ``snapshots``: a number, ``disks``: their files, ``consolidation_needed``),
+        ``deltas``: the files of snapshots, ``datastores``: folders by name, ``tasks`` that run, ``sessions``,
+        ``requests`` to /folder."""
         state: dict[str, Any] = self._ask("GET", "/state")
         return state
 
@@ -240,6 +250,10 @@ def _go() -> str:
         "apt install -t bookworm-backports golang-1.23-go"
     )
     raise AssertionError
+
+
+def _path(vm: LabVm) -> str:
+    return f"/vms/{quote(vm.name, safe='')}"
 
 
 def _camel(fault: Fault) -> dict[str, Any]:

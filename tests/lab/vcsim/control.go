@@ -190,8 +190,13 @@ func (l *lab) state() map[string]any {
 		}
 		needed := vm.Runtime.ConsolidationNeeded != nil && *vm.Runtime.ConsolidationNeeded
 		machines[vm.Name] = map[string]any{
-			"snapshots": len(snapshotsIn(vm)), "disks": attached, "consolidation_needed": needed,
+			"id": vm.Self.Value, "snapshots": len(snapshotsIn(vm)), "disks": attached, "consolidation_needed": needed,
 		}
+	}
+	stores := map[string]string{}
+	for _, entity := range registry.All("Datastore") {
+		store := entity.(*simulator.Datastore)
+		stores[store.Name] = store.Summary.Url
 	}
 	running := 0
 	for _, found := range registry.AllReference("Task") {
@@ -200,7 +205,7 @@ func (l *lab) state() map[string]any {
 		}
 	}
 	return map[string]any{
-		"machines": machines, "deltas": deltas, "tasks": running, "sessions": len(l.sessions()),
+		"machines": machines, "deltas": deltas, "datastores": stores, "tasks": running, "sessions": len(l.sessions()),
 		"requests": l.requests.Load(),
 	}
 }

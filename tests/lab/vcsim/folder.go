@@ -69,6 +69,9 @@ func (l *lab) sessions() []types.UserSession {
 	return view.Get(registry.SessionManager().Self).(*simulator.SessionManager).SessionList
 }
 
+// readOnly is the mode of a disk whose file its VM does not write.
+const readOnly = string(types.VirtualDiskModeIndependent_nonpersistent)
+
 // locked says whether a running VM writes the file of bytes: the top of its chain. It also gives a file that was never
 // written the size of its disk.
 func (l *lab) locked(name string) bool {
@@ -81,7 +84,7 @@ func (l *lab) locked(name string) bool {
 		}
 		for _, disk := range disks(vm.Config.Hardware.Device) {
 			image := l.imageOf(disk)
-			if image.data == l.fileAt(name) {
+			if image.data == l.fileAt(name) && backing(disk).DiskMode != readOnly {
 				return vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn
 			}
 		}

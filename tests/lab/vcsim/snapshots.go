@@ -74,7 +74,7 @@ func (l *lab) freeze(ctx *simulator.Context, vm *simulator.VirtualMachine, ref t
 	tracked := vm.Config.ChangeTrackingEnabled != nil && *vm.Config.ChangeTrackingEnabled
 	for at, device := range kept {
 		disk, ok := device.(*types.VirtualDisk)
-		if !ok || !independent(disk) {
+		if !ok || !partakes(disk) {
 			continue
 		}
 		now := &frozenDisk{key: disk.Key, image: l.imageOf(disk)}
@@ -92,8 +92,8 @@ func (l *lab) freeze(ctx *simulator.Context, vm *simulator.VirtualMachine, ref t
 	return l.branch(ctx, vm, ref)
 }
 
-// independent disks take no part in snapshots.
-func independent(disk *types.VirtualDisk) bool {
+// partakes says whether snapshots freeze a disk: independent ones they do not.
+func partakes(disk *types.VirtualDisk) bool {
 	flat, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
 	return ok && !strings.HasPrefix(flat.DiskMode, "independent")
 }
@@ -208,7 +208,7 @@ func (l *lab) consolidate(ctx *simulator.Context, vm *simulator.VirtualMachine) 
 	var failed types.BaseMethodFault
 	for at, device := range devices {
 		disk, ok := device.(*types.VirtualDisk)
-		if !ok || !independent(disk) {
+		if !ok || !partakes(disk) {
 			continue
 		}
 		top, fault := l.merged(vm, l.imageOf(disk), disk.Key)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from holdfast_plugins.api import HypervisorDriver, Registry
 
 from .driver import VsphereDriver
-from .options import Identity, Quiesce, VsphereOptions, VsphereSnapshotOptions
+from .options import Identity, ProxyOptions, Quiesce, Transport, VsphereOptions, VsphereSnapshotOptions
 from .tracker import CbtTracker
 
 __all__ = [
     "CbtTracker",
     "Identity",
+    "ProxyOptions",
     "Quiesce",
+    "Transport",
     "VsphereDriver",
     "VsphereOptions",
     "VsphereSnapshotOptions",

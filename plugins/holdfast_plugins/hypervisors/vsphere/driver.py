@@ -6,7 +6,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from holdfast_agent.errors import HypervisorUnreachable, SnapshotNotRemoved
-from holdfast_plugins.api import Journal, PlaceKind, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
+from holdfast_plugins.api import (
+    Journal,
+    PlaceKind,
+    RestoreTarget,
+    Snapshot,
+    SnapshotDisk,
+    SnapshotRequest,
+    VmInfo,
+    VmRef,
+)
 
 from .binding import VsphereRefused
 from .connection import Connection
@@ -20,6 +29,7 @@ from .restores import RESTORE, Restores
 from .rights import missing_rights
 from .snapshots import Snapshots, Taken
 from .transports import Transports
+from .transports.hotadd import HOTADD
 
 
 class VsphereDriver:
@@ -33,10 +43,10 @@ class VsphereDriver:
         self._secret = dict(secret)
         self.connection = Connection(options, secret)
         self._inventory = Inventory(self.connection, options)
-        transports = Transports(self.connection, self._inventory, options)
+        self._transports = Transports(self.connection, self._inventory, options)
         self._latencies = Latencies(self.connection)
-        self._snapshots = Snapshots(self.connection, self._inventory, options, transports)
-        self._restores = Restores(self.connection, self._inventory, options, transports)
+        self._snapshots = Snapshots(self.connection, self._inventory, options, self._transports)
+        self._restores = Restores(self.connection, self._inventory, options, self._transports)
 
     def connect(self) -> None:
         self.connection.connect()
@@ -66,6 +76,7 @@ class VsphereDriver:
     def fulfil(self, kind: str, data: dict[str, str]) -> None:
         acts = {
             SNAPSHOT: self._snapshots.fulfil,
+            HOTADD: self._transports.hotadd.fulfil,
             RESTORE: self._restores.fulfil,
             REPLACED: self._restores.fulfil_replaced,
         }
@@ -95,6 +106,17 @@ class VsphereDriver:
     def taken(self, snapshot: Snapshot) -> Taken | None:
         """What is known of a snapshot that exists, for :class:`~.tracker.CbtTracker`."""
         return self._snapshots.taken(snapshot.snapshot_id)
+
+    def near_proxies(self, info: VmInfo, disk_id: str) -> Sequence[Collection[str]]:
+        """As ``OffersTransports``."""
+        datastore = next((disk.datastore for disk in info.disks if disk.disk_id == disk_id), "")
+        with self._reachable():
+            return self._transports.near(info.ref, datastore)
+
+    def disk_for(self, snapshot: Snapshot, disk: SnapshotDisk, proxy: str, journal: Journal) -> SnapshotDisk:
+        """As ``OffersTransports``."""
+        with self._reachable():
+            return self._snapshots.disk_for(snapshot, disk, proxy, journal)
 
     def places(self, kind: PlaceKind) -> Mapping[str, Collection[str]]:
         """As ``OffersPlaces``."""

@@ -102,6 +102,11 @@ class Inventory:
             if entity.kind == "VirtualMachine"
         }
 
+    def datastore_kind(self, name: str) -> str:
+        """The type of a datastore as the server calls it ("VMFS", "NFS", "vsan"); "" where there is none."""
+        stores = (entity for entity in self._watch.entities().values() if entity.kind == "Datastore")
+        return next((store.text("summary.type") for store in stores if store.text("name") == name), "")
+
     def entities(self) -> Mapping[str, Entity]:
         """Everything, by object id: where restored VMs may be put."""
         return self._watch.entities()

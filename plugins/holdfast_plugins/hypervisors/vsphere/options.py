@@ -38,6 +38,34 @@ class Identity(StrEnum):
     NEW = "new"
 
 
+class Transport(StrEnum):
+    """A way to the bytes of a disk (docs/vsphere.md).
+
+    ``HOTADD``: attached to the proxy's own VM. ``SAN``, ``NFS``: from the datastore, which the proxy has mounted.
+    ``HTTPS``: from the server. ``NBD``: through VMware's development kit.
+    """
+
+    HOTADD = "hotadd"
+    SAN = "san"
+    NFS = "nfs"
+    HTTPS = "https"
+    NBD = "nbd"
+
+
+class ProxyOptions(msgspec.Struct, frozen=True):
+    """What is known of a proxy. ``vm``: the VM that it is, by name or id. ``mounts``: where it has datastores mounted,
+    by their names. ``vddk``: whether it has VMware's development kit."""
+
+    vm: str = ""
+    mounts: dict[str, str] = {}
+    vddk: bool = False
+
+    def __post_init__(self) -> None:
+        for datastore, path in self.mounts.items():
+            if not Path(path).is_absolute() or ".." in Path(path).parts:
+                raise ValueError(f"mounts must say an absolute path for {datastore}, without ..")
+
+
 class VsphereOptions(msgspec.Struct, frozen=True):
     """``host``, ``port``: of a vCenter, or of an ESXi host by itself. ``certificate_sha256``: the fingerprint of its
     certificate, which is trusted then, and no other; without one authorities decide, those in ``ca_file`` where it is
@@ -53,6 +81,9 @@ class VsphereOptions(msgspec.Struct, frozen=True):
     replace. ``restore_networks``: for the name that a network had the one to connect to, "" for none.
     ``restore_power_on``: start what was restored. ``timeout``: seconds for an answer; ``task_timeout``: for which a
     task of the server may go on without progress.
+
+    ``transports``: by which disks may be read, the best first. ``proxies``: what there is to know of proxies, by their
+    names as agents.
     """
 
     host: str
@@ -72,6 +103,8 @@ class VsphereOptions(msgspec.Struct, frozen=True):
     restore_power_on: bool = False
     timeout: Annotated[int, msgspec.Meta(ge=5, le=600)] = 60
     task_timeout: Annotated[int, msgspec.Meta(ge=5, le=86400)] = 1800
+    transports: Annotated[tuple[Transport, ...], msgspec.Meta(min_length=1)] = tuple(Transport)
+    proxies: dict[str, ProxyOptions] = {}
 
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.host):

@@ -77,7 +77,7 @@ class Snapshots:
             try:
                 entity, quiesced, note = self._freeze(state, promised, request)
                 taken = Taken(promised, number, machine, entity, self._frozen(entity, request))
-                disks = self._told(state, taken)
+                disks = self._told(taken)
             except BaseException:
                 self._undo(promised, number, journal)
                 raise
@@ -113,6 +113,14 @@ class Snapshots:
         journal.strike(taken.number)
         with self._lock:
             del self._taken[snapshot.snapshot_id]
+
+    def disk_for(self, snapshot: Snapshot, disk: SnapshotDisk, proxy: str, journal: Journal) -> SnapshotDisk:
+        """As ``OffersTransports.disk_for``."""
+        taken = self.taken(snapshot.snapshot_id)
+        if taken is None:
+            raise SnapshotFailed(vm=snapshot.vm.name, reason="it was removed")
+        urls, access = self._transports.urls_for(_source(taken, taken.disks[disk.disk_id]), proxy, journal)
+        return msgspec.structs.replace(disk, urls=urls, access=access)
 
     def fulfil(self, data: Mapping[str, str]) -> None:
         """Remove what a dead session left."""
@@ -208,11 +216,10 @@ class Snapshots:
             raise SnapshotFailed(vm=vm, reason=f"it has no disk {', '.join(missing)} any more")
         return [found[disk_id] for disk_id in request.disk_ids]
 
-    def _told(self, state: MachineState, taken: Taken) -> tuple[SnapshotDisk, ...]:
+    def _told(self, taken: Taken) -> tuple[SnapshotDisk, ...]:
         made = []
         for disk in taken.disks.values():
-            source = Source(taken.promised.name, state.entity, taken.entity, disk)
-            urls, access = self._transports.urls(source)
+            urls, access = self._transports.urls(_source(taken, disk))
             made.append(
                 SnapshotDisk(
                     disk.disk_id, disk.label, disk.size_bytes, urls, tracked_id(disk), allocation=False, access=access
@@ -239,6 +246,11 @@ class Snapshots:
 
     def _run(self, deed: Any) -> Any:
         return finished(self._connection, self._connection.act(deed), self._options.task_timeout)
+
+
+def _source(taken: Taken, disk: Disk) -> Source:
+    vm = VmRef(taken.promised.vm, taken.promised.vm_name)
+    return Source(taken.promised.name, vm, taken.machine, taken.entity, disk)
 
 
 @contextmanager

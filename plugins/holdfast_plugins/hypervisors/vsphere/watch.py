@@ -28,7 +28,7 @@ _PATHS: Mapping[str, Sequence[str]] = {
     "HostSystem": ("name", "parent"),
     "ResourcePool": ("name", "parent", "owner"),
     "VirtualApp": ("name", "parent", "owner"),
-    "Datastore": ("name", "parent"),
+    "Datastore": ("name", "parent", "summary.type"),
 }  # fmt: skip
 _FORGOTTEN = ("ManagedObjectNotFound", "InvalidCollectorVersion", "InvalidArgument")
 
