@@ -74,6 +74,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/index.py --folder bench-work
 	@$(BIN)/python benchmarks/compare_copy.py
 	@$(BIN)/python benchmarks/compare_libvirt.py
+	@$(BIN)/python benchmarks/vsphere.py
 	@$(BIN)/python benchmarks/disks.py
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/export.py

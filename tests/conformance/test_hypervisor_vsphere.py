@@ -15,7 +15,6 @@ from holdfast_plugins.testkit import (
     HypervisorConformance,
     HypervisorLab,
 )
-from holdfast_plugins.testkit.hypervisor import RESTORED
 from lab.vcenter import LabVm, VCenter, vcenter
 from lab.vsphere_backups import (
     datastore_files,
@@ -28,6 +27,8 @@ from lab.vsphere_backups import (
 )
 
 MIB = 1 << 20
+RESTORED = "holdfast-restored"
+"""What the suite calls the VMs that it restores."""
 
 
 class VsphereLab(HypervisorLab, ChangeTrackerLab):

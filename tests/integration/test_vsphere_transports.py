@@ -16,13 +16,12 @@ from holdfast_agent.errors import DiskUnsupported, SnapshotFailed, SnapshotNotRe
 from holdfast_plugins.api import Snapshot, SnapshotDisk, SnapshotRequest
 from holdfast_plugins.hypervisors.vsphere import ProxyOptions, Transport, VsphereDriver
 from holdfast_plugins.testkit import MemoryJournal
-from lab.devices import loop_device
 from lab.disks import host_for
+from lab.proxy_devices import device
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import connected, instance_uuid, machine_of, reconfigured, run_task, service_of
 
 MIB = 1 << 20
-BY_ID = Path("/dev/disk/by-id")
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +56,6 @@ def taken(
         yield driver, snapshot, snapshot.disks[0]
 
 
-@contextmanager
-def appearing(url: str, content: bytes, folder: Path) -> Iterator[None]:
-    """What udev does in the guest of a proxy to which a disk is attached: a device under the name that ``url`` has."""
-    image = folder / "device"
-    image.write_bytes(content)
-    link = Path(url.removeprefix("block:").partition("?")[0])
-    with loop_device(image) as device:
-        BY_ID.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(device)
-        try:
-            yield
-        finally:
-            link.unlink()
-
-
 def read(disk: SnapshotDisk, folder: Path, center: VCenter, *paths: str) -> tuple[bytes, str]:
     """What a proxy reads by the first way that opens, and by which."""
     host = msgspec.structs.replace(host_for(folder, center.origin), disk_paths=paths)
@@ -100,7 +84,7 @@ def test_a_disk_is_attached_to_the_proxys_vm_and_read_as_a_device(center: VCente
         assert attached[1:] == [f"[LocalDS_0] {vm.name}/{vm.name}.vmdk"]
         assert driver.disk_for(snapshot, disk, "near", journal) == told, "the second attempt of a task"
         assert center.state()["machines"]["proxy"]["disks"] == attached
-        with appearing(told.urls[0], frozen, tmp_path):
+        with device(told.urls[0], frozen, tmp_path):
             assert read(told, tmp_path, center, "/dev") == (frozen, "block")
         driver.remove_snapshot(snapshot, True, journal)
         assert not journal.open

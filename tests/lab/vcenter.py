@@ -148,9 +148,9 @@ class VCenter:
         assert not unused, f"never went wrong: {unused}"
 
     def state(self) -> dict[str, Any]:
-        """``machines`` by name (``id``, ``snapshots``: a number, ``disks``: their files, ``consolidation_needed``),
-        ``deltas``: the files of snapshots, ``datastores``: folders by name, ``tasks`` that run, ``sessions``,
-        ``requests`` to /folder."""
+        """``machines`` by name (``id``, ``snapshots``: a number, ``disks``: their files, ``uuids``,
+        ``consolidation_needed``), ``deltas``: the files of snapshots, ``datastores``: folders by name, ``tasks`` that
+        run, ``sessions``, ``requests`` to /folder."""
         state: dict[str, Any] = self._ask("GET", "/state")
         return state
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.installation import Installation
@@ -13,11 +13,14 @@ from lab.vcenter import VCenter
 class VsphereHouse(Installation):
     """The agent may read and write disks of the vCenter, which is the server ``vc``. Repository ``main``, encrypted."""
 
-    def __init__(self, home: Path, center: VCenter, slots: int = 4) -> None:
+    def __init__(self, home: Path, center: VCenter, slots: int = 4, paths: Sequence[str] = ()) -> None:
+        """``paths``: where the agent may open disks besides."""
         super().__init__(home, slots)
         self.center = center
         text = self.agent_config.read_text()
-        self.agent_config.write_text(text.replace("[proxy]\n", f'[proxy]\nservers = ["{center.origin}"]\n'))
+        text = text.replace("[proxy]\n", f'[proxy]\nservers = ["{center.origin}"]\n')
+        more = "".join(f', "{path}"' for path in paths)
+        self.agent_config.write_text(text.replace(f'paths = ["{home}"]', f'paths = ["{home}"{more}]', 1))
 
     def begin(self, *options: str) -> None:
         """Enrol everything. ``options``: more for the server, as "key=value"."""
@@ -42,8 +45,10 @@ class VsphereHouse(Installation):
 
 
 @contextlib.contextmanager
-def vsphere_house(home: Path, center: VCenter, *options: str, slots: int = 4) -> Iterator[VsphereHouse]:
-    house = VsphereHouse(home, center, slots)
+def vsphere_house(
+    home: Path, center: VCenter, *options: str, slots: int = 4, paths: Sequence[str] = ()
+) -> Iterator[VsphereHouse]:
+    house = VsphereHouse(home, center, slots, paths)
     try:
         house.begin(*options)
         yield house

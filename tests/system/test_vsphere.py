@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from lab.processes import SESSION, children
+from lab.proxy_devices import guest_of
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import destroy_named, instance_uuid, named
 from lab.vsphere_house import VsphereHouse, vsphere_house
@@ -127,6 +129,31 @@ def test_a_killed_session_is_cleaned_up_by_the_next(center: VCenter, house: Vsph
     report = house.run_job(job)
     assert house.restored(name, report["points"][0]["sid"], "scsi0:0") == center.content(vm, 0)
     center.assert_clean()
+
+
+def test_a_proxy_that_is_a_vm_there_reads_disks_that_are_attached_to_it(center: VCenter, tmp_path: Path) -> None:
+    """The whole of a job by hotadd: preferred, attached, read as devices, detached, and told."""
+    center.create("proxy-vm", [MIB])
+    vm = center.create("attached", [3 * MIB, MIB])
+    contents = {}
+    for disk, size in enumerate((3 * MIB, MIB)):
+        center.write(vm, disk, [(0, random.Random(disk).randbytes(size // 2))])
+        contents[f"[LocalDS_0] attached/attached{'_1' if disk else ''}.vmdk"] = center.content(vm, disk)
+    proxies = 'proxies={ local = { vm = "proxy-vm" } }'
+    with vsphere_house(tmp_path / "house", center, proxies, paths=("/dev",)) as house:
+        house.add_vsphere_job("near", "attached")
+        (tmp_path / "guest").mkdir()
+        with guest_of(center, "proxy-vm", contents.__getitem__, tmp_path / "guest"):
+            report = house.run_job("near")
+        sid = report["points"][0]["sid"]
+        for disk in range(2):
+            assert house.restored("attached", sid, f"scsi0:{disk}") == center.content(vm, disk)
+        told = json.dumps(house.holdfast("session", "show", str(report["id"])))
+        assert told.count("was read from block:/dev/disk/by-id/wwn-0x") == 2
+    assert center.state()["machines"]["proxy-vm"]["disks"] == ["[LocalDS_0] proxy-vm/proxy-vm.vmdk"]
+    center.assert_clean()
+    destroy_named(center, "attached")
+    destroy_named(center, "proxy-vm")
 
 
 def test_a_server_is_tried_before_it_is_added(center: VCenter, house: VsphereHouse, tmp_path: Path) -> None:

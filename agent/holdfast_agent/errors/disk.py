@@ -14,7 +14,7 @@ class DiskUrlInvalid(DiskError):
     message = "{url!r} is not a disk URL: {reason}"
     action = (
         "Known forms: file:/path, block:/dev/name, image:/path?format=qcow2, nbd+unix:/socket?export=name, "
-        "nbds://host:10809?export=name, nbd://…, https://host/path, http://…"
+        "nbds://host:10809?export=name, nbd://…, https://host/path, http://…, vddk://host/[datastore] path"
     )
     exit_code = 2
 

@@ -286,7 +286,9 @@ class BackupActions:
         event = TransferBegan(task=key, mode=decision.mode, reason=decision.reason)
         self._context.driver.post(event, time.monotonic() - began)
         self._care.transfers(key, datastore_of(vm.info, key.disk))
-        self.tasks.begin(key, backup_order(ground, decision), writes=self._context.repository.name)
+        order = backup_order(ground, decision)
+        vm.ways[key.disk] = order.disks
+        self.tasks.begin(key, order, writes=self._context.repository.name)
 
     def _disk_for(self, vm: VmWork, key: TaskKey) -> SnapshotDisk:
         """The disk with the ways to it that its proxy has."""

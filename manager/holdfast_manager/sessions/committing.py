@@ -24,6 +24,7 @@ from holdfast_plugins.api import SnapshotDisk
 from .change_choice import carried_out
 from .events import TaskKey
 from .movers import Outcome
+from .steps import Step
 from .tasks import Context
 from .vm_work import VmWork
 from .write_sessions import WriteAttempt
@@ -119,6 +120,7 @@ class Committer:
     def _disk(self, vm: VmWork, disk: SnapshotDisk, outcome: Outcome) -> DiskPoint:
         if outcome.listener.root is None:
             raise TreesDiffer(disk=disk.name)
+        self._tell_way(vm, disk, outcome.connector.used_disk)
         decision = carried_out(vm.decisions[disk.disk_id], outcome.connector)
         return DiskPoint(
             disk_id=disk.disk_id,
@@ -133,6 +135,14 @@ class Committer:
             tracker=decision.tracker or msgspec.UNSET,
             unused_bytes=outcome.counters.unused_bytes or msgspec.UNSET,
         )
+
+    def _tell_way(self, vm: VmWork, disk: SnapshotDisk, used: str) -> None:
+        """Where there were several ways to a disk: by which it was read, and whether a better one had failed."""
+        ways = vm.ways.get(disk.disk_id, ())
+        if len(ways) > 1 and used in ways:
+            failed = f", for {ways.index(used)} better ways did not open" if used != ways[0] else ""
+            text = f"{disk.name} of {vm.info.ref.name} was read from {used}{failed}"
+            self._context.recorder.note(text, "warning" if failed else "info", Step.TRANSFER)
 
     def _remember(self, point: Point, outcomes: dict[str, Outcome]) -> None:
         row = row_of_point(

@@ -18,7 +18,7 @@ class VmWork(WriteAttempt):
     """Owned by the session's actions; instructions about one VM never run at once, those of its tasks may.
 
     ``decisions``: change mode and reason by disk id. ``doubt``: why change tracking is not believed in this attempt;
-    empty where it is.
+    empty where it is. ``ways``: by disk id the URLs that its proxy was to try, in order.
     """
 
     info: VmInfo
@@ -27,12 +27,14 @@ class VmWork(WriteAttempt):
     snapshot: Snapshot | None = None
     consistency: ConsistencyLevel = ConsistencyLevel.CRASH
     decisions: dict[str, ChangeDecision] = field(default_factory=dict)
+    ways: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _distrusted: set[str] = field(default_factory=set)
 
     def begin_attempt(self) -> Sid:
         """A new write session with nothing of the last one."""
         self.base, self.doubt, self.snapshot = None, "", None
         self.decisions.clear()
+        self.ways.clear()
         return self.renew()
 
     def distrust(self, disk_id: str) -> None:

@@ -184,13 +184,14 @@ func (l *lab) state() map[string]any {
 	machines := map[string]any{}
 	for _, entity := range registry.All("VirtualMachine") {
 		vm := entity.(*simulator.VirtualMachine)
-		attached := []string{}
+		attached, uuids := []string{}, []string{}
 		for _, disk := range disks(vm.Config.Hardware.Device) {
 			attached = append(attached, backing(disk).FileName)
+			uuids = append(uuids, backing(disk).Uuid)
 		}
 		needed := vm.Runtime.ConsolidationNeeded != nil && *vm.Runtime.ConsolidationNeeded
 		machines[vm.Name] = map[string]any{
-			"id": vm.Self.Value, "snapshots": len(snapshotsIn(vm)), "disks": attached, "consolidation_needed": needed,
+			"id": vm.Self.Value, "snapshots": len(snapshotsIn(vm)), "disks": attached, "uuids": uuids, "consolidation_needed": needed,
 		}
 	}
 	stores := map[string]string{}

@@ -195,7 +195,7 @@ func (l *lab) imageOf(disk *types.VirtualDisk) *image {
 		found = l.base(name, disk.CapacityInBytes)
 		l.images[name] = found
 	}
-	if found.capacity != disk.CapacityInBytes && found.parent == nil {
+	if found.parent == nil && disk.CapacityInBytes > found.capacity {
 		found.capacity = disk.CapacityInBytes
 	}
 	found.grow()

@@ -129,6 +129,7 @@ func (l *lab) reconfigured(vm *simulator.VirtualMachine, before map[int32]int64)
 	defer l.mu.Unlock()
 	for _, disk := range disks(vm.Config.Hardware.Device) {
 		image := l.imageOf(disk)
+		disk.CapacityInBytes, disk.CapacityInKB = image.capacity, image.capacity>>10 // of one that is attached untold
 		if base := image.bottom(); base != image || image.uuid != "" {
 			backing(disk).Uuid = base.uuid
 		} else {
