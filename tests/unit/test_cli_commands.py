@@ -17,7 +17,7 @@ from holdfast_agent.model.ids import Sid
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.tables import sessions
-from holdfast_manager.catalog.values import PointEntryRow, PointState, SessionResult, SessionState
+from holdfast_manager.catalog.values import PointEntryRow, PointState, ServerLimits, SessionResult, SessionState
 from holdfast_manager.cli.main import run
 from holdfast_manager.host import PluginHost
 from holdfast_manager.settings import ManagerSettings
@@ -565,3 +565,45 @@ def test_plugin_new_refuses_a_kind_that_is_none(holdfast: Holdfast, tmp_path: Pa
     assert holdfast("plugin", "new", "x", "--kind", "hypervizor", "--directory", tmp_path / "x").code == 2
     done = holdfast("plugin", "new", "json", "--kind", "hypervisor", "--directory", tmp_path / "x")
     assert (done.code, "json is a module already" in done.err) == (2, True)
+
+
+def test_a_server_is_edited_and_what_is_not_named_stays(holdfast: Holdfast, stocked: Catalog, tmp_path: Path) -> None:
+    vms = tmp_path / "vms"
+    (vms / "web").mkdir(parents=True)
+    (vms / "web" / "disk.raw").write_bytes(bytes(512))
+    assert holdfast("server", "edit", "lab").code == 2
+    assert holdfast("server", "edit", "lba", "--max-tasks", "4").code == 10
+    assert holdfast("server", "edit", "lab", "--max-tasks", "0").code == 2
+    done = holdfast("server", "edit", "lab", "--max-tasks", "4", "--max-tasks-per-host", "2")
+    assert done.code == 0, done.err
+    assert stocked.servers.get("lab").limits == ServerLimits(tasks=4, tasks_per_host=2)
+    assert holdfast("server", "edit", "lab", "--reset", "max-tasks").code == 0
+    assert stocked.servers.get("lab").limits == ServerLimits(tasks_per_host=2)
+    assert holdfast("server", "edit", "lab", "--reset", "max-tasks-per-host").code == 0
+    assert stocked.servers.get("lab").limits is None
+    before = stocked.servers.get("lab")
+    assert holdfast("server", "edit", "lab", "--option", f"path={tmp_path / 'nowhere'}").code != 0
+    assert holdfast("server", "edit", "lab", "--option", "paht=/").code == 2
+    assert stocked.servers.get("lab") == before, "what does not work is not kept"
+    assert holdfast("server", "edit", "lab", "--option", f"path={vms}", "--option", "snapshot=in-place").code == 0
+    assert stocked.servers.get("lab").options == {"path": str(vms), "snapshot": "in-place"}
+    assert holdfast("server", "edit", "lab", "--reset-option", "snapshot").code == 0
+    assert stocked.servers.get("lab").options == {"path": str(vms)}
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text("user=me\n")
+    assert holdfast("server", "edit", "lab", "--secret-file", secret).code == 0
+    assert holdfast("server", "edit", "lab", "--secret", "word", stdin="hush\n").code == 0
+    assert stocked.servers.secret("lab") == {"user": "me", "word": "hush"}
+
+
+def test_an_agent_goes_into_maintenance_and_comes_back(holdfast: Holdfast, stocked: Catalog) -> None:
+    assert holdfast("agent", "disable", "b").code == 0
+    assert not stocked.agents.get("b").enabled
+    assert stocked.agents.proxies() == ("a",)
+    assert holdfast("agent", "edit", "b", "--proxy-slots", "7").code == 0
+    assert (stocked.agents.get("b").proxy_slots, stocked.agents.get("b").enabled) == (7, False)
+    assert holdfast("agent", "enable", "b").code == 0
+    assert stocked.agents.get("b").enabled
+    assert holdfast("agent", "edit", "b").code == 2
+    assert holdfast("agent", "enable", "c").code == 10

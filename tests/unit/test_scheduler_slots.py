@@ -172,19 +172,34 @@ def test_what_is_polled_or_renewed_does_not_lapse(ledger: SlotLedger, one: int, 
         clock.pass_time(40)
         assert ledger.poll(two).grants == ()
         assert ledger.renew(one) == (1,)
-    clock.pass_time(61)
-    assert ledger.poll(two).grants == (SlotGrant(1, "b", "main"),)
+    for _ in range(6):
+        clock.pass_time(10)
+        state = ledger.poll(two)
+    assert state.grants == (SlotGrant(1, "b", "main"),)
     assert ledger.renew(one) == ()  # it learns that its slot is gone
     assert ledger.poll(one) == msgspec.structs.replace(ledger.poll(one), grants=(), waits=())
 
 
-def test_a_longer_time_to_live_may_be_asked_for(ledger: SlotLedger, one: int, two: int, clock) -> None:
+@pytest.mark.parametrize("leap_s", [61, 3600, 1e9, -61, -3600, -1e9])
+def test_a_clock_that_leaps_takes_no_slot_from_the_living_and_leaves_none_to_the_dead(
+    ledger: SlotLedger, one: int, two: int, clock, leap_s: float
+) -> None:
+    """Whoever looks first after the leap must not take what others have had no time to renew."""
     ledger.request(one, 1, wish("b"))
-    ledger.poll(one)
-    ledger.renew(one, 500.0)
-    clock.pass_time(499)
     ledger.request(two, 1, wish("b"))
-    assert ledger.poll(two).grants == ()
+    ledger.poll(one)
+    ledger.poll(two)
+    clock.pass_time(leap_s)
+    for _ in range(12):
+        assert ledger.poll(two).grants == ()
+        clock.pass_time(10)
+        assert ledger.renew(one) == (1,)
+    clock.pass_time(leap_s)
+    looks = 0
+    while not ledger.poll(two).grants:  # the first one is dead now
+        clock.pass_time(10)
+        looks += 1
+        assert looks <= 7, "its slot lasts longer than a lease"
 
 
 def test_a_second_request_of_a_task_replaces_the_first(ledger: SlotLedger, one: int) -> None:

@@ -239,7 +239,8 @@ slot_requests = Table(
     sqlite_autoincrement=True,
 )
 
-# The last round of the scheduler (one row): when it was, for how many, and whether something has happened since
+# The last round of the scheduler (one row): when it was, for how many, whether something has happened since; and when
+# anybody looked after leases last, by which a clock that leaps is known
 slot_rounds = Table(
     "slot_rounds",
     metadata,
@@ -248,6 +249,7 @@ slot_rounds = Table(
     Column("waiting", Integer, nullable=False),
     Column("key", Text, nullable=False),
     Column("wanted", Boolean, nullable=False),
+    Column("touched", Double),
 )
 
 # What the service remembers of a job that has a schedule

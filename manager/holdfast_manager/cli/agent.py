@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from holdfast_agent.errors import HoldfastError
+from holdfast_agent.errors import HoldfastError, UsageError
 from holdfast_agent.model.units import format_duration, format_size
 from holdfast_agent.wire.messages import Health, Space
 from holdfast_manager.catalog.values import AgentEntry
@@ -97,6 +97,38 @@ def show(app: App, name: str) -> None:
     app.out.result(document, lambda: _shown(entry, state))
 
 
+@agent.command(examples=("holdfast agent edit proxy2 --proxy-slots 4",))
+@click.argument("name")
+@click.option("--proxy-slots", type=_SLOTS, help="Tasks at once as a proxy.")
+@click.option("--repository-slots", type=_SLOTS, help="Tasks at once as a repository.")
+@pass_app
+def edit(app: App, name: str, proxy_slots: int | None, repository_slots: int | None) -> None:
+    """Change how many tasks an agent gets at once. What runs there goes on."""
+    given = {"proxy_slots": proxy_slots, "repository_slots": repository_slots}
+    change = {key: slots for key, slots in given.items() if slots is not None}
+    if not change:
+        raise UsageError(reason="nothing to change; see `holdfast agent edit --help`")
+    entry = _change(app, name, **change)
+    app.out.result({"agent": entry}, f"Changed agent {name}: {_slots(entry)}")
+
+
+@agent.command(examples=("holdfast agent disable proxy2",))
+@click.argument("name")
+@pass_app
+def disable(app: App, name: str) -> None:
+    """Take an agent into maintenance: what runs there ends as it would, nothing new starts there."""
+    entry = _change(app, name, enabled=False)
+    app.out.result({"agent": entry}, f"Disabled agent {name}: what runs there goes on, nothing new starts")
+
+
+@agent.command(examples=("holdfast agent enable proxy2",))
+@click.argument("name")
+@pass_app
+def enable(app: App, name: str) -> None:
+    """Give an agent work again."""
+    app.out.result({"agent": _change(app, name, enabled=True)}, f"Enabled agent {name}")
+
+
 @agent.command(examples=("holdfast agent remove old-proxy",))
 @click.argument("name")
 @pass_app
@@ -104,6 +136,12 @@ def remove(app: App, name: str) -> None:
     """Forget an agent. Its own configuration is untouched; take this manager's key away there, too."""
     app.catalog.agents.remove(name)
     app.out.result({"removed": name}, f"Removed agent {name}")
+
+
+def _change(app: App, name: str, **change: Any) -> AgentEntry:
+    entry = msgspec.structs.replace(app.catalog.agents.get(name), **change)
+    app.catalog.agents.update(entry)
+    return entry
 
 
 def _refuse_taken(app: App, name: str) -> None:

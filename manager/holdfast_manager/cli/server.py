@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+import msgspec
+from msgspec import structs
 
-from holdfast_agent.errors import AlreadyExists
+from holdfast_agent.errors import AlreadyExists, UsageError
 from holdfast_agent.model import strict
 from holdfast_manager.catalog.values import ServerEntry, ServerLimits
 from holdfast_manager.reports.sentences import counted
@@ -17,6 +20,32 @@ from holdfast_manager.reports.table import facts, indented, table
 from .app import App, pass_app
 from .asking import credentials
 from .commands import Group, pairs
+
+F = TypeVar("F", bound=Callable[..., Any])
+_LIMITS: dict[str, tuple[str, type, str]] = {
+    "max-tasks": ("tasks", int, "Tasks of all jobs at once on it."),
+    "max-tasks-per-host": ("tasks_per_host", int, "The same on each of its hosts."),
+    "max-tasks-per-datastore": ("tasks_per_datastore", int, "The same on each of its datastores."),
+    "max-latency": ("latency_ms", float, "No task starts on a datastore that takes longer (ms)."),
+    "throttle-latency": ("throttle_latency_ms", float, "Above it (ms) tasks are slowed down."),
+}
+"""Options, the limits that they set, and what they say."""
+
+
+def _limit_options(function: F) -> F:
+    """Decorator: how much may be asked of a server at once. Default: no limit."""
+    for option, (key, kind, text) in reversed(_LIMITS.items()):
+        function = click.option(f"--{option}", key, type=kind, help=text)(function)
+    return function
+
+
+def _limits(before: Mapping[str, Any], given: Mapping[str, float | None], reset: Sequence[str]) -> ServerLimits | None:
+    """None without any. Raises ``ConfigInvalid``."""
+    lifted = {_LIMITS[option][0] for option in reset}
+    merged = {key: limit for key, limit in before.items() if key not in lifted}
+    merged |= {key: limit for key, limit in given.items() if limit is not None}
+    told = strict.convert(merged, ServerLimits, "options")
+    return None if told == ServerLimits() else told
 
 
 @click.group(cls=Group)
@@ -45,11 +74,7 @@ def server() -> None:
     "--secret-file", type=click.Path(path_type=Path), metavar="FILE", help="Credentials as lines KEY=VALUE (mode 0600)."
 )
 @click.option("--lacking-rights", is_flag=True, help="Add it though the user may not do all that backups need.")
-@click.option("--max-tasks", "tasks", type=int, help="Tasks of all jobs at once on it. Default: no limit.")
-@click.option("--max-tasks-per-host", "tasks_per_host", type=int, help="The same on each of its hosts.")
-@click.option("--max-latency", "latency_ms", type=float, help="No task starts on a datastore that takes longer (ms).")
-@click.option("--throttle-latency", "throttle_latency_ms", type=float, help="Above it (ms) tasks are slowed down.")
-@click.option("--max-tasks-per-datastore", "tasks_per_datastore", type=int, help="The same on each of its datastores.")
+@_limit_options
 @pass_app
 def add(
     app: App,
@@ -68,9 +93,8 @@ def add(
 
     if any(entry.name == name for entry in app.catalog.servers.list()):
         raise AlreadyExists(kind="server", name=name)
-    told = strict.convert({key: limit for key, limit in limits.items() if limit is not None}, ServerLimits, "options")
-    limited = None if told == ServerLimits() else told
-    entry = ServerEntry(name=name, plugin=plugin, options=option_table(options, "--option"), limits=limited)
+    options_told = option_table(options, "--option")
+    entry = ServerEntry(name=name, plugin=plugin, options=options_told, limits=_limits({}, limits, ()))
     app.host.check_options(Family.HYPERVISOR, plugin, entry.options, f"options of server {name!r}")
     secret = credentials(app, secrets, secret_file)
     vms = try_server(app.host, entry, secret, lacking_rights)
@@ -78,6 +102,64 @@ def add(
     app.out.result(
         {"server": app.catalog.servers.get(name), "vms": vms}, f"Added server {name}: {counted(len(vms), 'VM')}"
     )
+
+
+@server.command(
+    examples=(
+        "holdfast server edit lab --max-tasks 8 --max-tasks-per-host 2",
+        "holdfast server edit lab --reset max-tasks --option path=/srv/vms",
+        "holdfast server edit prod --secret-file ./prod.env",
+    )
+)
+@click.argument("name")
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the plugin; the others stay."
+)
+@click.option("--reset-option", "dropped", multiple=True, metavar="KEY", help="An option back to its default.")
+@click.option("--secret", "secrets", multiple=True, metavar="KEY", help="A credential that is asked for anew.")
+@click.option(
+    "--secret-file", type=click.Path(path_type=Path), metavar="FILE", help="All credentials anew, as lines KEY=VALUE."
+)
+@click.option("--lacking-rights", is_flag=True, help="Though the user may not do all that backups need.")
+@_limit_options
+@click.option("--reset", multiple=True, type=click.Choice(list(_LIMITS)), help="Lift a limit (repeatable).")
+@pass_app
+def edit(
+    app: App,
+    /,
+    name: str,
+    options: tuple[str, ...],
+    dropped: tuple[str, ...],
+    secrets: tuple[str, ...],
+    secret_file: Path | None,
+    lacking_rights: bool,
+    reset: tuple[str, ...],
+    **limits: float | None,
+) -> None:
+    """Change a server; what is not named stays. New options and credentials are tried before they are kept.
+
+    Tasks that wait are placed by new limits at once; those that run are not disturbed.
+    """
+    from holdfast_manager.enrolment.servers import try_server
+
+    before = app.catalog.servers.get(name)
+    kept = {key: value for key, value in before.options.items() if key not in dropped}
+    entry = structs.replace(
+        before,
+        options=kept | option_table(options, "--option"),
+        limits=_limits(msgspec.to_builtins(before.limits or ServerLimits()), limits, reset),
+    )
+    anew = bool(secrets) or secret_file is not None
+    if entry == before and not anew:
+        raise UsageError(reason="nothing to change; see `holdfast server edit --help`")
+    if anew or entry.options != before.options:
+        stored = app.catalog.servers.secret(name)
+        secret = (stored if secret_file is None else {}) | credentials(app, secrets, secret_file) if anew else stored
+        try_server(app.host, entry, secret, lacking_rights)
+        if anew:
+            app.catalog.servers.set_secret(name, secret or None)
+    app.catalog.servers.update(entry)
+    app.out.result({"server": app.catalog.servers.get(name)}, f"Changed server {name}")
 
 
 @server.command("list", examples=("holdfast server list",))

@@ -19,6 +19,7 @@ from .capacities import HOST, PROXY, REPOSITORY, Capacities
 from .placement import Placement, Rank, Request, place
 
 _ROUND_EVERY_S = 1.0
+_TOUCHES = 6  # of a lease: so often it is written down that somebody lives
 _SHORT = 500
 _PAUSE_S = 0.0003
 """After a round for more than ``_SHORT`` that wait: for each of them, so that a long queue does not fill a core."""
@@ -74,7 +75,8 @@ class SlotLedger:
     Whoever polls decides for everybody, inside one write transaction, so all see one order and no limit is ever
     exceeded. A round comes when something has changed, and each second; with a long queue more seldom. What is not
     renewed within ``ttl_s`` lapses: a dead session's slots come back. Clocks are wall clocks, since processes of
-    several hosts may share a catalogue. Thread-safe; raises what ``Catalog`` does.
+    several hosts may share a catalogue; one that leaps ends no lease, and makes none last longer than two. Thread-safe;
+    raises what ``Catalog`` does.
     """
 
     def __init__(self, catalog: Catalog, clock: Callable[[], float] = time.time, ttl_s: float = 60.0) -> None:
@@ -116,7 +118,8 @@ class SlotLedger:
         """
         now = self._clock()
         with self._database.writing() as connection:
-            self._renew(connection, session, now, self._ttl_s)
+            self._renew(connection, session, now)
+            self._bear_leaps(connection, now)
             if connection.execute(slot_requests.delete().where(slot_requests.c.expires <= now)).rowcount:
                 _want_round(connection)
             capacities = Capacities(connection)
@@ -129,10 +132,12 @@ class SlotLedger:
             waits=tuple(_wait(row) for row in own if row.granted is None),
         )
 
-    def renew(self, session: int, ttl_s: float | None = None) -> tuple[int, ...]:
-        """Keep what the session holds and waits for, for ``ttl_s`` more. Returns its tasks that are still there."""
+    def renew(self, session: int) -> tuple[int, ...]:
+        """Keep what the session holds and waits for. Returns its tasks that are still there."""
+        now = self._clock()
         with self._database.writing() as connection:
-            self._renew(connection, session, self._clock(), self._ttl_s if ttl_s is None else ttl_s)
+            self._renew(connection, session, now)
+            self._bear_leaps(connection, now)
             return tuple(
                 connection.scalars(
                     select(slot_requests.c.task).where(slot_requests.c.session == session).order_by(slot_requests.c.id)
@@ -151,11 +156,23 @@ class SlotLedger:
             if connection.execute(slot_requests.delete().where(slot_requests.c.session == session)).rowcount:
                 _want_round(connection)
 
-    @staticmethod
-    def _renew(connection: Connection, session: int, now: float, ttl_s: float) -> None:
+    def _bear_leaps(self, connection: Connection, now: float) -> None:
+        """Living sessions renew every few seconds. So if nobody has for half a lease, either none lives, and to wait a
+        little longer for theirs harms nobody; or the clock has leapt, and all that seem to have lapsed may live."""
+        touched = connection.scalar(select(slot_rounds.c.touched))
+        if touched is not None and 0 <= now - touched < self._ttl_s / _TOUCHES:
+            return
+        if touched is not None and not abs(now - touched) <= self._ttl_s / 2:
+            early = slot_requests.c.expires < now + self._ttl_s / 2
+            connection.execute(slot_requests.update().where(early).values(expires=now + self._ttl_s / 2))
+            late = slot_requests.c.expires > now + self._ttl_s
+            connection.execute(slot_requests.update().where(late).values(expires=now + self._ttl_s))
+        connection.execute(slot_rounds.update().values(touched=now))
+
+    def _renew(self, connection: Connection, session: int, now: float) -> None:
         # only when half is gone: a commit that changes nothing costs no sync of the disk
-        due = (slot_requests.c.session == session) & (slot_requests.c.expires < now + ttl_s / 2)
-        connection.execute(slot_requests.update().where(due).values(expires=now + ttl_s))
+        due = (slot_requests.c.session == session) & (slot_requests.c.expires < now + self._ttl_s / 2)
+        connection.execute(slot_requests.update().where(due).values(expires=now + self._ttl_s))
 
 
 def _is_due(connection: Connection, key: str, now: float) -> bool:

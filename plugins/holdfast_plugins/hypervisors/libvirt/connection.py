@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -98,6 +99,11 @@ class Connection:
     def raw(self) -> Any:
         """libvirt's own object, of the connection that there is now. Raises ``HypervisorUnreachable``."""
         return self._connection()
+
+    @cached_property
+    def host(self) -> str:
+        """The name that the host gives itself."""
+        return str(self.ask(lambda raw: raw.getHostname()))
 
     def ask(self, question: Callable[[Any], _T]) -> _T:
         """What libvirt says to ``question``, which is given the raw connection.

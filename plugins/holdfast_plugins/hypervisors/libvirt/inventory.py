@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast_plugins.api import DiskInfo, VmInfo, VmRef
+from holdfast_plugins.hypervisors.places import directory_of
 
 from .connection import Connection
 from .definition import disks_of, parse
@@ -33,10 +34,13 @@ def describe(connection: Connection, domain: Domain, options: LibvirtOptions) ->
     """The facts of one domain now. Raises ``DiskUnsupported``, ``LibvirtRefused`` or ``HypervisorUnreachable``."""
     vm = domain.vm
     disks = disks_of(domain.xml(inactive=not domain.active), lambda target: options.skips(vm.name, target))
-    told = tuple(DiskInfo(disk.target, disk.target, domain.capacity_bytes(disk.target)) for disk in disks)
+    told = tuple(
+        DiskInfo(disk.target, disk.target, domain.capacity_bytes(disk.target), directory_of(disk.top.place))
+        for disk in disks
+    )
     xml = domain.whole_xml()
     definition = Definition(xml, _firmware(xml) if connection.is_local else "")
-    return VmInfo(vm, told, domain.running(), msgspec.json.encode(definition))
+    return VmInfo(vm, told, domain.running(), msgspec.json.encode(definition), connection.host)
 
 
 def parse_definition(config: bytes) -> Definition | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from holdfast_agent.errors import DiskUnsupported
 from holdfast_plugins.api import DiskInfo, VmInfo, VmRef
+from holdfast_plugins.hypervisors.places import directory_of
 
 from .monitor import CommandRefused, Monitor
 
@@ -34,7 +36,7 @@ class Disk(msgspec.Struct, frozen=True):
 
     @property
     def info(self) -> DiskInfo:
-        return DiskInfo(self.disk_id, self.disk_id, self.size_bytes)
+        return DiskInfo(self.disk_id, self.disk_id, self.size_bytes, directory_of(self.image))
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -119,7 +121,8 @@ def describe(vm: VmRef, monitor: Monitor) -> Description:
 
 def vm_info_of(vm: VmRef, description: Description, *, running: bool) -> VmInfo:
     """What the inventory tells of a VM."""
-    return VmInfo(vm, tuple(disk.info for disk in description.disks), running, msgspec.json.encode(description))
+    disks = tuple(disk.info for disk in description.disks)
+    return VmInfo(vm, disks, running, msgspec.json.encode(description), socket.gethostname())
 
 
 def _disk_id(told: dict[str, Any], device: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Resting(msgspec.Struct, frozen=True):
 def describe_resting(vm: VmRef, description: Description) -> VmInfo:
     """What was known of the VM, with the sizes of its disks now. Raises ``DiskUnsupported``."""
     disks = tuple(msgspec.structs.replace(disk.info, size_bytes=_image(disk).size_bytes) for disk in description.disks)
-    return VmInfo(vm, disks, False, msgspec.json.encode(description))
+    return VmInfo(vm, disks, False, msgspec.json.encode(description), socket.gethostname())
 
 
 def rest(vm: VmRef, description: Description, disk_ids: Sequence[str]) -> Resting:
