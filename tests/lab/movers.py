@@ -21,7 +21,7 @@ from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import BlockId, Sid, new_sid
 from holdfast_agent.model.link import LinkTimeouts
-from holdfast_agent.model.rules import TransferRules
+from holdfast_agent.model.rules import Route, TransferRules
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.repository.repository import SessionLock
 from holdfast_agent.service.mover_process import MOVER_COMMAND, PROGRAMS, mover_environment
@@ -78,6 +78,8 @@ class Mover:
         self._orders, self._reports = self.process.stdin.fileno(), self.process.stdout.fileno()
         self._buffer = b""
         self.progress: list[TransferCounters] = []
+        self.routes: list[Route] = []
+        """That were told while something else was expected."""
         self.most_rss_bytes = 0
         self.send(MoverSetup(host=host, spec=spec))
 
@@ -127,6 +129,8 @@ class Mover:
                 return frame
             if isinstance(frame, Progressed):
                 self.progress.append(frame.counters)
+            elif isinstance(frame, Connected) and frame.route is not None:
+                self.routes.append(frame.route)
             elif isinstance(frame, Failed):
                 raise from_record(frame.error)
 

@@ -216,15 +216,22 @@ def test_a_line_whose_connections_are_reset(ground: Ground) -> None:
 
 @pytest.mark.parametrize("whose", ["vault", "proxy"])
 def test_a_host_that_changes_its_address(ground: Ground, whose: str) -> None:
-    """The vault is then found in the other network; the proxy goes on from its new address."""
+    """The vault is then found in the other network; the proxy goes on from its new address. Either way is told."""
     host = ground.hosts.vault if whose == "vault" else ground.hosts.proxy
+    moved: list[Mover] = []
 
-    def move(_source: Mover) -> None:
+    def move(source: Mover) -> None:
         host.readdress("10.66.0.77")
+        moved.append(source)
 
     done = backed_up(ground, move)
     host.readdress(host.address)
     assert done.counters.resumed == 1
+    way = moved[0].routes[-1]
+    if whose == "vault":
+        assert way.repository == ground.hosts.vault.addresses[1]
+    else:
+        assert way.proxy in ("10.66.0.77", ground.hosts.proxy.addresses[1])  # whichever is tried first
 
 
 @pytest.mark.soak

@@ -7,11 +7,12 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import HoldfastError, InternalError, Unreachable, UsageError
+from holdfast_agent.model.rules import Route
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
 from holdfast_agent.wire.specs import (
     BenchmarkSpec,
@@ -76,22 +77,27 @@ class _Mover:
 
     def _work(self) -> MoverResult:
         setup = self._control.setup()
-        route = None
         if isinstance(setup.spec, PairSpec):
             return self._pair(setup.spec, setup.host)
         if isinstance(setup.spec, (TargetSpec, ReaderSpec, BenchmarkSpec)):
-            role, connection = self._serve(setup.spec, setup.host)
-        elif isinstance(setup.spec, (ExporterSpec, BootSpec, FilesSpec)):
+            return self._drive(*self._serve(setup.spec, setup.host), lambda _peer: None)
+        if isinstance(setup.spec, (ExporterSpec, BootSpec, FilesSpec)):
             raise UsageError(reason="an exporter or a boot proof is another program than a mover")
-        else:
-            role, connection = self._lead(setup.spec, setup.host)
-            route = route_to(connection.peer, setup.spec.rules.streams)
+        streams = setup.spec.rules.streams
+        return self._drive(*self._lead(setup.spec, setup.host), lambda peer: route_to(peer, streams))
+
+    def _drive(self, role: Role, connection: DataConnection, route: Callable[[str], Route | None]) -> MoverResult:
+        """Tell the way of the connection, now and whenever it had to be made anew, and run the role to its end."""
+
+        def tell_way() -> None:
+            self._control.report(Connected(route=route(connection.peer)))
+
         try:
-            self._control.report(Connected(route=route))
+            tell_way()
         except BaseException:
             connection.abort()
             raise
-        return drive(role, connection, self._control)
+        return drive(role, connection, self._control, tell_way)
 
     def _serve(self, spec: TargetSpec | ReaderSpec | BenchmarkSpec, host: MoverHost) -> tuple[Role, DataConnection]:
         """Repository side: open the repository, then listen; only then does anybody learn where."""

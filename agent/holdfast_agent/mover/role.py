@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -66,12 +66,19 @@ class Seat(NamedTuple):
     line: Line
 
 
-def drive(role: Role, connection: DataConnection, control: Control) -> MoverResult:
-    """Run a role on its connection to the end. Raises whatever ended it; the other mover is told."""
+def drive(role: Role, connection: DataConnection, control: Control, resumed: Callable[[], None]) -> MoverResult:
+    """Run a role on its connection to the end. Raises whatever ended it; the other mover is told.
+
+    ``resumed`` is called when the connection has broken and goes on, perhaps by another way.
+    """
     seats = (Seat(role, connection),)
+    known = connection.resumed
     try:
         while role.result is None:
             _step(seats, control)
+            if connection.resumed != known:
+                known = connection.resumed
+                resumed()
         _part(role, connection, control)
     except ChannelError:
         connection.abort()

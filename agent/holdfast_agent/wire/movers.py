@@ -107,7 +107,10 @@ class Listening(FromMover, frozen=True, tag=True, kw_only=True):
 
 
 class Connected(FromMover, frozen=True, tag=True, kw_only=True):
-    """Both movers have authenticated each other. ``route``: only the mover that connects can tell it."""
+    """Both movers have authenticated each other; told again when the connection broke and goes on.
+
+    ``route``: only the mover that connects can tell it.
+    """
 
     route: Route | None = None
 
