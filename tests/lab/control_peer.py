@@ -34,12 +34,14 @@ class RawPeer:
         return self.receive(correlation)
 
     def receive(self, correlation: int = 7, timeout_s: float = 10.0) -> Reply | Push | None:
-        """The next message, which must have this number; None if none comes in time."""
-        if not self._socket.poll(int(timeout_s * 1000)):
-            return None
-        number, frame = self._socket.recv_multipart()
-        assert codec.unpack_correlation(number, "agent") == correlation
-        return codec.decode_from_agent(frame)
+        """The next message, which must have this number; None if none comes in time. Pushes are passed over."""
+        while self._socket.poll(int(timeout_s * 1000)):
+            number, frame = self._socket.recv_multipart()
+            found = codec.unpack_correlation(number, "agent")
+            if found == correlation or found != codec.PUSH_CORRELATION:
+                assert found == correlation
+                return codec.decode_from_agent(frame)
+        return None
 
     def __enter__(self) -> Self:
         return self

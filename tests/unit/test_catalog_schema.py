@@ -99,6 +99,14 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
         assert (point.origin, point.doubt) == (None, "")
 
 
+def test_each_migration_has_a_number_of_its_own() -> None:
+    """Two that were written side by side would both be the newest."""
+    folder = Path(schema.__file__).parent / "migrations" / "versions"
+    numbers = sorted(path.name[1:5] for path in folder.glob("v*.py"))
+    assert tuple(numbers) == schema._KNOWN
+    assert numbers[-1] == schema.REVISION
+
+
 def test_open_brings_an_empty_file_up_to_date(manager_settings: ManagerSettings) -> None:
     manager_settings.home.mkdir()
     (manager_settings.home / "catalog.db").touch()
