@@ -3,6 +3,7 @@
 #   make demo [DISK=image]   back up a real disk, change it, back it up again, restore both, compare (under two minutes)
 #   make test [ARGS=…]       all tests but the long ones      make soak    the long ones (crash loops)
 #   make lint                style, types and layers          make bench   figures and charts, other programs beside
+#   make packages            wheel, source distribution and Debian packages, in dist/
 #   make reference           docs/reference, written from the code: after a change of a command, a key or an error
 #   make env                 the environment alone            make clean   remove what these targets made
 
@@ -28,7 +29,7 @@ WORKERS ?= $(shell nproc)
 PARALLEL := -n $(WORKERS) --dist worksteal
 BENCH_SIZE_MIB ?= 4096
 
-.PHONY: help env test soak lint demo bench clean reference
+.PHONY: help env test soak lint demo bench clean reference packages
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,6 +55,9 @@ lint: $(STAMP)
 	@$(BIN)/mypy --no-error-summary
 	@report=$$($(BIN)/lint-imports 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/python packaging/reference.py --check
+
+packages: $(STAMP)
+	@$(BIN)/python packaging/packages.py
 
 reference: $(STAMP)
 	@$(BIN)/python packaging/reference.py

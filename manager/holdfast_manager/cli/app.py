@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import pwd
 import sys
 from contextlib import ExitStack
 from enum import StrEnum
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holdfast_agent.errors import UsageError
 from holdfast_manager.logs import TextFormatter, formatter
 from holdfast_manager.settings import ManagerSettings
 
@@ -61,7 +64,16 @@ class App:
         """Raises ``CatalogMissing`` before `holdfast init`, and the other errors of ``Catalog.open``."""
         from holdfast_manager.catalog import Catalog
 
+        self.expect_own_home()
         return self._exits.enter_context(Catalog.open(self.settings))
+
+    def expect_own_home(self) -> None:
+        """Raises ``UsageError`` when root would leave files of its own among those of the service's user."""
+        home = self.settings.home
+        owner = home.stat().st_uid if home.exists() else os.geteuid()
+        if os.geteuid() == 0 != owner:
+            name = _user_name(owner)
+            raise UsageError(reason=f"{home} belongs to {name}: run this as that user (sudo -u {name} holdfast …)")
 
     @cached_property
     def host(self) -> PluginHost:
@@ -99,6 +111,13 @@ class App:
         if self._log is not None:
             logging.getLogger().removeHandler(self._log)
         self._exits.close()
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
 
 
 pass_app = click.make_pass_decorator(App)

@@ -36,6 +36,7 @@ def _examined(app: App) -> str:
 def _make_catalogue(app: App) -> bool:
     from holdfast_manager.catalog import Catalog
 
+    app.expect_own_home()
     try:
         Catalog.create(app.settings).close()
     except AlreadyExists:
