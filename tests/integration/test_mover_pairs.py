@@ -337,6 +337,16 @@ def test_a_dead_target_ends_the_source(site: Site) -> None:
         assert isinstance(error, ConnectionLost) and error.retryable
 
 
+def end(mover: Mover, how: str) -> None:
+    if how == "stop":
+        stop(mover)
+    elif how == "sigterm":
+        mover.process.terminate()
+    else:
+        assert mover.process.stdin is not None
+        mover.process.stdin.close()
+
+
 @pytest.mark.parametrize("how", ["stop", "sigterm", "end of the pipe"])
 def test_a_mover_that_is_stopped_cleans_up_and_tells_the_other(site: Site, how: str) -> None:
     disk = slow_disk(site)
@@ -344,13 +354,7 @@ def test_a_mover_that_is_stopped_cleans_up_and_tells_the_other(site: Site, how: 
         source.send(order(disk))
         in_transfer(source)
         began = time.monotonic()
-        if how == "stop":
-            stop(source)
-        elif how == "sigterm":
-            source.process.terminate()
-        else:
-            assert source.process.stdin is not None
-            source.process.stdin.close()
+        end(source, how)
         assert isinstance(source.failure(), Cancelled)
         lost = target.failure()
         # That the other was stopped is no reason to give the task up: it may go on at another proxy.
@@ -365,13 +369,7 @@ def test_a_pair_in_one_process_that_is_stopped_cleans_up(site: Site, how: str) -
         pair.send(order(disk))
         in_transfer(pair)
         began = time.monotonic()
-        if how == "stop":
-            stop(pair)
-        elif how == "sigterm":
-            pair.process.terminate()
-        else:
-            assert pair.process.stdin is not None
-            pair.process.stdin.close()
+        end(pair, how)
         assert isinstance(pair.failure(), Cancelled)
         assert time.monotonic() - began < 5
         assert not list(site.folder.glob("repository/packs/**/*.tmp"))

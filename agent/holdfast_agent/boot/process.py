@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from holdfast_agent.errors import HoldfastError, InternalError, UsageError
+from holdfast_agent.errors import UsageError
 from holdfast_agent.export.folder import SOCKET_NAME, folder_of
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.mover.control import Control
+from holdfast_agent.mover.life import live
 from holdfast_agent.wire.movers import Connected, Finished
 from holdfast_agent.wire.specs import BootProof, BootSpec, BootWish, MoverResult
 
@@ -31,22 +30,8 @@ _log = logging.getLogger("holdfast.boot")
 
 
 def main() -> None:
-    """Entry point of ``python -m holdfast_agent.boot``; talks on descriptors 0 and 1 as movers do."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    control = Control()
-    control.catch_sigterm()
-    status = 0
-    try:
-        control.report(Finished(result=MoverResult(boot=_proof(control)), counters=TransferCounters()))
-    except Exception as error:  # noqa: BLE001 - process boundary: whatever it is must reach the agent as data
-        status = 1
-        known = isinstance(error, HoldfastError)
-        typed = error if known else InternalError(kind=type(error).__name__, where="a boot proof", reason=str(error))
-        _log.info("ended: %s", error, exc_info=None if known else error)
-        if isinstance(typed, HoldfastError):
-            control.failed(typed.to_record(), TransferCounters())
-    sys.stderr.flush()
-    os._exit(status)
+    """Entry point of ``python -m holdfast_agent.boot``."""
+    live("boot proof", lambda control: Finished(result=MoverResult(boot=_proof(control)), counters=TransferCounters()))
 
 
 def _proof(control: Control) -> BootProof:

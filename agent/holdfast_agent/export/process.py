@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
-import sys
 import time
 from pathlib import Path
 
-from holdfast_agent.errors import Cancelled, HoldfastError, InternalError, UsageError
+from holdfast_agent.errors import Cancelled, UsageError
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.mover.control import Control
+from holdfast_agent.mover.life import live
 from holdfast_agent.wire.movers import ExportHost, Finished, Listening, MoverHost
 from holdfast_agent.wire.specs import ExporterSpec, MoverResult
 
@@ -32,40 +31,28 @@ _log = logging.getLogger("holdfast.export")
 
 
 def main() -> None:
-    """Entry point of ``python -m holdfast_agent.export``; talks on descriptors 0 and 1 as movers do."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    control = Control()
-    control.catch_sigterm()
-    status = _Exporter(control).run()
-    sys.stderr.flush()
-    # Not sys.exit: a thread that hangs in a system call must not hold the process.
-    os._exit(status)
+    """Entry point of ``python -m holdfast_agent.export``."""
+    exporter = _Exporter()
+    live("exporter", exporter.run, lambda: exporter.counters)
 
 
 class _Exporter:
-    def __init__(self, control: Control) -> None:
-        self._control = control
-        self._counters = TransferCounters()
+    def __init__(self) -> None:
+        self.counters = TransferCounters()
         self._hangs = False
 
-    def run(self) -> int:
-        """Everything between start and exit; the exit status. To be told to stop is how an export ends well."""
+    def run(self, control: Control) -> Finished:
+        """Everything between start and the last report. To be told to stop is how an export ends well."""
+        self._control = control
         try:
             with contextlib.ExitStack() as stack:
-                setup = self._control.setup()
+                setup = control.setup()
                 if not isinstance(setup.spec, ExporterSpec) or setup.host.exports is None:
                     raise UsageError(reason="an exporter was given another task")
                 self._serve(setup.spec, setup.host, setup.host.exports, stack)
         except Cancelled as stopped:
             _log.info("ended: %s", stopped.text)
-            with contextlib.suppress(Cancelled):
-                self._control.report(Finished(result=MoverResult(), counters=self._counters))
-            return 0
-        except Exception as error:  # noqa: BLE001 - process boundary: whatever it is must reach the agent as data
-            known = error if isinstance(error, HoldfastError) else _unknown(error)
-            _log.warning("ended: %s", known.text, exc_info=error if known is not error else None)
-            self._control.failed(known.to_record(), self._counters)
-        return 1
+        return Finished(result=MoverResult(), counters=self.counters)
 
     def _close_server(self, server: Server) -> None:
         self._hangs = not server.close()
@@ -113,8 +100,8 @@ class _Exporter:
                 folder.show_life()
             _check_records(records)
             counters = TransferCounters(size_bytes=size, sent_bytes=server.sent_bytes)
-            if counters != self._counters and self._control.progress_due:
-                self._counters = counters
+            if counters != self.counters and self._control.progress_due:
+                self.counters = counters
                 self._control.progress(counters)
 
 
@@ -130,7 +117,3 @@ def _check_records(records: OpenRecords) -> None:
     """Raise why no record will come any more. Clients were not told: they connect again to the next exporter."""
     if records.lost is not None:
         raise records.lost
-
-
-def _unknown(error: Exception) -> HoldfastError:
-    return InternalError(kind=type(error).__name__, where="the exporter", reason=str(error))

@@ -9,18 +9,16 @@ import select
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
 from holdfast_agent.disks.nbd.connection import Connection
 from holdfast_agent.disks.nbd.dial import Dialler, connect_unix
 from holdfast_agent.disks.nbd.negotiation import Wish
-from holdfast_agent.errors import FilesUnreadable, HoldfastError, InternalError, UsageError, from_record
+from holdfast_agent.errors import FilesUnreadable, UsageError, from_record
 from holdfast_agent.export.folder import SOCKET_NAME, folder_of
-from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.mover.control import Control
-from holdfast_agent.wire.files import FilesFound
+from holdfast_agent.mover.life import live
 from holdfast_agent.wire.movers import Connected, Finished, MoverHost
 from holdfast_agent.wire.specs import FilesSpec, MoverResult
 
@@ -33,26 +31,11 @@ _log = logging.getLogger("holdfast.files")
 
 
 def main() -> None:
-    """Entry point of ``python -m holdfast_agent.files``; talks on descriptors 0 and 1 as movers do."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    control = Control()
-    control.catch_sigterm()
-    status = 0
-    try:
-        found, counters = _look(control)
-        control.report(Finished(result=MoverResult(files=found), counters=counters))
-    except Exception as error:  # noqa: BLE001 - process boundary: whatever it is must reach the agent as data
-        status = 1
-        known = isinstance(error, HoldfastError)
-        typed = error if known else InternalError(kind=type(error).__name__, where="files", reason=str(error))
-        _log.info("ended: %s", error, exc_info=None if known else error)
-        if isinstance(typed, HoldfastError):
-            control.failed(typed.to_record(), TransferCounters())
-    sys.stderr.flush()
-    os._exit(status)
+    """Entry point of ``python -m holdfast_agent.files``."""
+    live("files", _look)
 
 
-def _look(control: Control) -> tuple[FilesFound, TransferCounters]:
+def _look(control: Control) -> Finished:
     setup = control.setup()
     spec, host = setup.spec, setup.host
     if not isinstance(spec, FilesSpec) or host.exports is None:
@@ -69,7 +52,7 @@ def _look(control: Control) -> tuple[FilesFound, TransferCounters]:
         stack.callback(_end, child)
         control.report(Connected())
         _take(control, Inlet(pipe), answer)
-        return answer.result(), answer.counters
+        return Finished(result=MoverResult(files=answer.result()), counters=answer.counters)
 
 
 def _take(control: Control, inlet: Inlet, answer: Answer) -> None:

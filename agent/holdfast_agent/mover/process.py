@@ -1,18 +1,17 @@
-"""The life of a mover process: setup, connection, transfer, last report. Every path ends in Finished or Failed."""
+"""The work of a mover process: setup, connection, transfer."""
 
 from __future__ import annotations
 
 import logging
-import os
 import select
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from holdfast_agent.channel.data_connection import DataConnection
-from holdfast_agent.errors import HoldfastError, InternalError, Unreachable, UsageError
+from holdfast_agent.errors import Unreachable, UsageError
 from holdfast_agent.model.rules import Route
+from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
 from holdfast_agent.wire.specs import (
     BenchmarkSpec,
@@ -29,6 +28,7 @@ from holdfast_agent.wire.specs import (
 )
 
 from .control import Control
+from .life import live
 from .line import LocalLine, Peer
 from .role import Role, counted, drive, drive_pair
 from .route import route_to
@@ -42,38 +42,29 @@ _STEP_S = 0.5
 _log = logging.getLogger("holdfast.mover")
 
 
-def main() -> int:
-    """Entry point of ``python -m holdfast_agent.mover``; talks on descriptors 0 and 1 only."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    control = Control()
-    control.catch_sigterm()
-    status = _Mover(control).run()
-    sys.stderr.flush()
-    # Not sys.exit: a thread that hangs in a system call, or sockets that linger, must not hold the process.
-    os._exit(status)
+def main() -> None:
+    """Entry point of ``python -m holdfast_agent.mover``."""
+    mover = _Mover()
+    live("mover", mover.run, mover.counters)
 
 
 class _Mover:
-    def __init__(self, control: Control) -> None:
-        self._control = control
+    def __init__(self) -> None:
         self._roles: list[Role] = []
 
-    def run(self) -> int:
-        """Everything between start and exit; the exit status."""
-        problem: BaseException | None = None
+    def run(self, control: Control) -> Finished:
+        """Everything between start and the last report."""
+        self._control = control
         try:
             result = self._work()
-        except Exception as error:  # noqa: BLE001 - process boundary: whatever it is must reach the agent as data
-            problem = error
-        self._close(problem)
-        counters = counted(self._roles)
-        if problem is not None:
-            record = _typed(problem).to_record()
-            _log.info("ended: %s", record.message, exc_info=problem if record.code == InternalError.code else None)
-            self._control.failed(record, counters)
-            return 1
-        self._control.report(Finished(result=result, counters=counters))
-        return 0
+        except BaseException as problem:
+            self._close(problem)
+            raise
+        self._close(None)
+        return Finished(result=result, counters=self.counters())
+
+    def counters(self) -> TransferCounters:
+        return counted(self._roles)
 
     def _work(self) -> MoverResult:
         setup = self._control.setup()
@@ -199,9 +190,3 @@ def _leader(spec: SourceSpec | WriterSpec | CheckerSpec, host: MoverHost, connec
     from .writer import Writer
 
     return Writer(spec, host, connection)
-
-
-def _typed(error: BaseException) -> HoldfastError:
-    if isinstance(error, HoldfastError):
-        return error
-    return InternalError(kind=type(error).__name__, where="the data mover", reason=str(error))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from pathlib import Path
 
-from holdfast_agent.errors import BootNotProven, HoldfastError
+from holdfast_agent.errors import BootNotProven
 from holdfast_agent.model.units import format_duration, format_size
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import MoverState
@@ -14,57 +13,31 @@ from holdfast_agent.wire.specs import BootProof, BootSpec, BootWish
 from holdfast_manager.catalog.values import BootRecord
 from holdfast_manager.reports.table import printable
 
-from .events import Event, TargetFailed, TargetFinished, TaskFailed, TransferBegan, TransferFinished
-from .export_actions import ExportActions
-from .exporters import export_names
-from .instructions import BeginTransfer, FinishTarget, Instruction
-from .requests import BootRequest, ExportRequest
+from .events import TaskFailed, TransferFinished
+from .export_users import ExportUser
+from .requests import BootRequest
 from .steps import Step
 from .tasks import Context
 
 
-class BootActions(ExportActions):
-    """Carries out the instructions of :class:`~.restore_machine.RestoreMachine` for a boot proof.
-
-    The disks are exported writable, for no guest boots without writing; what it wrote goes with the session.
-    """
+class BootActions(ExportUser):
+    """A boot proof. The disks are exported writable, for no guest boots without writing; what it wrote goes with the
+    session."""
 
     def __init__(self, context: Context, request: BootRequest, keys: RepositoryKeys, proofs: Path) -> None:
         """``proofs``: where screenshots are kept, one for each restore point."""
-        export = ExportRequest(
-            repository=request.repository,
-            sid=request.sid,
-            proxy=request.proxy,
-            export=secrets.token_hex(4),
-            disks=request.disks,
-            writable=True,
-        )
-        super().__init__(context, export, keys)
+        super().__init__(context, request, keys, writable=True)
         self._wanted = request
         self._proofs = proofs
         self._proof: BootProof | None = None
 
-    def perform(self, instruction: Instruction) -> Event | None:
-        match instruction:
-            case BeginTransfer():
-                self._boot()
-                return None
-            case FinishTarget():
-                return TargetFinished(note=self._told())
-        return super().perform(instruction)
-
-    def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
-        if isinstance(instruction, FinishTarget):
-            return TargetFailed(error=error.to_record(), at=instruction.step)
-        return super().failed(instruction, error)
-
-    def _boot(self) -> None:
+    def program(self, export: str, disks: tuple[str, ...]) -> tuple[BootSpec, str]:
         wanted = self._wanted.settings
         spec = BootSpec(
-            task_id=self._request.export,
+            task_id=export,
             secret=b"",
-            export=self._request.export,
-            disks=tuple(export_names(self._disks)),
+            export=export,
+            disks=disks,
             memory_mib=wanted.memory_bytes >> 20,
             cpus=wanted.cpus,
             bus=wanted.bus,
@@ -74,12 +47,8 @@ class BootActions(ExportActions):
             timeout_s=wanted.timeout_s,
             emulate=wanted.emulate,
         )
-        # Told first, for the guest may be up before its start has been answered.
-        reason = (
-            f"booting with {format_size(wanted.memory_bytes)}, disks on {wanted.bus.value}, {wanted.firmware.value}"
-        )
-        self._context.driver.post(TransferBegan(task=self._key, mode=None, reason=reason))
-        self._start_mover(self._wanted.proxy, f"{secrets.token_hex(6)}-boot", spec)
+        size = format_size(wanted.memory_bytes)
+        return spec, f"booting with {size}, disks on {wanted.bus.value}, {wanted.firmware.value}"
 
     def _ended(self, state: MoverState) -> None:
         proof = state.result.boot if state.result is not None else None
@@ -97,7 +66,7 @@ class BootActions(ExportActions):
         )
         self._context.catalog.points.set_boot(self._request.sid, record)
         if proof.proved:
-            self._context.driver.post(TransferFinished(task=self._key, mode=None, reason=self._told()))
+            self._context.driver.post(TransferFinished(task=self._key, mode=None, reason=self.told()))
             return
         last = " / ".join(line for line in proof.console.splitlines()[-5:] if line.strip())
         if last:
@@ -105,7 +74,7 @@ class BootActions(ExportActions):
         error = BootNotProven(reason=proof.reason).to_record()
         self._context.driver.post(TaskFailed(task=self._key, error=error, at=Step.TRANSFER))
 
-    def _told(self) -> str:
+    def told(self) -> str:
         proof = self._proof
         return f"{proof.reason} after {format_duration(proof.seconds)}" if proof is not None else ""
 
