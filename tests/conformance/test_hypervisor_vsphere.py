@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from holdfast_plugins.api import ChangeTracker, HypervisorDriver, RestoreDisk, VmRef
+from holdfast_plugins.hypervisors import vsphere
 from holdfast_plugins.hypervisors.vsphere import CbtTracker, VsphereDriver
 from holdfast_plugins.testkit import (
     ChangeTrackerConformance,
@@ -15,14 +17,18 @@ from holdfast_plugins.testkit import (
     HypervisorConformance,
     HypervisorLab,
 )
-from lab.vcenter import LabVm, VCenter, vcenter
+from lab.disks import free_port
+from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import (
     datastore_files,
     destroy_named,
+    grown,
     instance_uuid,
     options_of,
+    plugged,
     read_url,
     secret_of,
+    unplugged,
     write_url,
 )
 
@@ -31,15 +37,27 @@ RESTORED = "holdfast-restored"
 """What the suite calls the VMs that it restores."""
 
 
+FAULTS = {
+    "the snapshot fails": Fault("CreateSnapshotEx_Task", "FileFault"),
+    "the snapshot fails when it is there": Fault("CreateSnapshotEx_Task", "SnapshotFault", after=True),
+    "the server refuses": Fault("CreateSnapshotEx_Task", "NoPermission", call=True),
+}
+
+
 class VsphereLab(HypervisorLab, ChangeTrackerLab):
     """A VM of two disks; it runs, unless it may have to be replaced."""
 
     takes_several_snapshots = False  # what lies over a snapshot cannot be read as a file
+    plugin = vsphere
+    resizes = True
+    plugs_disks = True
+    faults = tuple(FAULTS)
 
     def __init__(self, center: VCenter, name: str, folder: Path, *, off: bool = False) -> None:
         self._center, self._folder = center, folder
         self._guest: LabVm = center.create(name, [3 * MIB, MIB], off=off)
         self._uuid = instance_uuid(center, self._guest)
+        self.secrets = (center.password,)
 
     @property
     def vm(self) -> VmRef:
@@ -47,6 +65,22 @@ class VsphereLab(HypervisorLab, ChangeTrackerLab):
 
     def driver(self) -> HypervisorDriver:
         return VsphereDriver(options_of(self._center), secret_of(self._center))
+
+    def unreachable(self) -> HypervisorDriver:
+        return VsphereDriver(options_of(self._center, port=free_port()), secret_of(self._center))
+
+    def fault(self, name: str) -> AbstractContextManager[None]:
+        return self._center.faults(FAULTS[name])
+
+    def grow(self, disk_id: str, size_bytes: int) -> None:
+        grown(self._center, self._guest, int(disk_id.rpartition(":")[2]), size_bytes)
+
+    def plug(self) -> str:
+        self._plugged = plugged(self._center, self._guest, MIB)
+        return "ide0:1"
+
+    def unplug(self, disk_id: str) -> None:
+        unplugged(self._center, self._guest, self._plugged)
 
     def tracker(self, driver: HypervisorDriver) -> ChangeTracker:
         assert isinstance(driver, VsphereDriver)
@@ -82,7 +116,7 @@ def center() -> Iterator[VCenter]:
 class TestVsphere(HypervisorConformance):
     @pytest.fixture
     def lab(self, request: pytest.FixtureRequest, center: VCenter, tmp_path: Path) -> Iterator[VsphereLab]:
-        off = "restore" in request.node.name  # a VM that runs is not replaced
+        off = any(word in request.node.name for word in ("restore", "replaced"))  # a VM that runs is not replaced
         lab = VsphereLab(center, tmp_path.name, tmp_path, off=off)
         yield lab
         lab.clear()

@@ -13,7 +13,7 @@ import pytest
 
 from holdfast_agent.errors import HypervisorUnreachable, SnapshotFailed
 from holdfast_plugins.api import SnapshotRequest, VmRef
-from holdfast_plugins.hypervisors.vsphere import VsphereDriver, VsphereOptions
+from holdfast_plugins.hypervisors.vsphere import VsphereDriver, VsphereOptions, trust
 from holdfast_plugins.hypervisors.vsphere.connection import Connection
 from holdfast_plugins.testkit import MemoryJournal
 from lab.certificates import make_certificates
@@ -153,3 +153,11 @@ def test_a_server_that_goes_away_is_told_as_such() -> None:
     with pytest.raises((HypervisorUnreachable, SnapshotFailed)):
         driver.create_snapshot(SnapshotRequest(VmRef(known.vm_id, "web"), "test", ("scsi0:0",)), MemoryJournal())
     driver.close()
+
+
+def test_an_answer_without_end_is_not_read(center: VCenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected(center) as driver:
+        driver.list_vms()
+        monkeypatch.setattr(trust, "_MOST_BYTES", 1000)
+        with pytest.raises(HypervisorUnreachable, match="an answer of more than"):
+            driver.vm_info(driver.list_vms()[0])

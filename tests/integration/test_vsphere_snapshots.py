@@ -90,6 +90,18 @@ def test_a_snapshot_that_fails_leaves_nothing(
     driver.remove_snapshot(take(driver, vm, journal), True, journal)
 
 
+def test_a_snapshot_that_takes_too_long_is_left_to_who_comes_next(
+    center: VCenter, vm: LabVm, journal: MemoryJournal
+) -> None:
+    with connected(center, task_timeout=1) as driver:
+        slow = Fault("CreateSnapshotEx_Task", delay_ms=1500)
+        with center.faults(slow), pytest.raises(SnapshotFailed, match="has not gone on for 1 s"):
+            take(driver, vm, journal)
+        assert len(journal.open) == 1
+        fulfil(driver, journal)
+    center.assert_clean()
+
+
 def test_a_session_that_ends_in_the_middle_of_a_call_is_no_failure(
     center: VCenter, driver: VsphereDriver, vm: LabVm, journal: MemoryJournal
 ) -> None:

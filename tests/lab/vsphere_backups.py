@@ -69,6 +69,45 @@ def reconfigured(center: VCenter, vm: LabVm, extra: dict[str, str]) -> None:
         run_task(machine_of(service, vm).ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=values)))
 
 
+def grown(center: VCenter, vm: LabVm, disk: int, size_bytes: int) -> None:
+    """Make a disk larger."""
+    from pyVmomi import vim
+
+    with service_of(center) as service:
+        machine = machine_of(service, vm)
+        device = next(each for each in machine.config.hardware.device if each.key == vm.disks[disk])
+        device.capacityInKB, device.capacityInBytes = size_bytes >> 10, size_bytes
+        change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=device)
+        run_task(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+
+
+def plugged(center: VCenter, vm: LabVm, size_bytes: int) -> int:
+    """Give a VM another disk, at the first IDE controller; returns its key."""
+    from pyVmomi import vim
+
+    kinds = vim.vm.device
+    backing = kinds.VirtualDisk.FlatVer2BackingInfo(fileName="[LocalDS_0]", diskMode="persistent", thinProvisioned=True)
+    disk = kinds.VirtualDisk(key=-1, controllerKey=200, unitNumber=1, backing=backing)
+    disk.capacityInKB, disk.capacityInBytes = size_bytes >> 10, size_bytes
+    change = kinds.VirtualDeviceSpec(operation="add", fileOperation="create", device=disk)
+    with service_of(center) as service:
+        machine = machine_of(service, vm)
+        run_task(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+        disks = [each.key for each in machine.config.hardware.device if isinstance(each, kinds.VirtualDisk)]
+        return int(next(key for key in disks if key not in vm.disks))
+
+
+def unplugged(center: VCenter, vm: LabVm, key: int) -> None:
+    """Take it away again, with its files."""
+    from pyVmomi import vim
+
+    with service_of(center) as service:
+        machine = machine_of(service, vm)
+        device = next(each for each in machine.config.hardware.device if each.key == key)
+        change = vim.vm.device.VirtualDeviceSpec(operation="remove", fileOperation="destroy", device=device)
+        run_task(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+
+
 def instance_uuid(center: VCenter, vm: LabVm) -> str:
     """By which the plugin knows a VM, as pyvmomi tells it."""
     with service_of(center) as service:

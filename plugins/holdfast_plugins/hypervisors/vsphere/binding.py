@@ -39,7 +39,12 @@ class Binding(msgspec.Struct, frozen=True):
     def new_stub(self, host: str, port: int, connections: type, timeout_s: float, idle_s: float) -> Any:
         """What speaks to one server, over connections of the given class. Connects to nothing yet."""
         stub = _careful(self.soap, self.vmodl)(
-            host=host, port=port, version=_FIRST_VERSION, poolSize=8, connectionPoolTimeout=idle_s
+            host=host,
+            port=port,
+            version=_FIRST_VERSION,
+            poolSize=8,
+            connectionPoolTimeout=idle_s,
+            acceptCompressedResponses=False,  # so that a small answer is not a large one
         )
         stub.scheme = connections
         stub.schemeArgs = {"timeout": timeout_s}

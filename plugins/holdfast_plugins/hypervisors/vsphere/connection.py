@@ -25,6 +25,8 @@ KEEP_ALIVE_S = 240.0
 _IDLE_S = 20.0
 """For which an HTTP connection is kept for the next call: a vCenter drops them after a minute or less, and a call that
 is sent into a dropped one is lost, without anybody knowing whether it was carried out."""
+_LAST_CALL_S = 5.0
+"""For a call of the keeper that is under way when the connection is closed; its thread ends with the process."""
 _COOKIE = "vmware_soap_session"
 _T = TypeVar("_T")
 
@@ -101,7 +103,7 @@ class Connection:
         """Log out. Must not raise."""
         self._closing.set()
         if self._keeper is not None:
-            self._keeper.join()
+            self._keeper.join(_LAST_CALL_S)
         if self._binding is None:
             return
         with suppress(VsphereRefused, HypervisorUnreachable), answering(self._binding, self.server):

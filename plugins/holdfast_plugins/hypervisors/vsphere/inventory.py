@@ -34,11 +34,11 @@ class Inventory:
 
     def list_vms(self) -> Sequence[VmRef]:
         """All VMs but templates."""
-        return list(_vms(self._watch.entities()).values())
+        return list(_vms(self.entities()).values())
 
     def places(self, kind: PlaceKind) -> Mapping[str, Collection[str]]:
         """By VM id where it is. Folders, and pools, are told with all that are above them, by their paths."""
-        entities = self._watch.entities()
+        entities = self.entities()
         vms = _vms(entities)
         if kind is PlaceKind.TAG:
             tagged = tagged_vms(self._connection) if self._connection.is_vcenter else {}
@@ -47,14 +47,14 @@ class Inventory:
 
     def find(self, vm: VmRef) -> Any:
         """The managed object of a VM. Raises ``VmNotFound``."""
-        for moid, known in _vms(self._watch.entities()).items():
+        for moid, known in _vms(self.entities()).items():
             if known.vm_id == vm.vm_id:
                 return self._connection.object("VirtualMachine", moid)
         raise VmNotFound(vm=vm.name, server=self._connection.server)
 
     def ref_of(self, moid: str) -> VmRef:
         """Of a VM by its object id. Raises ``VmNotFound``."""
-        known = _vms(self._watch.entities())
+        known = _vms(self.entities())
         if moid not in known:
             raise VmNotFound(vm=moid, server=self._connection.server)
         return known[moid]
@@ -83,7 +83,7 @@ class Inventory:
 
     def datacenter_of(self, moid: str) -> str:
         """The path of the datacenter that an object lies in, as URLs of its datastores want it: "dc", "folder/dc"."""
-        entities = self._watch.entities()
+        entities = self.entities()
         for _ in range(_DEEPEST):
             entity = entities.get(moid)
             if entity is None:
@@ -95,7 +95,7 @@ class Inventory:
 
     def homes(self) -> Mapping[str, str]:
         """By the paths of their configuration files ("[datastore] web/web.vmx") the object ids of all VMs."""
-        entities = self._watch.entities()
+        entities = self.entities()
         return {
             entity.text("config.files.vmPathName"): moid
             for moid, entity in entities.items()
@@ -108,8 +108,16 @@ class Inventory:
         return next((store.text("summary.type") for store in stores if store.text("name") == name), "")
 
     def entities(self) -> Mapping[str, Entity]:
-        """Everything, by object id: where restored VMs may be put."""
-        return self._watch.entities()
+        """Everything, by object id, as it is now.
+
+        A vCenter gives no instance UUID twice, so where two VMs have the same, one is gone and was not told of; then
+        all is read anew.
+        """
+        entities = self._watch.entities()
+        if self._connection.is_vcenter and _has_doubles(entities):
+            self._watch.forget()
+            entities = self._watch.entities()
+        return entities
 
     def _kept(self, facts: Properties) -> bytes:
         networks = {}
@@ -121,12 +129,18 @@ class Inventory:
         return msgspec.json.encode(msgspec.structs.replace(kept, networks=networks, **places))
 
     def _path(self, entity: Any) -> str:
-        return "" if entity is None else next(paths_of(self._watch.entities(), entity._GetMoId()), "")
+        return "" if entity is None else next(paths_of(self.entities(), entity._GetMoId()), "")
 
     def _host_name(self, facts: Properties) -> str:
         host = facts.get("runtime.host")
-        known = None if host is None else self._watch.entities().get(host._GetMoId())
+        known = None if host is None else self.entities().get(host._GetMoId())
         return known.text("name") if known else ""
+
+
+def _has_doubles(entities: Mapping[str, Entity]) -> bool:
+    told = [each.text("config.instanceUuid") for each in entities.values() if each.kind == "VirtualMachine"]
+    uuids = [uuid for uuid in told if uuid]
+    return len(set(uuids)) < len(uuids)
 
 
 def _vms(entities: Mapping[str, Entity]) -> dict[str, VmRef]:

@@ -36,16 +36,17 @@ class Removal:
         self._inventory = inventory
         self._task_timeout_s = task_timeout_s
 
-    def end(self, promised: Promised) -> None:
+    def end(self, promised: Promised, wait_s: float | None = None) -> None:
         """Remove what ``promised`` stands for, and consolidate. Idempotent; a VM that is gone took it with it.
 
-        Raises :class:`VsphereRefused` when something is left, or ``HypervisorUnreachable``.
+        ``wait_s``: for a snapshot that is still being made; None for as long as a task may take. Raises
+        :class:`VsphereRefused` when something is left, or ``HypervisorUnreachable``.
         """
         vm = VmRef(promised.vm, promised.vm_name)
         try:
             machine = self._inventory.find(vm)
             try:
-                self._remove(self._settled(machine, promised), promised)
+                self._remove(self._settled(machine, promised, wait_s), promised)
                 self.consolidate(machine)
             except VsphereRefused as error:
                 if error.fault != GONE:
@@ -73,9 +74,9 @@ class Removal:
         if look(self._connection, machine).needs_consolidation:
             raise VsphereRefused("ConsolidationNeeded", "its disks still need to be consolidated")
 
-    def _settled(self, machine: Any, promised: Promised) -> MachineState:
+    def _settled(self, machine: Any, promised: Promised, wait_s: float | None) -> MachineState:
         """The VM when no task makes a snapshot of it any more: one that a dead session began must be waited for."""
-        deadline = time.monotonic() + self._task_timeout_s
+        deadline = time.monotonic() + (self._task_timeout_s if wait_s is None else wait_s)
         pause_s = 0.05
         while True:
             state = look(self._connection, machine)

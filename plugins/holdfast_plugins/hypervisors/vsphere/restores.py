@@ -140,9 +140,10 @@ class Restores:
                 if error.fault == "DuplicateName":
                     raise AlreadyExists(kind="VM", name=prepared.name) from error
                 raise UsageError(reason=f"the server does not take the restored VM: {error}") from error
-            journal.strike(prepared.number)
-            with self._lock:
-                del self._prepared[target.target_id]
+        # From here on the new one stands, whatever goes wrong: the old one does not come back.
+        journal.strike(prepared.number)
+        with self._lock:
+            del self._prepared[target.target_id]
         if old is not None:
             self._replaced.retire(old, machine, journal)
         if self._options.restore_power_on:

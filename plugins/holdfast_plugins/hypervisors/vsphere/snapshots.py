@@ -228,10 +228,13 @@ class Snapshots:
         return tuple(made)
 
     def _undo(self, promised: Promised, number: int, journal: Journal) -> None:
-        """After a failure, which must not be hidden: what cannot be undone now stays in the journal."""
+        """After a failure, which must not be hidden: what cannot be undone now stays in the journal.
+
+        Somebody may hold the guest still meanwhile, so a snapshot that takes its time is not waited for.
+        """
         try:
             self._transports.release(promised.name)
-            self._removal.end(promised)
+            self._removal.end(promised, wait_s=0)
         except (HoldfastError, VsphereRefused) as error:
             log.warning("what is left of the snapshot %s stays to be removed: %s", promised.name, error)
         else:

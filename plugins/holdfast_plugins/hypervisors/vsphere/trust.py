@@ -10,8 +10,10 @@ import hashlib
 import hmac
 import socket
 import ssl
-from http.client import HTTPSConnection
+from http.client import HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
+
+_MOST_BYTES = 512 << 20
 
 
 def connections_to(pin: str, ca_file: str) -> type[HTTPSConnection]:
@@ -27,6 +29,8 @@ def connections_to(pin: str, ca_file: str) -> type[HTTPSConnection]:
         context.verify_mode = ssl.CERT_NONE
 
     class TrustingConnection(HTTPSConnection):
+        response_class = _BoundedResponse
+
         def __init__(self, host: str, port: int | None = None, **arguments: Any) -> None:
             super().__init__(host, port, context=context, **arguments)
 
@@ -41,6 +45,22 @@ def connections_to(pin: str, ca_file: str) -> type[HTTPSConnection]:
                 raise ssl.SSLCertVerificationError(1, f"its certificate is {found}, not the pinned {pin}")
 
     return TrustingConnection
+
+
+class _BoundedResponse(HTTPResponse):
+    """An answer of a size that a server has reason to give: the properties of 50,000 VMs are a tenth of it."""
+
+    def __init__(self, *arguments: Any, **others: Any) -> None:
+        super().__init__(*arguments, **others)
+        self._told_bytes = 0
+
+    def read(self, amt: int | None = None) -> bytes:
+        part = super().read(_MOST_BYTES + 1 if amt is None else amt)
+        self._told_bytes += len(part)
+        if self._told_bytes > _MOST_BYTES:
+            self.close()
+            raise HTTPException(f"an answer of more than {_MOST_BYTES >> 20} MiB")
+        return part
 
 
 def shown_fingerprint(host: str, port: int, timeout_s: float) -> str:

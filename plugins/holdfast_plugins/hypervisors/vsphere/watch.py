@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+
+from holdfast_agent.errors import HypervisorUnreachable
 
 from .binding import VsphereRefused
 from .connection import Connection
@@ -65,14 +68,24 @@ class InventoryWatch:
                 self._begin()
             try:
                 self._catch_up()
-            except VsphereRefused as error:
-                if error.fault not in _FORGOTTEN:
+            except (VsphereRefused, HypervisorUnreachable) as error:
+                if isinstance(error, VsphereRefused) and error.fault not in _FORGOTTEN:
                     raise
-                self._begin()  # the session was begun anew while it was asked, or the server was restarted
+                # The session was begun anew while it was asked, or an answer was lost, and the changes in it.
+                self._begin()
                 self._catch_up()
             return dict(self._entities)
 
+    def forget(self) -> None:
+        """Read everything anew at the next question."""
+        with self._lock:
+            self._login = -1
+
     def _begin(self) -> None:
+        if self._collector is not None:
+            with suppress(VsphereRefused, HypervisorUnreachable):
+                self._connection.act(lambda _: self._collector.DestroyPropertyCollector())
+            self._collector = None
         self._login, self._version, self._entities = self._connection.logins, "", {}
         self._collector = self._connection.act(self._new_collector)
 
@@ -93,7 +106,7 @@ class InventoryWatch:
     def _catch_up(self) -> None:
         options = self._connection.vim.PropertyCollector.WaitOptions(maxWaitSeconds=0, maxObjectUpdates=_PAGE)
         for _ in range(_MOST_PAGES):
-            update = self._connection.read(lambda _: self._collector.WaitForUpdatesEx(self._version, options))
+            update = self._connection.act(lambda _: self._collector.WaitForUpdatesEx(self._version, options))
             if update is None:
                 return
             for changed in update.filterSet:
