@@ -83,6 +83,7 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/export.py
 	@$(BIN)/python benchmarks/files.py
+	@$(BIN)/python benchmarks/boot.py
 	@$(BIN)/python benchmarks/predicted_rate.py
 	@$(BIN)/python benchmarks/running_guest.py
 	@$(BIN)/python benchmarks/freeze.py

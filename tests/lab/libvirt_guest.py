@@ -38,6 +38,15 @@ class LibvirtGuest:
         self.vm = VmRef(self.domain.UUIDString(), name)
         self.agent = _LibvirtAgent(self.domain)
 
+    @classmethod
+    def found(cls, host: LibvirtHost, vm: VmRef) -> LibvirtGuest:
+        """One that somebody else has started."""
+        guest = cls.__new__(cls)
+        guest.host, guest.vm = host, vm
+        guest.domain = host.raw.lookupByUUIDString(vm.vm_id)
+        guest.agent = _LibvirtAgent(guest.domain)
+        return guest
+
     def wait_up(self, timeout_s: float = 120.0) -> None:
         """Return when the guest has booted, which is when its agent answers."""
         import libvirt

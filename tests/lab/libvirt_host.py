@@ -154,6 +154,16 @@ class LibvirtVm:
             self.content[target] = bytearray(size)
         self.define()
 
+    @classmethod
+    def found(cls, host: LibvirtHost, name: str, content: Mapping[str, bytes]) -> LibvirtVm:
+        """A VM that somebody else has made, with what its disks hold."""
+        vm = cls.__new__(cls)
+        vm.host, vm.name, vm._io_threads = host, name, 0
+        vm.uuid = host.raw.lookupByName(name).UUIDString()
+        vm.content = {target: bytearray(each) for target, each in content.items()}
+        vm.formats = dict.fromkeys(content, "qcow2")
+        return vm
+
     @property
     def domain(self) -> Any:
         return self.host.raw.lookupByUUIDString(self.uuid)

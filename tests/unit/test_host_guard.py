@@ -269,6 +269,8 @@ def test_every_call_of_a_plugin_has_a_limit(hanging: Callable[[], None], monkeyp
         "exchange": (b"{}", 0.01), "prepare_rollback": ("web", facts, {}, None), "near_proxies": (facts, "a"),
         "disk_for": (taken, None, "proxy", None), "places": (None,), "latencies_ms": ((),), "programs": (VM,),
         "run": (("true",), 0.01), "put": ("/file", b""), "send": (None, 0.01),
+        "start_instant": ("web", facts, (), None), "resume_instant": (VM,), "migrate_instant": (VM, None, None),
+        "stop_instant": (VM,),
     }  # fmt: skip
     for guarded in guards:
         for name in (name for name in vars(guarded) if not name.startswith("_") and name != "close"):

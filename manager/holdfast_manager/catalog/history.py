@@ -18,6 +18,8 @@ _SESSIONS_AT_ONCE = 200
 _EVENTS_AT_ONCE = 2000
 """So many rows go within some hundredths of a second; other writers wait no longer."""
 
+_SERVING = (SessionKind.EXPORT, SessionKind.INSTANT)
+
 
 class Forgotten(msgspec.Struct, frozen=True):
     """What a step, or all of them, removed."""
@@ -86,7 +88,7 @@ class History:
             if not found:
                 return
             after = found[-1].id
-            yield [each.id for each in found if not (each.kind == SessionKind.EXPORT and each.spec.get("keep"))]
+            yield [each.id for each in found if not (each.kind in _SERVING and each.spec.get("keep"))]
 
     def _empty(self, numbers: Sequence[int]) -> Iterator[Forgotten]:
         """Remove the events of sessions: one may have more of them than should go in one transaction."""

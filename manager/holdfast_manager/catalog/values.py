@@ -263,6 +263,8 @@ class SessionKind(StrEnum):
     EXPORT = "export"
     BOOT = "boot"
     FILES = "files"
+    INSTANT = "instant"
+    SETTLE = "settle"
 
 
 class SessionState(StrEnum):

@@ -154,9 +154,11 @@ def list_(app: App) -> None:
     from holdfast_manager.enrolment.exports import kept_exports
 
     app.catalog.sessions.reap_dead()
-    lines = [_line(app, entry) for entry in app.catalog.sessions.living() if entry.kind is SessionKind.EXPORT]
+    lines = [export_line(app, entry) for entry in app.catalog.sessions.living() if entry.kind is SessionKind.EXPORT]
     for kept in kept_exports(app.catalog, app.keys):
-        line = _line(app, kept.session)
+        if kept.session.kind is not SessionKind.EXPORT:
+            continue
+        line = export_line(app, kept.session)
         state = "kept" if kept.stored_bytes is not None else "unknown"
         lines.append(msgspec.structs.replace(line, state=state, stored_bytes=kept.stored_bytes))
     app.out.result({"exports": lines}, lambda: _table(lines))
@@ -185,10 +187,19 @@ def stop(app: App, number: int) -> None:
 
 def _serve(app: App, request: ExportRequest) -> int:
     """Start the session of an export and wait until its disks can be used; returns the exit code."""
+    line = begin_serving(app, SessionKind.EXPORT, request)
+    if line is None:
+        return EXIT_CANCELLED
+    app.out.result({"export": line}, _started_text(line))
+    return 0
+
+
+def begin_serving(app: App, kind: SessionKind, request: ExportRequest) -> ExportLine | None:
+    """Start a session that serves, and wait until it does; None if somebody interrupts that. Raises why it cannot."""
     from holdfast_manager.sessions.launch import SessionLauncher
 
     with SessionLauncher(app.settings, app.config) as launcher:
-        entry = app.catalog.sessions.begin(SessionKind.EXPORT, msgspec.to_builtins(request))
+        entry = app.catalog.sessions.begin(kind, msgspec.to_builtins(request))
         launched = Launched(app, entry)
         with interrupts() as interrupt:
             launched.begin(launcher.run(entry.id))
@@ -196,11 +207,10 @@ def _serve(app: App, request: ExportRequest) -> int:
                 launched.check()
                 line = _started(app, entry.id)
                 if line is not None:
-                    app.out.result({"export": line}, _started_text(line))
-                    return 0
+                    return line
                 time.sleep(POLL_S / 3)
     app.catalog.sessions.request_stop(entry.id)
-    return EXIT_CANCELLED
+    return None
 
 
 def serving_agent(app: App, repository: str, proxy: str | None) -> str:
@@ -213,7 +223,7 @@ def serving_agent(app: App, repository: str, proxy: str | None) -> str:
 
 def _started(app: App, number: int) -> ExportLine | None:
     """The export once it can be used. Raises why it cannot be."""
-    line = _line(app, app.catalog.sessions.get(number))
+    line = export_line(app, app.catalog.sessions.get(number))
     if line.state == "serving":
         return line
     tasks = app.catalog.tasks.list(number)
@@ -227,7 +237,8 @@ def _started(app: App, number: int) -> ExportLine | None:
     return None
 
 
-def _line(app: App, entry: SessionEntry) -> ExportLine:
+def export_line(app: App, entry: SessionEntry) -> ExportLine:
+    """How an export is now, which its session tells."""
     task = next(iter(app.catalog.tasks.list(entry.id)), None)
     disks = _disks(task)
     state: str = entry.state.value

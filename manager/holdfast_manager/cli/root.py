@@ -30,6 +30,7 @@ _PLACES = {
     "retention": (f"{_HERE}.retention:retention", "Retention: what a policy keeps."),
     "restore": (f"{_HERE}.restore:restore", "Restore files, a disk to a file, or a VM to a server."),
     "verify": (f"{_HERE}.verify:verify", "Prove that a restored VM would work."),
+    "instant": (f"{_HERE}.instant:instant", "Instant recovery: a VM runs from its restore point within seconds."),
     "export": (f"{_HERE}.export:export", "Serve disks of a restore point over NBD, without restoring them first."),
     "benchmark": (f"{_HERE}.benchmark:benchmark", "Measure a proxy and a repository, and predict what a job will do."),
     "plugin": (f"{_HERE}.plugin:plugin", "Plugins: what is loaded and what it provides."),

@@ -25,6 +25,7 @@ from .agents import connected
 from .points import asking
 from .repositories import expect
 
+SERVING = (SessionKind.EXPORT, SessionKind.INSTANT)
 _LOOKED_AT = 10_000
 
 
@@ -38,8 +39,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def request_of(entry: SessionEntry) -> ExportRequest:
-    """What an export's session was asked. Raises ``NotFound`` for a session of another kind."""
-    if entry.kind is not SessionKind.EXPORT:
+    """What an export's session was asked, or one that runs a VM from one. Raises ``NotFound`` for another kind."""
+    if entry.kind not in SERVING:
         raise NotFound(kind="export", name=str(entry.id), advice="`holdfast export list` shows them")
     return msgspec.convert(entry.spec, ExportRequest)
 
@@ -93,7 +94,8 @@ def _lift_hold(catalog: Catalog, request: ExportRequest, keys: KeyPair) -> None:
 def _candidates(catalog: Catalog) -> Iterable[tuple[SessionEntry, ExportRequest]]:
     """The last session of each export that is to be kept and is not served."""
     seen: set[str] = set()
-    for entry in catalog.sessions.list(kind=SessionKind.EXPORT, limit=_LOOKED_AT):
+    sessions = [each for kind in SERVING for each in catalog.sessions.list(kind=kind, limit=_LOOKED_AT)]
+    for entry in sessions:
         request = request_of(entry)
         if request.export not in seen and request.keep and entry.state is SessionState.ENDED:
             yield entry, request
@@ -102,7 +104,7 @@ def _candidates(catalog: Catalog) -> Iterable[tuple[SessionEntry, ExportRequest]
 
 def _require_ended(catalog: Catalog, request: ExportRequest) -> None:
     for entry in catalog.sessions.living():
-        if entry.kind is SessionKind.EXPORT and request_of(entry).export == request.export:
+        if entry.kind in SERVING and request_of(entry).export == request.export:
             raise Locked(what="the export", holder=f"session {entry.id}")
 
 

@@ -31,6 +31,7 @@ LIMITS_S = {
     "places": 600.0,
     "missing_rights": 600.0,
     "latencies_ms": 300.0,
+    "resume_instant": 120.0,
     "changed": 3600.0,
     "allocated": 3600.0,
 }

@@ -40,9 +40,12 @@ from holdfast_plugins.api import (
     PlaceKind,
     RestoreTarget,
     RollsBack,
+    RunsInstantly,
+    ServedDisk,
     Snapshot,
     SnapshotDisk,
     SnapshotRequest,
+    Told,
     VmInfo,
     VmRef,
 )
@@ -55,6 +58,11 @@ SLACK_S = 30.0
 """For what should answer at once, or has a time-out of its own."""
 MAX_CONFIG_BYTES = 4 * MIB
 MAX_BITMAP_NAME = 1023  # QEMU's own bound
+
+
+def runs_instantly(driver: HypervisorDriver) -> bool:
+    """Whether the plugin's own driver is one of ``RunsInstantly``."""
+    return isinstance(driver.unguarded if isinstance(driver, GuardedDriver) else driver, RunsInstantly)
 
 
 class GuardedDriver:
@@ -145,6 +153,30 @@ class GuardedDriver:
         self._boundary.call(
             "abandon_restore", lambda: self.unguarded.abandon_restore(target, journal), f"restore of {target.vm.name}"
         )
+
+    def start_instant(self, name: str, info: VmInfo, disks: Sequence[ServedDisk], journal: Journal) -> VmRef:
+        own = self._instant()
+        return self._boundary.call(
+            "start_instant", lambda: own.start_instant(name, info, disks, journal), f"instant recovery of {name}"
+        )
+
+    def resume_instant(self, vm: VmRef) -> None:
+        own = self._instant()
+        self._boundary.call("resume_instant", lambda: own.resume_instant(vm), vm.vm_id)
+
+    def migrate_instant(self, vm: VmRef, journal: Journal, told: Told) -> None:
+        own = self._instant()
+        self._boundary.call("migrate_instant", lambda: own.migrate_instant(vm, journal, told), vm.vm_id)
+
+    def stop_instant(self, vm: VmRef) -> None:
+        own = self._instant()
+        self._boundary.call("stop_instant", lambda: own.stop_instant(vm), vm.vm_id)
+
+    def _instant(self) -> RunsInstantly:
+        own = self.unguarded
+        if not isinstance(own, RunsInstantly):
+            raise UsageError(reason=f"VMs of the plugin {self._plugin} cannot run from a restore point")
+        return own
 
     def guest_agent(self, vm: VmRef) -> AgentChannel:
         own = self.unguarded

@@ -155,6 +155,12 @@ def what_for(session: SessionEntry) -> str:
         case SessionKind.FILES:
             point = str(spec.get("sid", "?"))[:8]
             return f"restore of files of {point} to {spec.get('target', '?')} on {spec.get('proxy', '?')}"
+        case SessionKind.INSTANT:
+            place = f"{spec.get('name', '?')} on {spec.get('server', '?')}"
+            return f"instant recovery of {str(spec.get('sid', '?'))[:8]} as {place}"
+        case SessionKind.SETTLE:
+            how = "migration" if spec.get("migrate") else "end"
+            return f"{how} of the VM of session {spec.get('instant', '?')}"
         case SessionKind.EXPORT:
             writable = ", writable" if spec.get("writable") else ""
             return f"export of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}{writable}"

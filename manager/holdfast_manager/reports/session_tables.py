@@ -107,7 +107,7 @@ def load_facts(report: SessionReport) -> list[Fact]:
 _DONE = {
     SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked", SessionKind.GC: "moved",
     SessionKind.COPY: "read", SessionKind.HEAL: "read", SessionKind.EXPORT: "served", SessionKind.BOOT: "read",
-    SessionKind.FILES: "restored",
+    SessionKind.FILES: "restored", SessionKind.INSTANT: "served", SessionKind.SETTLE: "copied",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost
-from holdfast_agent.errors import ErrorRecord, HoldfastError
+from holdfast_agent.errors import Cancelled, ErrorRecord, HoldfastError
 from holdfast_agent.wire.messages import Push
 from holdfast_manager.broker.broker import Broker
 from holdfast_manager.catalog.catalog import Catalog
@@ -35,6 +35,7 @@ from .export_actions import EXPORT_RETRIES, ExportActions
 from .files_actions import FilesActions
 from .gc_actions import GcActions
 from .heal_actions import HealActions
+from .instant_actions import InstantActions
 from .journal import CatalogJournal, fulfil_open
 from .keys import repository_keys, session_keys
 from .movers import MoverDesk
@@ -51,7 +52,9 @@ from .requests import (
     FilesRequest,
     GcRequest,
     HealRequest,
+    InstantRequest,
     RestoreRequest,
+    SettleRequest,
     VerifyRequest,
 )
 from .restore_actions import Destination, RestoreActions
@@ -59,6 +62,7 @@ from .restore_machine import RestoreMachine
 from .retaining import apply_retention
 from .retrying import vms_without_point
 from .routing import Routing
+from .settling import Settling
 from .task_machine import RetryPolicy
 from .tasks import Context
 from .traffic import SessionTraffic
@@ -131,6 +135,10 @@ class SessionProcess:
                 return self._prove_boot(msgspec.convert(entry.spec, BootRequest), cleanup)
             case SessionKind.FILES:
                 return self._restore_files(msgspec.convert(entry.spec, FilesRequest), cleanup)
+            case SessionKind.INSTANT:
+                return self._run_instantly(msgspec.convert(entry.spec, InstantRequest), cleanup)
+            case SessionKind.SETTLE:
+                return self._settle(msgspec.convert(entry.spec, SettleRequest), cleanup)
             case SessionKind.HEAL:
                 return self._heal(msgspec.convert(entry.spec, HealRequest), cleanup)
             case SessionKind.CLEAN_UP:
@@ -173,10 +181,7 @@ class SessionProcess:
     def _restore(self, request: RestoreRequest, cleanup: ExitStack) -> str:
         destination = None
         if request.server:
-            server = self._catalog.servers.get(request.server)
-            hypervisor = self._connect(self._plugins(), request.server, cleanup)
-            journal = CatalogJournal(self._catalog, self._session, request.server, server.plugin)
-            destination = Destination(hypervisor, journal)
+            destination = self._destination(request.server, cleanup)
         context = self._context(request.repository, cleanup)
         actions = RestoreActions(context, request, session_keys(context), destination)
         self._handlers.append(actions.tasks.push)
@@ -224,6 +229,31 @@ class SessionProcess:
         actions = FilesActions(context, request, session_keys(context))
         self._handlers.append(actions.push)
         return self._drive(context, RestoreMachine(RetryPolicy()), actions)
+
+    def _run_instantly(self, request: InstantRequest, cleanup: ExitStack) -> str:
+        destination = self._destination(request.server, cleanup)
+        context = self._context(request.repository, cleanup)
+        actions = InstantActions(context, request, session_keys(context), destination)
+        self._handlers.append(actions.push)
+        result = self._drive(context, RestoreMachine(EXPORT_RETRIES), actions)
+        return SessionResult.SUCCESS.value if result == SessionResult.CANCELLED.value else result
+
+    def _settle(self, request: SettleRequest, cleanup: ExitStack) -> str:
+        wanted = msgspec.convert(self._catalog.sessions.get(request.instant).spec, InstantRequest)
+        destination = self._destination(wanted.server, cleanup)
+        keys = KeyPair.load(self._settings.identity_file)
+        settling = Settling(self._catalog, self._recorder, keys, lambda: bool(self._stop_reason()))
+        try:
+            settling.run(request, wanted, destination)
+        except Cancelled as stopped:
+            self._recorder.note(stopped.text)
+            return SessionResult.CANCELLED
+        return SessionResult.SUCCESS
+
+    def _destination(self, name: str, cleanup: ExitStack) -> Destination:
+        server = self._catalog.servers.get(name)
+        hypervisor = self._connect(self._plugins(), name, cleanup)
+        return Destination(hypervisor, CatalogJournal(self._catalog, self._session, name, server.plugin))
 
     def _heal(self, request: HealRequest, cleanup: ExitStack) -> str:
         context = self._context(request.repository, cleanup)

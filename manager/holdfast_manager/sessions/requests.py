@@ -113,6 +113,25 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool = False
 
 
+class InstantRequest(ExportRequest, frozen=True, kw_only=True):
+    """Run a VM called ``name`` on ``server`` from such an export, which is writable and kept. ``resumed``: the VM may
+    be there already, and wait for its disks."""
+
+    server: str
+    name: str
+
+
+class SettleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of what the session ``instant`` began: its VM is brought to disks of its own (``migrate``) or removed.
+
+    ``keep``: what it wrote stays on the agent, for a VM that is started from it again.
+    """
+
+    instant: int
+    migrate: bool
+    keep: bool = False
+
+
 class BootRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Prove that the VM of the point ``sid`` boots, on the agent ``proxy`` (whatever the settings say of one).
 

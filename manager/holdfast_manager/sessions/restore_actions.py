@@ -171,7 +171,7 @@ class RestoreActions(TargetActions):
         return f"files in {directory}", placed
 
     def _vm(self, point: Point, disks: list[DiskPoint], destination: Destination) -> tuple[str, list[Placed]]:
-        whole = self._read_config(point)
+        whole = vm_info_of(self._reader, point)
         kept = {disk.disk_id for disk in disks}
         info = msgspec.structs.replace(whole, disks=tuple(disk for disk in whole.disks if disk.disk_id in kept))
         name, in_place = self._request.name or point.vm_name, self._request.in_place
@@ -201,14 +201,6 @@ class RestoreActions(TargetActions):
         }
         return driver.prepare_rollback(name, info, since, journal)
 
-    def _read_config(self, point: Point) -> VmInfo:
-        plain = self._reader.config(point)
-        try:
-            return msgspec.json.decode(plain, type=VmInfo)
-        except NOT_DECODED as error:
-            name = f"the VM configuration of {point.sid}"
-            raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
-
     def finish(self) -> Event:
         finished = self._finish_target()
         if self._whole and not self._request.in_place:  # every block was read, decoded and compared with its id
@@ -235,6 +227,16 @@ _NO_PLACE = {
     False: "The hypervisor plugin made none",
     True: "The VM has no such disk any more; restore with --overwrite, or the others one by one",
 }
+
+
+def vm_info_of(reader: PointReader, point: Point) -> VmInfo:
+    """What was told of a point's VM at the backup. Raises :class:`ObjectDamaged`, and as ``PointReader.config``."""
+    plain = reader.config(point)
+    try:
+        return msgspec.json.decode(plain, type=VmInfo)
+    except NOT_DECODED as error:
+        name = f"the VM configuration of {point.sid}"
+        raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
 
 
 def wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:

@@ -16,6 +16,7 @@ from .guest import (
     OffersPrograms,
 )
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
+from .instant import RunsInstantly, ServedDisk, Told
 from .notices import Notice, Notifier, Severity
 from .offers import ChecksRights, OffersLoad, OffersPlaces, PlaceKind, RollsBack
 from .registry import API_VERSION, Family, Registration, Registry
@@ -65,10 +66,13 @@ __all__ = [
     "RestoreDisk",
     "RestoreTarget",
     "RollsBack",
+    "RunsInstantly",
+    "ServedDisk",
     "Severity",
     "Snapshot",
     "SnapshotDisk",
     "SnapshotRequest",
+    "Told",
     "VmInfo",
     "VmRef",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from xml.sax.saxutils import quoteattr
 
 from holdfast_plugins.api import VmRef
 
@@ -63,6 +64,19 @@ class Domain:
     def resume(self) -> None:
         """Let a paused guest go on."""
         self._ask(self._raw.resume)
+
+    def start(self) -> None:
+        """Start QEMU, and the guest's processors."""
+        self._ask(lambda: self._raw.createWithFlags(0))
+
+    def remove(self) -> None:
+        """End QEMU at once, and forget the domain with all that libvirt keeps of it."""
+        if self.active:
+            self._ask(self._raw.destroy)
+        if self.persistent:
+            names = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM")
+            flags = sum(self._flag(f"DOMAIN_UNDEFINE_{name}") for name in names)
+            self._ask(lambda: self._raw.undefineFlags(flags))
 
     def xml(self, *, inactive: bool = False) -> str:
         """The definition: as QEMU runs, or as the next start will find it."""
@@ -149,8 +163,19 @@ class Domain:
         flags = self._flag("DOMAIN_BLOCK_COMMIT_SHALLOW")
         self._ask(lambda: self._raw.blockCommit(target, None, top, 0, flags))
 
+    def begin_copy(self, target: str, path: str, image_format: str) -> None:
+        """Begin to copy a disk to a new image, and to write to both what the guest writes."""
+        names = ("TRANSIENT_JOB", "SYNCHRONOUS_WRITES")
+        flags = sum(self._flag(f"DOMAIN_BLOCK_COPY_{name}") for name in names)
+        xml = f"<disk type='file'><driver type='{image_format}'/><source file={quoteattr(path)}/></disk>"
+        self._ask(lambda: self._raw.blockCopy(target, xml, {}, flags))
+
+    def end_copy(self, target: str) -> None:
+        """Give a copy up; the guest goes on with the disk."""
+        self._ask(lambda: self._raw.blockJobAbort(target, 0))
+
     def pivot(self, target: str) -> None:
-        """Let the guest go on with the image that everything was brought down into."""
+        """Let the guest go on with the image that everything was brought down, or copied, into."""
         self._ask(lambda: self._raw.blockJobAbort(target, self._flag("DOMAIN_BLOCK_JOB_ABORT_PIVOT")))
 
     def block_job(self, target: str) -> tuple[int, int] | None:

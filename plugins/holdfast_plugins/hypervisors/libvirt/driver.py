@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from holdfast_agent.errors import DiskUnsupported, HypervisorUnreachable, SnapshotNotRemoved
-from holdfast_plugins.api import Journal, RestoreTarget, Snapshot, SnapshotRequest, VmInfo, VmRef
+from holdfast_plugins.api import Journal, RestoreTarget, ServedDisk, Snapshot, SnapshotRequest, Told, VmInfo, VmRef
 
 from ..rewriting import is_in_place
 from . import inventory, rollbacks
 from .agent_channel import LibvirtAgentChannel
 from .binding import LibvirtRefused
 from .connection import Connection
+from .instant import INSTANT, MIGRATION, Instants
 from .options import LibvirtOptions
 from .promises import SNAPSHOT
 from .resting import Resting
@@ -28,6 +29,7 @@ class LibvirtDriver:
         self._connection = Connection(options.uri, secret, options.timeout)
         self._snapshots = Snapshots(self._connection, options)
         self._restores = Restores(self._connection, options)
+        self._instants = Instants(self._connection, options, self._restores)
 
     def connect(self) -> None:
         self._connection.connect()
@@ -62,6 +64,9 @@ class LibvirtDriver:
             self._snapshots.fulfil(data)
         elif kind in (RESTORE, REPLACED):
             self._restores.fulfil(kind, data)
+        elif kind in (INSTANT, MIGRATION):
+            with self._reachable():
+                self._instants.fulfil(kind, data)
         else:
             reason = f"{kind!r} is not an obligation of this plugin"
             raise SnapshotNotRemoved(snapshot=data.get("name", "?"), vm="a VM", reason=reason)
@@ -85,6 +90,22 @@ class LibvirtDriver:
         with self._reachable():
             if not is_in_place(target):
                 self._restores.abandon(target, journal)
+
+    def start_instant(self, name: str, info: VmInfo, disks: Sequence[ServedDisk], journal: Journal) -> VmRef:
+        with self._reachable():
+            return self._instants.start(name, info, disks, journal)
+
+    def resume_instant(self, vm: VmRef) -> None:
+        with self._reachable():
+            self._instants.resume(vm)
+
+    def migrate_instant(self, vm: VmRef, journal: Journal, told: Told) -> None:
+        with self._reachable():
+            self._instants.migrate(vm, journal, told)
+
+    def stop_instant(self, vm: VmRef) -> None:
+        with self._reachable():
+            self._instants.stop(vm)
 
     def guest_agent(self, vm: VmRef) -> LibvirtAgentChannel:
         """As ``OffersGuestAgent``."""

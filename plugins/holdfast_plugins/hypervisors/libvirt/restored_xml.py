@@ -16,12 +16,20 @@ _TARGET = re.compile(r"[a-z]{1,8}[0-9a-z]{0,8}", re.ASCII)
 _DESCRIBES_OLD = ("backingStore", "mirror", "source", "auth", "encryption", "transient")
 
 
+_POLICIES = ("error_policy", "rerror_policy")
+"""A guest whose disk cannot be reached is paused, and told nothing. (libvirt knows `reconnect` of NBD from 9.1 on.)"""
+
+
 class NewDisk(msgspec.Struct, frozen=True):
-    """Where a restored disk lies. ``disk_id``: as the backup called it."""
+    """Where a restored disk lies: in the file ``path``, or as the ``export`` of an NBD server at the socket ``path``.
+
+    ``disk_id``: as the backup called it.
+    """
 
     disk_id: str
     path: str
     format: str
+    export: str = ""
 
 
 class NewIdentity(msgspec.Struct, frozen=True):
@@ -58,10 +66,12 @@ def restored(xml: str, identity: NewIdentity, disks: Sequence[NewDisk], firmware
     return unparse(root)
 
 
-def plain(name: str, kind: str, disks: Sequence[NewDisk]) -> str:
-    """A simple VM for disks that another kind of hypervisor had. ``kind``: "kvm" or "qemu"."""
+def plain(name: str, kind: str, disks: Sequence[NewDisk], uuid: str = "") -> str:
+    """A simple VM for disks that another kind of hypervisor had. ``kind``: "kvm" or "qemu". ``uuid``: "" for any."""
     root = Element("domain", type=kind)
     SubElement(root, "name").text = name
+    if uuid:
+        SubElement(root, "uuid").text = uuid
     SubElement(root, "memory", unit="GiB").text = "2"
     SubElement(root, "vcpu").text = "2"
     system = SubElement(root, "os")
@@ -110,7 +120,6 @@ def _place_firmware(root: Element, firmware: Path | None, own: bool) -> None:
 
 def _point_to(element: Element, disk: NewDisk) -> None:
     _forget(element, _DESCRIBES_OLD)
-    element.set("type", "file")
     element.set("device", "disk")
     for attribute in ("sgio", "rawio", "snapshot"):
         element.attrib.pop(attribute, None)
@@ -118,7 +127,32 @@ def _point_to(element: Element, disk: NewDisk) -> None:
     if driver is None:
         driver = SubElement(element, "driver", name="qemu")
     driver.set("type", disk.format)
-    SubElement(element, "source", file=disk.path)
+    _set_source(element, driver, disk)
+
+
+def point_disks(xml: str, disks: Sequence[NewDisk]) -> str:
+    """The definition with these disks, by their targets, in the places of what they were."""
+    root = parse(xml)
+    new = {disk.disk_id: disk for disk in disks}
+    for element in disk_elements(root):
+        disk = new.get(target_of(element))
+        if disk is not None:
+            _point_to(element, disk)
+    return unparse(root)
+
+
+def _set_source(element: Element, driver: Element, disk: NewDisk) -> None:
+    for attribute in _POLICIES if disk.export else ():
+        driver.set(attribute, "stop")
+    if not disk.export:
+        element.set("type", "file")
+        SubElement(element, "source", file=disk.path)
+        return
+    element.set("type", "network")
+    for attribute in ("io", "iothread", "queues"):  # of files
+        driver.attrib.pop(attribute, None)
+    source = SubElement(element, "source", protocol="nbd", name=disk.export)
+    SubElement(source, "host", transport="unix", socket=disk.path)
 
 
 def _add_disks(devices: Element, disks: Sequence[NewDisk]) -> None:
@@ -127,9 +161,9 @@ def _add_disks(devices: Element, disks: Sequence[NewDisk]) -> None:
     for disk in disks:
         target = disk.disk_id if _is_virtio(disk.disk_id, taken) else _free_target(taken)
         taken.add(target)
-        element = SubElement(devices, "disk", type="file", device="disk")
-        SubElement(element, "driver", name="qemu", type=disk.format, discard="unmap")
-        SubElement(element, "source", file=disk.path)
+        element = SubElement(devices, "disk", device="disk")
+        driver = SubElement(element, "driver", name="qemu", type=disk.format, discard="unmap")
+        _set_source(element, driver, disk)
         SubElement(element, "target", dev=target, bus="virtio")
 
 

@@ -147,6 +147,27 @@ class Restores:
             for socket in sockets.glob(f"restore-{token}-*.sock"):
                 socket.unlink(missing_ok=True)
 
+    def instant_definition(self, name: str, identity: str, info: VmInfo, disks: list[NewDisk]) -> str:
+        """The definition of a VM that stands beside the original: another UUID, other addresses, no firmware's memory.
+
+        Raises :class:`UsageError` for a name that no VM can have.
+        """
+        _check_name(name)
+        before = parse_definition(info.config)
+        if before is None:
+            return plain(name, self._connection.best_kind(), disks, identity)
+        return restored(before.xml, NewIdentity(name, identity, own=False), disks, None)
+
+    def delete_unused(self, directory: Path, names: list[str]) -> None:
+        """Delete those of the files that no domain names. Raises :class:`SnapshotNotRemoved`."""
+        try:
+            named = set(_named_images(self._connection))
+        except LibvirtRefused as error:
+            raise SnapshotNotRemoved(snapshot=str(directory), vm="a migrated VM", reason=str(error)) from error
+        unused = [name for name in names if directory / name not in named]
+        if unused:
+            self._delete(directory, unused)
+
     # --- room for the disks -------------------------------------------------------------------------------------------
 
     def _check_free(self, name: str, overwrite: bool) -> Domain | None:

@@ -1,0 +1,140 @@
+"""`holdfast instant` as people use it: a VM out of an encrypted repository, through crashes, to disks of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.exports import nbdsh
+from lab.installation import CommandFailed, Installation, installed
+from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[LibvirtHost]:
+    with libvirt_daemon() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, host: LibvirtHost) -> Iterator[Installation]:
+    """A point of the VM "web" of libvirt, which is gone."""
+    with installed(tmp_path_factory.mktemp("h")) as house:
+        vm = host.vm("web", {"vda": ("qcow2", 8 * MIB)}).start()
+        vm.write("vda", MIB, os.urandom(2 * MIB))
+        for folder in ("scratch", "images"):
+            (house.home / folder).mkdir()
+        places = (f"scratch_dir={house.home}/scratch", f"restore_dir={house.home}/images", f"uri={host.uri}")
+        options = [word for place in places for word in ("--option", place)]
+        house.holdfast("server", "add", "kvm", "--plugin", "libvirt", *options)
+        house.add_repository("main", encrypted=True)
+        house.holdfast("job", "create", "nightly", "--server", "kvm", "--include", "web", "--repository", "main")
+        house.run_job("nightly")
+        house.content = bytes(vm.content["vda"])  # type: ignore[attr-defined]  # for the tests below
+        vm.stop()
+        yield house
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.2)
+
+
+def started(house: Installation, host: LibvirtHost, *command: str) -> tuple[str, LibvirtVm]:
+    line = house.holdfast("instant", *command)["instant"]
+    assert (line["state"], line["name"]) == ("serving", "web-instant")
+    content: bytes = house.content  # type: ignore[attr-defined]  # see `house`
+    return str(line["session"]), LibvirtVm.found(host, "web-instant", {"vda": content})
+
+
+def served(vm: LibvirtVm, offset: int, length: int) -> bytes:
+    """What the export of a VM's disk holds now."""
+    socket = vm.domain.XMLDesc().split("socket='")[1].split("'")[0]
+    told = nbdsh(f"print(h.pread({length}, {offset}).hex())", f"nbd+unix:///vda?socket={socket}")
+    return bytes.fromhex(told[0])
+
+
+def write_again(vm: LibvirtVm, offset: int, data: bytes) -> None:
+    """QEMU's own writes, unlike its guest's, are told of the first error, and are not tried again."""
+
+    def reaches() -> bool:
+        try:
+            vm.write("vda", offset, data)
+            return served(vm, offset, len(data)) == data
+        except AssertionError:  # nobody serves it yet
+            return False
+
+    wait_until(reaches)
+
+
+def start(house: Installation, host: LibvirtHost) -> tuple[str, LibvirtVm]:
+    return started(house, host, "start", "--vm", "web", "--point", "latest", "--server", "kvm")
+
+
+def listed(house: Installation) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = house.holdfast("instant", "list")["instant"]
+    return found
+
+
+def left_over(house: Installation) -> list[Path]:
+    return list((house.home / "agent" / "exports").glob("*/*"))
+
+
+def test_a_vm_runs_from_its_point_through_restarts_and_moves_to_its_own_disks(
+    house: Installation, host: LibvirtHost
+) -> None:
+    number, vm = start(house, host)
+    vm.write("vda", 5 * MIB, b"written" * 1000)
+    vm._io("vda", "flush")
+    house.kill_agent()
+    house.start_agent()
+    write_again(vm, 6 * MIB, b"after a restart of the agent" * 100)
+    report = house.holdfast("instant", "migrate", number)
+    assert (report["kind"], report["result"]) == ("settle", "success")
+    assert (listed(house), left_over(house)) == ([], [])
+    assert not house.points("web")[0]["held"]
+    vm.write("vda", 7 * MIB, b"on its own" * 100)
+    assert (vm.read_image("vda") == vm.content["vda"]) is True
+    vm.stop()
+    vm.domain.undefine()
+
+
+def test_a_manager_that_dies_leaves_a_vm_that_waits_for_its_disks(house: Installation, host: LibvirtHost) -> None:
+    number, vm = start(house, host)
+    vm.write("vda", 5 * MIB, b"kept" * 1000)
+    vm._io("vda", "flush")
+    process: str = house.holdfast("session", "show", number)["process"]
+    os.kill(int(process.split()[1]), signal.SIGKILL)
+    wait_until(lambda: listed(house)[0]["state"] == "interrupted")
+    wait_until(lambda: not list(house.home.glob("agent/exports/*/*/nbd.sock")))
+    with pytest.raises(CommandFailed, match="resume"):
+        house.holdfast("instant", "migrate", number)
+    second, again = started(house, host, "resume", number)
+    assert again.uuid == vm.uuid, "the same VM goes on"
+    write_again(vm, 6 * MIB, b"and on" * 1000)
+    assert served(vm, 0, 8 * MIB) == bytes(vm.content["vda"])
+    report = house.holdfast("instant", "stop", second)
+    assert report["result"] == "success"
+    assert (listed(house), left_over(house)) == ([], [])
+    assert [domain.name() for domain in host.raw.listAllDomains()] == ["web"]
+
+
+def test_what_is_not_possible_is_told(house: Installation, host: LibvirtHost) -> None:
+    with pytest.raises(CommandFailed, match="cannot run from a restore point"):
+        house.holdfast("instant", "start", "--vm", "web", "--point", "latest", "--server", "lab")
+    with pytest.raises(CommandFailed, match="exists already"):
+        house.holdfast("instant", "start", "--vm", "web", "--point", "latest", "--server", "kvm", "--name", "web")
+    with pytest.raises(CommandFailed, match="no instant recovery"):
+        house.holdfast("instant", "stop", "1")
+    wait_until(lambda: left_over(house) == [])
+    assert listed(house) == []
