@@ -194,11 +194,6 @@ func (l *lab) state() map[string]any {
 			"id": vm.Self.Value, "snapshots": len(snapshotsIn(vm)), "disks": attached, "uuids": uuids, "consolidation_needed": needed,
 		}
 	}
-	stores := map[string]string{}
-	for _, entity := range registry.All("Datastore") {
-		store := entity.(*simulator.Datastore)
-		stores[store.Name] = store.Summary.Url
-	}
 	running := 0
 	for _, found := range registry.AllReference("Task") {
 		if task := found.(*simulator.Task); task.Info.State == types.TaskInfoStateRunning {
@@ -206,7 +201,7 @@ func (l *lab) state() map[string]any {
 		}
 	}
 	return map[string]any{
-		"machines": machines, "deltas": deltas, "datastores": stores, "tasks": running, "sessions": len(l.sessions()),
+		"machines": machines, "deltas": deltas, "datastores": l.stores, "tasks": running, "sessions": len(l.sessions()),
 		"requests": l.requests.Load(),
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -37,11 +38,30 @@ func (l *lab) serveFolder(w http.ResponseWriter, r *http.Request) {
 	name := (&object.DatastorePath{
 		Datastore: r.URL.Query().Get("dsName"), Path: strings.TrimPrefix(r.URL.Path, "/folder/"),
 	}).String()
-	if l.locked(name) {
+	file := l.fileAt(name)
+	if l.locked(file) {
 		http.Error(w, "the file is locked", http.StatusInternalServerError)
 		return
 	}
-	l.service.ServeDatastore(w, r)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || !serveFile(w, r, file) {
+		l.service.ServeDatastore(w, r)
+	}
+}
+
+// serveFile serves a regular file. The simulator would ask itself for the datastore with half a dozen queries first.
+func serveFile(w http.ResponseWriter, r *http.Request, name string) bool {
+	file, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	http.ServeContent(w, r, "", info.ModTime(), file)
+	return true
 }
 
 // admitted says whether the request has a session's cookie or the password.
@@ -73,8 +93,8 @@ func (l *lab) sessions() []types.UserSession {
 const readOnly = string(types.VirtualDiskModeIndependent_nonpersistent)
 
 // locked says whether a running VM writes the file of bytes: the top of its chain. It also gives a file that was never
-// written the size of its disk.
-func (l *lab) locked(name string) bool {
+// asked for the size of its disk.
+func (l *lab) locked(file string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, entity := range l.service.Context.Map.All("VirtualMachine") {
@@ -83,8 +103,11 @@ func (l *lab) locked(name string) bool {
 			continue
 		}
 		for _, disk := range disks(vm.Config.Hardware.Device) {
-			image := l.imageOf(disk)
-			if image.data == l.fileAt(name) && backing(disk).DiskMode != readOnly {
+			image := l.images[backing(disk).FileName]
+			if image == nil {
+				image = l.imageOf(disk)
+			}
+			if image.data == file && backing(disk).DiskMode != readOnly {
 				return vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn
 			}
 		}

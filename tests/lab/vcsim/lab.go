@@ -17,7 +17,8 @@ import (
 type lab struct {
 	service  *simulator.Service
 	faults   faults
-	requests atomic.Int64 // to /folder
+	stores   map[string]string // folders of datastores by name
+	requests atomic.Int64      // to /folder
 
 	mu         sync.Mutex
 	images     map[string]*image                              // by datastore path of the descriptor
@@ -37,10 +38,15 @@ type diskOf struct {
 func newLab(service *simulator.Service) *lab {
 	l := &lab{
 		service:    service,
+		stores:     map[string]string{},
 		images:     map[string]*image{},
 		tracks:     map[diskOf]*track{},
 		frozen:     map[types.ManagedObjectReference][]*frozenDisk{},
 		registries: map[*simulator.Registry]bool{},
+	}
+	for _, entity := range service.Context.Map.All("Datastore") {
+		store := entity.(*simulator.Datastore)
+		l.stores[store.Name] = store.Summary.Url
 	}
 	service.Context.Map.Handler = l.handle
 	return l
@@ -116,10 +122,8 @@ func (l *lab) machineNamed(name string) *simulator.VirtualMachine {
 func (l *lab) fileAt(name string) string {
 	var at object.DatastorePath
 	at.FromString(name)
-	for _, entity := range l.service.Context.Map.All("Datastore") {
-		if store := entity.(*simulator.Datastore); store.Name == at.Datastore {
-			return filepath.Join(store.Summary.Url, at.Path)
-		}
+	if folder, known := l.stores[at.Datastore]; known {
+		return filepath.Join(folder, at.Path)
 	}
 	return ""
 }

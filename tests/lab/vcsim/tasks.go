@@ -19,23 +19,21 @@ type act func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault)
 // task runs an act on a VM as a task that goes wrong on command. While it is delayed the VM can be read, as on a
 // vCenter; the simulator's own tasks hold its lock.
 func (l *lab) task(ctx *simulator.Context, vm *simulator.VirtualMachine, method string, quiesce bool, do act) types.ManagedObjectReference {
-	nobody := types.ManagedObjectReference{Type: "LabTask", Value: uuid.NewString()}
+	// The task locks what it is of: nobody else's VM, until it is told that it is of ours.
+	nobody := types.ManagedObjectReference{Type: vm.Self.Type, Value: uuid.NewString()}
 	mine := *ctx // locks belong to a context: the task's are not the call's
 	verb := strings.ToLower(method[:1]) + strings.TrimSuffix(method[1:], "_Task")
 	task := simulator.CreateTask(nobody, verb+"Task", func(task *simulator.Task) (types.AnyType, types.BaseMethodFault) {
 		mine.Map.AtomicUpdate(&mine, task, []types.PropertyChange{
 			{Name: "info.entity", Val: vm.Self},
 			{Name: "info.entityName", Val: vm.Name},
-			{Name: "info.descriptionId", Val: "VirtualMachine." + verb},
 		})
 		var result types.AnyType
 		var failed types.BaseMethodFault
 		rule := l.faults.ofTask(method, vm.Name, quiesce)
 		if rule != nil {
 			time.Sleep(time.Duration(rule.DelayMS) * time.Millisecond)
-			if rule.Fault != leftDeltas {
-				failed = faultNamed(rule.Fault)
-			}
+			failed = faultNamed(rule.Fault)
 			if failed != nil && !rule.After {
 				return nil, failed
 			}
