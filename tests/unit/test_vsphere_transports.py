@@ -12,7 +12,7 @@ from holdfast_agent.errors import UnknownConfigKey
 from holdfast_agent.model.disk_url import DiskScheme, parse_disk_url
 from holdfast_agent.model.strict import convert, read_toml
 from holdfast_plugins.hypervisors.vsphere import ProxyOptions, Transport, VsphereOptions
-from holdfast_plugins.hypervisors.vsphere.transports.choice import DiskFacts, choose, nearest
+from holdfast_plugins.hypervisors.vsphere.transports.choice import DiskFacts, choose, nearest, turned
 from holdfast_plugins.hypervisors.vsphere.transports.urls import device_url, mounted_url, vddk_url
 
 STORES = ("fast", "slow")
@@ -52,6 +52,9 @@ def test_ways_are_those_that_the_proxy_has_in_the_order_that_is_wanted(
         assert disk.datastore in proxy.mounts
     assert (Transport.NBD in choice.ways) == (proxy.vddk and Transport.NBD in order)
     assert choice.ways or choice.reason
+    attempts = [turned(choice.ways, attempt) for attempt in range(len(choice.ways))]
+    assert [ways[0] for ways in attempts] == list(choice.ways), "each attempt begins with another way"
+    assert all(sorted(ways) == sorted(choice.ways) for ways in attempts), "no way is lost"
 
 
 @given(orders, disks, st.dictionaries(st.sampled_from("abcd"), proxies))

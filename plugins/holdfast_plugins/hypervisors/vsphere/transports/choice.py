@@ -49,6 +49,12 @@ def choose(order: Sequence[Transport], disk: DiskFacts, proxy: ProxyOptions) -> 
     return Choice(tuple(ways), refused)
 
 
+def turned(ways: Sequence[Transport], attempts: int) -> tuple[Transport, ...]:
+    """``ways`` for an attempt after ``attempts`` others, each of which may have failed by its first way."""
+    first = attempts % len(ways) if ways else 0
+    return (*ways[first:], *ways[:first])
+
+
 def nearest(
     order: Sequence[Transport], disk: DiskFacts, proxies: Mapping[str, ProxyOptions]
 ) -> tuple[tuple[str, ...], ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +20,7 @@ from ..connection import Connection
 from ..devices import Disk
 from ..inventory import Inventory
 from ..options import ProxyOptions, Transport, VsphereOptions
-from .choice import DiskFacts, choose, nearest
+from .choice import DiskFacts, choose, nearest, turned
 from .hotadd import HotAdd
 from .urls import device_url, flat_url, mounted_url, vddk_url
 
@@ -42,6 +44,8 @@ class Transports:
         self._connection = connection
         self._inventory = inventory
         self._options = options
+        self._attempts: Counter[tuple[str, str, str]] = Counter()
+        self._lock = threading.Lock()
         self.hotadd = HotAdd(connection, inventory, options.task_timeout)
 
     def check(self, vm: VmRef, disks: Sequence[Disk]) -> None:
@@ -74,10 +78,14 @@ class Transports:
         raise SnapshotFailed(vm=source.vm.name, reason=f"no proxy can read {source.disk.disk_id}")
 
     def urls_for(self, source: Source, name: str, journal: Journal) -> tuple[tuple[str, ...], tuple[DiskAccess, ...]]:
-        """The URLs for the proxy ``name``, the best first, and the secrets for them. Raises ``SnapshotFailed``."""
+        """The URLs for the proxy ``name``, and the secrets for them. Raises ``SnapshotFailed``.
+
+        The best way is first; in each further attempt of a session the next one, for what opened may have failed later.
+        """
         proxy = self._options.proxies.get(name, ProxyOptions())
         choice = choose(self._options.transports, self._facts(source.vm, source.disk), proxy)
-        urls = tuple(self._prepared(choice.ways, source, proxy, journal))
+        ways = turned(choice.ways, self._attempt(source, name))
+        urls = tuple(self._prepared(ways, source, proxy, journal))
         if not urls:
             reason = f"the proxy {name} cannot read {source.disk.disk_id}: {choice.reason}"
             raise SnapshotFailed(vm=source.vm.name, reason=reason)
@@ -94,6 +102,13 @@ class Transports:
         Raises :class:`VsphereRefused` or ``HypervisorUnreachable``.
         """
         self.hotadd.release(name)
+
+    def _attempt(self, source: Source, proxy: str) -> int:
+        """How often this session has tried the disk on this proxy before."""
+        key = source.vm.vm_id, source.disk.disk_id, proxy
+        with self._lock:
+            self._attempts[key] += 1
+            return self._attempts[key] - 1
 
     def _prepared(
         self, ways: Sequence[Transport], source: Source, proxy: ProxyOptions, journal: Journal
