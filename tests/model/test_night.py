@@ -97,7 +97,7 @@ def estate(
                 include=("*",),
                 repository=f"r{number % repositories}",
                 priority=(Priority.NORMAL, Priority.LOW, Priority.HIGH)[number % 3],
-                max_tasks=4 if number == 1 else None,
+                max_tasks=max(4, vms // jobs // 12) if number == 1 else None,
                 schedule=JobSchedule(start=("daily 22:00",), retry_pause_s=120.0),
             )
         )

@@ -43,6 +43,7 @@ REQUESTS: list[m.Request] = [
     HELLO,
     m.Heartbeat(),
     m.AskHealth(),
+    m.Enrol(key=MANAGER.public, name="n"),
     m.RenewLease(lease="l", ttl_s=10),
     m.CloseLease(lease="l"),
     m.PrepareMover(lease="l", mover="m", task_id="t"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
@@ -43,10 +44,13 @@ class Incoming:
 class ControlServer:
     """Owned by one thread, which calls all methods. Binding happens in the constructor; :meth:`close` frees all."""
 
-    def __init__(self, listen: str, keys: KeyPair, authorised: AuthorisedKeys) -> None:
-        """``listen``: tcp://ADDRESS:PORT; port 0 takes a free one. Raises :class:`ConfigInvalid` if it is taken."""
+    def __init__(
+        self, listen: str, keys: KeyPair, authorised: AuthorisedKeys, also: Callable[[str], bool] = lambda key: False
+    ) -> None:
+        """``listen``: tcp://ADDRESS:PORT; port 0 takes a free one. ``also``: whether a key may connect that is not
+        authorised. Raises :class:`ConfigInvalid` if the port is taken."""
         self._context = zmq.Context(io_threads=1)
-        self._zap = ZapHandler(self._context, authorised)
+        self._zap = ZapHandler(self._context, authorised, also)
         self._router = self._context.socket(zmq.ROUTER)
         self._poller = zmq.Poller()
         try:

@@ -15,6 +15,7 @@ from .init import init
 from .run import run
 from .show import show
 from .take_over import take_over
+from .token import token
 
 USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
@@ -38,6 +39,7 @@ cli.add_command(authorize)
 cli.add_command(run)
 cli.add_command(show)
 cli.add_command(take_over)
+cli.add_command(token)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

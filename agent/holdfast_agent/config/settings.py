@@ -221,6 +221,11 @@ class AgentSettings(_Settings, frozen=True, kw_only=True):
         return Path(self.authorised_keys or Path(self.state_dir) / "authorised_keys")
 
     @property
+    def tokens_file(self) -> Path:
+        """One-time tokens that may still be used; see ``channel.enrolment_tokens``."""
+        return Path(self.state_dir) / "tokens"
+
+    @property
     def endpoint_file(self) -> Path:
         """Where the running agent writes the endpoint that it really listens on."""
         return Path(self.state_dir) / "endpoint"

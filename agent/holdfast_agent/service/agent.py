@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from holdfast_agent.channel.authentication import AuthorisedKeys
 from holdfast_agent.channel.control_server import ControlServer
+from holdfast_agent.channel.enrolment_tokens import EnrolmentTokens
 from holdfast_agent.config.settings import AgentSettings
 from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model.disk_url import DiskScheme
@@ -44,6 +45,7 @@ class Agent:
         authorised: AuthorisedKeys,
         mover_command: Sequence[str] = MOVER_COMMAND,
         clock: Callable[[], float] = time.monotonic,
+        tokens: EnrolmentTokens | None = None,
     ) -> None:
         self.settings = settings
         self.server = server
@@ -63,7 +65,8 @@ class Agent:
         self.movers_started: Counter[str] = Counter()
         self.movers_ended: Counter[tuple[str, str]] = Counter()
         self.closing_leases = 0
-        self._authorised = authorised
+        self.authorised = authorised
+        self.tokens = tokens or EnrolmentTokens(settings.tokens_file)
         self._admitted: Mapping[str, str] = MappingProxyType({})
         self._qemu_nbd = shutil.which("qemu-nbd") is not None
 
@@ -83,7 +86,7 @@ class Agent:
         """Is the manager's key authorised now? A list that became unreadable leaves the last good one in force here;
         new connections are refused meanwhile."""
         try:
-            self._admitted = self._authorised.current()
+            self._admitted = self.authorised.current()
         except (ConfigInvalid, OSError) as error:
             _log.error("the list of authorised keys cannot be read: %s", error)
         return key in self._admitted

@@ -15,6 +15,7 @@ from types import FrameType
 
 from holdfast_agent.channel.authentication import AuthorisedKeys, KeyPair
 from holdfast_agent.channel.control_server import ControlServer
+from holdfast_agent.channel.enrolment_tokens import EnrolmentTokens
 from holdfast_agent.channel.metrics_endpoint import MetricsEndpoint
 from holdfast_agent.config.settings import AgentSettings
 from holdfast_agent.errors import ConfigInvalid, Locked
@@ -43,9 +44,10 @@ def run_agent(settings: AgentSettings, mover_command: Sequence[str] = MOVER_COMM
         _fresh_directory(settings.runtime_dir)
         settings.cache_dir.mkdir(mode=0o700, exist_ok=True)
         remove_forgotten(settings.export_dir)
-        server = ControlServer(settings.control.listen, keys, authorised)
+        tokens = EnrolmentTokens(settings.tokens_file)
+        server = ControlServer(settings.control.listen, keys, authorised, tokens.admits)
         stack.callback(server.close, _LAST_REPLIES_S)
-        agent = Agent(settings, server, authorised, mover_command)
+        agent = Agent(settings, server, authorised, mover_command, tokens=tokens)
         stack.callback(agent.close)
         service = TransportService(agent)
         stack.enter_context(_metrics_told(settings, service))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import holdfast_agent
+from holdfast_agent.channel.authentication import check_public_key
 from holdfast_agent.channel.control_server import Connection, Incoming
 from holdfast_agent.errors import (
     ConnectionLost,
@@ -41,6 +42,7 @@ from . import (
 )
 from .agent import Agent
 from .calls import Call
+from .leases import check_name
 from .workers import guarded
 
 FORGET_AFTER_S: Final = 60.0
@@ -76,6 +78,18 @@ def _hello(agent: Agent, call: Call[m.Hello]) -> None:
     )
 
 
+def _enrol(agent: Agent, call: Call[m.Enrol]) -> None:
+    """The token first: if what follows fails, its owner makes another; it never serves twice."""
+    request = call.request
+    check_public_key(request.key)
+    check_name("manager", request.name)
+    if not agent.tokens.spend(call.key):
+        raise NotAuthorised(peer=call.key, reason="only a one-time token enrols a manager, and once")
+    agent.authorised.add(request.key, request.name)
+    _log.warning("the manager %s (%s) has enrolled itself by a token", request.key, request.name)
+    call.reply(m.Done())
+
+
 def _heartbeat(agent: Agent, call: Call[m.Heartbeat]) -> None:
     call.reply(m.Done())
 
@@ -83,6 +97,7 @@ def _heartbeat(agent: Agent, call: Call[m.Heartbeat]) -> None:
 ROUTES: Final[dict[type[m.Request], Route]] = {
     m.Hello: Route(None, _hello),
     m.Heartbeat: Route(None, _heartbeat),
+    m.Enrol: Route(None, _enrol),
     m.AskHealth: Route(None, health.report_health),
     m.RenewLease: Route(None, lease_handlers.renew_lease),
     m.CloseLease: Route(None, lease_handlers.close_lease),
@@ -151,18 +166,23 @@ class Dispatcher:
         """Drop connections that are long silent or whose key is not authorised any more; called now and then."""
         earliest = self._agent.clock() - FORGET_AFTER_S
         for connection, heard in list(self._last_heard.items()):
-            if heard < earliest or not self._agent.admits(connection.key):
+            if heard < earliest or not (
+                self._agent.admits(connection.key) or self._agent.tokens.admits(connection.key)
+            ):
                 del self._last_heard[connection]
 
     def _checked(self, incoming: Incoming) -> m.Request:
         connection = incoming.connection
-        if not self._agent.admits(connection.key):
+        by_token = not self._agent.admits(connection.key)
+        if by_token and not self._agent.tokens.admits(connection.key):
             self._last_heard.pop(connection, None)
             raise NotAuthorised(peer=connection.key, reason="its key is not authorised any more")
         if self.stopping:
             raise ConnectionLost(peer=self._agent.settings.agent_name, reason="the agent is stopping")
         request = codec.decode_request(incoming.frame, connection.key)
         self._check_greeting(connection, request)
+        if by_token and not isinstance(request, (m.Hello, m.Enrol)):
+            raise NotAuthorised(peer=connection.key, reason="a token enrols a manager, and does nothing else")
         self._check_role(request)
         return request
 

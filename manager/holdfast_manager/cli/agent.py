@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 
 from .app import App, pass_app
+from .asking import one_secret
 from .commands import Group
 
 _SLOTS = click.IntRange(1, 1024)
@@ -30,11 +32,14 @@ def agent() -> None:
     examples=(
         "holdfast agent add local 127.0.0.1:8430 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7'",
         "holdfast agent add proxy2 proxy2.example.org KEY --proxy-slots 4",
+        "holdfast agent add proxy3 proxy3.example.org --token",
     )
 )
 @click.argument("name")
 @click.argument("endpoint", metavar="HOST[:PORT]")
-@click.argument("key")
+@click.argument("key", default="")
+@click.option("--token", "by_token", is_flag=True, help="By a one-time token, asked for or read from standard input.")
+@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="The token, in a file (mode 0600).")
 @click.option("--proxy-slots", type=_SLOTS, help="Tasks at once as a proxy. Default: what the agent says.")
 @click.option("--repository-slots", type=_SLOTS, help="Tasks at once as a repository. Default: what the agent says.")
 @click.option(
@@ -51,6 +56,8 @@ def add(
     name: str,
     endpoint: str,
     key: str,
+    by_token: bool,
+    token_file: Path | None,
     proxy_slots: int | None,
     repository_slots: int | None,
     timeout: float,
@@ -58,11 +65,16 @@ def add(
     """Connect to an agent and add it.
 
     KEY is the agent's public key, as `holdfast-agent show` prints it on its host. The agent must have admitted this
-    manager's key before (`holdfast-agent authorize`).
+    manager's key before (`holdfast-agent authorize`). Or, in the place of both: `holdfast-agent token` prints a token
+    there, by which the agent admits this manager once.
     """
     from holdfast_manager.enrolment.agents import AgentWish, hello_table, probe
 
     _refuse_taken(app, name)
+    if bool(key) == (by_token or token_file is not None):
+        raise UsageError(reason="give the agent's KEY, or --token or --token-file")
+    if not key:
+        key = _enrol(app, endpoint, token_file, timeout)
     wish = AgentWish(
         name=name, endpoint=endpoint, public_key=key, proxy_slots=proxy_slots, repository_slots=repository_slots
     )
@@ -136,6 +148,16 @@ def remove(app: App, name: str) -> None:
     """Forget an agent. Its own configuration is untouched; take this manager's key away there, too."""
     app.catalog.agents.remove(name)
     app.out.result({"removed": name}, f"Removed agent {name}")
+
+
+def _enrol(app: App, endpoint: str, token_file: Path | None, timeout_s: float) -> str:
+    """Returns the agent's key."""
+    from holdfast_agent.channel.enrolment_tokens import EnrolmentToken
+    from holdfast_manager.enrolment.agents import enrol
+
+    token = EnrolmentToken.parse(one_secret(app, token_file, "The agent's token", "--token-file"))
+    enrol(endpoint, token, app.keys, timeout_s)
+    return token.agent_key
 
 
 def _change(app: App, name: str, **change: Any) -> AgentEntry:

@@ -32,10 +32,15 @@ def new_passphrase(app: App, file: Path | None) -> str:
 
 def existing_passphrase(app: App, file: Path | None, name: str) -> str:
     """The passphrase of something that exists."""
+    return one_secret(app, file, f"Passphrase of {name}", "--passphrase-file")
+
+
+def one_secret(app: App, file: Path | None, what: str, option: str) -> str:
+    """A secret that exists, on one line: typed, or read. ``what`` is asked for; ``option`` names the file."""
     if file is None and app.interactive:
-        passphrase: str = click.prompt(f"Passphrase of {name}", hide_input=True, err=True)
-        return passphrase
-    return _given(file, "the passphrase", "--passphrase-file")
+        secret: str = click.prompt(what, hide_input=True, err=True)
+        return secret
+    return _given(file, what, option)
 
 
 def paper_key(app: App, file: Path | None) -> str:

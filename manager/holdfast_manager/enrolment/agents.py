@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,8 +10,9 @@ import msgspec
 
 from holdfast_agent.channel.authentication import KeyPair, check_public_key
 from holdfast_agent.channel.control_client import ControlClient
+from holdfast_agent.channel.enrolment_tokens import EnrolmentToken
 from holdfast_agent.errors import RoleMissing, UsageError
-from holdfast_agent.wire.messages import HelloReply
+from holdfast_agent.wire.messages import Enrol, HelloReply
 from holdfast_manager.catalog.values import AgentEntry, AgentRole
 
 DEFAULT_PORT = 8430
@@ -57,6 +59,12 @@ def probe(wish: AgentWish, keys: KeyPair, timeout_s: float = CONNECT_TIMEOUT_S) 
     with connected(wish.endpoint, wish.public_key, keys, timeout_s) as client:
         hello = client.hello
     return entry_of(wish, hello), hello
+
+
+def enrol(endpoint: str, token: EnrolmentToken, keys: KeyPair, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    """Have an agent admit this manager, by a one-time token. Raises ``Unreachable`` also for one that was used."""
+    with connected(endpoint, token.agent_key, token.keys, timeout_s) as client:
+        client.call(Enrol(key=keys.public, name=socket.gethostname()))
 
 
 def entry_of(wish: AgentWish, hello: HelloReply) -> AgentEntry:

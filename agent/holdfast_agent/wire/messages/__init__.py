@@ -7,7 +7,7 @@ The table in ``holdfast_agent.service.dispatch`` says which role each request ne
 
 from .base import Done, Failure, Message, Push, Reply, Request
 from .collection import CollectEnded, CollectGarbage, Collection, CollectProgress
-from .connection import AskHealth, Health, Heartbeat, Hello, HelloReply, Space
+from .connection import AskHealth, Enrol, Health, Heartbeat, Hello, HelloReply, Space
 from .disks import DiscardExport, DiskFacts, ExportList, KeptExport, ListExports, ProbeDisk
 from .movers import (
     BeginTransfer,
@@ -73,6 +73,7 @@ __all__ = (
     "DiscardExport",
     "DiskFacts",
     "Done",
+    "Enrol",
     "ExportList",
     "Failure",
     "Finding",

@@ -40,6 +40,16 @@ class Heartbeat(Request, frozen=True, tag=True, kw_only=True):
     """Sent by the manager when it has had nothing else to say for a while; answered by :class:`Done`."""
 
 
+class Enrol(Request, frozen=True, tag=True, kw_only=True):
+    """Admit the manager whose public key is ``key``, called ``name`` for people. Since 1.3.
+
+    Only for a connection by a one-time token, which can ask nothing else and is used up by it.
+    """
+
+    key: str
+    name: str
+
+
 class AskHealth(Request, frozen=True, tag=True, kw_only=True):
     """How the host is; answered by :class:`Health`. Since 1.3."""
 
