@@ -53,8 +53,8 @@ def _sends(host: Host) -> float:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
-    """Two proxies and a repository in two networks."""
-    roles = {"one": "proxy", "two": "proxy", "vault": "repository"}
+    """Two proxies and a repository in two networks; one proxy has room for a second repository."""
+    roles = {"one": "proxy", "two": "proxy repository", "vault": "repository"}
     with estate(tmp_path_factory.mktemp("wide"), roles, networks=2) as made:
         made.add_plain_repository("main", "vault")
         yield made
@@ -121,6 +121,19 @@ def test_movers_connect_by_the_preferred_network_and_fall_over_to_the_next(wide:
     finally:
         vault.heal()
     assert fallen["target"] == vault.addresses[0]
+
+
+def test_a_rule_holds_between_the_repositories_of_a_copy(wide: Estate) -> None:
+    """It is stored where it is decoded, so that the way from the other repository is the only one."""
+    _disk(wide, "doubled", 6)
+    wide.add_job("doubled", "--compression", "none", "--proxy", "one", repository="main", include="doubled")
+    (point,) = wide.run_job("doubled")["points"]
+    wide.add_plain_repository("far", "two")
+    wide.holdfast("network", "rule", "add", "away", "--source", f"{wide.hosts['vault'].address}/32", "--target",
+                  f"{wide.hosts['two'].address}/32", "--one-way", "--bandwidth", "2 MiB")  # fmt: skip
+    copied = wide.holdfast("repository", "copy", "main", "far", "--point", point["sid"], "--proxy", "two")
+    wide.holdfast("network", "rule", "remove", "away")
+    assert copied["total"]["throttled_by"]["traffic rule away"] > 1
 
 
 # --- on one host ------------------------------------------------------------------------------------------------------

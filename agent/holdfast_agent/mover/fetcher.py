@@ -47,6 +47,8 @@ class Fetcher:
     """Connects when it is made. Thread-safe; closed once by its owner."""
 
     def __init__(self, origin: OriginSpec, host: MoverHost) -> None:
+        self.peer = ""
+        """The endpoint of the reader, once it is connected."""
         self._origin = origin
         self._host = host
         self._lock = threading.Lock()
@@ -118,6 +120,7 @@ class Fetcher:
                 connection = connector.poll(_STEP_S, (self._wake_fd,))
                 self._drain()
                 if connection is not None:
+                    self.peer = connection.peer
                     return connection
         except BaseException:
             connector.close()

@@ -6,6 +6,7 @@ import logging
 import select
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from holdfast_agent.channel.data_connection import DataConnection
@@ -140,7 +141,15 @@ class _Mover:
         leader = _leader(spec.leader, host, mine)
         self._roles.insert(0, leader)
         self._control.report(Connected())
-        return drive_pair(leader, follower, (mine, theirs), self._control)
+        self._told_origin = ""
+        return drive_pair(leader, follower, (mine, theirs), self._control, partial(self._tell_origin, leader))
+
+    def _tell_origin(self, leader: Role) -> None:
+        """Of a copy the way between the repositories is the only one that a network sees."""
+        origin = getattr(leader, "origin", "")
+        if origin != self._told_origin:
+            self._told_origin = origin
+            self._control.report(Connected(route=route_to(origin, 1)))
 
     def _follow(self, spec: TargetSpec | ReaderSpec | BenchmarkSpec, host: MoverHost) -> Target | Reader:
         """The repository's side of a task, its repository open."""

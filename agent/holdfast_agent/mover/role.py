@@ -92,14 +92,18 @@ def drive(role: Role, connection: DataConnection, control: Control, resumed: Cal
     return role.result
 
 
-def drive_pair(leader: Role, follower: Role, ends: tuple[LocalLine, LocalLine], control: Control) -> MoverResult:
+def drive_pair(
+    leader: Role, follower: Role, ends: tuple[LocalLine, LocalLine], control: Control, stepped: Callable[[], None]
+) -> MoverResult:
     """Run both roles of a task, whose line these are the ends of, to the end of both. Raises whatever ended either.
 
-    The result is both's together. Raises :class:`TreesDiffer` if they do not agree on the disk.
+    The result is both's together. Raises :class:`TreesDiffer` if they do not agree on the disk. ``stepped`` is called
+    again and again meanwhile.
     """
     seats = (Seat(leader, ends[0]), Seat(follower, ends[1]))
     while leader.result is None or follower.result is None:
         _step(seats, control)
+        stepped()
     mine, theirs = leader.result, follower.result
     if None not in (mine.root, theirs.root) and mine.root != theirs.root:
         raise TreesDiffer(disk=mine.used_disk)

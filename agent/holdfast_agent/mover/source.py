@@ -64,6 +64,11 @@ class Source:
         self._unused = Unused()
         self._transfer: Pipeline | None = None
 
+    @property
+    def origin(self) -> str:
+        """The endpoint of the reader mover whose points it reads, once that is connected; "" for disks."""
+        return self._fetcher.peer if self._fetcher is not None else ""
+
     def begin(self, order: Order) -> None:
         if not isinstance(order, BackupOrder) or self._order is not None:
             raise UsageError(reason="a source takes one backup order")

@@ -109,7 +109,7 @@ class Listening(FromMover, frozen=True, tag=True, kw_only=True):
 class Connected(FromMover, frozen=True, tag=True, kw_only=True):
     """Both movers have authenticated each other; told again when the connection broke and goes on.
 
-    ``route``: only the mover that connects can tell it.
+    ``route``: only the mover that connects can tell it. Of a pair in one process it is the way to the reader of a copy.
     """
 
     route: Route | None = None

@@ -230,7 +230,8 @@ class MoverDesk:
             route = pair.route() if pair is not None else None
         if pair is None or route is None:
             return "", ""
-        return (route.repository, route.proxy) if pair.listener_sends else (route.proxy, route.repository)
+        towards_proxy = pair.listener_sends or pair.local  # there the only way is that from a feeder
+        return (route.repository, route.proxy) if towards_proxy else (route.proxy, route.repository)
 
     def outcome(self, task: TaskKey) -> Outcome:
         """What a finished pair achieved; known until the task is started anew. Raises ``MoverDied`` without one."""
