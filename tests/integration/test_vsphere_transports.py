@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ def center() -> Iterator[VCenter]:
 
 @pytest.fixture
 def vm(center: VCenter, request: pytest.FixtureRequest) -> Iterator[LabVm]:
-    made = center.create(request.node.name[:60], [2 * MIB])
+    made = center.create(f"{request.node.name[:60]}{secrets.token_hex(4)}", [2 * MIB])
     center.write(made, 0, [(4096 * at, random.Random(at).randbytes(512)) for at in range(100)])
     yield made
     with service_of(center) as service:

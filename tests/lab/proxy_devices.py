@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lab.devices import loop_device
+from lab.tools import missing
 from lab.vcenter import VCenter
 
 BY_ID = Path("/dev/disk/by-id")
@@ -32,6 +34,8 @@ def device(url: str, content: bytes, folder: Path) -> Iterator[None]:
 @contextmanager
 def guest_of(center: VCenter, proxy: str, content: Callable[[str], bytes], folder: Path) -> Iterator[None]:
     """The VM ``proxy`` sees what is attached to it until it is detached. ``content``: of a disk's file."""
+    if os.geteuid() != 0:
+        missing("the devices of a proxy need root")
     over, own = threading.Event(), set(center.state()["machines"][proxy]["uuids"])
 
     def watch() -> None:

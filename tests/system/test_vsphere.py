@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import time
@@ -134,25 +135,26 @@ def test_a_killed_session_is_cleaned_up_by_the_next(center: VCenter, house: Vsph
 def test_a_proxy_that_is_a_vm_there_reads_disks_that_are_attached_to_it(center: VCenter, tmp_path: Path) -> None:
     """The whole of a job by hotadd: preferred, attached, read as devices, detached, and told."""
     center.create("proxy-vm", [MIB])
-    vm = center.create("attached", [3 * MIB, MIB])
+    name = f"attached-{secrets.token_hex(4)}"  # a disk's UUID follows from it, and devices are the machine's
+    vm = center.create(name, [3 * MIB, MIB])
     contents = {}
     for disk, size in enumerate((3 * MIB, MIB)):
         center.write(vm, disk, [(0, random.Random(disk).randbytes(size // 2))])
-        contents[f"[LocalDS_0] attached/attached{'_1' if disk else ''}.vmdk"] = center.content(vm, disk)
+        contents[f"[LocalDS_0] {name}/{name}{'_1' if disk else ''}.vmdk"] = center.content(vm, disk)
     proxies = 'proxies={ local = { vm = "proxy-vm" } }'
     with vsphere_house(tmp_path / "house", center, proxies, paths=("/dev",)) as house:
-        house.add_vsphere_job("near", "attached")
+        house.add_vsphere_job("near", name)
         (tmp_path / "guest").mkdir()
         with guest_of(center, "proxy-vm", contents.__getitem__, tmp_path / "guest"):
             report = house.run_job("near")
         sid = report["points"][0]["sid"]
         for disk in range(2):
-            assert house.restored("attached", sid, f"scsi0:{disk}") == center.content(vm, disk)
+            assert house.restored(name, sid, f"scsi0:{disk}") == center.content(vm, disk)
         told = json.dumps(house.holdfast("session", "show", str(report["id"])))
         assert told.count("was read from block:/dev/disk/by-id/wwn-0x") == 2
     assert center.state()["machines"]["proxy-vm"]["disks"] == ["[LocalDS_0] proxy-vm/proxy-vm.vmdk"]
     center.assert_clean()
-    destroy_named(center, "attached")
+    destroy_named(center, name)
     destroy_named(center, "proxy-vm")
 
 
