@@ -14,6 +14,7 @@ import pytest
 from lab.exports import nbdsh
 from lab.installation import CommandFailed, Installation, installed
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
+from lab.processes import children
 
 MIB = 1 << 20
 
@@ -127,6 +128,36 @@ def test_a_manager_that_dies_leaves_a_vm_that_waits_for_its_disks(house: Install
     assert report["result"] == "success"
     assert (listed(house), left_over(house)) == ([], [])
     assert [domain.name() for domain in host.raw.listAllDomains()] == ["web"]
+
+
+def test_a_migration_that_dies_is_cleared_up_by_the_next(house: Installation, host: LibvirtHost) -> None:
+    """kill -9 in its midst: the VM goes on, what was copied goes, and the second one succeeds."""
+    number, vm = start(house, host)
+    copies = house.home / "images"
+    before = set(copies.iterdir())
+    exporter = exporting(house)
+    os.kill(exporter, signal.SIGSTOP)  # so that the copy cannot end
+    session = house.holdfast("instant", "migrate", number, "--detach")["session"]
+    wait_until(lambda: bool(set(copies.iterdir()) - before))
+    (torn,) = set(copies.iterdir()) - before
+    process: str = house.holdfast("session", "show", str(session))["process"]
+    os.kill(int(process.split()[1]), signal.SIGKILL)
+    os.kill(exporter, signal.SIGCONT)
+    write_again(vm, 5 * MIB, b"goes on" * 100)
+    report = house.holdfast("instant", "migrate", number)
+    assert report["result"] == "success"
+    assert (torn.exists(), len(set(copies.iterdir()) - before)) == (False, 1)
+    assert (listed(house), left_over(house)) == ([], [])
+    assert (vm.read_image("vda") == vm.content["vda"]) is True
+    vm.stop()
+    vm.domain.undefine()
+
+
+def exporting(house: Installation) -> int:
+    """The process that serves."""
+    assert house.agent is not None
+    (exporter,) = children(house.agent.pid, "holdfast_agent.export")
+    return exporter
 
 
 def test_what_is_not_possible_is_told(house: Installation, host: LibvirtHost) -> None:
