@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -11,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from holdfast_plugins.api import SnapshotRequest, VmRef
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
+from holdfast_plugins.hypervisors.libvirt.connection import Connection
+from holdfast_plugins.testkit import MemoryJournal
 from lab.libvirt_backups import DrivenBackups
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
 
@@ -87,3 +92,74 @@ def run_and_kill(host: LibvirtHost, vm: str, after_lines: int, wait_s: float) ->
     for line in filter(str.strip, lines):
         opened = [] if line.strip() == "struck" else [json.loads(line)]
     return opened
+
+
+class SuddenDeath(BaseException):
+    """Stands for kill -9 of the process."""
+
+
+class Fate:
+    """Lets a process make so many calls of libvirt and no more, whatever it then tries to clean up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        real = Connection.call
+
+        def call(connection: Connection, *arguments: Any, **named: Any) -> Any:
+            if self.left is not None:
+                if self.left == 0:
+                    raise SuddenDeath
+                self.left -= 1
+            return real(connection, *arguments, **named)
+
+        monkeypatch.setattr(Connection, "call", call)
+
+
+@pytest.fixture
+def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
+    return Fate(monkeypatch)
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
+def test_death_at_a_fifth_of_the_calls(host: LibvirtHost, fate: Fate, image_format: str) -> None:
+    die_at_calls(host, fate, image_format, itertools.count(0, 5))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
+def test_death_at_every_call(host: LibvirtHost, fate: Fate, image_format: str) -> None:
+    die_at_calls(host, fate, image_format, itertools.count())
+
+
+def die_at_calls(host: LibvirtHost, fate: Fate, image_format: str, numbers: Iterator[int]) -> None:
+    """From the snapshot's first call to the last of its removal; what is left is for the next one to clear up."""
+    host.clear()
+    chance, vm = Random(7), host.vm("guest", {"vda": (image_format, MIB), "vdb": (image_format, MIB)}).start()
+    backups, request = DrivenBackups(vm), SnapshotRequest(VmRef(vm.uuid, "guest"), "test", ("vda", "vdb"), series="one")
+    backups.run()
+    for survived in numbers:
+        vm.scribble(chance, 2)
+        driver, journal = LibvirtDriver(LibvirtOptions(**host.options()), {}), MemoryJournal()
+        driver.connect()
+        fate.left = survived
+        try:
+            driver.remove_snapshot(driver.create_snapshot(request, journal), survived % 2 == 0, journal)
+        except SuddenDeath:
+            pass
+        else:
+            break
+        finally:
+            fate.left = None
+            driver.close()
+        vm.scribble(chance, 2)
+        for obligation in [*reversed(journal.open.values())] * 2:
+            backups.driver.fulfil(obligation.kind, obligation.data)
+        assert not list(host.scratch.iterdir()), f"something is left after death at call {survived}"
+        assert not vm.monitor("query-jobs") and not vm.monitor("query-block-exports")
+        assert ".overlay" not in vm.domain.XMLDesc() + vm.domain.XMLDesc(2)
+        assert all(vm.read_image(target) == content for target, content in vm.content.items())
+    assert survived > 10, "a snapshot of two disks takes more calls than that"
+    backups.run()
+    backups.run()
+    assert len(vm.checkpoints()) == (1 if image_format == "qcow2" else 0), "those of points that never were are gone"
+    backups.close()

@@ -119,6 +119,25 @@ def test_tracking_that_broke_is_told_and_mended(
     assert vm.bitmaps_in_images() == {FOREIGN, *ours(vm)}
 
 
+def test_overlays_that_somebody_puts_over_the_disks_and_takes_away_again(vm: LibvirtVm, backups: DrivenBackups) -> None:
+    """As snapshots by others do. Whatever a bitmap above or below then says, no change is passed over."""
+    chance = Random(9)
+    backups.run()
+    for _ in range(2):
+        vm.scribble(chance, 5)
+        vm.put_overlays()
+        for _ in range(2):
+            vm.scribble(chance, 5)
+            backups.run()
+        vm.scribble(chance, 5)
+        vm.commit_overlays()
+        vm.scribble(chance, 5)
+        backups.run()
+    vm.scribble(chance, 5)
+    assert not any(backups.run().values()), "tracked again"
+    assert len(ours(vm)) == 1
+
+
 def test_random_patterns_of_writes_are_told_bit_for_bit(vm: LibvirtVm, backups: DrivenBackups) -> None:
     chance = Random(17)
     backups.run()
