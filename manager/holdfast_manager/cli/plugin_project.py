@@ -10,7 +10,12 @@ from pathlib import Path
 
 from holdfast_agent.errors import AlreadyExists, UsageError
 
-KINDS = {"hypervisor": "hypervisor", "guest-processor": "guest processor", "change-tracker": "change tracker"}
+KINDS = {
+    "hypervisor": "hypervisor",
+    "guest-processor": "guest processor",
+    "change-tracker": "change tracker",
+    "notifier": "notifier",
+}
 """As the option says it, and as people do."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST_NAME = 50

@@ -7,7 +7,9 @@ rest. Needs pytest. See docs/plugin-guide.md.
 import pytest
 
 # Before they are imported: their failures then explain themselves.
-pytest.register_assert_rewrite(f"{__name__}.hypervisor", f"{__name__}.changes", f"{__name__}.guest")
+pytest.register_assert_rewrite(
+    f"{__name__}.hypervisor", f"{__name__}.changes", f"{__name__}.guest", f"{__name__}.notifier"
+)
 
 from . import fake  # noqa: E402 (see above)
 from .changes import ChangeTrackerConformance, ChangeTrackerLab  # noqa: E402 (see above)
@@ -24,6 +26,7 @@ from .hypervisor import (  # noqa: E402 (see above)
 )
 from .journal import MemoryJournal, MortalJournal, Obligation, SuddenDeath  # noqa: E402 (see above)
 from .lab import HypervisorLab  # noqa: E402 (see above)
+from .notifier import NotifierConformance, NotifierLab  # noqa: E402 (see above)
 
 __all__ = [
     "BackupConformance",
@@ -42,6 +45,8 @@ __all__ = [
     "MemoryJournal",
     "MortalJournal",
     "NoAccess",
+    "NotifierConformance",
+    "NotifierLab",
     "Obligation",
     "ObligationSuite",
     "RegistrationSuite",
