@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from holdfast_agent.disks.open import open_disk
-from holdfast_agent.errors import DiskUnsupported, SnapshotFailed, SnapshotNotRemoved
+from holdfast_agent.errors import DiskDenied, DiskUnsupported, SnapshotFailed, SnapshotNotRemoved
 from holdfast_plugins.api import Snapshot, SnapshotDisk, SnapshotRequest
 from holdfast_plugins.hypervisors.vsphere import ProxyOptions, Transport, VsphereDriver
 from holdfast_plugins.testkit import MemoryJournal
@@ -98,6 +98,18 @@ def test_a_proxy_elsewhere_reads_over_https(center: VCenter, vm: LabVm, tmp_path
     with taken(center, vm, journal, proxies=proxies) as (driver, snapshot, disk):
         told = driver.disk_for(snapshot, disk, "elsewhere", journal)
         assert (told.urls, told.access) == (disk.urls, disk.access)
+        assert read(told, tmp_path, center) == (center.content(vm, 0), "https")
+        driver.remove_snapshot(snapshot, True, journal)
+
+
+def test_a_session_that_has_ended_costs_an_attempt_and_no_more(center: VCenter, vm: LabVm, tmp_path: Path) -> None:
+    """The cookie that a proxy was given opens nothing any more; the next attempt gets another."""
+    journal = MemoryJournal()
+    with taken(center, vm, journal) as (driver, snapshot, disk):
+        center.expire_sessions()
+        with pytest.raises(DiskDenied, match="401"):
+            open_disk(disk.urls[0], host_for(tmp_path, center.origin), disk.access)
+        told = driver.disk_for(snapshot, disk, "any", journal)
         assert read(told, tmp_path, center) == (center.content(vm, 0), "https")
         driver.remove_snapshot(snapshot, True, journal)
 
