@@ -159,6 +159,6 @@ def _blocks(image: Path) -> Iterator[tuple[int, bytes]]:
     with image.open("rb") as file:
         number = 0
         while block := file.read(lab.BLOCK):
-            if any(block):
+            if block.strip(b"\0"):
                 yield number, block.ljust(lab.BLOCK, b"\0")
             number += 1

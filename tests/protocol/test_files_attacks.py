@@ -183,9 +183,9 @@ def test_damaged_file_systems_end_in_an_answer(kind: str, site: Site, tmp_path: 
     }
     whole = makers[kind](tmp_path / "image").read_bytes()
     rng = random.Random(kind)
-    used = [at for at in range(0, len(whole), 4096) if any(whole[at : at + 4096])]
+    used = [at for at in range(0, len(whole), 4096) if whole[at : at + 4096].strip(b"\0")]
     images = {}
-    for turn in range(3):
+    for turn in range(2):
         damaged = bytearray(whole)
         for _ in range(400):
             damaged[rng.choice(used[: len(used) // 3]) + rng.randrange(4096)] ^= rng.randrange(1, 256)
