@@ -58,7 +58,8 @@ def commands_page() -> str:
 
 def help_texts(program: str, command: click.Command) -> Iterator[tuple[str, str]]:
     """Each command's whole name, and its help at a fixed width."""
-    context = click.Context(command, info_name=program, obj=App(), terminal_width=WIDTH, max_content_width=WIDTH)
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, info_name=program, obj=App(), **settings)
     yield from _help_of(context, program)
 
 

@@ -121,6 +121,11 @@ def test_wrong_usage_is_2_in_both_forms(holdfast: Holdfast, stocked: Catalog, ar
     assert as_json.json["error"]["code"] == "usage"
 
 
+def test_who_asks_for_help_in_another_way_gets_it(holdfast: Holdfast) -> None:
+    assert "Usage: holdfast job" in holdfast("job", "-h").out
+    assert "`holdfast job --help` shows help" in holdfast("job", "help").err
+
+
 def test_a_slip_in_a_command_gets_the_nearest(holdfast: Holdfast) -> None:
     assert "did you mean 'list'?" in holdfast("job", "lst").err
 

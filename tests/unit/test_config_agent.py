@@ -109,7 +109,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, key: str, n
         ("[data]\nport_range = [9, 8]", "port_range must be"),
         ("[data]\nport_range = [0, 8]", "port_range must be"),
         ("[data]\nport_range = [1]", "data.port_range: Expected `array` of length 2"),
-        ("[proxy]\nslots = 1", "missing required field `paths`"),
+        ("[proxy]\nslots = 1", "proxy.paths: it is missing, and has no default"),
         ("[proxy]\npaths = []", "paths must be a list of at least one"),
         ("[proxy]\npaths = ['images']", "'images' is not"),
         ("[proxy]\npaths = ['/a']\nservers = ['host']", "'host' is not SCHEME://HOST"),

@@ -14,7 +14,7 @@ from holdfast_agent.errors import ConfigError, HoldfastError
 from holdfast_agent.model import strict
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
-from holdfast_manager.catalog.values import GuestSettings, JobSpec, TrafficRule
+from holdfast_manager.catalog.values import BootSettings, GuestSettings, JobSpec, TrafficRule
 from holdfast_manager.declarative.changes import Action, Change
 from holdfast_manager.declarative.document import (
     AgentTable,
@@ -216,7 +216,7 @@ def test_a_wrong_rule_is_refused_with_its_place(stocked: Catalog, file: Path, ol
 
 def uncommented() -> str:
     """The example with every key that stands in a comment as if it were set."""
-    return re.sub(r"(?m)^# (?=\[[a-z.]+\]$|[a-z_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"))
+    return re.sub(r"(?m)^# (?=\[[a-z._]+\]$|[a-z_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"))
 
 
 def test_the_example_is_valid_as_it_stands(tmp_path: Path) -> None:
@@ -231,6 +231,7 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         (AgentTable, table["agents"]["local"]),
         (RepositoryTable, table["repositories"]["main"]),
         (JobSpec, table["jobs"]["nightly"] | {"name": "nightly"}),
+        (BootSettings, table["jobs"]["nightly"]["verify_boot"]),
         (GuestSettings, table["jobs"]["nightly"]["guest"]),
         (RetentionPolicy, table["jobs"]["nightly"]["retention"]),
         (JobSchedule, table["jobs"]["nightly"]["schedule"]),
@@ -243,7 +244,7 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
     job = read_document(file).jobs["nightly"]
     plain = read_document(EXAMPLE).jobs["nightly"]
     shown = {name for name in JobSpec.__struct_fields__ if getattr(job, name) != getattr(plain, name)}
-    set_apart = {"bandwidth_bytes_per_s", "snapshot", "guest", "schedule", "max_tasks"}
+    set_apart = {"bandwidth_bytes_per_s", "snapshot", "guest", "schedule", "max_tasks", "verify_boot"}
     assert shown == set_apart, "what is commented out is the default"
     defaults = JobSchedule(start=("daily 22:00",), windows=("22:00-06:00",))
     assert job.schedule == defaults, "what is commented out is the default"

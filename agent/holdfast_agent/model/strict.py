@@ -7,6 +7,7 @@ the option tables of plugins, so that every bad key anywhere reads the same.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from types import UnionType
@@ -17,6 +18,7 @@ import msgspec
 from holdfast_agent.errors import ConfigInvalid, ConfigNotFound, ConfigUnreadable, UnknownConfigKey
 
 T = TypeVar("T")
+_MISSING = re.compile(r"Object missing required field `([^`]*)`")
 NOT_DECODED = (msgspec.MsgspecError, ValueError, RecursionError)
 """What msgspec raises for bytes that are not what they must be: its own errors, those for text that is not UTF-8, and
 that for nesting without end."""
@@ -43,7 +45,11 @@ def convert(table: Any, to: type[T], source: str) -> T:
         return msgspec.convert(table, to, strict=True)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$")
-        raise ConfigInvalid(file=source, key=where.rstrip("`").lstrip(".") or "(top level)", reason=reason) from error
+        key = where.rstrip("`").lstrip(".")
+        missing = _MISSING.fullmatch(reason)
+        if missing is not None:
+            key, reason = f"{key}.{missing[1]}".lstrip("."), "it is missing, and has no default"
+        raise ConfigInvalid(file=source, key=key or "(top level)", reason=reason) from error
 
 
 def _refuse_unknown_keys(value: Any, to: Any, source: str, path: str) -> None:

@@ -93,6 +93,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = arguments[0]
         if self.get_command(context, name) is None and not name.startswith("-"):
+            if name == "help":
+                raise click.UsageError(f"`{context.command_path} --help` shows help", context)
             known = self.list_commands(context)
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

@@ -43,7 +43,7 @@ _PLACES = {
 @click.group(
     cls=LazyGroup,
     places=_PLACES,
-    context_settings={"max_content_width": 110},
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
     examples=(
         "holdfast init",
         "holdfast agent add local backup1:8430 KEY",

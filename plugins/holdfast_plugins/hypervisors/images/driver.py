@@ -233,4 +233,5 @@ class ImagesDriver:
         try:
             yield
         except OSError as error:
-            raise HypervisorUnreachable(server=str(self._root), reason=str(error)) from error
+            place = f"{error.filename}: " if error.filename not in (None, str(self._root)) else ""
+            raise HypervisorUnreachable(server=str(self._root), reason=f"{place}{error.strerror or error}") from error
