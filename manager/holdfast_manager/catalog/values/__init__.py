@@ -1,0 +1,47 @@
+"""What the catalogue hands out and takes: frozen values, never rows or database objects."""
+
+from .hosts import AgentEntry, AgentRole, RepositoryEntry, ServerEntry, ServerLimits, TrafficRule, check_network
+from .jobs import BootSettings, GuestPolicy, GuestSettings, JobSpec, OnCbtLoss, Priority
+from .names import Milliseconds, Name, Rate, Slots
+from .points import BootRecord, PointEntryRow, PointState
+from .sessions import (
+    EventEntry,
+    NoticeEntry,
+    Obligation,
+    SessionEntry,
+    SessionKind,
+    SessionResult,
+    SessionState,
+    TaskEntry,
+)
+
+__all__ = (
+    "AgentEntry",
+    "AgentRole",
+    "BootRecord",
+    "BootSettings",
+    "EventEntry",
+    "GuestPolicy",
+    "GuestSettings",
+    "JobSpec",
+    "Milliseconds",
+    "Name",
+    "NoticeEntry",
+    "Obligation",
+    "OnCbtLoss",
+    "PointEntryRow",
+    "PointState",
+    "Priority",
+    "Rate",
+    "RepositoryEntry",
+    "ServerEntry",
+    "ServerLimits",
+    "SessionEntry",
+    "SessionKind",
+    "SessionResult",
+    "SessionState",
+    "Slots",
+    "TaskEntry",
+    "TrafficRule",
+    "check_network",
+)
