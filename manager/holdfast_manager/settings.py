@@ -97,6 +97,11 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
             parse_place(self.listen)
 
 
+_Kind = Literal[
+    "backup", "restore", "verify", "gc", "copy", "heal", "clean-up", "export", "boot", "files", "instant", "settle"
+]
+
+
 class NotifierSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Who is told of which sessions when they end. ``options`` belong to ``plugin``.
 
@@ -113,7 +118,7 @@ class NotifierSettings(msgspec.Struct, frozen=True, kw_only=True):
         "partial",
         "failed",
     )
-    kinds: tuple[Literal["backup", "restore", "verify", "gc", "copy", "heal", "clean-up", "export", "boot"], ...] = ()
+    kinds: tuple[_Kind, ...] = ()
     jobs: tuple[str, ...] = ()
 
     def wants(self, kind: str, job: str, result: str) -> bool:
