@@ -140,10 +140,13 @@ def test_slots_of_a_killed_session_lapse_without_anyone_reaping_it(
     ledger.request(other, 7, wish("a"))
     (wait,) = ledger.poll(other).waits
     assert wait.reason == "waiting for a slot on proxy a, next in line"
-    clock.pass_time(30)
-    assert ledger.poll(other).grants == ()
-    clock.pass_time(31)
-    assert ledger.poll(other).grants == (SlotGrant(7, "a", "main"),)
+    looks = 0
+    while not (granted := ledger.poll(other).grants):
+        clock.pass_time(10)
+        looks += 1
+        assert looks <= 7, "its slot lasts longer than a lease"
+    assert looks >= 5, "it was not given the time of a lease"
+    assert granted == (SlotGrant(7, "a", "main"),)
 
 
 def test_contending_sessions_never_exceed_a_limit_and_all_are_served(

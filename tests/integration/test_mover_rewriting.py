@@ -22,7 +22,7 @@ from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.wire.movers import Begin, Progressed
-from holdfast_agent.wire.specs import RestoreOrder
+from holdfast_agent.wire.specs import RestoreOrder, WriterSpec
 from lab import repositories as lab
 from lab.contents import assert_same
 from lab.disks import qemu_nbd
@@ -244,7 +244,7 @@ def test_killed_in_the_middle_it_is_run_again(site: Site, form: str) -> None:
     path = site.folder / "disks" / "disk"
     put(path, form, bytes(disk))
     with served(path, form) as url:
-        with site.restore_pair(TransferRules(bandwidth_bytes_per_s=8 << 10)) as (writer, _reader):
+        with site.reading_pair(WriterSpec, TransferRules(bandwidth_bytes_per_s=8 << 10)) as (writer, _reader):
             order = RestoreOrder(geometry=GEOMETRY, root=root, disk=url, create=False, differing=True)
             writer.send(Begin(order=order))
             while (frame := writer.next()) and not (isinstance(frame, Progressed) and frame.counters.sent_bytes):

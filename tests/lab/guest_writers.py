@@ -44,9 +44,12 @@ class FileWriter:
 
     def stands(self) -> bool:
         """Whether next to nothing was written for a while: a number may be told just after the file is frozen."""
-        last = self.number
-        time.sleep(0.2)
-        return self.number <= last + 1
+        last, end = self.number, time.monotonic() + 1.5
+        while time.monotonic() < end:
+            if self.number > last + 1:
+                return False
+            time.sleep(0.05)
+        return True
 
 
 def start_sql_writer(guest: Guest, client: str) -> None:

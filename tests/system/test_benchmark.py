@@ -82,7 +82,7 @@ def test_what_cannot_be_measured_is_refused(house: Installation) -> None:
 def test_however_it_ends_nothing_stays(house: Installation, how: signal.Signals) -> None:
     scratch = house.store / "plain" / "benchmark" / "repository"
     command = subprocess.Popen(
-        house.command("benchmark", "local", "plain", "--size", "1536 MiB"),
+        house.command("benchmark", "local", "plain", "--size", "3 GiB"),
         env=house.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     _until(scratch.exists)
@@ -96,7 +96,7 @@ def test_however_it_ends_nothing_stays(house: Installation, how: signal.Signals)
 def test_what_a_killed_mover_left_goes_when_the_repository_is_opened_next(house: Installation) -> None:
     scratch = house.store / "plain" / "benchmark"
     command = subprocess.Popen(
-        house.command("benchmark", "local", "plain", "--size", "1536 MiB"),
+        house.command("benchmark", "local", "plain", "--size", "3 GiB"),
         env=house.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     _until((scratch / "repository").exists)

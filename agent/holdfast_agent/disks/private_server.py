@@ -28,6 +28,7 @@ from .nbd.dial import Dialler, private_dialler
 T = TypeVar("T")
 
 _START_S = 20.0
+_HANGS_UP_S = 1.0
 _STOP_S = 5.0
 _FINISH_S = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -69,7 +70,7 @@ class PrivateServer(ABC):
             self._server = self._start(address, pass_fds, environment() | dict(env or {}))
             try:
                 self._wait_ready(address)
-                return connect(private_dialler(address, self.url, self.host, bitmap))
+                return self._connected(lambda: connect(private_dialler(address, self.url, self.host, bitmap)))
             except BaseException:
                 self.stop()
                 raise
@@ -126,6 +127,16 @@ class PrivateServer(ABC):
                 raise self.explain(self.said())
             if time.monotonic() > deadline:
                 raise self.unreadable("its server did not begin to serve")
+
+    def _connected(self, connect: Callable[[], T]) -> T:
+        """A server may listen before it has opened its disk; one that cannot hangs up, and its words say why."""
+        try:
+            return connect()
+        except DiskError as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._server.wait(_HANGS_UP_S)
+                raise self.explain(self.said()) from error
+            raise
 
     def _end(self, timeout_s: float) -> None:
         self._server.terminate()

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from holdfast_agent.errors import Locked, RepositoryIoError
+from holdfast_agent.errors import Locked, RepositoryFull, RepositoryIoError
 
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 60.0
@@ -58,8 +58,9 @@ def replace(folder: Path, repository_id: str, odd: Path) -> tuple[Path, sqlite3.
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
-    """Translates SQLite's errors: damage into :class:`IndexOdd`, a busy file into :class:`Locked`."""
+def guarded(folder: Path) -> Iterator[None]:
+    """Translates the errors of a database in ``folder``: damage into :class:`IndexOdd`, a busy file into
+    :class:`Locked`, a full disk into :class:`RepositoryFull`."""
     try:
         yield
     except sqlite3.Error as error:
@@ -68,7 +69,9 @@ def guarded() -> Iterator[None]:
             raise Locked(what="the local index", holder="another process") from error
         if name == "SQLITE_READONLY_DBMOVED":
             raise IndexOdd("another process has begun a new file") from error
-        if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        if name == "SQLITE_FULL":
+            raise RepositoryFull(path=f"{folder}, where its local index is") from error
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
             raise RepositoryIoError(operation="updating", name="the local index", reason=str(error)) from error
         raise IndexOdd(str(error)) from error
 
@@ -86,7 +89,7 @@ def _make(folder: Path, repository_id: str) -> tuple[Path, sqlite3.Connection]:
         old.unlink()  # whoever has it open keeps its own file and journal, whose names never come back
     path = folder / f"index-{number}.sqlite"
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    with guarded():
+    with guarded(folder):
         database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
             database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
@@ -99,7 +102,7 @@ def _make(folder: Path, repository_id: str) -> tuple[Path, sqlite3.Connection]:
 
 
 def _connect(path: Path, repository_id: str) -> sqlite3.Connection:
-    with guarded():
+    with guarded(path.parent):
         uri = f"{path.absolute().as_uri()}?mode=rw"
         database = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:

@@ -143,12 +143,12 @@ class LocalIndex:
         """Run ``action``; if the database turns out to be odd, begin a new one and run it once more."""
         with self._lock:
             try:
-                with database.guarded():
+                with database.guarded(self.folder):
                     return action()
             except database.IndexOdd:
                 self._renew()
             try:
-                with database.guarded():
+                with database.guarded(self.folder):
                     self._update()
                     return action()
             except database.IndexOdd as error:

@@ -186,19 +186,25 @@ class FileStore:
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         with self._translated("reading", name):
-            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                # pread allocates what it is asked for, and a length may come from a damaged object.
-                length = max(0, min(length, os.fstat(fd).st_size - offset))
-                data = os.pread(fd, length, offset)
-                while len(data) < length:
-                    more = os.pread(fd, length - len(data), offset + len(data))
-                    if not more:
-                        break
-                    data += more
-                return data
-            finally:
-                os.close(fd)
+            for _ in range(_ATTEMPTS):
+                with _gone_meanwhile():
+                    return self._read(name, offset, length)
+            return self._read(name, offset, length)
+
+    def _read(self, name: str, offset: int, length: int) -> bytes:
+        fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # pread allocates what it is asked for, and a length may come from a damaged object.
+            length = max(0, min(length, os.fstat(fd).st_size - offset))
+            data = os.pread(fd, length, offset)
+            while len(data) < length:
+                more = os.pread(fd, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+        finally:
+            os.close(fd)
 
     def size(self, name: str) -> int:
         with self._translated("reading", name):
@@ -324,6 +330,16 @@ class FileStore:
                 return RepositoryDenied(path=str(self._root), reason=f"{operation} {name}: {reason}")
             return RepositoryReadOnly(path=str(self._root), reason=reason)
         return RepositoryIoError(operation=operation, name=name, reason=reason)
+
+
+@contextlib.contextmanager
+def _gone_meanwhile() -> Iterator[None]:
+    """On NFS a file that is removed while it is read has a stale handle; to open it again tells whether it is gone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
 
 
 def _open_to_lock(path: str) -> int:
