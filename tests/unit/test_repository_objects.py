@@ -311,3 +311,28 @@ def test_a_lock_shows_whether_its_holder_lives(store: FileStore) -> None:
     assert taken is not None
     assert store.try_lock("sessions/a") is None
     taken.close()
+
+
+def test_what_is_removed_on_nfs_while_it_is_read_is_missing_and_what_was_replaced_is_read(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a handle is stale once the file is gone; only opening it anew tells whether another has its name."""
+    store.create("index/one", [b"whole"])
+    store.create("index/two", [b"gone"])
+    honest = os.pread
+    stale: list[int] = []
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        name = Path(f"/proc/self/fd/{fd}").readlink().name
+        if not stale or name == "two":
+            stale.append(fd)
+            if name == "two":
+                store.remove("index/two")
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return honest(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert store.read("index/one", 100) == b"whole"
+    with pytest.raises(ObjectMissing):
+        store.read("index/two", 100)
+    assert len(stale) == 2
