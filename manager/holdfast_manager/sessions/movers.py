@@ -94,6 +94,8 @@ class _Pair:
     listener: str
     connector: str
     feeder: tuple[str, str] | None = None
+    fed_by: tuple[str, str] = ("", "")
+    """The way from a feeder, before the mover that connects to it has told it."""
     rules: TransferRules = field(default_factory=TransferRules)
     listener_sends: bool = False
     states: dict[str, MoverState] = field(default_factory=dict)
@@ -204,6 +206,7 @@ class MoverDesk:
         spec = ReaderSpec(task_id=f"{pair.task}", secret=secret, repository=feeder.path)
         endpoints = self._start(feeder.agent, pair.movers()[-1][1], spec)
         endpoints, _ = self._routing.choose(pair.proxy, endpoints, False)
+        pair.fed_by = self._routing.likely_way(pair.proxy, endpoints[0])
         return OriginSpec(secret=secret, endpoints=endpoints, keys=feeder.keys)
 
     def _start(self, agent: str, mover: str, spec: AnySpec) -> Endpoints:
@@ -229,7 +232,7 @@ class MoverDesk:
             pair = self._pairs.get(task)
             route = pair.route() if pair is not None else None
         if pair is None or route is None:
-            return "", ""
+            return pair.fed_by if pair is not None and pair.local else ("", "")
         towards_proxy = pair.listener_sends or pair.local  # there the only way is that from a feeder
         return (route.repository, route.proxy) if towards_proxy else (route.proxy, route.repository)
 

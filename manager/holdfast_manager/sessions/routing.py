@@ -36,6 +36,12 @@ class Routing:
         streams = streams_for(rules, [Transfer(source=source, target=target) for source, target in pairs], time.time())
         return tuple(way.endpoint for way in ways), streams
 
+    def likely_way(self, proxy: str, endpoint: str) -> tuple[str, str]:
+        """From which address to which data will come from ``endpoint`` to ``proxy``, as far as anybody can tell before
+        they are connected. Raises what connecting to the agent does."""
+        here = self._pool.addresses(proxy)
+        return _address(host_of(endpoint)), _address(here[0]) if here else ""
+
 
 def _address(host: str) -> str:
     """``host`` as a numeric address; "" if it is a name that nobody here knows."""
