@@ -13,7 +13,7 @@ class ConfigError(HoldfastError):
 
 class ConfigNotFound(ConfigError):
     code = "config_not_found"
-    message = "the configuration file {file} does not exist"
+    message = "the file {file} does not exist"
     action = "{advice}"
 
 

@@ -49,7 +49,12 @@ def convert(table: Any, to: type[T], source: str) -> T:
         missing = _MISSING.fullmatch(reason)
         if missing is not None:
             key, reason = f"{key}.{missing[1]}".lstrip("."), "it is missing, and has no default"
-        raise ConfigInvalid(file=source, key=key or "(top level)", reason=reason) from error
+        raise ConfigInvalid(file=source, key=key or "as a whole", reason=_in_words_of_toml(reason)) from error
+
+
+def _in_words_of_toml(reason: str) -> str:
+    """``Expected `object | null`, got `array``` as whoever wrote the file calls it: a table, which may be left out."""
+    return reason.replace(" | null`", "`").replace("`object`", "`table`")
 
 
 def _refuse_unknown_keys(value: Any, to: Any, source: str, path: str) -> None:

@@ -15,6 +15,15 @@ from holdfast_agent.errors import AlreadyExists, NotFound
 from holdfast_agent.model import strict
 
 T = TypeVar("T", bound=msgspec.Struct)
+_MADE_BY = {
+    "agent": "`holdfast agent add`",
+    "job": "`holdfast job create`",
+    "notifier": "a table notifiers.NAME in the configuration",
+    "repository": "`holdfast repository add`",
+    "server": "`holdfast server add`",
+    "traffic rule": "`holdfast network rule add`",
+}
+"""What is told where no name is known at all."""
 
 
 def columns_of(table: Table, entry_type: type[msgspec.Struct]) -> list[Column[Any]]:
@@ -70,7 +79,7 @@ def not_found(kind: str, name: str, known: Sequence[str]) -> NotFound:
     elif known:
         advice = f"Known: {', '.join(sorted(known)[:8])}{', …' if len(known) > 8 else ''}"
     else:
-        advice = f"There is no {kind} yet"
+        advice = f"There is no {kind} yet; {_MADE_BY[kind]} makes one"
     return NotFound(kind=kind, name=name, advice=advice)
 
 

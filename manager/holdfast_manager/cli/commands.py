@@ -14,6 +14,9 @@ from holdfast_agent.errors import UsageError
 
 from .app import App, OutputForm
 
+_WHOLE = 1000
+"""Characters, more than any summary has."""
+
 
 def _app(context: click.Context) -> App:
     app = context.find_object(App)
@@ -101,6 +104,19 @@ class Group(click.Group):
             raise click.UsageError(f"no command {name!r}; {hint}", context)
         return super().resolve_command(context, arguments)
 
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(self.summaries(context))
+
+    def summaries(self, context: click.Context) -> list[tuple[str, str]]:
+        """Each command and its whole first sentence, however long: click would cut it off."""
+        commands = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
+        return [
+            (name, command.get_short_help_str(_WHOLE))
+            for name, command in commands
+            if command is not None and not command.hidden
+        ]
+
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         _write_examples(self.examples, formatter)
 
@@ -125,9 +141,8 @@ class LazyGroup(Group):
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in self._places.items()])
+    def summaries(self, context: click.Context) -> list[tuple[str, str]]:
+        return [(name, summary) for name, (_, summary) in self._places.items()]
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:

@@ -23,8 +23,12 @@ _LIMIT_KEYS = {"read-limit": "read_limit_bytes_per_s", "write-limit": "write_lim
 def limit_options(function: F) -> F:
     """Decorator: the limits of a repository."""
     for option in (
-        click.option("--write-limit", metavar="RATE", help="What all tasks together may write to it per second."),
-        click.option("--read-limit", metavar="RATE", help='The same for reading, such as "100 MiB". Default: none.'),
+        click.option(
+            "--write-limit",
+            metavar="RATE",
+            help='What all tasks together may write to it per second, such as "100 MiB". Default: no limit.',
+        ),
+        click.option("--read-limit", metavar="RATE", help="The same for what they read from it."),
     ):
         function = option(function)
     return function
