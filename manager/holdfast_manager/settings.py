@@ -20,7 +20,7 @@ from .quantities import DURATION, with_numbers
 SYSTEM_CONFIG = Path("/etc/holdfast/manager.toml")
 SYSTEM_DATA = Path("/var/lib/holdfast")
 HIDDEN = "***"
-_DURATIONS = {"timing": ("lease_ttl", "heartbeat", "poll"), "history": ("keep", "events")}
+_DURATIONS = {"timing": ("lease_ttl", "heartbeat", "poll"), "history": ("keep", "events"), "audit": ("keep",)}
 _USER_SECRET = re.compile(r"(://[^:/@?]*:).*@")
 _QUERY_SECRET = re.compile(r"([?&](?:password|passwd|sslpassword|passfile)=)[^&]*", re.IGNORECASE)
 
@@ -87,6 +87,13 @@ class HistorySettings(msgspec.Struct, frozen=True):
     events_s: Annotated[float, msgspec.Meta(ge=86400)] = msgspec.field(default=180 * 86400.0, name="events")
 
 
+class AuditSettings(msgspec.Struct, frozen=True):
+    """``keep``: how long the audit log remembers who did what, in seconds (five years); the service forgets the rest
+    of it."""
+
+    keep_s: Annotated[float, msgspec.Meta(ge=86400)] = msgspec.field(default=5 * 365 * 86400.0, name="keep")
+
+
 class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``listen``: where Prometheus reads the metrics of the service that leads, "ADDRESS:PORT"; empty: nowhere."""
 
@@ -137,6 +144,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     plugins: PluginSettings = PluginSettings()
     timing: TimingSettings = TimingSettings()
     history: HistorySettings = HistorySettings()
+    audit: AuditSettings = AuditSettings()
     metrics: MetricsSettings = MetricsSettings()
     notifiers: dict[NotifierName, NotifierSettings] = {}
 

@@ -27,6 +27,8 @@ from holdfast_manager.catalog.values import (
     TrafficRule,
 )
 from holdfast_manager.cli.main import run
+from holdfast_manager.rights.roles import Role
+from holdfast_manager.rights.values import AuditRecord, UserEntry
 from holdfast_manager.schedules.due import RunState
 from holdfast_manager.settings import DatabaseSettings, ManagerSettings
 from lab.postgresql import PostgresServer
@@ -58,6 +60,9 @@ def full(stocked: Catalog) -> Catalog:
     for number in (session, gone):
         stocked.sessions.end(number, SessionResult.SUCCESS)
     stocked.sessions.remove(gone)
+    stocked.users.add(UserEntry(name="alice", roles=(Role.VIEWER,)))
+    stocked.users.add_token("alice", ODD)
+    stocked.audit.append(AuditRecord(actor="alice", place="local", action="job run", detail=ODD))
     told = {"session": session, "notifier": "mail", "created": 1.5, "due": 2.5, "attempts": 3, "last_error": ODD}
     with stocked.database.writing() as connection:
         connection.execute(notices.insert().values(told))

@@ -82,6 +82,10 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
             "services",
             "slot_rounds",
             "notices",
+            "user_tokens",
+            "users",
+            "audit",
+            "audit_heads",
         ):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,47 +13,11 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.tables import sessions
 from holdfast_manager.catalog.values import PointEntryRow, PointState, ServerLimits, SessionResult, SessionState
-from holdfast_manager.cli.main import run
 from holdfast_manager.host import PluginHost
 from holdfast_manager.settings import ManagerSettings
+from lab.command_line import Holdfast
 
 SIDS = ("3f2a1b0c" + "0" * 24, "3f2a9999" + "0" * 24, "77000000" + "0" * 24)
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Holdfast = Callable[..., Done]
-
-
-@pytest.fixture
-def holdfast(
-    tmp_path: Path,
-    manager_settings: ManagerSettings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Holdfast:
-    """Runs `holdfast` in this process with the test's data directory; ``stdin`` is what is piped in."""
-    monkeypatch.setenv("HOLDFAST_HOME", manager_settings.data_dir)
-    empty = tmp_path / "manager.toml"
-    empty.touch()
-    monkeypatch.setenv("HOLDFAST_CONFIG", str(empty))
-
-    def call(*arguments: str | Path, stdin: str = "") -> Done:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        code = run([str(argument) for argument in arguments])
-        told = capsys.readouterr()
-        return Done(code, told.out, told.err)
-
-    return call
 
 
 @pytest.fixture

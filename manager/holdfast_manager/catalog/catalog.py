@@ -13,6 +13,7 @@ from holdfast_agent.errors import AlreadyExists
 
 from ..settings import ManagerSettings, NotifierSettings
 from .agents import Agents
+from .audit import Audit
 from .database import Database, url_of
 from .errors import CatalogMissing, CatalogUnavailable
 from .events import Events
@@ -30,6 +31,7 @@ from .services import Services
 from .sessions import Sessions
 from .tasks import Tasks
 from .traffic_rules import TrafficRules
+from .users import Users
 
 
 class Catalog:
@@ -62,6 +64,8 @@ class Catalog:
         self.points = Points(database)
         self.traffic_rules = TrafficRules(database)
         self.obligations = Obligations(database, clock)
+        self.users = Users(database, clock)
+        self.audit = Audit(database, sealer, clock)
 
     @classmethod
     def create(cls, settings: ManagerSettings, clock: Callable[[], float] = time.time) -> Catalog:

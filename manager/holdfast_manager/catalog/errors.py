@@ -111,3 +111,12 @@ class ConfigBackupLocked(CatalogError):
     message = "the passphrase does not open {file}, or the beginning of the file was altered"
     action = "Try again; it is the passphrase that was given to `holdfast config backup`"
     exit_code = 12
+
+
+class AuditBroken(CatalogError):
+    """The audit log does not hold together: somebody who has the database in hand changed it."""
+
+    code = "audit_broken"
+    message = "the audit log is not whole: {reason}"
+    action = "Compare it with a backup of the configuration, and find out who could write to the database"
+    exit_code = 14

@@ -7,6 +7,8 @@ row does not open. What is stored: a version byte, 12 random bytes of nonce, the
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -28,7 +30,7 @@ class Sealer:
 
     def __init__(self, key_file: Path) -> None:
         self._key_file = key_file
-        self._cipher: AESGCM | None = None
+        self._read: bytes | None = None
 
     def seal(self, plain: bytes, kind: str, name: str, what: str) -> bytes:
         """``plain`` sealed for the column ``what`` of the row ``name``. Raises :class:`SealingKeyUnusable`."""
@@ -45,10 +47,17 @@ class Sealer:
         except InvalidTag as error:
             raise SecretUnreadable(what=what, kind=kind, name=name) from error
 
+    def derive(self, purpose: str) -> bytes:
+        """A key of 32 bytes for something else than sealing. Raises :class:`SealingKeyUnusable`."""
+        return hmac.digest(self._secret(), b"\0".join((_LABEL, b"derived", purpose.encode())), hashlib.sha256)
+
     def _key(self) -> AESGCM:
-        if self._cipher is None:
-            self._cipher = AESGCM(read_key_file(self._key_file))
-        return self._cipher
+        return AESGCM(self._secret())
+
+    def _secret(self) -> bytes:
+        if self._read is None:
+            self._read = read_key_file(self._key_file)
+        return self._read
 
 
 def make_key_file(path: Path) -> None:

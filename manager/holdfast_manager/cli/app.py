@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import pwd
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from functools import cached_property
@@ -16,9 +16,11 @@ import click
 
 from holdfast_agent.errors import UsageError
 from holdfast_manager.logs import TextFormatter, formatter
+from holdfast_manager.rights.actor import Actor, account_name
 from holdfast_manager.settings import ManagerSettings
 
 from .output import JsonOutput, Output, TextOutput
+from .recording import Recording
 
 if TYPE_CHECKING:
     from holdfast_agent.channel.authentication import KeyPair
@@ -36,11 +38,13 @@ class OutputForm(StrEnum):
 class App:
     """One per process. What costs time to load (database, plugins, keys) is loaded when a command first asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = tuple(arguments)
         self.config: Path | None = None
         self.output = OutputForm.TEXT
         self.quiet = False
         self.verbosity = 0
+        self.recording = Recording()
         self._exits = ExitStack()
         self._log: logging.Handler | None = None
 
@@ -61,18 +65,29 @@ class App:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """Raises ``CatalogMissing`` before `holdfast init`, and the other errors of ``Catalog.open``."""
+        """Raises ``CatalogMissing`` before `holdfast init`, and the other errors of ``Catalog.open``.
+
+        A command that changes something is written down at this moment: before it there is nothing that it could
+        change.
+        """
         from holdfast_manager.catalog import Catalog
 
         self.expect_own_home()
-        return self._exits.enter_context(Catalog.open(self.settings))
+        catalog = self._exits.enter_context(Catalog.open(self.settings))
+        self.recording.begin(catalog)
+        return catalog
+
+    @cached_property
+    def actor(self) -> Actor:
+        """Who runs the command."""
+        return Actor.of_this_process()
 
     def expect_own_home(self) -> None:
         """Raises ``UsageError`` when root would leave files of its own among those of the service's user."""
         home = self.settings.home
         owner = home.stat().st_uid if home.exists() else os.geteuid()
         if os.geteuid() == 0 != owner:
-            name = _user_name(owner)
+            name = account_name(owner)
             raise UsageError(reason=f"{home} belongs to {name}: run this as that user (sudo -u {name} holdfast …)")
 
     @cached_property
@@ -111,13 +126,6 @@ class App:
         if self._log is not None:
             logging.getLogger().removeHandler(self._log)
         self._exits.close()
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"#{uid}"
 
 
 pass_app = click.make_pass_decorator(App)

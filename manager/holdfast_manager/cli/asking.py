@@ -30,6 +30,14 @@ def new_passphrase(app: App, file: Path | None) -> str:
     return passphrase
 
 
+def new_password(app: App, file: Path | None) -> str:
+    """A password for a user: typed twice, or read. How long it must be is the catalogue's to say."""
+    if file is None and app.interactive:
+        password: str = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
+        return password
+    return _given(file, "the password", "--password-file")
+
+
 def existing_passphrase(app: App, file: Path | None, name: str) -> str:
     """The passphrase of something that exists."""
     return one_secret(app, file, f"Passphrase of {name}", "--passphrase-file")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from holdfast_agent.errors import UsageError
+from holdfast_manager.rights.commands import rule_of
 
 from .app import App, OutputForm
 
@@ -76,6 +77,19 @@ class Command(click.Command):
         super().__init__(*arguments, **keywords)
         self.examples = tuple(examples)
         self.params.extend(common_options())
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command if whoever asks may, and write down what changes something."""
+        app = _app(context)
+        path = path_of(context)
+        rule = rule_of(path)
+        app.actor.require(rule.right, " ".join(path))
+        if not rule.changes or context.params.get("dry_run"):
+            return super().invoke(context)
+        with app.recording.of(app, path, _named(self, context)) as recording:
+            code = super().invoke(context)
+            recording.code = code or 0
+        return code
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         _write_examples(self.examples, formatter)
@@ -143,6 +157,26 @@ class LazyGroup(Group):
 
     def summaries(self, context: click.Context) -> list[tuple[str, str]]:
         return [(name, summary) for name, (_, summary) in self._places.items()]
+
+
+def path_of(context: click.Context) -> tuple[str, ...]:
+    """The names of the command that runs, without the program's."""
+    names: list[str] = []
+    at: click.Context | None = context
+    while at is not None and at.parent is not None:
+        names.append(at.info_name or "")
+        at = at.parent
+    return tuple(reversed(names))
+
+
+def _named(command: click.Command, context: click.Context) -> str:
+    """What the command is to act on: the values of its arguments."""
+    found = []
+    for parameter in command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(parameter, click.Argument) and value is not None:
+            found += [str(each) for each in (value if isinstance(value, tuple) else (value,))]
+    return " ".join(found)
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:

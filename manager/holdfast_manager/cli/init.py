@@ -39,10 +39,11 @@ def _make_catalogue(app: App) -> bool:
     app.expect_own_home()
     try:
         Catalog.create(app.settings).close()
+        made = True
     except AlreadyExists:
-        app.catalog.agents.list()  # opens it, which tells at once if it cannot be used
-        return False
-    return True
+        made = False
+    app.catalog.agents.list()  # opens it, which tells at once if it cannot be used, and writes down who did this
+    return made
 
 
 def _keys(app: App) -> str:

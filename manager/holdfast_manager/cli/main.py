@@ -37,7 +37,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Prints every error itself, as text on stderr or JSON on stdout."""
-    app = App()
+    app = App(arguments)
     try:
         code = root.main(list(arguments), prog_name="holdfast", standalone_mode=False, obj=app)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Forgets old history, and the logs of sessions that are forgotten: a little at each look, all of it each hour."""
+"""Forgets old history, logs of sessions that are forgotten, and what the audit log need not remember: each hour."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Housekeeping:
             raise
         self._steps, done, self._done = None, self._done, Forgotten()
         logs = remove_logs(self._settings, self._catalog, now)
+        self._catalog.audit.prune(self._settings.audit.keep_s)
         if done != Forgotten() or logs:
             log.info("forgot %d old session(s), %d event(s) and %d log(s)", done.sessions, done.events, logs)
 
