@@ -47,12 +47,15 @@ class DrivenBackups:
     """The backups of one VM to one repository, which ``series`` stands for."""
 
     def __init__(self, vm: LibvirtVm, series: str = "one", **options: object) -> None:
-        self._vm, self._series, self._folder = vm, series, vm.host.folder
+        self._vm, self._series, self._options = vm, series, options
         self._ref = VmRef(vm.uuid, vm.name)
-        self.driver = LibvirtDriver(LibvirtOptions(**vm.host.options(**options)), {})
-        self.driver.connect()
-        self._tracker = CheckpointTracker(self.driver)
         self._base: dict[str, tuple[str | None, bytes]] = {}
+        self._connect()
+
+    def follow(self) -> None:
+        """The VM is on another host now: from now on by a driver for that one."""
+        self.close()
+        self._connect()
 
     def run(self, *, committed: bool = True) -> dict[str, str]:
         """One backup; by disk why it was compared, empty where its changes were told (and were the right ones)."""
@@ -63,7 +66,7 @@ class DrivenBackups:
         snapshot = self.driver.create_snapshot(request, journal)
         reasons, contents = {}, {}
         for disk in snapshot.disks:
-            content = read_whole(disk.urls[0], self._folder)
+            content = read_whole(disk.urls[0], self._vm.host.shared.parent)
             assert same(content, self._vm.content[disk.disk_id]), f"{disk.disk_id} is not what its guest wrote"
             contents[disk.disk_id] = (disk.change_id, content)
             reasons[disk.disk_id] = self._compare(snapshot, disk.disk_id, disk.urls[0], content)
@@ -77,6 +80,11 @@ class DrivenBackups:
     def close(self) -> None:
         self.driver.close()
 
+    def _connect(self) -> None:
+        self.driver = LibvirtDriver(LibvirtOptions(**self._vm.host.options(**self._options)), {})
+        self.driver.connect()
+        self._tracker = CheckpointTracker(self.driver)
+
     def _compare(self, snapshot: Snapshot, target: str, url: str, content: bytes) -> str:
         since, before = self._base.get(target, (None, b""))
         if since is None or len(before) != len(content):
@@ -86,7 +94,7 @@ class DrivenBackups:
         except ChangeTrackingLost as error:
             return error.text
         made = bytearray(before)
-        for extent in extents_of(url, told.name, self._folder) if isinstance(told, DiskBitmap) else told:
+        for extent in extents_of(url, told.name, self._vm.host.shared.parent) if isinstance(told, DiskBitmap) else told:
             made[extent.start : extent.end] = content[extent.start : extent.end]
         assert same(made, content), f"{target} has changed where nothing was told"
         return ""

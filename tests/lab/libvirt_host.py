@@ -16,6 +16,7 @@ import functools
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -90,12 +91,14 @@ def require_libvirt() -> None:
 class LibvirtHost:
     """Where VMs run. ``shared`` is what agents may open: ``scratch`` and ``images`` lie in it. Its path is short."""
 
-    def __init__(self, folder: Path, uri: str) -> None:
-        self.folder, self.uri, self.shared = folder, uri, folder / "s"
-        self.scratch, self.images = self.shared / "scratch", self.shared / "images"
+    def __init__(self, folder: Path, uri: str, beside: LibvirtHost | None = None) -> None:
+        """``beside``: another host, whose storage this one sees too."""
+        self.folder, self.uri = folder, uri
+        self.shared = beside.shared if beside else folder / "s"
+        self.scratch, self.images = self.shared / f"scratch{2 if beside else ''}", self.shared / "images"
         self.remote_uri = ""
         self.scratch.mkdir(parents=True)
-        self.images.mkdir()
+        self.images.mkdir(exist_ok=True)
 
     @functools.cached_property
     def raw(self) -> Any:
@@ -205,6 +208,18 @@ class LibvirtVm:
         deadline = time.monotonic() + _START_S
         while self.domain.isActive():
             assert time.monotonic() < deadline, "libvirt has not noticed that QEMU is gone"
+
+    def migrate(self, to: LibvirtHost, *, forgotten: bool) -> None:
+        """Move the VM to a host that sees its images, live if it runs. ``forgotten``: by the host that it leaves."""
+        flags = 1 << 3 | 1 << 9 | forgotten << 4  # VIR_MIGRATE_: PERSIST_DEST, UNSAFE (it is no NFS), UNDEFINE_SOURCE
+        domain = self.domain
+        if domain.isActive():
+            domain.resume()  # a guest that stands still would reach the other host with images that QEMU has not opened
+            there = domain.migrate3(to.raw, {"migrate_uri": f"tcp://127.0.0.1:{free_port()}"}, flags | 1)  # LIVE
+            there.suspend()
+        else:
+            domain.migrate3(to.raw, {}, flags | 1 << 10)  # OFFLINE
+        self.host = to
 
     def process(self) -> int:
         """QEMU's process id."""
@@ -321,17 +336,23 @@ class LibvirtVm:
         return sorted(checkpoint.getName() for checkpoint in self.domain.listAllCheckpoints())
 
     def _io(self, target: str, command: str) -> None:
-        """One command of qemu-io through the disk's device."""
+        """One command of qemu-io through the disk's device. QEMU tells in its log alone what became of it."""
         import libvirt_qemu
 
+        log = self.host.folder / "state/var/log/libvirt/qemu" / f"{self.name}.log"
+        before = log.stat().st_size
         alias = self.domain.XMLDesc().split(f"<target dev='{target}'")[1].split("<alias name='")[1].split("'")[0]
         order = f'qemu-io -d /machine/peripheral/{alias}/virtio-backend "{command}"'
-        said = libvirt_qemu.qemuMonitorCommand(self.domain, order, 1)
-        assert "fail" not in said and "rror" not in said, said
+        refused = libvirt_qemu.qemuMonitorCommand(self.domain, order, 1)
+        with log.open("rb") as file:
+            file.seek(before)
+            said = file.read().decode(errors="replace")
+        done = "fail" not in said if command == "flush" else re.search(r"^(wrote|discard) (\d+)/\2 bytes", said, re.M)
+        assert done and not refused, f"{command} of {target}: {refused}{said}"
 
 
 @contextlib.contextmanager
-def libvirt_daemon() -> Iterator[LibvirtHost]:
+def libvirt_daemon(beside: LibvirtHost | None = None) -> Iterator[LibvirtHost]:
     """A libvirtd in system mode. What it finds out about QEMU, which takes it seconds, is kept for the next one.
 
     Its QEMUs can serve NBD with TLS, by certificates in the folder ``pki``.
@@ -339,7 +360,7 @@ def libvirt_daemon() -> Iterator[LibvirtHost]:
     require_libvirt()
     with tempfile.TemporaryDirectory(prefix="hfv") as name, libvirtd(Path(name), CACHE / "libvirt") as uris:
         uri, remote_uri = uris
-        host = LibvirtHost(Path(name), uri)
+        host = LibvirtHost(Path(name), uri, beside)
         host.remote_uri = remote_uri
         try:
             yield host

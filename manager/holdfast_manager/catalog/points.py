@@ -76,13 +76,15 @@ class Points:
         with self._database.reading() as connection:
             return frozenset(connection.scalars(select(points.c.vm_id).where(points.c.session == session)))
 
-    def history(self, repository: str, server: str, vm_id: str) -> tuple[PointEntryRow, ...]:
-        """All points of a VM in a repository, the newest first; suspect ones and pruned ones too."""
-        query = (
-            select(*_COLUMNS)
-            .where(points.c.repository == repository, points.c.server == server, points.c.vm_id == vm_id)
-            .order_by(points.c.created.desc())
-        )
+    def history(self, repository: str, server: str | None, vm_id: str) -> tuple[PointEntryRow, ...]:
+        """All points of a VM in a repository, the newest first; suspect ones and pruned ones too.
+
+        ``server``: where it was then; None for any.
+        """
+        query = select(*_COLUMNS).where(points.c.repository == repository, points.c.vm_id == vm_id)
+        if server is not None:
+            query = query.where(points.c.server == server)
+        query = query.order_by(points.c.created.desc())
         with self._database.reading() as connection:
             return tuple(from_row(row, PointEntryRow) for row in connection.execute(query))
 

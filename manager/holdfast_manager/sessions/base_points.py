@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from uuid import UUID
 
 from holdfast_agent.errors import ErrorRecord, HoldfastError, ObjectDamaged, ObjectMissing, PointNotAuthentic
 from holdfast_agent.model.change import ChangeMode
@@ -35,11 +36,13 @@ class BasePoints:
         Where a newer one is suspect, change tracking is not believed in this session: what made that point wrong may
         have begun before the good one, and the session that found it out may have ended without mending it.
         """
-        rows = [row for row in self._history(vm) if row.undo_until is None]
-        good = next((row for row in rows if row.state is PointState.OK), None)
+        rows = [row for row in self._history(vm, self._server) if row.undo_until is None]
+        good = _newest_good(rows) or self._before_it_moved(vm)
         if good is None:
             return
-        if rows[0] is not good:
+        if good.server != self._server:
+            vm.doubt = f"the VM was on the server {good.server} then"
+        elif rows[0] is not good:
             vm.doubt = f"the point {rows[0].sid[:8]}, which is newer, is suspect"
         try:
             vm.base = self._read(good.sid)
@@ -91,7 +94,7 @@ class BasePoints:
         if not taken_on_trust(base, disk_id):
             return
         yield base.sid
-        for row in self._history(vm):
+        for row in self._history(vm, self._server):
             if row.created >= base.created:
                 continue
             try:
@@ -101,9 +104,16 @@ class BasePoints:
                 pass
             yield row.sid
 
-    def _history(self, vm: VmWork) -> tuple[PointEntryRow, ...]:
-        repository = self._context.repository.name
-        return self._context.catalog.points.history(repository, self._server, vm.info.ref.vm_id)
+    def _before_it_moved(self, vm: VmWork) -> PointEntryRow | None:
+        """What another server has left of a VM that is new here. An id that is no UUID may be another VM's there."""
+        try:
+            UUID(vm.info.ref.vm_id)
+        except ValueError:
+            return None
+        return _newest_good(self._history(vm, None))
+
+    def _history(self, vm: VmWork, server: str | None) -> tuple[PointEntryRow, ...]:
+        return self._context.catalog.points.history(self._context.repository.name, server, vm.info.ref.vm_id)
 
     def _read(self, sid: Sid) -> Point:
         request = ReadPoint(repository=self._context.repository.path, sid=sid)
@@ -112,3 +122,7 @@ class BasePoints:
 
     def _note(self, vm: VmWork, text: str, step: Step) -> None:
         self._context.recorder.note(f"{vm.info.ref.name}: {text}", "warning", step)
+
+
+def _newest_good(rows: Iterable[PointEntryRow]) -> PointEntryRow | None:
+    return next((row for row in rows if row.state is PointState.OK and row.undo_until is None), None)
