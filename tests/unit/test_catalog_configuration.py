@@ -137,8 +137,8 @@ def test_bad_values_are_refused_before_they_are_stored(stocked: Catalog) -> None
         stocked.servers.add(ServerEntry(name="no spaces", plugin="images"))
     with pytest.raises(ConfigInvalid, match="proxy_slots"):
         stocked.agents.update(msgspec.structs.replace(stocked.agents.get("a"), proxy_slots=0))
-    with pytest.raises(ConfigInvalid, match="include"):
-        stocked.jobs.add(JobSpec(name="x", server="lab", include=(), repository="main"))
+    with pytest.raises(ConfigInvalid, match="streams"):
+        stocked.jobs.add(JobSpec(name="x", server="lab", include=("*",), repository="main", streams=0))
     assert [entry.name for entry in stocked.servers.list()] == ["lab"]
 
 

@@ -6,12 +6,21 @@ import msgspec
 import pytest
 
 from holdfast_agent.errors import ConfigInvalid, Locked, NotFound
+from holdfast_agent.model.ids import Sid
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
 from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.runs import JobRuns
 from holdfast_manager.catalog.tables import sessions
-from holdfast_manager.catalog.values import JobSpec, SessionKind, SessionResult
+from holdfast_manager.catalog.values import (
+    CopySettings,
+    JobSpec,
+    PointEntryRow,
+    PointScope,
+    RepositoryEntry,
+    SessionKind,
+    SessionResult,
+)
 from holdfast_manager.schedules.due import LastSession, RunState
 from holdfast_manager.schedules.schedule import JobSchedule
 
@@ -54,6 +63,60 @@ def test_a_start_is_claimed_once_and_remembered_with_its_session(stocked: Catalo
     with pytest.raises(Locked, match="another service"):
         stocked.sessions.begin_job("web", {}, claim)
     assert len(stocked.sessions.list()) == 1, "what was not claimed was begun"
+
+
+def test_what_arrives_is_numbered_whatever_clocks_and_pruning_do(stocked: Catalog) -> None:
+    entry = RepositoryEntry(name="far", agent="a", path="/far", repository_id="22" * 16, encrypted=False)
+    stocked.repositories.add(entry)
+    copies = JobSpec(name="copies", repository="far", copy=CopySettings(origin="main", jobs=("we*",)))
+    stocked.jobs.add(copies)
+
+    def arrive(number: int, job: str = "web", vm: str = "vm") -> None:
+        sid = Sid(f"{number:032x}")
+        fields = {"server": "lab", "vm_id": vm, "vm_name": vm, "created": 9.0 - number, "size_bytes": 1}
+        stocked.points.add(PointEntryRow(sid=sid, repository="main", job=job, **fields))
+
+    def newest(after: int = 0, **scope: tuple[str, ...]) -> int:
+        return stocked.points.newest_arrival("main", after, PointScope(**{"jobs": ("we*",), **scope}))
+
+    assert newest() == 0
+    for number in (1, 2, 3):
+        arrive(number)
+    arrive(2)
+    assert newest() == 3, "what is remembered again is not new"
+    stocked.points.remove(Sid(f"{3:032x}"))
+    arrive(4, job="other")
+    arrive(5, vm="db")
+    assert (newest(), newest(after=5), newest(vms=("vm",)), newest(exclude=("d?",))) == (5, 0, 2, 2)
+    assert [(facts.name, facts.arrivals) for facts in stocked.runs.look()] == [("copies", 5), ("web", 0)]
+    rows = stocked.points.list(repository="main")
+    stocked.points.replace_all("main", rows)
+    assert newest() == 5, "a rescan finds nothing new in what was known"
+    with pytest.raises(InUse, match="job copies"):
+        stocked.repositories.remove("main")
+
+
+def test_one_session_copies_into_a_repository_whoever_asked(stocked: Catalog) -> None:
+    for name in ("far", "farther"):
+        entry = RepositoryEntry(name=name, agent="a", path=f"/{name}", repository_id=name * 8, encrypted=False)
+        stocked.repositories.add(entry)
+    for name in ("one", "two"):
+        stocked.jobs.add(JobSpec(name=name, repository="far", copy=CopySettings(origin="main")))
+    begun = stocked.sessions.begin_job("one", {})
+    assert (begun.kind, stocked.sessions.copying_into("far")) == (SessionKind.COPY, begun.id)
+    for begin in (
+        lambda: stocked.sessions.begin_job("two"),
+        lambda: stocked.sessions.begin_copy("far", {}),
+        lambda: stocked.jobs.remove("one"),
+    ):
+        with pytest.raises(Locked, match=str(begun.id)):
+            begin()
+    stocked.jobs.update(JobSpec(name="one", repository="farther", copy=CopySettings(origin="main")))
+    with pytest.raises(Locked, match="'one'"):
+        stocked.sessions.begin_job("one")
+    stocked.sessions.end(begun.id, SessionResult.SUCCESS)
+    assert stocked.sessions.copying_into("far") is None
+    stocked.sessions.begin_job("two")
 
 
 def test_removing_a_job_forgets_its_state(stocked: Catalog) -> None:

@@ -66,9 +66,15 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
     Catalog.create(manager_settings).close()
     database = Database(URL.create("sqlite", database=str(manager_settings.catalog_file)), foreign_keys=False)
     with database.writing() as connection:
-        for column in ("verified", "held", "retained_until", "undo_until", "origin", "doubt", "boot", "booted"):
+        connection.execute(text("DROP INDEX ix_points_repository_arrival"))
+        later = ("verified", "held", "retained_until", "undo_until", "origin", "doubt", "boot", "booted", "arrival")
+        for column in later:
             connection.execute(text(f"ALTER TABLE points DROP COLUMN {column}"))
-        for column in ("epoch", "read_limit_bytes_per_s", "write_limit_bytes_per_s"):
+        connection.execute(text("DROP TABLE jobs"))
+        connection.execute(
+            text("CREATE TABLE jobs (name TEXT PRIMARY KEY, server TEXT NOT NULL, repository TEXT NOT NULL, spec JSON)")
+        )
+        for column in ("epoch", "read_limit_bytes_per_s", "write_limit_bytes_per_s", "arrivals"):
             connection.execute(text(f"ALTER TABLE repositories DROP COLUMN {column}"))
         for column in ("job", "weight", "reason", "ahead"):
             connection.execute(text(f"ALTER TABLE slot_requests DROP COLUMN {column}"))

@@ -12,8 +12,17 @@ from holdfast_agent.model.ids import Sid
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.tables import sessions
-from holdfast_manager.catalog.values import PointEntryRow, PointState, ServerLimits, SessionResult, SessionState
+from holdfast_manager.catalog.values import (
+    CopySettings,
+    PointEntryRow,
+    PointState,
+    RepositoryEntry,
+    ServerLimits,
+    SessionResult,
+    SessionState,
+)
 from holdfast_manager.host import PluginHost
+from holdfast_manager.schedules.schedule import JobSchedule
 from holdfast_manager.settings import ManagerSettings
 from lab.command_line import Holdfast
 
@@ -318,6 +327,33 @@ def test_a_job_is_created_edited_and_shown(holdfast: Holdfast, stocked: Catalog)
     holdfast("job", "enable", "nightly")
     assert holdfast("job", "remove", "nightly").code == 0
     assert [spec.name for spec in stocked.jobs.list()] == ["web"]
+
+
+def test_a_copy_job_is_created_edited_and_shown(holdfast: Holdfast, stocked: Catalog) -> None:
+    far = RepositoryEntry(name="far", agent="a", path="/far", repository_id="22" * 16, encrypted=False)
+    stocked.repositories.add(far)
+    made = holdfast(
+        "job", "create", "off", "--copy-from", "main", "--repository", "far", "--copy-job", "web*", "--immediate",
+        "--window", "22:00-06:00", "--keep-monthly", "12", "--exclude", "test-*",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    assert re.search(r"off +copy of main +all but not test-\* +far +for each new point", holdfast("job", "list").out)
+    shown = holdfast("job", "show", "off").out
+    assert "for each new restore point" in shown and "Audit" not in shown
+    holdfast("job", "edit", "off", "--copy-suspect", "--not-immediate", "--after", "web")
+    spec = stocked.jobs.get("off")
+    assert spec.copy == CopySettings(origin="main", jobs=("web*",), suspect=True)
+    assert spec.schedule == JobSchedule(after="web", windows=("22:00-06:00",))
+    for options, told in (
+        (("--repository", "main"), "the repository that the copies go to"),
+        (("--audit", "5"), "audit is for backups"),
+        (("--server", "lab"), "server is for backups"),
+        (("--copy-from", "mian"), "Did you mean 'main'?"),
+    ):
+        refused = holdfast("job", "edit", "off", *options)
+        assert refused.code in (2, 10) and told in refused.err
+    assert "immediate is for jobs that copy" in holdfast("job", "edit", "web", "--immediate").err
+    assert stocked.jobs.get("off") == spec
 
 
 def test_a_job_comes_from_a_file_and_options_win(holdfast: Holdfast, stocked: Catalog, tmp_path: Path) -> None:

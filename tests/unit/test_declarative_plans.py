@@ -14,7 +14,7 @@ from holdfast_agent.errors import ConfigError, HoldfastError
 from holdfast_agent.model import strict
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
-from holdfast_manager.catalog.values import BootSettings, GuestSettings, JobSpec, TrafficRule
+from holdfast_manager.catalog.values import BootSettings, CopySettings, GuestSettings, JobSpec, TrafficRule
 from holdfast_manager.declarative.changes import Action, Change
 from holdfast_manager.declarative.document import (
     AgentTable,
@@ -230,7 +230,8 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         (ServerTable, table["servers"]["lab"]),
         (AgentTable, table["agents"]["local"]),
         (RepositoryTable, table["repositories"]["main"]),
-        (JobSpec, table["jobs"]["nightly"] | {"name": "nightly"}),
+        (JobSpec, table["jobs"]["nightly"] | table["jobs"]["offsite"] | {"name": "nightly"}),
+        (CopySettings, table["jobs"]["offsite"]["copy"]),
         (BootSettings, table["jobs"]["nightly"]["verify_boot"]),
         (GuestSettings, table["jobs"]["nightly"]["guest"]),
         (RetentionPolicy, table["jobs"]["nightly"]["retention"]),
@@ -241,6 +242,12 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         assert set(found) == set(struct.__struct_encode_fields__), struct.__name__
     file = tmp_path / "all.toml"
     file.write_text(uncommented().replace('after = "other"', ""))
+    assert read_document(file).jobs["offsite"] == JobSpec(
+        name="offsite",
+        repository="far",
+        copy=CopySettings(origin="main"),
+        schedule=JobSchedule(immediate=True),
+    )
     job = read_document(file).jobs["nightly"]
     plain = read_document(EXAMPLE).jobs["nightly"]
     shown = {name for name in JobSpec.__struct_fields__ if getattr(job, name) != getattr(plain, name)}

@@ -36,13 +36,14 @@ class Job:
         self.state = RunState()
         self.last: LastSession | None = None
         self.before: LastSession | None = None
+        self.arrived = 0
         self.now = at(now)
         self.look(now)
 
     def look(self, now: str | None = None) -> Verdict:
         """As the service does it: what is begun is remembered with its session."""
         self.now = self.now if now is None else at(now)
-        verdict = judge(self.schedule, self.state, self.now, self.last, self.before)
+        verdict = judge(self.schedule, self.state, self.now, self.last, self.before, self.arrived)
         self.state = verdict.state
         if verdict.begin:
             assert self.last is None or self.last.ended is not None
@@ -177,6 +178,27 @@ def test_what_ended_before_a_chain_was_made_is_not_followed() -> None:
     assert [job.look().begin, job.look().begin] == ["", ""]
 
 
+def test_a_new_point_starts_an_immediate_copy_and_none_is_overlooked() -> None:
+    night = JobSchedule(immediate=True, windows=("22:00-06:00",), retries=1)
+    job = Job(night, "03-02 12:00")
+    job.arrived = 3
+    assert job.look("03-02 21:59").begin == "", "not outside of its windows"
+    assert job.look("03-02 22:00").begin == "for a new restore point"
+    job.arrived = 4
+    assert job.look("03-02 23:00").begin == "", "one at a time"
+    job.end(OK)
+    assert job.look().begin == "for a new restore point", "it came too late for the one before"
+    job.end(FAILED)
+    assert job.look("03-02 23:05").begin == ""
+    assert job.look("03-02 23:10").begin == "retry 1 of 1"
+    assert job.look("03-03 06:00").stop == 3
+    job.end(CANCELLED)
+    assert job.look("03-03 06:01").begin == ""
+    assert job.look("03-03 22:00").begin == "for a new restore point", "what its window cut off goes on in the next"
+    job.end(CANCELLED)
+    assert job.look("03-03 22:01").begin == "", "but not what somebody stopped"
+
+
 def test_clocks_that_jump() -> None:
     job = Job(DAILY, "03-02 12:00")
     job.look("03-02 22:00")
@@ -198,6 +220,7 @@ schedules = st.builds(
     JobSchedule,
     start=st.lists(st.sampled_from(STARTS), min_size=1).map(tuple),
     after=st.sampled_from(["", "other"]),
+    immediate=st.booleans(),
     windows=st.sampled_from([(), ("20:00-04:00",), ("sat,sun", "mon-fri 08:00-09:00")]),
     time_zone=st.sampled_from(["UTC", "Europe/Berlin", "America/Havana"]),
     missed=st.sampled_from(list(Missed)),
@@ -224,6 +247,7 @@ def test_in_any_story_the_invariants_hold(schedule: JobSchedule, seed: int, begi
         if chance.random() < 0.1:
             number += 1
             job.before = LastSession(number, job.now, chance.choice([OK, FAILED]))
+        job.arrived += chance.random() < 0.2
         ended = job.last.ended if job.last else None
         failed_last = job.last is not None and job.last.result in (FAILED, PARTIAL)
         known = job.state.key != ""
@@ -234,7 +258,8 @@ def test_in_any_story_the_invariants_hold(schedule: JobSchedule, seed: int, begi
             continue
         if verdict.begin:
             runs += 1
-            assert not lives and schedule.allows(job.now) and known
+            assert not lives and schedule.allows(job.now)
+            assert known or verdict.begin == "for a new restore point", "what was before the schedule is made up for"
         if verdict.begin.startswith("retry"):
             retries += 1
             assert retries <= schedule.retries and failed_last
@@ -244,13 +269,17 @@ def test_in_any_story_the_invariants_hold(schedule: JobSchedule, seed: int, begi
             assert due is not None and due <= job.now, "nothing was due since the last one"
             retries = 0
         elif verdict.begin:
+            assert not verdict.begin.startswith("for") or schedule.immediate
             retries = 0
+        elif not lives and schedule.allows(job.now) and schedule.immediate and known:
+            assert job.state.arrived == job.arrived, "a point came and nothing copies it"
         elif not lives and schedule.allows(job.now) and schedule.missed is Missed.RUN and known:
             due = schedule.next_after(handled)
             assert due is None or due > job.now, "something is due and does not start"
         if lives or verdict.begin.startswith(("by", "missed")) or not known:
             handled = job.now
-        assert judge(job.schedule, job.state, job.now, job.last, job.before).begin == "", "decided twice"
+        again = judge(job.schedule, job.state, job.now, job.last, job.before, job.arrived)
+        assert again.begin == "", "decided twice"
         assert verdict.wake is None or verdict.wake > job.now or not schedule.allows(job.now)
     assert runs or schedule.windows
 

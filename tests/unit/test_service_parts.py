@@ -13,12 +13,22 @@ import pytest
 from sqlalchemy import make_url
 
 from holdfast_agent.errors import UsageError
+from holdfast_agent.model.ids import Sid
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.tables import sessions
-from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionResult, SessionState
+from holdfast_manager.catalog.values import (
+    CopySettings,
+    JobSpec,
+    PointEntryRow,
+    RepositoryEntry,
+    SessionEntry,
+    SessionKind,
+    SessionResult,
+    SessionState,
+)
 from holdfast_manager.schedules.schedule import JobSchedule
-from holdfast_manager.service.jobs import JobWatch
+from holdfast_manager.service.jobs import OCCUPIED_S, JobWatch
 from holdfast_manager.service.leadership import FileLeadership, Leadership, ServerLeadership, leadership
 from holdfast_manager.service.orphan_hunter import (
     FIRST_PAUSE_S,
@@ -240,3 +250,28 @@ def test_a_child_that_was_adopted_is_left_alone(catalog: Catalog, manager_settin
     starter.look()
     assert not starter.busy
     assert catalog.sessions.get(entry.id).state is SessionState.RUNNING
+
+
+def test_copies_into_one_repository_take_turns(stocked: Catalog) -> None:
+    """Without a process for each look at the one that is in the way."""
+    far = RepositoryEntry(name="far", agent="a", path="/far", repository_id="22" * 16, encrypted=False)
+    stocked.repositories.add(far)
+    immediate = JobSchedule(immediate=True)
+    for name in ("one", "two"):
+        stocked.jobs.add(JobSpec(name=name, repository="far", copy=CopySettings(origin="main"), schedule=immediate))
+    fields = {"server": "lab", "job": "web", "vm_id": "1", "vm_name": "web", "created": 5.0, "size_bytes": 1}
+    stocked.points.add(PointEntryRow(sid=Sid("ab" * 16), repository="main", **fields))
+    recorded = Recorded()
+    watch = JobWatch(stocked, recorded)
+    assert watch.look(1000.0) == 1000.0 + OCCUPIED_S
+    (begun,) = recorded.begun
+    assert (begun.job, begun.spec["origin"], begun.spec["job"]) == ("one", "main", "one")
+    watch.look(1000.0 + OCCUPIED_S)
+    assert len(recorded.begun) == 1
+    stocked.sessions.end(begun.id, SessionResult.SUCCESS)
+    watch.look(1001.0 + 2 * OCCUPIED_S)
+    assert [each.job for each in recorded.begun] == ["one", "two"]
+    stocked.sessions.end(recorded.begun[1].id, SessionResult.SUCCESS)
+    watch.look(1100.0)
+    watch.look(1200.0)
+    assert len(recorded.begun) == 2, "the point is dealt with"

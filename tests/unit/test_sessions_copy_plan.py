@@ -18,10 +18,12 @@ from holdfast_agent.wire import messages as m
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import PointState, RepositoryEntry
+from holdfast_manager.retention.policy import RetentionPolicy
 from holdfast_manager.sessions.copy_plan import CopyPlan, Pair, best_base, choose_transfer, plan_copy
 from holdfast_manager.sessions.requests import CopyRequest
 
 NEAR, FAR = "11" * 16, "22" * 16
+DAY_S = 86400.0
 ALL = CopyRequest(origin="near", repository="far")
 DISK = DiskPoint("disk0", "root", 1 << 30, 20, "33" * 32, ChangeMode.FULL, "a test", change_id="7")
 
@@ -106,6 +108,7 @@ def test_suspects_wait_and_strangers_are_refused(houses: Catalog) -> None:
     assert (numbers(plan), [each.sid for each in plan.suspect]) == ([[2]], [sid(1)])
     named = msgspec.structs.replace(ALL, points=(sid(1),))
     assert numbers(planned(houses, named, near)) == [[1]]
+    assert numbers(planned(houses, msgspec.structs.replace(ALL, suspect=True), near)) == [[1, 2]]
     with pytest.raises(PointNotFound):
         planned(houses, msgspec.structs.replace(ALL, points=(sid(5),)), near)
 
@@ -115,9 +118,28 @@ def test_suspects_wait_and_strangers_are_refused(houses: Catalog) -> None:
     assert (numbers(plan), plan.refused) == ([[2]], (sid(1),))
 
 
+def test_what_the_copy_jobs_retention_would_prune_at_once_is_not_copied(houses: Catalog) -> None:
+    """Of a week of points a job that keeps two needs two, with those that it has; else each run would copy the rest."""
+    near = [point(number, number * DAY_S) for number in range(1, 8)]
+    filed = CopyRequest(origin="near", repository="far", job="copies")
+    two = RetentionPolicy(days=0, count=2, minimum=1)
+
+    def plan(*far: Point) -> CopyPlan:
+        return plan_copy(houses, filed, Shelf(NEAR, near), Shelf(FAR, far), two)
+
+    assert (numbers(plan()), plan().unkept) == ([[6, 7]], 5)
+    newest = msgspec.structs.replace(copy_of(near[6], 27), job="copies")
+    assert numbers(plan(newest)) == [[6]]
+    older = msgspec.structs.replace(copy_of(near[5], 26), job="copies")
+    assert (numbers(plan(newest, older)), plan(newest, older).unkept) == ([], 5)
+    assert numbers(plan(copy_of(near[6], 27), older)) == [[5]], "another job's copies are no business of this one"
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
+        ({"exclude": ("d*",), "jobs": ("j?b",)}, [[1, 2, 3]]),
+        ({"jobs": ("other",)}, []),
         ({"vms": ("w*",)}, [[1, 2, 3]]),
         ({"vms": ("db",)}, [[4, 5]]),
         ({"vms": ("nothing",)}, []),

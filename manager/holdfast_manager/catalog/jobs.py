@@ -58,7 +58,9 @@ class Jobs:
         """
         with self._database.writing() as connection:
             require(connection, jobs, _KIND, name)
-            running = connection.scalar(select(sessions.c.id).where(sessions.c.holds == name))
+            running = connection.scalar(
+                select(sessions.c.id).where(sessions.c.job == name, sessions.c.holds.is_not(None))
+            )
             if running is not None:
                 raise Locked(what=f"job {name!r}", holder=f"session {running}")
             following = [other for other, before in _chains(connection).items() if before == name]
@@ -69,8 +71,12 @@ class Jobs:
 
 def _row(connection: Connection, spec: JobSpec) -> dict[str, Any]:
     checked(spec, f"job {spec.name!r}")
-    require(connection, servers, "server", spec.server)
+    if spec.server is not None:
+        require(connection, servers, "server", spec.server)
     require(connection, repositories, "repository", spec.repository)
+    origin = spec.copy.origin if spec.copy is not None else None
+    if origin is not None:
+        require(connection, repositories, "repository", origin)
     for proxy in spec.proxies:
         require(connection, agents, "agent", proxy)
     if spec.schedule is not None and spec.schedule.after:
@@ -80,7 +86,8 @@ def _row(connection: Connection, spec: JobSpec) -> dict[str, Any]:
             reason = f"each would wait for the one before: {' after '.join(loop)}"
             raise ConfigInvalid(file=f"job {spec.name!r}", key="schedule.after", reason=reason)
     table = msgspec.to_builtins(spec)
-    return {"name": spec.name, "server": spec.server, "repository": spec.repository, "spec": table}
+    places = {"server": spec.server, "repository": spec.repository, "origin": origin}
+    return {"name": spec.name, **places, "spec": table}
 
 
 def _spec(table: dict[str, Any]) -> JobSpec:

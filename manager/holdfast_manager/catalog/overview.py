@@ -37,7 +37,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Worked(msgspec.Struct, frozen=True):
-    """A task of a backup session."""
+    """A task of a session of a job."""
 
     job: str
     counters: TransferCounters
@@ -86,7 +86,7 @@ class Overview:
         return tuple(found)
 
     def worked(self, since: float) -> tuple[Worked, ...]:
-        """The tasks of backup sessions that were begun since then."""
+        """The tasks of sessions of jobs that were begun since then."""
         query = select(sessions.c.job, tasks.c.counters, tasks.c.queue_wait_s).join(tasks)
         with self._database.reading() as connection:
             rows = connection.execute(query.where(sessions.c.job != "", sessions.c.created >= since))

@@ -14,7 +14,7 @@ from holdfast_agent.model.ids import Sid
 from .database import Database
 from .rows import columns_of, from_row, require, to_row
 from .tables import points, repositories
-from .values import BootRecord, PointEntryRow, PointState
+from .values import BootRecord, PointEntryRow, PointScope, PointState
 
 _COLUMNS = columns_of(points, PointEntryRow)
 
@@ -29,7 +29,9 @@ class Points:
         """Remember a committed point. Idempotent: what is remembered of the same sid is replaced."""
         with self._database.writing() as connection:
             require(connection, repositories, "repository", entry.repository)
-            _put(connection, entry)
+            known = _arrivals(connection, points.c.sid == entry.sid)
+            connection.execute(points.delete().where(points.c.sid == entry.sid))
+            _put(connection, entry.repository, (entry,), known)
 
     def get(self, sid: str, pruned: bool = False) -> PointEntryRow:
         """The point whose id begins with ``sid`` (at least 4 digits); ``pruned``: of those that can be given back.
@@ -150,14 +152,41 @@ class Points:
         """After a rescan: ``entries`` are all points of ``repository``; others of it are forgotten."""
         with self._database.writing() as connection:
             require(connection, repositories, "repository", repository)
+            known = _arrivals(connection, points.c.repository == repository)
             connection.execute(points.delete().where(points.c.repository == repository))
             for entry in entries:
-                _put(connection, entry)
+                connection.execute(points.delete().where(points.c.sid == entry.sid))
+            _put(connection, repository, entries, known)
+
+    def newest_arrival(self, repository: str, after: int, scope: PointScope) -> int:
+        """The number of the newest point in ``scope`` that came to be known of ``repository`` after that one; or 0.
+
+        Numbers of a repository only grow, whatever clocks do and points that are pruned: how it is known what is new.
+        """
+        query = select(points.c.arrival, *_COLUMNS).order_by(points.c.arrival.desc())
+        query = query.where(points.c.repository == repository, points.c.arrival > after, _is_pruned(False))
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                if scope.covers(from_row(row, PointEntryRow)):
+                    return int(row.arrival)
+        return 0
 
 
-def _put(connection: Connection, entry: PointEntryRow) -> None:
-    connection.execute(points.delete().where(points.c.sid == entry.sid))
-    connection.execute(points.insert().values(to_row(entry)))
+def _put(connection: Connection, repository: str, entries: Sequence[PointEntryRow], known: dict[str, int]) -> None:
+    """Insert points of ``repository``; those that are not ``known`` with their arrival arrive now."""
+    last: int = connection.execute(
+        select(repositories.c.arrivals).where(repositories.c.name == repository)
+    ).scalar_one()
+    for entry in entries:
+        arrival = known.get(entry.sid)
+        if arrival is None:
+            arrival = last = last + 1
+        connection.execute(points.insert().values(**to_row(entry), arrival=arrival))
+    connection.execute(repositories.update().where(repositories.c.name == repository).values(arrivals=last))
+
+
+def _arrivals(connection: Connection, which: ColumnElement[bool]) -> dict[str, int]:
+    return {row.sid: row.arrival for row in connection.execute(select(points.c.sid, points.c.arrival).where(which))}
 
 
 def _is_pruned(pruned: bool) -> ColumnElement[bool]:

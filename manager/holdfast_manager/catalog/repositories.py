@@ -82,11 +82,12 @@ class Repositories:
     def remove(self, name: str) -> None:
         """Forget a repository, its key and the catalogue's rows of its points; the repository itself is untouched.
 
-        Raises ``NotFound``, or ``InUse`` with the jobs that write to it.
+        Raises ``NotFound``, or ``InUse`` with the jobs that write to it or copy from it.
         """
         with self._database.writing() as connection:
             require(connection, repositories, _KIND, name)
-            users = connection.scalars(select(jobs.c.name).where(jobs.c.repository == name)).all()
+            using = (jobs.c.repository == name) | (jobs.c.origin == name)
+            users = connection.scalars(select(jobs.c.name).where(using).order_by(jobs.c.name)).all()
             if users:
                 raise InUse(kind=_KIND, name=name, users=", ".join(f"job {job}" for job in users))
             self._rows.remove(connection, name)

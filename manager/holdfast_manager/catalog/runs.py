@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-from sqlalchemy import Connection, Text, cast, delete, insert, select
+from sqlalchemy import Connection, Text, cast, delete, func, insert, select
 
 from holdfast_agent.errors import Locked
 
@@ -13,7 +13,7 @@ from ..schedules.due import LastSession, RunState
 from .database import Database
 from .rows import columns_of, to_row
 from .sessions import Claim
-from .tables import job_runs, jobs, sessions
+from .tables import job_runs, jobs, repositories, sessions
 from .values import SessionResult
 
 _STATE = columns_of(job_runs, RunState)
@@ -25,7 +25,8 @@ Change = tuple[RunState, RunState]
 class JobFacts(msgspec.Struct, frozen=True):
     """A job at one moment. ``spec`` is its specification as JSON text, to be compared before it is read.
 
-    ``last``: its newest session, living or not. ``ended``: its newest session that has ended.
+    ``last``: its newest session, living or not. ``ended``: its newest session that has ended. ``arrivals``: how many
+    points have ever come to be known of the repository that it copies from.
     """
 
     name: str
@@ -33,6 +34,7 @@ class JobFacts(msgspec.Struct, frozen=True):
     state: RunState
     last: LastSession | None
     ended: LastSession | None
+    arrivals: int = 0
 
 
 class JobRuns:
@@ -45,7 +47,7 @@ class JobRuns:
         """All jobs, by name, and their sessions, as they are at one moment."""
         last, ended = sessions.alias("last"), sessions.alias("ended_one")
         # The newest by order and limit: a maximum would read all sessions of the job, where the index gives the first.
-        # Only backups have a job. To ask for kind or state would lead SQLite to the index of that.
+        # To ask for kind or state would lead SQLite to the index of that.
         of_job = select(sessions.c.id).where(sessions.c.job == jobs.c.name).order_by(sessions.c.id.desc()).limit(1)
         newest = of_job.scalar_subquery()
         over = of_job.where(sessions.c.ended.is_not(None)).scalar_subquery()
@@ -56,12 +58,21 @@ class JobRuns:
         ]
         places = jobs.outerjoin(job_runs, job_runs.c.name == jobs.c.name)
         places = places.outerjoin(last, last.c.id == newest).outerjoin(ended, ended.c.id == over)
-        query = select(jobs.c.name, cast(jobs.c.spec, Text), *_STATE, *facts).select_from(places).order_by(jobs.c.name)
+        places = places.outerjoin(repositories, repositories.c.name == jobs.c.origin)
+        columns = (jobs.c.name, cast(jobs.c.spec, Text), *_STATE, *facts, func.coalesce(repositories.c.arrivals, 0))
+        query = select(*columns).select_from(places).order_by(jobs.c.name)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         width = 2 + len(_STATE)
         return tuple(
-            JobFacts(row[0], row[1], _state(row[2:width]), _session(row[width : width + 3]), _session(row[width + 3 :]))
+            JobFacts(
+                row[0],
+                row[1],
+                _state(row[2:width]),
+                _session(row[width : width + 3]),
+                _session(row[width + 3 : width + 6]),
+                row[-1],
+            )
             for row in rows
         )
 

@@ -9,10 +9,10 @@ from sqlalchemy import Connection, inspect, text
 from .database import Database
 from .errors import CatalogNewer, CatalogOlder
 
-REVISION = "0011"
+REVISION = "0012"
 """The newest migration. Kept here too, so that opening an up-to-date catalogue need not import Alembic."""
 
-_KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+_KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
 
 
 def require_current(database: Database) -> None:

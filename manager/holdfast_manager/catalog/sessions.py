@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from holdfast_agent.errors import ErrorRecord, Locked, NotFound
 
@@ -37,15 +37,23 @@ class Sessions:
         self._notices = notices
 
     def begin_job(self, job: str, spec: dict[str, Any] | None = None, claim: Claim | None = None) -> SessionEntry:
-        """Write down a backup session of ``job``, to be adopted by its process; until then the caller answers for it.
+        """Write down a session of ``job``, to be adopted by its process; until then the caller answers for it.
 
-        One session per job at a time: raises :class:`Locked` with the holder while one lives. One whose process is
-        dead is marked failed on the way. Raises ``NotFound`` when there is no such job, and what ``claim`` raises.
+        One session per job at a time, and of copies one into each repository: raises :class:`Locked` with the holder
+        while one lives. One whose process is dead is marked failed on the way. Raises ``NotFound`` when there is no
+        such job, and what ``claim`` raises.
         """
         with self._database.writing() as connection:
             require(connection, jobs, "job", job)
-            self._make_way(connection, job, f"job {job!r}")
-            begun = self._begin(connection, SessionKind.BACKUP, job, spec or {}, holds=job)
+            copies_into = connection.execute(
+                select(jobs.c.repository).where(jobs.c.name == job, jobs.c.origin.is_not(None))
+            ).scalar_one_or_none()
+            self._make_way(connection, (sessions.c.job == job) & sessions.c.holds.is_not(None), f"job {job!r}")
+            kind, holds = SessionKind.BACKUP, job
+            if copies_into is not None:
+                kind, holds = SessionKind.COPY, _copies_into(copies_into)
+                self._make_way(connection, sessions.c.holds == holds, holds)
+            begun = self._begin(connection, kind, job, spec or {}, holds=holds)
             if claim is not None:
                 claim(connection, begun.id)
             return begun
@@ -54,7 +62,7 @@ class Sessions:
         """Write down a session that fulfils what others left open on ``server``: one at a time, else ``Locked``."""
         holds = f"clean-up of {server}"
         with self._database.writing() as connection:
-            self._make_way(connection, holds, holds)
+            self._make_way(connection, sessions.c.holds == holds, holds)
             return self._begin(connection, SessionKind.CLEAN_UP, "", {"server": server}, holds=holds)
 
     def begin_copy(self, repository: str, spec: dict[str, Any]) -> SessionEntry:
@@ -62,10 +70,18 @@ class Sessions:
 
         Raises :class:`Locked` with the holder while one lives.
         """
-        holds = f"copies into {repository}"  # no job has a name with blanks
+        holds = _copies_into(repository)
         with self._database.writing() as connection:
-            self._make_way(connection, holds, holds)
+            self._make_way(connection, sessions.c.holds == holds, holds)
             return self._begin(connection, SessionKind.COPY, "", spec, holds=holds)
+
+    def copying_into(self, repository: str) -> int | None:
+        """The session that copies into ``repository`` now, if one does: for who would rather wait than be refused."""
+        with self._database.reading() as connection:
+            query = select(*_COLUMNS).where(sessions.c.holds == _copies_into(repository))
+            row = connection.execute(query).first()
+        entry = from_row(row, SessionEntry) if row is not None else None
+        return None if entry is None or self._is_dead(entry) else entry.id
 
     def begin(self, kind: SessionKind, spec: dict[str, Any]) -> SessionEntry:
         """Write down a restore or verify session; any number may run at once. ``spec`` is what was asked, JSON-able."""
@@ -174,9 +190,9 @@ class Sessions:
                 raise InUse(kind="session", name=str(number), users=f"{len(owed)} open obligations")
             connection.execute(sessions.delete().where(sessions.c.id == number))
 
-    def _make_way(self, connection: Connection, holds: str, what: str) -> None:
-        """See that no living session holds ``holds``; one whose process is dead is marked failed."""
-        holder = connection.execute(select(*_COLUMNS).where(sessions.c.holds == holds)).first()
+    def _make_way(self, connection: Connection, holding: ColumnElement[bool], what: str) -> None:
+        """See that no living session holds what is asked for; one whose process is dead is marked failed."""
+        holder = connection.execute(select(*_COLUMNS).where(holding)).first()
         if holder is None:
             return
         other = from_row(holder, SessionEntry)
@@ -238,6 +254,11 @@ def listing(job: str | None, kind: SessionKind | None, before: int | None, limit
     if kind is not None:
         query = query.where(sessions.c.kind == kind.value)
     return query if before is None else query.where(sessions.c.id < before)
+
+
+def _copies_into(repository: str) -> str:
+    """What a session holds that copies there; no job has a name with blanks."""
+    return f"copies into {repository}"
 
 
 def _living(connection: Connection) -> tuple[SessionEntry, ...]:

@@ -81,6 +81,7 @@ repositories = Table(
     Column("epoch", Integer, nullable=False, server_default=text("1")),
     Column("read_limit_bytes_per_s", BigInteger),
     Column("write_limit_bytes_per_s", BigInteger),
+    Column("arrivals", BigInteger, nullable=False, server_default=text("0")),  # points that it ever got to know of
 )
 
 traffic_rules = Table(
@@ -109,8 +110,9 @@ jobs = Table(
     "jobs",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("server", Text, ForeignKey("servers.name"), nullable=False, index=True),
+    Column("server", Text, ForeignKey("servers.name"), index=True),
     Column("repository", Text, ForeignKey("repositories.name"), nullable=False, index=True),
+    Column("origin", Text, ForeignKey("repositories.name"), index=True),
     Column("spec", _Json, nullable=False),
 )
 
@@ -198,7 +200,9 @@ points = Table(
     Column("doubt", Text, nullable=False, server_default=text("''")),
     Column("boot", _Json),
     Column("booted", Double),
+    Column("arrival", BigInteger, nullable=False, server_default=text("0")),  # which of its repository's arrivals
     Index(None, "repository", "server", "vm_id", "created"),
+    Index(None, "repository", "arrival"),
     Index(None, "job", "created"),
     Index(None, "vm_name", "created"),
 )
@@ -264,6 +268,7 @@ job_runs = Table(
     Column("failed", _Number),
     Column("retry_at", Double),
     Column("attempt", Integer, nullable=False),
+    Column("arrived", BigInteger, nullable=False, server_default=text("0")),
 )
 
 # The service that leads (one row), and since when; whether it still does is told by its lock

@@ -13,7 +13,7 @@ from holdfast_agent.model import strict
 from holdfast_agent.model.change import AuditRate
 from holdfast_agent.model.units import format_rate, format_size
 from holdfast_manager.catalog.job_tables import job_from_table, job_to_table
-from holdfast_manager.catalog.values import JobSpec, SessionEntry, SessionState
+from holdfast_manager.catalog.values import CopySettings, JobSpec, SessionEntry, SessionState
 from holdfast_manager.reports.retention_text import policy_text
 from holdfast_manager.reports.table import facts, table
 from holdfast_manager.reports.times import moment
@@ -28,7 +28,7 @@ from .schedule_options import next_starts, next_text, schedule_facts
 
 @click.group(cls=Group)
 def job() -> None:
-    """Backup jobs: what is backed up, and where to."""
+    """Jobs: what is backed up or copied, and where to."""
 
 
 @job.command(
@@ -37,6 +37,7 @@ def job() -> None:
         "holdfast job create web --server lab --include web --repository main --guest-processor scripts \\",
         "    --guest-option pre_freeze=/etc/holdfast/freeze --guest-policy try --schedule 'mon-fri 22:00' \\",
         "    --schedule-zone Europe/Berlin --window 22:00-06:00",
+        "holdfast job create offsite --copy-from main --repository far --immediate --keep-days 30 --keep-monthly 12",
         "holdfast job create nightly --from nightly.toml",
     )
 )
@@ -49,14 +50,14 @@ def job() -> None:
 @job_options
 @pass_app
 def create(app: App, /, name: str, source: Path | None, disabled: bool, **given: Any) -> None:
-    """Create a job."""
+    """Create a backup job, or with --copy-from one that copies restore points to another repository."""
     table = strict.read_toml(source) if source is not None else {}
     table = merged(table, given_table(given))
     if disabled:
         table["enabled"] = False
     _require(table, source)
     spec = job_from_table({**table, "name": name}, str(source) if source else "options")
-    check_plugin_options(app.host, app.catalog.servers.get(spec.server), spec)
+    _check_plugin_options(app, spec)
     app.catalog.jobs.add(spec)
     app.out.result({"job": job_to_table(spec)}, f"Created job {name}; `holdfast job run {name}` runs it now")
 
@@ -102,7 +103,7 @@ def edit(app: App, /, name: str, reset: tuple[str, ...], **given: Any) -> None:
         raise UsageError(reason="nothing to change; see `holdfast job edit --help`")
     table = merged(without(job_to_table(app.catalog.jobs.get(name)), reset), change)
     spec = job_from_table(table, "options")
-    check_plugin_options(app.host, app.catalog.servers.get(spec.server), spec)
+    _check_plugin_options(app, spec)
     app.catalog.jobs.update(spec)
     app.out.result({"job": job_to_table(spec)}, f"Changed job {name}")
 
@@ -146,9 +147,11 @@ def run(app: App, name: str, detach: bool, strict: bool) -> int:
     Ctrl-C asks the session to stop, and waits until it has cleaned up; a second Ctrl-C leaves it to itself.
     """
 
+    from holdfast_manager.sessions.requests import of_job
+
     def begin() -> SessionEntry:
         app.catalog.sessions.reap_dead()
-        return app.catalog.sessions.begin_job(name)
+        return app.catalog.sessions.begin_job(name, of_job(app.catalog.jobs.get(name)))
 
     return run_session(app, begin, detach, strict)
 
@@ -170,8 +173,13 @@ def stop(app: App, name: str) -> None:
     app.out.result({"stopping": numbers}, text)
 
 
+def _check_plugin_options(app: App, spec: JobSpec) -> None:
+    if spec.server is not None:
+        check_plugin_options(app.host, app.catalog.servers.get(spec.server), spec)
+
+
 def _require(table: dict[str, Any], source: Path | None) -> None:
-    for key in ("server", "include", "repository"):
+    for key in ("repository",) if "copy" in table else ("server", "include", "repository"):
         if key not in table:
             place = f"{source} has no {key!r}" if source is not None else f"a job needs --{key}"
             raise UsageError(reason=f"{place}; see `holdfast job create --help`")
@@ -189,15 +197,15 @@ def _table(specs: tuple[JobSpec, ...], last: dict[str, SessionEntry | None]) -> 
     rows = [
         (
             spec.name,
-            spec.server,
-            ", ".join(spec.include) + (f" but not {', '.join(spec.exclude)}" if spec.exclude else ""),
+            f"copy of {spec.source}" if spec.copy is not None else spec.source,
+            (", ".join(spec.include) or "all") + (f" but not {', '.join(spec.exclude)}" if spec.exclude else ""),
             spec.repository,
             next_text(spec, next_starts(spec)),
             _ended(last[spec.name]),
         )
         for spec in specs
     ]
-    return table(("job", "server", "VMs", "repository", "next", "last session"), rows)
+    return table(("job", "source", "VMs", "repository", "next", "last session"), rows)
 
 
 def _ended(session: SessionEntry | None) -> str:
@@ -215,29 +223,47 @@ def _audit_text(rate: AuditRate) -> str:
 
 
 def _settings(spec: JobSpec, starts: list[float]) -> list[tuple[str, str]]:
-    guest = "none"
-    if spec.guest is not None:
-        options = "".join(f"\n{key} = {value}" for key, value in sorted(spec.guest.options.items()))
-        guest = f"{spec.guest.processor}, {spec.guest.policy.value}{options}"
-    limit = "no limit" if spec.bandwidth_bytes_per_s is None else format_rate(spec.bandwidth_bytes_per_s)
     return [
         ("Job", spec.name + ("" if spec.enabled else " (disabled)")),
         *([("Description", spec.description)] if spec.description else []),
-        ("Server", spec.server),
-        ("VMs", ", ".join(spec.include)),
+        *(_source(spec, spec.copy) if spec.copy is not None else [("Server", spec.source)]),
+        ("VMs", ", ".join(spec.include) or "all"),
         ("But not", ", ".join(spec.exclude) or "-"),
         ("Repository", spec.repository),
         ("Proxies", ", ".join(spec.proxies) + ", then any other" if spec.proxies else "any"),
-        ("Transfer", f"{spec.compression.value}, blocks of {format_size(spec.block_bytes)}, {spec.streams} stream(s)"),
-        ("Bandwidth", limit),
+        ("Transfer", _transfer(spec)),
+        ("Bandwidth", "no limit" if spec.bandwidth_bytes_per_s is None else format_rate(spec.bandwidth_bytes_per_s)),
         ("Priority", spec.priority.value + (f", at most {spec.max_tasks} disks at once" if spec.max_tasks else "")),
         ("Retries", f"{spec.retries}, after {spec.retry_pause_s:g} s each"),
         *schedule_facts(spec, starts),
         ("Retention", policy_text(spec.retention)),
+        ("Boot proof", boot_text(spec.verify_boot)),
+        *(_of_backups(spec) if spec.copy is None else []),
+    ]
+
+
+def _transfer(spec: JobSpec) -> str:
+    blocks = f"blocks of {format_size(spec.block_bytes)}" if spec.copy is None else "blocks as they are"
+    return f"{spec.compression.value}, {blocks}, {spec.streams} stream(s)"
+
+
+def _source(spec: JobSpec, copy: CopySettings) -> list[tuple[str, str]]:
+    return [
+        ("Copies from", spec.source),
+        ("Made by jobs", ", ".join(copy.jobs) or "any"),
+        ("Suspect points", "copied, too" if copy.suspect else "left out, and told"),
+    ]
+
+
+def _of_backups(spec: JobSpec) -> list[tuple[str, str]]:
+    guest = "none"
+    if spec.guest is not None:
+        options = "".join(f"\n{key} = {value}" for key, value in sorted(spec.guest.options.items()))
+        guest = f"{spec.guest.processor}, {spec.guest.policy.value}{options}"
+    return [
         ("Guest", guest),
         ("Without CBT", spec.on_cbt_loss.value),
         ("Audit of CBT", _audit_text(spec.audit_rate)),
-        ("Boot proof", boot_text(spec.verify_boot)),
         ("Unused blocks", "left out where a file system tells them" if spec.skip_unused else "kept, bit for bit"),
         ("Snapshot", "\n".join(f"{key} = {value}" for key, value in sorted(spec.snapshot.items())) or "as the server"),
     ]

@@ -40,6 +40,9 @@ _OPTIONS = (
     click.option("--priority", type=click.Choice([each.value for each in Priority]), help="In the queue for slots."),
     click.option("--max-tasks", type=int, help="Disks at once, 1 to 1024. Default: as many as there are slots for."),
     click.option("--snapshot-option", "snapshot", multiple=True, metavar="KEY=VALUE", help="For the server's plugin."),
+    click.option("--copy-from", metavar="REPOSITORY", help="Copy its restore points, rather than back VMs up."),
+    click.option("--copy-job", "copy_jobs", multiple=True, metavar="JOB", help="Only points of this job, or pattern."),
+    click.option("--copy-suspect/--no-copy-suspect", default=None, help="Copy suspect points, too. Default: no."),
     click.option("--description", metavar="TEXT", help="For people."),
 )  # fmt: skip
 
@@ -66,7 +69,12 @@ def given_table(given: dict[str, Any]) -> dict[str, Any]:
     }
     if "options" in guest:
         guest["options"] = option_table(given["guest_options"], "--guest-option")
-    inner = {"guest": guest, "retention": retention_table(given), "schedule": schedule_table(given)}
+    copy = {
+        key: list(table.pop(option)) if option == "copy_jobs" else table.pop(option)
+        for key, option in (("from", "copy_from"), ("jobs", "copy_jobs"), ("suspect", "copy_suspect"))
+        if option in table
+    }
+    inner = {"guest": guest, "copy": copy, "retention": retention_table(given), "schedule": schedule_table(given)}
     boot = boot_table(given)
     table |= {"verify_boot": boot} if boot is not None else {}
     return table | {key: settings for key, settings in inner.items() if settings}
@@ -75,7 +83,7 @@ def given_table(given: dict[str, Any]) -> dict[str, Any]:
 def merged(current: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """A job's table with ``change`` in it; of the tables in it what is not given stays."""
     table = current | change
-    for key in ("guest", "retention", "schedule", "verify_boot"):
+    for key in ("guest", "copy", "retention", "schedule", "verify_boot"):
         if key in change:
             table[key] = {**current.get(key, {}), **change[key]}
     return table

@@ -23,6 +23,10 @@ _OPTIONS = (
     ),
     click.option("--after", "schedule_after", metavar="JOB", help="Run it when a session of that job has ended well."),
     click.option(
+        "--immediate/--not-immediate", "schedule_immediate", default=None,
+        help="Of a job that copies: run it for each new restore point of the repository that it copies from.",
+    ),
+    click.option(
         "--window", "schedule_window", multiple=True, metavar="TIMES",
         help="It starts only within these times, and stops when they end: 'sat,sun', '22:00-06:00' (repeatable).",
     ),
@@ -35,7 +39,8 @@ _OPTIONS = (
     click.option("--session-retry-pause", metavar="TIME", help='Before each of those, such as "10 min" (the default).'),
 )  # fmt: skip
 _KEYS = {
-    "schedule_start": "start", "schedule_after": "after", "schedule_window": "windows", "schedule_zone": "time_zone",
+    "schedule_start": "start", "schedule_after": "after", "schedule_immediate": "immediate",
+    "schedule_window": "windows", "schedule_zone": "time_zone",
     "schedule_missed": "missed", "session_retries": "retries", "session_retry_pause": "retry_pause",
 }  # fmt: skip
 
@@ -80,7 +85,8 @@ def next_text(spec: JobSpec, starts: list[float]) -> str:
     if spec.schedule is None:
         return "by hand"
     after = f"after {spec.schedule.after}" if spec.schedule.after else ""
-    return moment(starts[0]) if starts else after or "never"
+    immediate = "for each new point" if spec.schedule.immediate else ""
+    return moment(starts[0]) if starts else immediate or after or "never"
 
 
 def schedule_facts(spec: JobSpec, starts: list[float]) -> list[tuple[str, str]]:
@@ -89,6 +95,7 @@ def schedule_facts(spec: JobSpec, starts: list[float]) -> list[tuple[str, str]]:
     if schedule is None:
         return [("Schedule", "none: it is run by hand")]
     when = [*schedule.start, *([f"after {schedule.after}"] if schedule.after else [])]
+    when += ["for each new restore point"] if schedule.immediate else []
     shown = [
         ("Schedule", f"{'; '.join(when)} ({schedule.time_zone})"),
         ("Next", "\n".join(moment(start) for start in starts) or next_text(spec, starts)),

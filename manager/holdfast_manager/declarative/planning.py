@@ -82,8 +82,11 @@ class Planner:
         for name, table in self._document.repositories.items():
             self._require(f"repositories.{name}.agent", "agent", table.agent, left["agents"])
         for name, spec in self._document.jobs.items():
-            self._require(f"jobs.{name}.server", "server", spec.server, left["servers"])
+            if spec.server is not None:
+                self._require(f"jobs.{name}.server", "server", spec.server, left["servers"])
             self._require(f"jobs.{name}.repository", "repository", spec.repository, left["repositories"])
+            if spec.copy is not None:
+                self._require(f"jobs.{name}.copy.from", "repository", spec.copy.origin, left["repositories"])
             for proxy in spec.proxies:
                 self._require(f"jobs.{name}.proxies", "agent", proxy, left["agents"])
             if spec.schedule is not None and spec.schedule.after:
@@ -93,8 +96,11 @@ class Planner:
                 self._still_used("agent", entry.agent, left["agents"], f"repository {entry.name}")
         for spec in self._catalog.jobs.list():
             if spec.name in left["jobs"] - self._wished["jobs"]:
-                self._still_used("server", spec.server, left["servers"], f"job {spec.name}")
+                if spec.server is not None:
+                    self._still_used("server", spec.server, left["servers"], f"job {spec.name}")
                 self._still_used("repository", spec.repository, left["repositories"], f"job {spec.name}")
+                if spec.copy is not None:
+                    self._still_used("repository", spec.copy.origin, left["repositories"], f"job {spec.name}")
                 for proxy in spec.proxies:
                     self._still_used("agent", proxy, left["agents"], f"job {spec.name}")
                 if spec.schedule is not None and spec.schedule.after:
@@ -137,17 +143,20 @@ class Planner:
         return _changed("server", name, found, carry_out)
 
     def _job(self, name: str, spec: JobSpec) -> Change:
-        source = f"{self._document.file}: jobs.{name}"
-        plugin = self._plugin_of(spec.server)
-        self._host.snapshot_options(plugin, spec.snapshot, f"{source}.snapshot")
-        if spec.guest is not None:
-            where = f"{source}.guest.options"
-            self._host.check_options(Family.GUEST_PROCESSOR, spec.guest.processor, spec.guest.options, where)
+        self._check_plugin_options(name, spec)
         jobs = self._catalog.jobs
         if name not in self._present["jobs"]:
             return Change("job", name, Action.CREATE, carry_out=lambda: jobs.add(spec))
         found = differences(flat(job_to_table(jobs.get(name))), flat(job_to_table(spec)))
         return _changed("job", name, found, lambda: jobs.update(spec))
+
+    def _check_plugin_options(self, name: str, spec: JobSpec) -> None:
+        source = f"{self._document.file}: jobs.{name}"
+        if spec.server is not None:
+            self._host.snapshot_options(self._plugin_of(spec.server), spec.snapshot, f"{source}.snapshot")
+        if spec.guest is not None:
+            where = f"{source}.guest.options"
+            self._host.check_options(Family.GUEST_PROCESSOR, spec.guest.processor, spec.guest.options, where)
 
     def _rule(self, name: str, rule: TrafficRule) -> Change:
         rules = self._catalog.traffic_rules

@@ -24,6 +24,8 @@ def copy_plan_text(plan: CopyPlan, origin: str, target: str) -> str:
     parts.append(f"{counted(len(cells), 'restore point')} of {origin} to copy; {target} has {plan.present} already")
     if plan.pruned:
         parts.append(f"{counted(plan.pruned, 'restore point')} not to copy: their copies were pruned in {target}")
+    if plan.unkept:
+        parts.append(f"{counted(plan.unkept, 'restore point')} not to copy: the job's retention would not keep them")
     if plan.suspect:
         which = ", ".join(f"{point.sid[:_SID_DIGITS]} of {point.vm_name}" for point in plan.suspect)
         parts.append(f"Suspect, so left out: {which}")

@@ -147,7 +147,8 @@ def what_for(session: SessionEntry) -> str:
             dry = ", a dry run" if spec.get("dry_run") else ""
             return f"garbage collection of {spec.get('repository', '?')}{dry}"
         case SessionKind.COPY:
-            return f"copy of {spec.get('origin', '?')} to {spec.get('repository', '?')}"
+            by_job = f" by job {session.job}" if session.job else ""
+            return f"copy of {spec.get('origin', '?')} to {spec.get('repository', '?')}{by_job}"
         case SessionKind.HEAL:
             return f"heal of {spec.get('repository', '?')} from {spec.get('origin', '?')}"
         case SessionKind.BOOT:

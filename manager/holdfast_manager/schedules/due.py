@@ -8,6 +8,7 @@ Invariants, each tested with random stories:
 3. A session that failed is run again at most ``retries`` times before the next start, never sooner than the pause.
 4. What was decided is in the state that comes out: with that and the same facts nothing starts twice.
 5. Clocks that are put back repeat no start; a state that comes from a clock that was far ahead blocks none.
+6. A new point that an immediate copy waits for is dealt with by a session that begins after it; so none is overlooked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """What the service remembers of a job. Times are Unix seconds.
 
     ``key``: the schedule that it belongs to ("": the job was not scheduled). ``handled``: starts until then are dealt
-    with. ``followed``: the newest session of the job before in the chain that is dealt with. ``session``: the last one
+    with. ``followed``: the newest session of the job before in the chain that is dealt with. ``arrived``: the number of
+    the newest point that is dealt with, of those that an immediate copy waits for. ``session``: the last one
     that the service started, until its end is dealt with. ``failed``: the one that is run again at ``retry_at``.
     ``attempt``: retries since the last start.
     """
@@ -36,6 +38,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     handled: float = 0.0
     followed: int = 0
+    arrived: int = 0
     session: int | None = None
     failed: int | None = None
     retry_at: float | None = None
@@ -66,11 +69,17 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(
-    schedule: JobSchedule | None, state: RunState, now: float, last: LastSession | None, before: LastSession | None
+    schedule: JobSchedule | None,
+    state: RunState,
+    now: float,
+    last: LastSession | None,
+    before: LastSession | None,
+    arrived: int = 0,
 ) -> Verdict:
     """What to do now. ``schedule`` None: the job has none or is disabled. ``last``: its own newest session.
 
-    ``before``: the newest session that has ended of the job that it comes after.
+    ``before``: the newest session that has ended of the job that it comes after. ``arrived``: the number of the newest
+    point that it is to copy, whether it has done so or not; 0 for none.
     """
     if schedule is None:
         return Verdict(state=RunState())
@@ -81,7 +90,7 @@ def judge(
     if last is not None and last.ended is None:
         return _while_it_lives(schedule, state, now, last)
     state, given_up = _settle(schedule, state, now, last)
-    verdict = _start(schedule, state, now, before) if schedule.allows(now) else Verdict(state=state)
+    verdict = _start(schedule, state, now, before, arrived) if schedule.allows(now) else Verdict(state=state)
     if not verdict.begin:
         verdict = msgspec.structs.replace(verdict, wake=_wake(schedule, verdict.state))
     return msgspec.structs.replace(verdict, given_up=given_up)
@@ -98,6 +107,8 @@ def _with_a_sane_clock(schedule: JobSchedule, state: RunState, now: float) -> Ru
 def _while_it_lives(schedule: JobSchedule, state: RunState, now: float, last: LastSession) -> Verdict:
     """Starts are left out: what they would save is being saved. One that the service began ends with its window."""
     stop = last.id if last.id == state.session and not schedule.allows(now) else None
+    if stop is not None and schedule.immediate:
+        state = msgspec.structs.replace(state, arrived=0)  # it goes on when the next window begins
     due = schedule.next_after(state.handled)
     if due is not None and due <= now:
         state = msgspec.structs.replace(state, handled=now)
@@ -128,7 +139,15 @@ def _without_retry(state: RunState) -> RunState:
     return msgspec.structs.replace(state, failed=None, retry_at=None, attempt=0)
 
 
-def _start(schedule: JobSchedule, state: RunState, now: float, before: LastSession | None) -> Verdict:
+def _start(schedule: JobSchedule, state: RunState, now: float, before: LastSession | None, arrived: int) -> Verdict:
+    """Whatever it begins for: it copies all that has arrived."""
+    verdict = _due(schedule, state, now, before, arrived)
+    if not verdict.begin:
+        return verdict
+    return msgspec.structs.replace(verdict, state=msgspec.structs.replace(verdict.state, arrived=arrived))
+
+
+def _due(schedule: JobSchedule, state: RunState, now: float, before: LastSession | None, arrived: int) -> Verdict:
     due = schedule.next_after(state.handled)
     if due is not None and due <= now:
         on_time = _on_time(schedule, due, now)
@@ -138,6 +157,8 @@ def _start(schedule: JobSchedule, state: RunState, now: float, before: LastSessi
     if before is not None and before.id > state.followed and before.result in _GOOD:
         state = msgspec.structs.replace(_without_retry(state), followed=before.id)
         return Verdict(state=state, begin=f"after {schedule.after}")
+    if schedule.immediate and arrived > state.arrived:
+        return Verdict(state=_without_retry(state), begin="for a new restore point")
     if state.failed is not None and state.retry_at is not None and state.retry_at <= now:
         attempt = state.attempt + 1
         again = msgspec.structs.replace(state, failed=None, retry_at=None, attempt=attempt)

@@ -28,7 +28,8 @@ class Missed(StrEnum):
 class JobSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """When the service runs a job. The defaults of ``retries`` and ``retry_pause_s`` outlast a reboot of a host.
 
-    ``start``: moments as :mod:`.starts` reads them. ``after``: the job by whose good end it starts. ``windows``: it
+    ``start``: moments as :mod:`.starts` reads them. ``after``: the job by whose good end it starts. ``immediate``: each
+    new point of the repository that a job copies from starts it. ``windows``: it
     starts within these times only, and a session that the service started is stopped when they end ("sat,sun",
     "22:00-06:00"; none: always). All of them by a clock in ``time_zone``. ``retries``: how often a session that failed
     is run again, for those VMs that have no point yet, ``retry_pause_s`` after the end of the one before.
@@ -36,6 +37,7 @@ class JobSchedule(msgspec.Struct, frozen=True, kw_only=True):
 
     start: tuple[str, ...] = ()
     after: str = ""
+    immediate: bool = False
     windows: tuple[str, ...] = ()
     time_zone: str = "UTC"
     missed: Missed = Missed.RUN
@@ -48,8 +50,8 @@ class JobSchedule(msgspec.Struct, frozen=True, kw_only=True):
         for text in self.windows:
             parse_window(text)
         check_time_zone(self.time_zone)
-        if not self.start and not self.after:
-            raise ValueError("a schedule says when: give it a start, or the job that it comes after")
+        if not self.start and not self.after and not self.immediate:
+            raise ValueError("a schedule says when: give it a start, the job that it comes after, or immediate")
 
     def next_after(self, moment: float) -> float | None:
         """The first start later than ``moment``, both Unix seconds; windows are not looked at."""
@@ -71,7 +73,8 @@ class JobSchedule(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """What names the moments of this schedule: what was missed of others is not made up for."""
-        return "; ".join((*self.start, f"after {self.after}", self.time_zone))
+        immediate = ("immediate",) if self.immediate else ()
+        return "; ".join((*self.start, *immediate, f"after {self.after}", self.time_zone))
 
 
 def loop_of(job: str, after: Mapping[str, str]) -> tuple[str, ...]:

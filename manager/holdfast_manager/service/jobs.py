@@ -13,6 +13,7 @@ from holdfast_manager.catalog.runs import Change, JobFacts, JobRuns
 from holdfast_manager.catalog.values import JobSpec, SessionEntry
 from holdfast_manager.schedules.due import LastSession, Verdict, judge
 from holdfast_manager.schedules.schedule import JobSchedule
+from holdfast_manager.sessions.requests import of_job
 
 from .starter import Starter
 
@@ -20,17 +21,29 @@ log = logging.getLogger(__name__)
 
 _BROKEN_S = 60.0
 """Between two attempts to start a job where something is wrong with the host or the catalogue: a disk that is full."""
+OCCUPIED_S = 5.0
+"""Between two looks whether another copy into the same repository has ended: there is one at a time."""
 
 
 @dataclass
 class _Known:
-    """What was found of a job at the last look, so that nothing is thought about twice."""
+    """What was found of a job at the last look, so that nothing is thought about twice.
 
-    spec: str
-    schedule: JobSchedule | None
+    ``looked``: up to which arrival of its origin a copy job's points were looked for; ``arrived``: the newest of them.
+    """
+
+    text: str
+    job: JobSpec
     facts: JobFacts | None = None
     before: LastSession | None = None
     wake: float | None = None
+    looked: int = 0
+    arrived: int = 0
+
+    @property
+    def schedule(self) -> JobSchedule | None:
+        """None: the service does not run it."""
+        return self.job.schedule if self.job.enabled else None
 
 
 def _may_act(known: _Known, facts: JobFacts, before: LastSession | None, now: float) -> bool:
@@ -62,7 +75,7 @@ class JobWatch:
             known = self._known[facts.name]
             before = ended.get(known.schedule.after) if known.schedule is not None and known.schedule.after else None
             if known.facts != facts or known.before != before or _may_act(known, facts, before, now):
-                verdict = judge(known.schedule, facts.state, now, facts.last, before)
+                verdict = judge(known.schedule, facts.state, now, facts.last, before, self._arrived(known, facts))
                 known.facts, known.before, known.wake = facts, before, verdict.wake
                 if verdict.state != facts.state and not verdict.begin:
                     changes[facts.name] = facts.state, verdict.state
@@ -77,10 +90,18 @@ class JobWatch:
 
     def _recall(self, facts: JobFacts) -> _Known:
         known = self._known.get(facts.name)
-        if known is not None and known.spec == facts.spec:
+        if known is not None and known.text == facts.spec:
             return known
-        spec = msgspec.json.decode(facts.spec, type=JobSpec)
-        return _Known(facts.spec, spec.schedule if spec.enabled else None)
+        return _Known(facts.spec, msgspec.json.decode(facts.spec, type=JobSpec))
+
+    def _arrived(self, known: _Known, facts: JobFacts) -> int:
+        """The newest point that an immediate copy is for."""
+        job = known.job
+        if job.copy is not None and facts.arrivals > known.looked:
+            after = max(known.looked, facts.state.arrived)
+            known.arrived = self._catalog.points.newest_arrival(job.copy.origin, after, job.scope) or known.arrived
+            known.looked = facts.arrivals
+        return known.arrived
 
     def _act(self, facts: JobFacts, verdict: Verdict) -> float | None:
         """Carry a verdict out. After how many seconds to judge again, though nothing has changed; None: no need."""
@@ -96,7 +117,10 @@ class JobWatch:
     def _begin(self, facts: JobFacts, verdict: Verdict) -> float | None:
         if not self._starter.has_room:
             return 0.0
-        spec = {} if verdict.again is None else {"again": verdict.again}
+        job = self._known[facts.name].job
+        if job.copy is not None and self._catalog.sessions.copying_into(job.repository) is not None:
+            return OCCUPIED_S
+        spec = of_job(job, verdict.again)
         claim = JobRuns.claim(facts.name, facts.state, verdict.state)
 
         def begin() -> SessionEntry:

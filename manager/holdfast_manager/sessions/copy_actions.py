@@ -29,7 +29,7 @@ from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import pack_set_digest
 from holdfast_manager.catalog.point_rows import row_of_point
-from holdfast_manager.catalog.values import PointEntryRow, PointState
+from holdfast_manager.catalog.values import JobSpec, PointEntryRow, PointState
 
 from .committing import PointWriter
 from .copy_plan import CopyPlan, Pair, VmKey, best_base, choose_transfer, name_of, plan_copy, vm_of
@@ -85,11 +85,16 @@ class CopyActions:
     """Carries out the instructions of :class:`~.backup_machine.BackupMachine` for a copy."""
 
     def __init__(
-        self, context: Context, request: CopyRequest, origin: PointReader, keys: RepositoryKeys, immutable_s: float
+        self,
+        context: Context,
+        request: CopyRequest,
+        origin: PointReader,
+        keys: RepositoryKeys,
+        job: JobSpec | None = None,
     ) -> None:
-        """``immutable_s``: for so long from its commit on nobody may prune a copy."""
+        """``job``: under which the copies are filed, whose retention rules them."""
         self._context = context
-        self._immutable_s = immutable_s
+        self._job = job
         self._request = request
         self._origin = origin
         self._keys = keys
@@ -99,9 +104,14 @@ class CopyActions:
         self._lock = threading.Lock()  # of the bases: points of one VM follow each other, VMs do not wait for another
         self._bases: dict[VmKey, tuple[Pair, ...]] = {}
         self._unwell: frozenset[Sid] = frozenset()
-        rules = TransferRules(request.compression, bandwidth_bytes_per_s=request.bandwidth_bytes_per_s)
+        copies = job if job is not None and job.copy is not None else None
+        rules = TransferRules(
+            request.compression,
+            streams=copies.streams if copies is not None else 1,
+            bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
+        )
         self._points = PointTasks(
-            context, origin, keys, request.proxy, rules, lambda key: self._works[key.vm], self._transfer
+            context, origin, keys, request.proxy, rules, lambda key: self._works[key.vm], self._transfer, copies
         )
         self.tasks = self._points.work
 
@@ -154,7 +164,8 @@ class CopyActions:
     def _plan(self) -> Event:
         """Step `start`: both repositories are there; what the one has and the other has not."""
         open_repositories(self._context, self._context.repository, self._origin.repository)
-        plan = plan_copy(self._context.catalog, self._request, self._origin.ask, self._target.ask)
+        keep = self._job.retention if self._job is not None and self._job.copy is not None else None
+        plan = plan_copy(self._context.catalog, self._request, self._origin.ask, self._target.ask, keep)
         self._remember_unknown(plan)
         self._bases, self._unwell = dict(plan.bases), plan.unwell
         self._tell(plan)
@@ -173,7 +184,8 @@ class CopyActions:
         note, names = self._context.recorder.note, (self._origin.repository.name, self._context.repository.name)
         due = sum(len(chain) for chain in plan.chains)
         pruned = f", {plan.pruned} were pruned there and are not made again" if plan.pruned else ""
-        note(f"{due} restore point(s) of {names[0]} to copy; {names[1]} has {plan.present} already{pruned}")
+        unkept = f", {plan.unkept} would not be kept by the job's retention" if plan.unkept else ""
+        note(f"{due} restore point(s) of {names[0]} to copy; {names[1]} has {plan.present} already{pruned}{unkept}")
         for sid in plan.refused:
             text = f"restore point {sid} of {names[0]} is not authentic, or too new for this version; it is not copied"
             note(text, "error", Step.START)
@@ -271,7 +283,8 @@ class CopyActions:
             config=config,
             origin=original.identity,
         )
-        retain_until = time.time() + self._immutable_s if self._immutable_s else 0.0
+        immutable_s = self._job.retention.immutable_s if self._job is not None else 0.0
+        retain_until = time.time() + immutable_s if immutable_s else 0.0
         self._writer.commit(point, packs, retain_until)
         row = row_of_point(
             self._context.repository.name,

@@ -5,10 +5,10 @@ Both repositories are asked, and what they say is authenticated: with a catalogu
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -19,6 +19,7 @@ from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import PointState
 from holdfast_manager.enrolment.points import Ask, authentic_points
+from holdfast_manager.retention.policy import PointFacts, RetentionPolicy, decide
 
 from .change_choice import base_disk
 from .point_tasks import PointTransfer
@@ -38,25 +39,29 @@ class Pair(msgspec.Struct, frozen=True):
 class CopyPlan(msgspec.Struct, frozen=True):
     """``chains``: points to be copied, oldest first within each VM. ``present``: how many the target has already.
 
-    ``pruned``: how many copies were pruned in the target, so that they are not made again. ``suspect``: points of the
-    origin that are left out because something was found wrong with them. ``refused``: sids of the origin's points that
-    are not authentic, or too new. ``bases``: what the target has of each VM. ``unwell``: points of both that something
-    was found wrong with.
+    ``pruned``: how many copies were pruned in the target, so that they are not made again. ``unkept``: how many the
+    retention of their job would prune at once. ``suspect``: points of the origin that are left out because something
+    was found wrong with them. ``refused``: sids of the origin's points that are not authentic, or too new. ``bases``:
+    what the target has of each VM. ``unwell``: points of both that something was found wrong with.
     """
 
     chains: tuple[tuple[Point, ...], ...]
     bases: Mapping[VmKey, tuple[Pair, ...]]
     present: int = 0
     pruned: int = 0
+    unkept: int = 0
     suspect: tuple[Point, ...] = ()
     refused: tuple[str, ...] = ()
     unwell: frozenset[Sid] = frozenset()
 
 
-def plan_copy(catalog: Catalog, request: CopyRequest, ask_origin: Ask, ask_target: Ask) -> CopyPlan:
+def plan_copy(
+    catalog: Catalog, request: CopyRequest, ask_origin: Ask, ask_target: Ask, keep: RetentionPolicy | None = None
+) -> CopyPlan:
     """What ``request`` asks for and the target does not have. Changes nothing.
 
-    Called by a copy session, and for a dry run. Raises ``PointNotFound`` for a point that was named and is not there,
+    ``keep``: the retention of the copy job that asks; what it would prune at once is not copied. Called by a copy
+    session, and for a dry run. Raises ``PointNotFound`` for a point that was named and is not there,
     and what the channel raises.
     """
     origin = authentic_points(catalog, request.origin, ask_origin)
@@ -68,16 +73,19 @@ def plan_copy(catalog: Catalog, request: CopyRequest, ask_origin: Ask, ask_targe
     given_up = {point.identity for point in pruned.points} if not request.points else set()
     missing = [point for point in wanted if point.identity not in present]
     due = [point for point in missing if point.identity not in given_up]
+    kept = due if keep is None else _kept(keep, request.job, due, target.points, unwell)
+    named = bool(request.points) or request.suspect
     chains: dict[VmKey, list[Point]] = defaultdict(list)
-    for point in due:
-        if point.sid not in unwell or request.points:
+    for point in kept:
+        if point.sid not in unwell or named:
             chains[vm_of(point)].append(point)
     return CopyPlan(
         chains=tuple(tuple(chain) for _, chain in sorted(chains.items())),
         bases=pairs(origin.points, target.points),
         present=len(wanted) - len(missing),
         pruned=len(missing) - len(due),
-        suspect=() if request.points else tuple(point for point in due if point.sid in unwell),
+        unkept=len(due) - len(kept),
+        suspect=() if named else tuple(point for point in kept if point.sid in unwell),
         refused=() if request.points else origin.refused,
         unwell=unwell,
     )
@@ -92,8 +100,7 @@ def chosen(points: Iterable[Point], request: CopyRequest) -> list[Point]:
             if sid not in known:
                 raise PointNotFound(point=sid)
         return [point for point in ordered if point.sid in request.points]
-    if request.vms:
-        ordered = [point for point in ordered if any(_matches(point, entry) for entry in request.vms)]
+    ordered = [point for point in ordered if request.covers(point)]
     if request.since is not None:
         ordered = [point for point in ordered if point.created >= request.since]
     if request.latest is not None:
@@ -103,6 +110,20 @@ def chosen(points: Iterable[Point], request: CopyRequest) -> list[Point]:
         newest = {sid for sids in by_vm.values() for sid in sids[-request.latest :]}
         ordered = [point for point in ordered if point.sid in newest]
     return ordered
+
+
+def _kept(
+    policy: RetentionPolicy, job: str, due: Sequence[Point], target: Sequence[Point], unwell: Set[Sid]
+) -> list[Point]:
+    """Those of ``due`` that ``policy`` keeps beside what ``target`` has of ``job`` already."""
+    by_vm: dict[VmKey, list[Point]] = defaultdict(list)
+    for point in (*due, *(point for point in target if point.job == job)):
+        by_vm[vm_of(point)].append(point)
+    kept: set[Sid] = set()
+    for points in by_vm.values():
+        facts = [PointFacts(sid=each.sid, created=each.created, suspect=each.sid in unwell) for each in points]
+        kept |= {decision.sid for decision in decide(policy, facts, time.time()) if decision.keep}
+    return [point for point in due if point.sid in kept]
 
 
 def vm_of(point: Point) -> VmKey:
@@ -159,7 +180,3 @@ def _suspects(catalog: Catalog, repository: str) -> frozenset[Sid]:
     """Points of a repository with which something was found wrong."""
     rows = catalog.points.list(repository=repository, limit=1 << 30)
     return frozenset(row.sid for row in rows if row.state is PointState.SUSPECT)
-
-
-def _matches(point: Point, entry: str) -> bool:
-    return entry in (point.vm_name, point.vm_id) or fnmatchcase(point.vm_name, entry)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from holdfast_agent.wire.specs import ReaderSpec
+from holdfast_manager.catalog.values import JobSpec
+from holdfast_manager.scheduler.capacities import job_limit
 
 from .events import Event, TaskKey, TaskStopped
 from .instructions import BeginTransfer, ReleaseTask, RequestSlot, StartMovers, StopTask, TaskInstruction
@@ -18,20 +20,23 @@ from .tasks import Context, TaskWork
 class PairTasks(ABC):
     """``perform`` carries out the instructions of task machines, for different tasks in different threads."""
 
-    def __init__(self, context: Context, proxy: str, also: tuple[str, ...] = ()) -> None:
-        """``proxy``: where the movers run that are not the repository's; "": anywhere. ``also``: see ``TaskWork``."""
+    def __init__(self, context: Context, proxy: str, also: tuple[str, ...] = (), job: JobSpec | None = None) -> None:
+        """``proxy``: where the movers run that are not the repository's; "": anywhere, first where ``job`` prefers.
+
+        ``also``: see ``TaskWork``. ``job``: whose limits hold and whose share of the slots the tasks have.
+        """
         self.work = TaskWork(context)
         self._context = context
         self._proxy = proxy
         self._also = also
+        self.job = job
         self._finished: set[TaskKey] = set()
 
     def perform(self, instruction: TaskInstruction) -> Event | None:
         key = instruction.task
         match instruction:
             case RequestSlot():
-                proxies = (self._proxy,) if self._proxy else self._context.catalog.agents.proxies()
-                self.work.request(key, proxies, self._also)
+                self._request(key)
             case StartMovers():
                 return self.start(key)
             case BeginTransfer():
@@ -43,6 +48,13 @@ class PairTasks(ABC):
                 self.stop(key)
                 return TaskStopped(task=key)
         return None
+
+    def _request(self, key: TaskKey) -> None:
+        job, agents = self.job, self._context.catalog.agents
+        preferred = job.proxies if job is not None else ()
+        limits = (job_limit(job.name, job.max_tasks),) if job is not None and job.max_tasks is not None else ()
+        proxies = (self._proxy,) if self._proxy else agents.proxies(preferred)
+        self.work.request(key, proxies, self._also, preferred=preferred, limits=limits, job=job)
 
     def finished(self, key: TaskKey) -> bool:
         """Whether the task has come to its end; its outcome is the desk's to tell."""

@@ -16,6 +16,7 @@ from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.specs import BackupOrder, BlockTree, OriginDisk
+from holdfast_manager.catalog.values import JobSpec
 
 from .events import Event, MoversStarted, TaskKey, TransferBegan
 from .movers import Feeder
@@ -59,7 +60,10 @@ class PointTransfer(msgspec.Struct, frozen=True):
 
 
 class PointTasks(PairTasks):
-    """``attempt_of`` tells the write session of a task, ``transfer_of`` what it is to do, once it is connected."""
+    """``attempt_of`` tells the write session of a task, ``transfer_of`` what it is to do, once it is connected.
+
+    ``job``: the copy job whose tasks they are; None for those of a command.
+    """
 
     def __init__(
         self,
@@ -70,8 +74,9 @@ class PointTasks(PairTasks):
         rules: TransferRules,
         attempt_of: Callable[[TaskKey], WriteAttempt],
         transfer_of: Callable[[TaskKey], PointTransfer],
+        job: JobSpec | None = None,
     ) -> None:
-        super().__init__(context, proxy, (origin.repository.name,))
+        super().__init__(context, proxy, (origin.repository.name,), job)
         self._origin = origin
         self._keys = keys
         self._rules = rules
@@ -89,7 +94,8 @@ class PointTasks(PairTasks):
             self._keys,
             Feeder(origin.agent, origin.path, self._origin.keys.opening_keys()),
         )
-        told = told_rules(self._context, self._rules.compression, self._rules.bandwidth_bytes_per_s)
+        limit = self._rules.bandwidth_bytes_per_s if self.job is None else self.job.bandwidth_bytes_per_s
+        told = told_rules(self._context, self._rules.compression, limit)
         return MoversStarted(task=key, rules=f"every block is checked by its id, then {told}")
 
     def begin(self, key: TaskKey) -> Event:

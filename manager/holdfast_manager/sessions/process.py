@@ -146,7 +146,7 @@ class SessionProcess:
 
     def _backup(self, job: JobSpec, again: int | None, cleanup: ExitStack) -> str:
         source = f"job {job.name}"
-        server = self._catalog.servers.get(job.server)
+        server = self._catalog.servers.get(job.source)
         repository_keys(self._catalog, self._catalog.repositories.get(job.repository))  # before anything is connected
         host = self._plugins()
         options = host.snapshot_options(server.plugin, job.snapshot, f"snapshot options of {source}")
@@ -155,14 +155,14 @@ class SessionProcess:
             processor = host.guest_processor(job.guest.processor, job.guest.options, f"guest options of {source}")
             cleanup.callback(processor.close)
             guest = Guest(processor, job.guest.policy)
-        hypervisor = self._connect(host, job.server, cleanup)
+        hypervisor = self._connect(host, server.name, cleanup)
         platform = Platform(
-            server=job.server,
+            server=server.name,
             limits=server.limits or ServerLimits(),
             driver=hypervisor,
-            broker=Broker(hypervisor, job.server),
+            broker=Broker(hypervisor, server.name),
             trackers=host.change_trackers(server.plugin, hypervisor),
-            journal=CatalogJournal(self._catalog, self._session, job.server, server.plugin),
+            journal=CatalogJournal(self._catalog, self._session, server.name, server.plugin),
             guest=guest,
             snapshot_options=options,
         )
@@ -171,12 +171,7 @@ class SessionProcess:
         actions = BackupActions(context, job, session_keys(context), platform, only)
         self._handlers.append(actions.tasks.push)
         result = self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
-        if SessionResult(result) in _MADE_POINTS:
-            apply_retention(context, job)
-            proven = prove_new_points(context, job, self._settings, lambda: bool(self._stop_reason()))
-            if not proven and result == SessionResult.SUCCESS:
-                return SessionResult.WARNING
-        return result
+        return self._after_points(context, job, result)
 
     def _restore(self, request: RestoreRequest, cleanup: ExitStack) -> str:
         destination = None
@@ -200,15 +195,23 @@ class SessionProcess:
         return self._drive(context, RestoreMachine(RetryPolicy()), actions)
 
     def _copy(self, request: CopyRequest, cleanup: ExitStack) -> str:
-        context = self._context(request.repository, cleanup)
         job = self._catalog.jobs.get(request.job) if request.job else None
-        origin, immutable_s = self._origin(context, request.origin), job.retention.immutable_s if job else 0.0
-        actions = CopyActions(context, request, origin, session_keys(context), immutable_s)
+        copies = job if job is not None and job.copy is not None else None
+        context = self._context(request.repository, cleanup, copies.name if copies is not None else "")
+        origin = self._origin(context, request.origin)
+        actions = CopyActions(context, request, origin, session_keys(context), job)
         self._handlers.append(actions.tasks.push)
-        result = self._drive(context, BackupMachine(RetryPolicy()), actions)
-        if job is not None and SessionResult(result) in _MADE_POINTS:
-            apply_retention(context, job)
-        return result
+        policy = RetryPolicy(copies.retries, copies.retry_pause_s) if copies is not None else RetryPolicy()
+        result = self._drive(context, BackupMachine(policy), actions)
+        return self._after_points(context, job, result) if job is not None else result
+
+    def _after_points(self, context: Context, job: JobSpec, result: str) -> str:
+        """Retention and boot proofs of a session's new points. Its result, with a warning where one does not boot."""
+        if SessionResult(result) not in _MADE_POINTS:
+            return result
+        apply_retention(context, job)
+        proven = prove_new_points(context, job, self._settings, lambda: bool(self._stop_reason()))
+        return SessionResult.WARNING if not proven and result == SessionResult.SUCCESS else result
 
     def _export(self, request: ExportRequest, cleanup: ExitStack) -> str:
         context = self._context(request.repository, cleanup)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.rules import Compression
 from holdfast_agent.wire.messages import VerifyBudget
-from holdfast_manager.catalog.values import BootSettings
+from holdfast_manager.catalog.values import BootSettings, JobSpec, PointScope
 
 
 class BackupRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,19 +71,18 @@ class GcRequest(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
-class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CopyRequest(PointScope, frozen=True, kw_only=True):
     """Copy points of the repository ``origin`` that ``repository`` does not have.
 
-    ``points``: these and no others. Else all, of the VMs that ``vms`` name (names, ids or patterns; empty: all), not
-    older than ``since`` (Unix time), and of each VM the ``latest`` so many. ``job``: file the copies under this job,
-    whose retention rules them from then on ("": under that of the original). ``bandwidth_bytes_per_s``: of the whole
-    session.
+    ``points``: these and no others. Else all in scope, not older than ``since`` (Unix time), and of each VM the
+    ``latest`` so many; suspect ones only with ``suspect``. ``job``: file the copies under this job, whose retention
+    rules them from then on ("": under that of the original). ``bandwidth_bytes_per_s``: of the whole session.
     """
 
     origin: str
     repository: str
-    vms: tuple[str, ...] = ()
     points: tuple[Sid, ...] = ()
+    suspect: bool = False
     since: float | None = None
     latest: Annotated[int, msgspec.Meta(ge=1)] | None = None
     proxy: str = ""
@@ -169,3 +168,25 @@ class HealRequest(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     origin: str
     proxy: str = ""
+
+
+def of_job(job: JobSpec, again: int | None = None) -> dict[str, Any]:
+    """What a session of ``job`` is asked for, JSON-able. ``again``: as in :class:`BackupRequest`.
+
+    A copy needs no such hint: it copies what is not there.
+    """
+    if job.copy is None:
+        return {} if again is None else {"again": again}
+    scope = job.scope
+    request = CopyRequest(
+        origin=job.copy.origin,
+        repository=job.repository,
+        vms=scope.vms,
+        exclude=scope.exclude,
+        jobs=scope.jobs,
+        suspect=job.copy.suspect,
+        compression=job.compression,
+        job=job.name,
+    )
+    table: dict[str, Any] = msgspec.to_builtins(request)
+    return table

@@ -1,9 +1,9 @@
 """What the catalogue hands out and takes: frozen values, never rows or database objects."""
 
 from .hosts import AgentEntry, AgentRole, RepositoryEntry, ServerEntry, ServerLimits, TrafficRule, check_network
-from .jobs import BootSettings, GuestPolicy, GuestSettings, JobSpec, OnCbtLoss, Priority
+from .jobs import BootSettings, CopySettings, GuestPolicy, GuestSettings, JobSpec, OnCbtLoss, Priority
 from .names import Milliseconds, Name, Rate, Slots
-from .points import BootRecord, PointEntryRow, PointState
+from .points import BootRecord, PointEntryRow, PointScope, PointState
 from .sessions import (
     EventEntry,
     NoticeEntry,
@@ -20,6 +20,7 @@ __all__ = (
     "AgentRole",
     "BootRecord",
     "BootSettings",
+    "CopySettings",
     "EventEntry",
     "GuestPolicy",
     "GuestSettings",
@@ -30,6 +31,7 @@ __all__ = (
     "Obligation",
     "OnCbtLoss",
     "PointEntryRow",
+    "PointScope",
     "PointState",
     "Priority",
     "Rate",

@@ -15,6 +15,7 @@ from holdfast_agent.wire.specs import BootBus, BootFirmware
 from ...retention.policy import RetentionPolicy
 from ...schedules.schedule import JobSchedule
 from .names import PERCENT, Name, Rate, Slots
+from .points import PointScope
 
 
 class GuestPolicy(StrEnum):
@@ -72,8 +73,22 @@ class BootSettings(msgspec.Struct, frozen=True, kw_only=True):
     emulate: bool = False
 
 
+class CopySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a copy job copies: the points of the repository ``origin`` that the job's repository does not have.
+
+    ``jobs``: only those that are filed under jobs with one of these names or patterns; none: of all jobs. ``suspect``:
+    points that something was found wrong with, too.
+    """
+
+    origin: Name = msgspec.field(name="from")
+    jobs: tuple[str, ...] = ()
+    suspect: bool = False
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A backup job. From and to tables by ``catalog.job_tables``; there the keys stand as in ``rename`` below.
+    """A backup job, or with ``copy`` one that copies restore points.
+
+    From and to tables by ``catalog.job_tables``; there the keys stand as in ``rename`` below.
 
     ``include`` and ``exclude`` hold VM names or glob patterns. ``proxies`` is a list of preference, not a restriction:
     other enabled proxies are used when these have no free slot. ``bandwidth_bytes_per_s`` limits the whole job
@@ -85,12 +100,15 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``schedule``: when the service runs it (None: never; and not while ``enabled`` is False). ``priority``: of its tasks
     in the queue. ``max_tasks``: how many of them work at once (None: as many as there are slots for). ``verify_boot``:
     each new point is started, to prove that it boots (None: it is not).
+
+    A copy job has no ``server``; without ``include`` it copies points of all VMs. ``repository`` is where copies go;
+    they are filed under the job, so that its ``retention`` rules them. Of the rest it has what copies know.
     """
 
     name: Name
-    server: Name
-    include: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     repository: Name
+    server: Name | None = None
+    include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     proxies: tuple[Name, ...] = ()
     compression: Compression = Compression.LZ4
@@ -109,14 +127,42 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     max_tasks: Slots | None = None
     verify_boot: BootSettings | None = None
+    copy: CopySettings | None = None
     enabled: bool = True
     description: str = ""
 
     def __post_init__(self) -> None:
         if self.schedule is not None and self.schedule.after == self.name:
             raise ValueError("schedule.after names the job itself")
+        if self.copy is None:
+            self._check_backup()
+        else:
+            self._check_copy(self.copy)
         if self.block_bytes not in {1 << log2 for log2 in range(MIN_BLOCK_LOG2, MAX_BLOCK_LOG2 + 1)}:
             raise ValueError("block_size must be a power of two from 64 KiB to 4 MiB")
+
+    def _check_backup(self) -> None:
+        if self.server is None or not self.include:
+            raise ValueError("a backup job needs server and include; one that copies restore points needs copy.from")
+        if self.schedule is not None and self.schedule.immediate:
+            raise ValueError("schedule.immediate is for jobs that copy: a new restore point starts those")
+
+    def _check_copy(self, copy: CopySettings) -> None:
+        if self.repository == copy.origin:
+            raise ValueError("copy.from is the repository that the copies go to")
+        for field in _OF_BACKUPS:
+            if getattr(self, field) != _default(field):
+                raise ValueError(f"{field} is for backups; a job that copies restore points has none")
+
+    @property
+    def source(self) -> str:
+        """What the job takes its data from: a server, or the repository that it copies from."""
+        return self.copy.origin if self.copy is not None else self.server or ""
+
+    @property
+    def scope(self) -> PointScope:
+        """Of a copy job: the points that it is for."""
+        return PointScope(vms=self.include, exclude=self.exclude, jobs=self.copy.jobs if self.copy is not None else ())
 
     @property
     def block_log2(self) -> int:
@@ -129,3 +175,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(self.audit, int):
             return AuditRate(self.audit)
         return AuditRate(0, float(self.audit.rstrip("% ")))
+
+
+_OF_BACKUPS = ("server", "block_bytes", "guest", "on_cbt_loss", "audit", "skip_unused", "snapshot")
+
+
+def _default(field: str) -> Any:
+    """The default of a field of a job."""
+    found = next(each for each in msgspec.structs.fields(JobSpec) if each.name == field)
+    return found.default if found.default_factory is msgspec.NODEFAULT else found.default_factory()

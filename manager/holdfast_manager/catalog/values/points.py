@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 import msgspec
 
 from holdfast_agent.model.ids import Sid
-from holdfast_agent.model.points import Origin
+from holdfast_agent.model.points import Origin, Point
 
 
 class PointState(StrEnum):
@@ -59,3 +61,24 @@ class PointEntryRow(msgspec.Struct, frozen=True, kw_only=True):
     doubt: str = ""
     boot: BootRecord | None = None
     booted: float | None = None
+
+
+class PointScope(msgspec.Struct, frozen=True, kw_only=True):
+    """Which points are meant: of VMs that ``vms`` names (by name, id or pattern; none: all) and ``exclude`` does not.
+
+    ``jobs``: names or patterns of the jobs under which they are filed (none: all).
+    """
+
+    vms: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+
+    def covers(self, point: Point | PointEntryRow) -> bool:
+        """Whether a point is meant."""
+        if self.vms and not _names(self.vms, point.vm_name, point.vm_id):
+            return False
+        return not _names(self.exclude, point.vm_name, point.vm_id) and (not self.jobs or _names(self.jobs, point.job))
+
+
+def _names(entries: Sequence[str], name: str, number: str = "") -> bool:
+    return any(entry in (name, number) or fnmatchcase(name, entry) for entry in entries)
