@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast_agent.disks.disk import ReadableDisk
-from holdfast_agent.disks.open import open_disk
+from holdfast_agent.disks.disk import ReadableDisk, RewritableDisk, WritableDisk
+from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.errors import (
     DiskDenied,
     DiskError,
@@ -22,11 +22,13 @@ from holdfast_agent.errors import (
     DiskServerDenied,
     DiskServerUntrusted,
     DiskUnreadable,
+    UsageError,
 )
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.wire.movers import MoverHost
 from lab.certificates import Certificates, make_certificates
-from lab.disk_suite import DiskSuite
+from lab.contents import assert_same
+from lab.disk_suite import DiskSuite, content
 from lab.disks import host_for, raw_image
 from lab.nginx import nginx
 from lab.vddk import Vddk
@@ -46,6 +48,11 @@ class Kit:
             origin=self.origin, user=USER, password=PASSWORD, certificate_sha256=certificates.fingerprint
         )
         self.host: MoverHost = msgspec.structs.replace(host_for(folder, self.origin), vddk_dir="/opt/vddk")
+
+    def open_target(self, disk: str, size_bytes: int) -> WritableDisk:
+        return open_target(
+            f"{self.origin}/{disk}", self.host, size_bytes, create=False, overwrite=False, granted=[self.access]
+        )
 
     def open(self, disk: str = DISK, **changed: str) -> ReadableDisk:
         access = msgspec.structs.replace(self.access, **changed)
@@ -104,6 +111,38 @@ def test_what_the_kit_refuses(
 ) -> None:
     with pytest.raises(error, match=reason):
         kit.open(disk, **changed)
+
+
+WRITABLE = DISK.replace("snapshot=snapshot-2&", "")
+
+
+def test_a_disk_of_a_vm_that_is_off_is_rewritten(kit: Kit) -> None:
+    expected = bytearray(content())
+    target = kit.open_target(WRITABLE, len(expected))
+    assert isinstance(target, RewritableDisk)
+    for at, data in ((0, b"first" * 1000), (len(expected) - 700, b"z" * 700)):
+        target.write(at, data)
+        expected[at : at + len(data)] = data
+    target.write_zeros(70_000, 200_000)
+    expected[70_000:270_000] = bytes(200_000)
+    seen = bytearray(4096)
+    target.now.read_into(0, memoryview(seen))
+    assert_same(seen, expected[:4096])
+    target.finish()
+    assert "--readonly" not in kit.vddk.arguments
+    with closing(kit.open(WRITABLE)) as disk:
+        seen = bytearray(disk.size_bytes)
+        disk.read_into(0, memoryview(seen))
+        assert_same(seen, expected)
+    assert "--readonly" in kit.vddk.arguments, "who reads cannot write"
+
+
+def test_a_disk_that_a_snapshot_froze_or_that_is_locked_is_not_rewritten(kit: Kit) -> None:
+    with pytest.raises(UsageError, match="of a snapshot"):
+        kit.open_target(DISK, len(content()))
+    (kit.vddk.folder / "locked").touch()
+    with pytest.raises(DiskInUse, match="Failed to lock"):
+        kit.open_target(WRITABLE, len(content()))
 
 
 def test_a_locked_disk_and_one_that_breaks_off(kit: Kit) -> None:

@@ -7,7 +7,9 @@ import json
 import os
 import secrets
 import shlex
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -160,6 +162,12 @@ class Installation:
         """Run a job to its end; returns the session's report."""
         report: dict[str, Any] = self.holdfast("job", "run", name, expect=expect)
         return report
+
+    def kill_session(self, session: int) -> None:
+        """kill -9 of the process of a session that runs."""
+        with contextlib.closing(sqlite3.connect(self.home / "manager" / "catalog.db")) as catalog:
+            (process,) = catalog.execute("SELECT process FROM sessions WHERE id = ?", (session,)).fetchone()
+        os.kill(int(json.loads(process)["pid"]), signal.SIGKILL)
 
     def points(self, vm: str) -> list[dict[str, Any]]:
         """The restore points of a VM, the newest first."""

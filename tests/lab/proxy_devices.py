@@ -17,11 +17,12 @@ _POLL_S = 0.02
 
 
 @contextmanager
-def device(url: str, content: bytes, folder: Path) -> Iterator[None]:
-    """A device with ``content`` under the name that the disk URL ``url`` has."""
+def device(url: str, content: bytes | Path, folder: Path) -> Iterator[None]:
+    """A device under the name that the disk URL ``url`` has, with a copy of ``content`` or over that very file."""
     link = Path(url.removeprefix("block:").partition("?")[0])
-    image = folder / link.name
-    image.write_bytes(content)
+    image = content if isinstance(content, Path) else folder / link.name
+    if isinstance(content, bytes):
+        image.write_bytes(content)
     with loop_device(image) as path:
         BY_ID.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
@@ -32,7 +33,7 @@ def device(url: str, content: bytes, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def guest_of(center: VCenter, proxy: str, content: Callable[[str], bytes], folder: Path) -> Iterator[None]:
+def guest_of(center: VCenter, proxy: str, content: Callable[[str], bytes | Path], folder: Path) -> Iterator[None]:
     """The VM ``proxy`` sees what is attached to it until it is detached. ``content``: of a disk's file."""
     if os.geteuid() != 0:
         missing("the devices of a proxy need root")

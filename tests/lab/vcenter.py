@@ -57,7 +57,8 @@ class Fault:
     ``method``: of the API (``RemoveSnapshot_Task``; both ways to make a snapshot are one), or ``GET /folder``.
     ``fault``: the name of a type of the API, or ``ConsolidationNeeded`` for a snapshot that goes and leaves its deltas;
     "" for a delay alone. ``status``: what ``/folder`` answers. ``quiesce``: only snapshots of quiesced guests.
-    ``call``: the call fails, not its task. ``after``: the task does its work first. ``count``: how often; 0 for always.
+    ``call``: the call fails, not its task. ``after``: the task does its work first. ``skip``: how often it goes well
+    before. ``count``: how often; 0 for always.
     """
 
     method: str
@@ -68,6 +69,7 @@ class Fault:
     call: bool = False
     after: bool = False
     delay_ms: int = 0
+    skip: int = 0
     count: int = 1
 
 

@@ -32,12 +32,14 @@ case $1 in
     open)
         [[ $(value user):$(value password) == {login} ]] ||
             fail "VixDiskLib_ConnectEx: Cannot complete login due to an incorrect user name or password"
-        [[ $(value snapshot) == snapshot-2 ]] ||
+        [[ $(value snapshot) =~ ^(snapshot-2)?$ ]] ||
             fail "VixDiskLib_Open: The object 'vim.vm.Snapshot' has already been deleted"
         [[ $(value file) == "[store] web/web.vmdk" ]] || fail "VixDiskLib_Open: A file was not found"
         [[ ! -e {folder}/locked ]] || fail "VixDiskLib_Open: Failed to lock the file" ;;
     get_size) stat -c %s {image} ;;
-    can_multi_conn) exit 0 ;;
+    can_multi_conn | can_write | can_flush) exit 0 ;;
+    pwrite) dd of={image} conv=notrunc oflag=seek_bytes seek="$4" bs=1M status=none ;;
+    flush) sync {image} ;;
     pread)
         [[ ! -e {folder}/broken ]] || fail "VixDiskLib_Read: NBD_ERR_NETWORK_CONNECT"
         dd if={image} iflag=skip_bytes,count_bytes skip="$4" count="$3" bs=1M status=none ;;

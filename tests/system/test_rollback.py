@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +117,7 @@ def test_a_session_that_dies_in_the_middle_is_run_again(house: Installation) -> 
     begun = house.holdfast(*in_place, "--detach")["session"]
     while content_of_head(root) == b"\x07" * 16:
         assert house.holdfast("session", "show", str(begun))["state"] != "ended"
-    with closing(sqlite3.connect(house.home / "manager" / "catalog.db")) as catalog:
-        (process,) = catalog.execute("SELECT process FROM sessions WHERE id = ?", (begun,)).fetchone()
-    os.kill(int(json.loads(process)["pid"]), signal.SIGKILL)
+    house.kill_session(begun)
     house.holdfast("repository", "edit", "main", "--reset", "read-limit")
     assert house.agent is not None
     while children(house.agent.pid, MOVER):  # they end when the lease of their session lapses

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lab.processes import SESSION, children
+from lab.processes import MOVER, SESSION, children
 from lab.proxy_devices import guest_of
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import destroy_named, instance_uuid, named
@@ -156,6 +156,55 @@ def test_a_proxy_that_is_a_vm_there_reads_disks_that_are_attached_to_it(center: 
     center.assert_clean()
     destroy_named(center, name)
     destroy_named(center, "proxy-vm")
+
+
+@pytest.mark.parametrize("who", ["session", "mover"])
+def test_a_disk_that_is_attached_when_its_reader_dies_is_detached(center: VCenter, tmp_path: Path, who: str) -> None:
+    """By whoever cleans up after a session, before the snapshot goes; by the session itself after a mover."""
+    proxy, vm = (center.create(f"{kind}-{secrets.token_hex(4)}", [6 * MIB]) for kind in ("proxy", "read"))
+    center.write(vm, 0, [(0, os.urandom(6 * MIB))])
+    content = center.content(vm, 0)
+    own = center.state()["machines"][proxy.name]["disks"]
+    proxies = f'proxies={{ local = {{ vm = "{proxy.name}" }} }}'
+    (tmp_path / "guest").mkdir()
+    with (
+        vsphere_house(tmp_path / "house", center, proxies, paths=("/dev",)) as house,
+        guest_of(center, proxy.name, lambda _file: content, tmp_path / "guest"),
+    ):
+        house.add_vsphere_job("near", vm.name, "--retry-pause", "0")
+        house.holdfast("repository", "edit", "main", "--write-limit", "1 MiB")
+        begun = house.holdfast("job", "run", "near", "--detach")["session"]
+        movers = reading(house, begun)
+        assert center.state()["machines"][proxy.name]["disks"][:-1] == own
+        house.holdfast("repository", "edit", "main", "--reset", "write-limit")
+        if who == "session":
+            house.kill_session(begun)
+            center.expire_sessions()
+            assert not house.holdfast("server", "clean", "vc")["failed"]
+            assert center.state()["machines"][proxy.name]["disks"] == own
+            center.assert_clean()
+            begun = house.run_job("near")["id"]
+        else:
+            for pid in movers:
+                os.kill(pid, signal.SIGKILL)
+        while house.holdfast("session", "show", str(begun))["state"] != "ended":
+            time.sleep(POLL_S)
+        sid = house.points(vm.name)[0]["sid"]
+        assert house.restored(vm.name, sid, "scsi0:0") == content
+    assert center.state()["machines"][proxy.name]["disks"] == own
+    center.assert_clean()
+    destroy_named(center, vm.name)
+    destroy_named(center, proxy.name)
+
+
+def reading(house: VsphereHouse, session: int) -> list[int]:
+    """The movers of a session, once they read."""
+    while True:
+        shown = house.holdfast("session", "show", str(session))
+        assert shown["state"] != "ended", shown
+        if house.agent is not None and any(disk["counters"]["read_bytes"] for disk in shown["disks"]):
+            return children(house.agent.pid, MOVER)
+        time.sleep(POLL_S)
 
 
 def test_a_server_is_tried_before_it_is_added(center: VCenter, house: VsphereHouse, tmp_path: Path) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from holdfast_agent.errors import DiskError, DiskUnwritable
 from holdfast_agent.model.disk_url import DiskUrl
 from holdfast_agent.wire.movers import MoverHost
 
-from .disk import DiskExtent, ReadableDisk
+from .disk import DiskExtent
 from .image_server import ImageServer
 from .nbd.dial import Dialler
 from .nbd.disk import NbdDisk
 from .nbd.export import NbdExport
 from .nbd.target import NbdTarget
+from .served_target import ServedTarget
 
 
 class ImageDisk:
@@ -45,43 +45,11 @@ class ImageDisk:
         self._server.stop()
 
 
-class ImageTarget:
+class ImageTarget(ServedTarget):
     """An image that is rewritten in place. QEMU's locks keep a VM from starting on it meanwhile, and us from an image
     that a VM has open. Open it in the main thread: see :class:`ImageServer`."""
 
-    now: ReadableDisk
-
     def __init__(self, url: DiskUrl, host: MoverHost, size_bytes: int) -> None:
-        self.url = str(url)
-        self._server = ImageServer(url, host, writable=True)
-        bitmap = url.option("bitmap")
-        self._target = self._server.open(
-            lambda dial: NbdTarget(dial, self.url, host, size_bytes, bitmap), bitmap=self._server.bitmap
-        )
-        self.now = self._target.now
-        self._ended = False
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        self._target.write(offset, data)
-
-    def write_zeros(self, offset: int, length: int) -> None:
-        self._target.write_zeros(offset, length)
-
-    def finish(self) -> None:
-        try:
-            self._target.finish()
-        except DiskError:
-            self.abort()
-            raise
-        self._ended = True
-        complaint = self._server.finish()
-        if complaint:
-            reason = f"qemu-nbd has not closed it well: {complaint}"
-            raise DiskUnwritable(url=self.url, offset_bytes=0, length_bytes=0, reason=reason)
-
-    def abort(self) -> None:
-        """In order, so that what was written and the image's dirty bitmaps agree."""
-        if not self._ended:
-            self._ended = True
-            self._target.abort()
-            self._server.finish()
+        server, bitmap = ImageServer(url, host, writable=True), url.option("bitmap")
+        target = server.open(lambda dial: NbdTarget(dial, str(url), host, size_bytes, bitmap), bitmap=server.bitmap)
+        super().__init__(server, target)

@@ -63,7 +63,7 @@ def open_target(
     """Open a disk to restore ``size_bytes`` to.
 
     ``create``: a new file, refused if there is one unless ``overwrite``; it appears under its name only when it is
-    whole. Without ``create``, and for block devices and NBD always, the disk must exist and be large enough; it
+    whole. Without ``create``, and for block devices, NBD and VDDK always, the disk must exist and be large enough; it
     is a :class:`RewritableDisk` then. One on a web server is put there anew as a whole.
     Raises as :func:`open_disk`, and :class:`DiskExists`, :class:`DiskInUse`, :class:`DiskReadOnly`,
     :class:`DiskUnwritable`, :class:`UsageError`.
@@ -79,6 +79,10 @@ def open_target(
         from .web.target import WebTarget
 
         return WebTarget(parsed, host, access_to(parsed, granted), size_bytes, create=create, overwrite=overwrite)
+    if parsed.scheme is DiskScheme.VDDK:
+        from .vddk import VddkTarget
+
+        return VddkTarget(parsed, host, access_to(parsed, granted), size_bytes)
     if parsed.scheme is DiskScheme.IMAGE and create:
         from .new_image import NewImageTarget
 

@@ -30,7 +30,7 @@ class RawDisk:
     @classmethod
     def open(cls, url: DiskUrl, host: MoverHost) -> RawDisk:
         """See :func:`holdfast_agent.disks.open.open_disk`."""
-        fd = _appearing(url, host)
+        fd = appearing(url, host, os.O_RDONLY)
         try:
             check_kind(fd, str(url), host, device=url.scheme is DiskScheme.BLOCK)
             os.set_blocking(fd, True)
@@ -72,12 +72,15 @@ class RawDisk:
             raise DiskShrunk(url=self.url, found_bytes=found, expected_bytes=self.size_bytes)
 
 
-def _appearing(url: DiskUrl, host: MoverHost) -> int:
-    """A device that is only now being attached to this host may take its time to appear: as long as the URL says."""
+def appearing(url: DiskUrl, host: MoverHost, flags: int) -> int:
+    """A descriptor of the disk, opened with ``flags``.
+
+    A device that is only now being attached to this host may take its time to appear: as long as the URL says.
+    """
     patience = Patience(float(url.option("wait", "0")))
     while True:
         try:
-            return open_allowed(url.path, os.O_RDONLY, str(url), host)
+            return open_allowed(url.path, flags, str(url), host)
         except DiskNotFound:
             if patience.over:
                 raise

@@ -14,7 +14,7 @@ from holdfast_agent.wire.movers import MoverHost
 
 from .direct import DirectWriter
 from .places import check_kind, explain, open_allowed
-from .raw import RawDisk
+from .raw import RawDisk, appearing
 from .sparse import punch_hole
 
 _ZEROS = bytes(1 << 20)
@@ -64,7 +64,7 @@ class ExistingTarget(_RawTarget):
 
     def __init__(self, url: DiskUrl, host: MoverHost, size_bytes: int) -> None:
         device = url.scheme is DiskScheme.BLOCK
-        fd = open_allowed(url.path, os.O_RDWR | (os.O_EXCL if device else 0), str(url), host)
+        fd = appearing(url, host, os.O_RDWR | (os.O_EXCL if device else 0))
         try:
             check_kind(fd, str(url), host, device=device)
             found = os.lseek(fd, 0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""``vddk:``: disks of vSphere snapshots through VMware's Virtual Disk Development Kit, by an ``nbdkit`` of our own.
+"""``vddk:``: disks of vSphere through VMware's Virtual Disk Development Kit, by an ``nbdkit`` of our own.
 
 VMware's licence does not let anybody else hand the kit on: the user puts it on the proxy, and ``proxy.vddk_dir`` says
 where. Command line: nbdkit-vddk-plugin(1). Each connection to nbdkit is a session of NFC on the ESXi host, of which it
@@ -12,10 +12,13 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from holdfast_agent.errors import DiskDenied, DiskError, DiskInUse, DiskNotFound, DiskUnreadable
+import msgspec
+
+from holdfast_agent.errors import DiskDenied, DiskError, DiskInUse, DiskNotFound, DiskUnreadable, UsageError
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import DiskUrl
 from holdfast_agent.wire.movers import MoverHost
@@ -24,8 +27,10 @@ from .disk import DiskExtent
 from .nbd.dial import Dialler
 from .nbd.disk import NbdDisk
 from .nbd.export import NbdExport
+from .nbd.target import NbdTarget
 from .places import check_server
 from .private_server import PrivateServer, tool
+from .served_target import ServedTarget
 from .tls import check_pin, client_context, untrusted
 
 _MEANINGS = (
@@ -36,6 +41,7 @@ _MEANINGS = (
     (re.compile(r"file was not found|could not be found|does not exist|has already been deleted", re.I), DiskNotFound),
     (re.compile(r"locked|lock the file|file is in use|resource.* in use", re.I), DiskInUse),
 )
+T = TypeVar("T")
 _ERROR = re.compile(r"VixDiskLib_?\w{0,40}: (.{1,300})")
 
 
@@ -47,9 +53,7 @@ class VddkDisk:
         :class:`DiskInUse`, :class:`DiskUnreadable`, :class:`ToolMissing`."""
         check_server(url, host)
         self.url = str(url)
-        with _readable(access.password) as password:
-            self._server = _VddkServer(url, host, access, password)
-            self._disk = self._server.open(self._connect, pass_fds=(password,), env={"HOME": host.runtime_dir})
+        self._server, self._disk = _opened(url, host, access, self._connect)
         self.size_bytes = self._disk.size_bytes
 
     def extents(self) -> Iterator[DiskExtent]:
@@ -66,16 +70,47 @@ class VddkDisk:
         self._server.stop()
 
     def _connect(self, dial: Dialler) -> NbdDisk:
-        try:
-            return NbdDisk(NbdExport(dial, self.url, 1, resume=False), self.url, "")
-        except DiskError as error:  # the kit opens the disk when somebody connects
-            raise self._server.meaning(self._server.said()) or error from error
+        return NbdDisk(NbdExport(dial, self.url, 1, resume=False), self.url, "")
+
+
+class VddkTarget(ServedTarget):
+    """A disk that is rewritten in place: of a VM that is off and has no snapshots, so that the URL names none. VMware's
+    kit locks it meanwhile. Open it in the main thread: see :class:`PrivateServer`."""
+
+    def __init__(self, url: DiskUrl, host: MoverHost, access: DiskAccess, size_bytes: int) -> None:
+        """Raises as :class:`VddkDisk`, and :class:`UsageError`."""
+        check_server(url, host)
+        if url.option("snapshot"):
+            raise UsageError(reason=f"{url} is a disk of a snapshot, which nobody may write to")
+        alone = msgspec.structs.replace(host, workers=1)
+
+        def connect(dial: Dialler) -> NbdTarget:
+            return NbdTarget(dial, str(url), alone, size_bytes)
+
+        super().__init__(*_opened(url, host, access, connect, writable=True))
+
+
+def _opened(
+    url: DiskUrl, host: MoverHost, access: DiskAccess, connect: Callable[[Dialler], T], *, writable: bool = False
+) -> tuple[_VddkServer, T]:
+    """A server that has the disk open, and what ``connect`` makes of it."""
+    with _readable(access.password) as password:
+        server = _VddkServer(url, host, access, password, writable=writable)
+
+        def connected(dial: Dialler) -> T:
+            try:
+                return connect(dial)
+            except DiskError as error:  # the kit opens the disk when somebody connects
+                raise server.meaning(server.said()) or error from error
+
+        return server, server.open(connected, pass_fds=(password,), env={"HOME": host.runtime_dir})
 
 
 class _VddkServer(PrivateServer):
-    def __init__(self, url: DiskUrl, host: MoverHost, access: DiskAccess, password: int) -> None:
+    def __init__(self, url: DiskUrl, host: MoverHost, access: DiskAccess, password: int, *, writable: bool) -> None:
         """``password``: a descriptor to read it from."""
         super().__init__(str(url), host)
+        self._writable = writable
         if not host.vddk_dir:
             reason = "VMware's Virtual Disk Development Kit is not set up there (proxy.vddk_dir)"
             raise DiskDenied(host=host.agent, url=self.url, reason=reason)
@@ -88,14 +123,16 @@ class _VddkServer(PrivateServer):
             "password": f"-{password}",
             "thumbprint": _thumbprint(url, host, access),
             "vm": f"moref={url.option('vm')}",
-            "snapshot": url.option("snapshot"),
             "transports": url.option("transports", "nbdssl"),
             "file": url.path.removeprefix("/"),
         }
+        if url.option("snapshot"):
+            parameters["snapshot"] = url.option("snapshot")
         self._parameters = [f"{name}={value}" for name, value in parameters.items()]
 
     def command(self, address: str) -> list[str]:
-        options = ["--foreground", "--readonly", "--exit-with-parent", f"--unix={address}"]
+        options = ["--foreground", "--exit-with-parent", f"--unix={address}"]
+        options += [] if self._writable else ["--readonly"]
         return [self._program, *options, "vddk", *self._parameters]
 
     def explain(self, said: str) -> DiskError:

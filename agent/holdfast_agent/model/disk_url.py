@@ -19,8 +19,9 @@ hypervisors. Forms of this version:
 ``https://host/path?query``, ``http://…``
     A raw image on a web server that answers ranges. Path and query are sent as they stand here.
 ``vddk://vcenter/[datastore] folder/disk.vmdk?vm=vm-1&snapshot=snapshot-2&transports=nbdssl``
-    A disk of a snapshot on vSphere. The mover starts ``nbdkit`` with VMware's development kit for itself. ``vm`` and
-    ``snapshot``: managed object ids. ``transports``: those of the kit, the best first, with colons between them.
+    A disk of a snapshot on vSphere, to be read; without a snapshot that of a VM which is off, to be rewritten in place.
+    The mover starts ``nbdkit`` with VMware's development kit for itself. ``vm`` and ``snapshot``: managed object ids.
+    ``transports``: those of the kit, the best first, with colons between them.
 ``synthetic:/bytes``
     So many bytes that are made up as they are read: the load of a benchmark.
 

@@ -1,7 +1,7 @@
 """What of a disk that is rewritten in place must be compared with the restore point.
 
-It is asked as a backup asks whose base is that point: the disk's dirty bitmap if its URL names one, whose word is
-audited; without a bitmap that can be believed all that is allocated.
+It is asked as a backup asks whose base is that point: what a change tracker named, or the disk's dirty bitmap if its
+URL names one. Their word is audited; without one that can be believed all that is allocated is compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from holdfast_agent.wire.specs import BackupOrder, RestoreOrder
 from .audit import Audit, draw
 from .blocks import BlockWork
 from .conversation import Ids
-from .course import Course, after_audit, by_bitmap
+from .course import Course, after_audit, by_bitmap, check_extents
 from .role import unexpected
 from .stages import Tally
 from .workers import Workers
@@ -44,10 +44,11 @@ class Rewriting:
         self._then = then
         self._audit: Audit | None = None
         as_backup = _as_backup(order)
-        if as_backup.mode is ChangeMode.CBT:
+        check_extents(as_backup)
+        if as_backup.mode is ChangeMode.CBT and as_backup.extents is None:
             workers.submit(self._told, by_bitmap, as_backup, now)
         else:
-            then(Course(as_backup))
+            self._told(Course(as_backup))
 
     def pump(self) -> None:
         if self._audit is not None:
@@ -60,7 +61,7 @@ class Rewriting:
         self._audit.page(message, payload)
 
     def _told(self, course: Course) -> None:
-        """The bitmap was asked."""
+        """It is known what a tracker says, if there is one."""
         order = course.order
         if order.mode is not ChangeMode.CBT or order.audit is None or order.audit.off:
             self._then(course)
@@ -75,12 +76,13 @@ class Rewriting:
 
 
 def _as_backup(order: RestoreOrder) -> BackupOrder:
-    tracked = order.disk is not None and parse_disk_url(order.disk).option("bitmap")
+    bitmap = order.disk is not None and parse_disk_url(order.disk).option("bitmap")
     return BackupOrder(
         geometry=order.geometry,
         disks=(),
-        mode=ChangeMode.CBT if tracked else ChangeMode.DIGEST,
+        mode=ChangeMode.CBT if bitmap or order.extents is not None else ChangeMode.DIGEST,
         base_root=order.root,
         base_geometry=order.geometry,
+        extents=order.extents,
         audit=order.audit,
     )

@@ -256,7 +256,8 @@ class RestoreOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     ``create`` makes a new sparse image (refused if it exists unless ``overwrite``); without it the disk must exist
     and be large enough. ``differing``: what is on that disk is compared with the tree, and only blocks that differ are
     written; where its URL names a bitmap, which must have begun with the tree, only what that tells is compared.
-    ``audit``: of what the bitmap says; as in a backup. Both since 1.2.
+    ``audit``: of what the bitmap says; as in a backup. Both since 1.2. ``extents``: ascending areas that may differ,
+    where a change tracker named them: the rest is not compared; since 1.3, and before it all is.
     """
 
     root: BlockId
@@ -264,6 +265,7 @@ class RestoreOrder(TransferOrder, frozen=True, tag=True, kw_only=True):
     create: bool = True
     overwrite: bool = False
     differing: bool = False
+    extents: tuple[Extent, ...] | None = None
     audit: AuditRate | None = None
 
 

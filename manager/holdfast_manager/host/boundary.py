@@ -28,6 +28,7 @@ LIMITS_S = {
     "put": 600.0,
     "near_proxies": 60.0,
     "disk_for": 3600.0,
+    "place_for": 3600.0,
     "places": 600.0,
     "missing_rights": 600.0,
     "latencies_ms": 300.0,

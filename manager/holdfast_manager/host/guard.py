@@ -38,6 +38,7 @@ from holdfast_plugins.api import (
     OffersPrograms,
     OffersTransports,
     PlaceKind,
+    RestoreDisk,
     RestoreTarget,
     RollsBack,
     RunsInstantly,
@@ -48,6 +49,7 @@ from holdfast_plugins.api import (
     Told,
     VmInfo,
     VmRef,
+    WritesByTransports,
 )
 
 from .boundary import Boundary, ContractBroken
@@ -141,6 +143,20 @@ class GuardedDriver:
         )
         with self._boundary.judging("prepare_rollback"):
             return _checked_target(target)
+
+    def place_for(self, target: RestoreTarget, disk: RestoreDisk, proxy: str, journal: Journal) -> RestoreDisk:
+        """``disk`` itself where the plugin's driver offers one way for all."""
+        own = self.unguarded
+        if not isinstance(own, WritesByTransports):
+            return disk
+        told = self._boundary.call(
+            "place_for", lambda: own.place_for(target, disk, proxy, journal), f"restore of {target.vm.name}"
+        )
+        with self._boundary.judging("place_for"):
+            same = (told.disk_id, told.size_bytes, told.changed) == (disk.disk_id, disk.size_bytes, disk.changed)
+            _expect(same, f"it was asked for the disk {disk.disk_id} and gave another")
+            _check_access(told.disk_id, (told.url,), told.access)
+        return told
 
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         return self._boundary.call(

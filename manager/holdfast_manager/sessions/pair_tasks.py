@@ -6,6 +6,7 @@ What kind of movers and what order they get is all that differs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 
 from holdfast_agent.wire.specs import ReaderSpec
 from holdfast_manager.catalog.values import JobSpec
@@ -50,15 +51,19 @@ class PairTasks(ABC):
         return None
 
     def _request(self, key: TaskKey) -> None:
-        job, agents = self.job, self._context.catalog.agents
-        preferred = job.proxies if job is not None else ()
+        job = self.job
         limits = (job_limit(job.name, job.max_tasks),) if job is not None and job.max_tasks is not None else ()
-        proxies = (self._proxy,) if self._proxy else agents.proxies(preferred)
-        self.work.request(key, proxies, self._also, preferred=preferred, limits=limits, job=job)
+        usable, preferred = self.proxies(key)
+        self.work.request(key, usable, self._also, preferred=preferred, limits=limits, job=job)
 
     def finished(self, key: TaskKey) -> bool:
         """Whether the task has come to its end; its outcome is the desk's to tell."""
         return key in self._finished
+
+    def proxies(self, key: TaskKey) -> tuple[Collection[str], Sequence[str]]:
+        """Where the task's movers may run that are not the repository's, and in order those of them wanted most."""
+        preferred = self.job.proxies if self.job is not None else ()
+        return ((self._proxy,) if self._proxy else self._context.catalog.agents.proxies(preferred)), preferred
 
     def start_reader(self, key: TaskKey, connector: MakeConnector) -> None:
         """Have the desk start a reader at our repository, and at the task's proxy what takes its blocks."""

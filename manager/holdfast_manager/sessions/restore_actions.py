@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import PurePosixPath
 
 import msgspec
@@ -11,12 +12,13 @@ from holdfast_agent.errors import HoldfastError, NotFound, ObjectDamaged, UsageE
 from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import image_url, parse_disk_url
+from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.specs import RestoreOrder, WriterSpec
-from holdfast_plugins.api import HypervisorDriver, Journal, RestoreTarget, RollsBack, VmInfo
+from holdfast_plugins.api import HypervisorDriver, Journal, RestoreTarget, RollsBack, VmInfo, WritesByTransports
 
 from .events import (
     Event,
@@ -45,7 +47,8 @@ class Destination(msgspec.Struct, frozen=True):
 class Placed(msgspec.Struct, frozen=True):
     """One disk and where it goes; ``url`` None: nowhere, it is only checked. ``access``: secrets for its server.
 
-    ``differing``: the disk is there, and only what differs is written. ``since``: the time of the point, for people.
+    ``differing``: the disk is there, and only what differs is written; of ``changed`` alone, where that is known.
+    ``writers``: who alone can do that; empty: anybody.
     """
 
     disk: DiskPoint
@@ -54,6 +57,8 @@ class Placed(msgspec.Struct, frozen=True):
     overwrite: bool = False
     access: tuple[DiskAccess, ...] = ()
     differing: bool = False
+    changed: tuple[Extent, ...] | None = None
+    writers: tuple[str, ...] = ()
 
     def told(self) -> tuple[ChangeMode | None, str]:
         """By which mode the disk is compared, if it is, and what is done to it, in words."""
@@ -61,7 +66,7 @@ class Placed(msgspec.Struct, frozen=True):
             return None, "checked only"
         if not self.differing:
             return None, f"to {self.url}"
-        if parse_disk_url(self.url).option("bitmap"):
+        if self.changed is not None or parse_disk_url(self.url).option("bitmap"):
             return ChangeMode.CBT, "in place; changes tracked since the point"
         return ChangeMode.DIGEST, "in place; compared with the point"
 
@@ -69,9 +74,13 @@ class Placed(msgspec.Struct, frozen=True):
 class ReaderTasks(PairTasks):
     """The tasks of a restore: each brings one tree from the repository to a disk on a proxy."""
 
-    def __init__(self, context: Context, keys: RepositoryKeys, proxy: str) -> None:
+    def __init__(
+        self, context: Context, keys: RepositoryKeys, proxy: str, way: Callable[[Placed, str], Placed] | None = None
+    ) -> None:
+        """``way``: where the proxy that a disk's task was given is to write it."""
         super().__init__(context, proxy)
         self._keys = keys
+        self._way = way
         self._placed: dict[TaskKey, Placed] = {}
         self._begun: set[TaskKey] = set()
 
@@ -86,6 +95,17 @@ class ReaderTasks(PairTasks):
         self._context.recorder.add_task(key, vm_name, placed.disk.name, placed.disk.size_bytes)
         return key
 
+    def proxies(self, key: TaskKey) -> tuple[Collection[str], Sequence[str]]:
+        """Raises :class:`UsageError` when none of those that the disk needs may be used."""
+        (usable, preferred), placed = super().proxies(key), self._placed[key]
+        if not placed.writers:
+            return usable, preferred
+        able = [name for name in placed.writers if name in usable]
+        if not able:
+            reason = f"{', '.join(usable) or 'no proxy'} cannot write to {placed.disk.name} where it is"
+            raise UsageError(reason=f"{reason}; {', '.join(placed.writers)} could")
+        return able, able
+
     def start(self, key: TaskKey) -> Event:
         self.start_reader(
             key,
@@ -98,6 +118,8 @@ class ReaderTasks(PairTasks):
     def begin(self, key: TaskKey) -> None:
         """Tells TransferBegan by itself: where little differs, all may be over before the agent has answered."""
         placed = self._placed[key]
+        if self._way is not None:
+            placed = self._way(placed, self.work.proxy_of(key))
         order = RestoreOrder(
             geometry=placed.disk.geometry,
             root=root_id(placed.disk.root),
@@ -106,6 +128,7 @@ class ReaderTasks(PairTasks):
             overwrite=placed.overwrite,
             access=placed.access,
             differing=placed.differing,
+            extents=placed.changed,
             audit=AuditRate() if placed.differing else None,
         )
         self._begun.add(key)
@@ -122,7 +145,7 @@ class RestoreActions(TargetActions):
         self._request = request
         self._reader = PointReader(context, context.repository, keys)
         self._destination = destination
-        self._readers = ReaderTasks(context, keys, request.proxy)
+        self._readers = ReaderTasks(context, keys, request.proxy, self._way)
         self._target: RestoreTarget | None = None
         self._info: VmInfo | None = None
         self._whole = False
@@ -186,7 +209,12 @@ class RestoreActions(TargetActions):
             if in_place and place.size_bytes != disk.size_bytes:
                 sizes = f"{disk.name} has {place.size_bytes} bytes now, and had {disk.size_bytes} in the point"
                 raise UsageError(reason=f"{sizes}; resize it, or restore with --overwrite")
-            placed.append(Placed(disk, place.url, place.create, access=place.access, differing=in_place))
+            placed.append(
+                Placed(
+                    disk, place.url, place.create, access=place.access, differing=in_place, changed=place.changed,
+                    writers=place.writers,
+                )
+            )  # fmt: skip
         return f"VM {name} on {self._request.server}{', in place' if in_place else ''}", placed
 
     def _prepared(self, name: str, info: VmInfo, disks: list[DiskPoint], destination: Destination) -> RestoreTarget:
@@ -200,6 +228,17 @@ class RestoreActions(TargetActions):
             disk.disk_id: disk.change_id for disk in disks if disk.change_id and disk.unused_bytes is msgspec.UNSET
         }
         return driver.prepare_rollback(name, info, since, journal)
+
+    def _way(self, placed: Placed, proxy: str) -> Placed:
+        """Where the proxy is to write a disk, for hypervisors that must know."""
+        destination, target = self._destination, self._target
+        if not placed.writers or destination is None or target is None:
+            return placed
+        if not isinstance(destination.driver, WritesByTransports):
+            return placed
+        disk = next(each for each in target.disks if each.disk_id == placed.disk.disk_id)
+        place = destination.driver.place_for(target, disk, proxy, destination.journal)
+        return msgspec.structs.replace(placed, url=place.url, access=place.access)
 
     def finish(self) -> Event:
         finished = self._finish_target()

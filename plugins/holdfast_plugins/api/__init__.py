@@ -20,7 +20,7 @@ from .instant import RunsInstantly, ServedDisk, Told
 from .notices import Notice, Notifier, Severity
 from .offers import ChecksRights, OffersLoad, OffersPlaces, PlaceKind, RollsBack
 from .registry import API_VERSION, Family, Registration, Registry
-from .transports import OffersTransports
+from .transports import OffersTransports, WritesByTransports
 from .values import (
     ConsistencyLevel,
     DiskBitmap,
@@ -75,4 +75,5 @@ __all__ = [
     "Told",
     "VmInfo",
     "VmRef",
+    "WritesByTransports",
 ]

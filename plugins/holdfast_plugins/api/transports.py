@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
-from .values import Journal, Snapshot, SnapshotDisk, VmInfo
+from .values import Journal, RestoreDisk, RestoreTarget, Snapshot, SnapshotDisk, VmInfo
 
 
 @runtime_checkable
@@ -26,5 +26,19 @@ class OffersTransports(Protocol):
         Called when a task's transfer begins, once for each of its attempts, perhaps for several disks of a snapshot at
         once. What it makes (the disk attached to the proxy's own VM, say) is promised to ``journal`` first, and undone
         by ``remove_snapshot``. A way that fails is left out, and only if none is left an error is raised.
+        """
+        ...
+
+
+@runtime_checkable
+class WritesByTransports(Protocol):
+    """What a driver that ``RollsBack`` has besides if it must know who writes before it can say where."""
+
+    def place_for(self, target: RestoreTarget, disk: RestoreDisk, proxy: str, journal: Journal) -> RestoreDisk:
+        """``disk``, with the URL by which the agent ``proxy``, one of its ``writers``, is to compare and write it.
+
+        Called when a task's transfer begins, once for each of its attempts, perhaps for several disks at once. What it
+        makes (the disk attached to the proxy's own VM, say) is promised to ``journal`` first, and undone by
+        ``finish_restore`` or ``abandon_restore``.
         """
         ...

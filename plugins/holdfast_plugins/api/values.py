@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from holdfast_agent.model.disk_access import DiskAccess
+from holdfast_agent.model.geometry import Extent
 
 
 class ConsistencyLevel(StrEnum):
@@ -117,6 +118,10 @@ class RestoreDisk(msgspec.Struct, frozen=True):
     """One disk to be restored: where the writer puts it. ``create``: the writer makes it; else it exists already.
 
     ``access``: secrets for the server that ``url`` names, as in :class:`SnapshotDisk`.
+
+    Of a rollback: ``changed``: ascending areas that may differ from the point, where change tracking has told; None:
+    nothing has, or the URL names a bitmap. ``writers``: the agents by name that alone can write there, the best first;
+    empty: any.
     """
 
     disk_id: str
@@ -125,6 +130,8 @@ class RestoreDisk(msgspec.Struct, frozen=True):
     url: str
     create: bool = True
     access: tuple[DiskAccess, ...] = ()
+    changed: tuple[Extent, ...] | None = None
+    writers: tuple[str, ...] = ()
 
 
 class RestoreTarget(msgspec.Struct, frozen=True):

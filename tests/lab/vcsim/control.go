@@ -138,12 +138,17 @@ func (l *lab) postCrash(r *http.Request) (any, error) {
 	if vm == nil {
 		return nil, fmt.Errorf("no VM %q", r.PathValue("vm"))
 	}
+	l.untracked(vm)
+	return nil, nil
+}
+
+// untracked forgets what was tracked of a VM's disks.
+func (l *lab) untracked(vm *simulator.VirtualMachine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, disk := range disks(vm.Config.Hardware.Device) {
 		delete(l.tracks, diskOf{vm.Self, disk.Key})
 	}
-	return nil, nil
 }
 
 func (l *lab) putFaults(r *http.Request) (any, error) {

@@ -22,6 +22,7 @@ type fault struct {
 	Call    bool   // the call itself fails, not the task that it makes
 	After   bool   // the task does its work before it fails
 	DelayMS int
+	Skip    int // how often it goes well first
 	Count   int // how often; 0 for always
 	Hits    int // how often it went wrong
 }
@@ -53,6 +54,10 @@ func (f *faults) next(fits func(*fault) bool) *fault {
 	defer f.mu.Unlock()
 	for _, rule := range f.rules {
 		if (rule.Count == 0 || rule.Hits < rule.Count) && fits(rule) {
+			if rule.Skip > 0 {
+				rule.Skip--
+				return nil
+			}
 			rule.Hits++
 			return rule
 		}

@@ -67,13 +67,17 @@ func (m *machine) ConsolidateVMDisksTask(ctx *simulator.Context, req *types.Cons
 	return &methods.ConsolidateVMDisks_TaskBody{Res: &types.ConsolidateVMDisks_TaskResponse{Returnval: task}}
 }
 
-// ReconfigVMTask keeps the identity of a disk that is attached a second time, and ends the tracking of one that grows.
+// ReconfigVMTask keeps the identity of a disk that is attached a second time, and ends the tracking of one that grows or
+// is not to be tracked.
 func (m *machine) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
 	task := m.lab.task(ctx, m.VirtualMachine, "ReconfigVM_Task", false, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		before := sizes(m.Config.Hardware.Device)
 		body := m.VirtualMachine.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody)
 		result, fault := inner(ctx, body.Res.Returnval)
 		m.lab.reconfigured(m.VirtualMachine, before)
+		if off := req.Spec.ChangeTrackingEnabled; fault == nil && off != nil && !*off {
+			m.lab.untracked(m.VirtualMachine)
+		}
 		// which the simulator changes without telling those who watch
 		ctx.Update(m.VirtualMachine, []types.PropertyChange{{Name: "config.instanceUuid", Val: m.Config.InstanceUuid}})
 		return result, fault
@@ -157,14 +161,31 @@ func (l *lab) destroyed(ctx *simulator.Context, vm *simulator.VirtualMachine, at
 	}
 }
 
+// toldOf is the disk as a snapshot has it, or without one as it is now: all epochs have ended for who asks.
+func (l *lab) toldOf(vm *simulator.VirtualMachine, ref *types.ManagedObjectReference, key int32) *frozenDisk {
+	if ref != nil {
+		return l.frozenDisk(*ref, key)
+	}
+	for _, disk := range disks(vm.Config.Hardware.Device) {
+		if disk.Key == key {
+			now := &frozenDisk{key: key, image: l.imageOf(disk), track: l.tracks[diskOf{vm.Self, key}]}
+			if now.track != nil {
+				now.epoch = len(now.track.epochs)
+			}
+			return now
+		}
+	}
+	return nil
+}
+
 func (l *lab) changed(vm *simulator.VirtualMachine, req *types.QueryChangedDiskAreas) (types.DiskChangeInfo, types.BaseMethodFault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	none := types.DiskChangeInfo{}
-	if req.Snapshot == nil {
-		return none, &types.InvalidArgument{InvalidProperty: "snapshot"}
+	if req.Snapshot == nil && vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff {
+		return none, &types.FileFault{File: vm.Name}
 	}
-	disk := l.frozenDisk(*req.Snapshot, req.DeviceKey)
+	disk := l.toldOf(vm, req.Snapshot, req.DeviceKey)
 	if disk == nil {
 		return none, &types.InvalidArgument{InvalidProperty: "deviceKey"}
 	}

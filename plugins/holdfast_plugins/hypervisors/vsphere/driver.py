@@ -9,6 +9,7 @@ from holdfast_agent.errors import HypervisorUnreachable, SnapshotNotRemoved
 from holdfast_plugins.api import (
     Journal,
     PlaceKind,
+    RestoreDisk,
     RestoreTarget,
     Snapshot,
     SnapshotDisk,
@@ -17,6 +18,7 @@ from holdfast_plugins.api import (
     VmRef,
 )
 
+from ..rewriting import is_in_place
 from .binding import VsphereRefused
 from .connection import Connection
 from .inventory import Inventory
@@ -27,6 +29,7 @@ from .promises import SNAPSHOT
 from .replaced import REPLACED
 from .restores import RESTORE, Restores
 from .rights import missing_rights
+from .rollbacks import TRACKING, Rollbacks
 from .snapshots import Snapshots, Taken
 from .transports import Transports
 from .transports.hotadd import HOTADD
@@ -47,6 +50,7 @@ class VsphereDriver:
         self._latencies = Latencies(self.connection)
         self._snapshots = Snapshots(self.connection, self._inventory, options, self._transports)
         self._restores = Restores(self.connection, self._inventory, options, self._transports)
+        self._rollbacks = Rollbacks(self.connection, self._inventory, options, self._transports)
 
     def connect(self) -> None:
         self.connection.connect()
@@ -77,6 +81,7 @@ class VsphereDriver:
         acts = {
             SNAPSHOT: self._snapshots.fulfil,
             HOTADD: self._transports.hotadd.fulfil,
+            TRACKING: self._rollbacks.fulfil,
             RESTORE: self._restores.fulfil,
             REPLACED: self._restores.fulfil_replaced,
         }
@@ -89,13 +94,28 @@ class VsphereDriver:
         with self._reachable():
             return self._restores.prepare(name, info, overwrite, journal)
 
+    def prepare_rollback(self, name: str, info: VmInfo, since: Mapping[str, str], journal: Journal) -> RestoreTarget:
+        """As ``RollsBack``."""
+        with self._reachable():
+            return self._rollbacks.prepare(name, info, since, journal)
+
+    def place_for(self, target: RestoreTarget, disk: RestoreDisk, proxy: str, journal: Journal) -> RestoreDisk:
+        """As ``WritesByTransports``."""
+        with self._reachable():
+            return self._rollbacks.place_for(target, disk, proxy, journal)
+
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         with self._reachable():
+            if is_in_place(target):
+                return self._rollbacks.finish(target, journal)
             return self._restores.finish(target, info, journal)
 
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
         with self._reachable():
-            self._restores.abandon(target, journal)
+            if is_in_place(target):
+                self._rollbacks.abandon(target, journal)
+            else:
+                self._restores.abandon(target, journal)
 
     def programs(self, vm: VmRef) -> ToolsGuest:
         """As ``OffersPrograms``."""

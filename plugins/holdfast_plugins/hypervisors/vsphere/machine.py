@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 from .binding import VsphereRefused
 from .connection import Connection
 from .properties import properties_of
+from .tasks import TOO_SLOW
 
 _PATHS = (
     "capability.changeTrackingSupported",
@@ -28,6 +30,8 @@ GONE = "ManagedObjectNotFound"
 """The fault of an object that was there before."""
 _RUNNING = ("queued", "running")
 _MAKES_SNAPSHOTS = ("createSnapshot", "CreateSnapshot")
+_RECONFIGURES = ("reconfig", "Reconfig")
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class SnapshotOf(msgspec.Struct, frozen=True):
@@ -84,8 +88,40 @@ def look(connection: Connection, entity: Any) -> MachineState:
     )
 
 
-def makes_a_snapshot(connection: Connection, state: MachineState) -> bool:
-    """Whether a task is at work on the VM that will have made a snapshot when it is done, perhaps of a dead session."""
+def without_snapshot_task(
+    connection: Connection, machine: Any, timeout_s: float, seen: Callable[[MachineState], bool]
+) -> MachineState:
+    """The VM when ``seen`` is true of it, or no task makes a snapshot of it: a dead session may have begun one.
+
+    Raises :class:`VsphereRefused` (also :data:`TOO_SLOW`) or ``HypervisorUnreachable``.
+    """
+    return _settled(connection, machine, timeout_s, seen, _MAKES_SNAPSHOTS)
+
+
+def without_reconfiguration(
+    connection: Connection, machine: Any, timeout_s: float, seen: Callable[[MachineState], bool]
+) -> MachineState:
+    """Likewise when no task changes its configuration."""
+    return _settled(connection, machine, timeout_s, seen, _RECONFIGURES)
+
+
+def _settled(
+    connection: Connection, machine: Any, timeout_s: float, seen: Callable[[MachineState], bool], kind: tuple[str, ...]
+) -> MachineState:
+    deadline, pause_s = time.monotonic() + timeout_s, _FIRST_PAUSE_S
+    while True:
+        state = look(connection, machine)
+        if seen(state):
+            return state
+        if not _at_work(connection, state, kind):
+            return look(connection, machine)  # the task may have ended after the first look
+        if time.monotonic() > deadline:
+            raise VsphereRefused(TOO_SLOW, "a task of a session that has ended is still at work on it")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _at_work(connection: Connection, state: MachineState, kind: tuple[str, ...]) -> bool:
     for task in state.tasks:
         try:
             told = properties_of(connection, task, ("info.state", "info.descriptionId"))
@@ -94,7 +130,7 @@ def makes_a_snapshot(connection: Connection, state: MachineState) -> bool:
                 raise
             continue  # the server forgets tasks that are over
         words = str(told.get("info.descriptionId", ""))
-        if str(told.get("info.state")) in _RUNNING and any(each in words for each in _MAKES_SNAPSHOTS):
+        if str(told.get("info.state")) in _RUNNING and any(each in words for each in kind):
             return True
     return False
 

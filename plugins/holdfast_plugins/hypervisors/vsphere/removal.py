@@ -17,7 +17,7 @@ from holdfast_plugins.api import VmRef
 from .binding import VsphereRefused
 from .connection import Connection
 from .inventory import Inventory
-from .machine import GONE, MachineState, look, makes_a_snapshot
+from .machine import GONE, MachineState, look, without_snapshot_task
 from .promises import Promised
 from .tasks import TOO_SLOW, finished
 
@@ -75,17 +75,11 @@ class Removal:
             raise VsphereRefused("ConsolidationNeeded", "its disks still need to be consolidated")
 
     def _settled(self, machine: Any, promised: Promised, wait_s: float | None) -> MachineState:
-        """The VM when no task makes a snapshot of it any more: one that a dead session began must be waited for."""
-        deadline = time.monotonic() + (self._task_timeout_s if wait_s is None else wait_s)
-        pause_s = 0.05
-        while True:
-            state = look(self._connection, machine)
-            if state.snapshot(promised.name) is not None or not makes_a_snapshot(self._connection, state):
-                return state
-            if time.monotonic() > deadline:
-                raise VsphereRefused(TOO_SLOW, "a snapshot of it is still being made")
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 2.0)
+        """The VM with the snapshot, or when none is being made: one that a dead session began must be waited for."""
+        wait_s = self._task_timeout_s if wait_s is None else wait_s
+        return without_snapshot_task(
+            self._connection, machine, wait_s, lambda state: state.snapshot(promised.name) is not None
+        )
 
     def _remove(self, state: MachineState, promised: Promised) -> None:
         for pause_s in (*_PAUSES_S, None):

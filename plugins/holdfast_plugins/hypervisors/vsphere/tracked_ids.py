@@ -35,6 +35,17 @@ def tracked_id(disk: Disk) -> str | None:
     return str(TrackedId(disk.uuid, disk.change_id)) if _FORM.fullmatch(disk.change_id) else None
 
 
+def change_before(disk: Disk, since: str) -> str | None:
+    """ESXi's id to ask with what changed since a point that kept ``since``; None where it is not of this disk.
+
+    ``disk``: as a VM that is off has it. Whether its record still goes back so far is the server's to say.
+    """
+    kept = _KEPT.fullmatch(since)
+    if kept is None or not disk.uuid or kept["disk"] != disk.uuid or _FORM.fullmatch(kept["change"]) is None:
+        return None
+    return kept["change"]
+
+
 def change_since(disk: Disk, since: str) -> str:
     """ESXi's id to ask with what changed since a point that kept ``since``. ``disk``: as the new snapshot has it.
 

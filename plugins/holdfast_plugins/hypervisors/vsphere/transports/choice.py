@@ -37,8 +37,13 @@ class Choice(msgspec.Struct, frozen=True):
         return "; ".join(f"{transport}: {reason}" for transport, reason in self.refused.items()) or "none is set up"
 
 
+def writing(order: Sequence[Transport]) -> tuple[Transport, ...]:
+    """Those of ``order`` by which a disk that is there can be written in part. What is put over HTTPS is put whole."""
+    return tuple(transport for transport in order if transport is not Transport.HTTPS)
+
+
 def choose(order: Sequence[Transport], disk: DiskFacts, proxy: ProxyOptions) -> Choice:
-    """The ways of ``order`` by which ``proxy`` can read ``disk``; what opens first is used."""
+    """The ways of ``order`` by which ``proxy`` gets at ``disk``; what opens first is used."""
     ways, refused = [], {}
     for transport in dict.fromkeys(order):
         reason = _reason_against(transport, disk, proxy)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from holdfast_agent.errors import DiskUnsupported, HoldfastError, SnapshotFailed
+from holdfast_agent.errors import DiskUnsupported, HoldfastError, SnapshotFailed, UsageError
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_plugins.api import Journal, VmRef
@@ -20,7 +20,7 @@ from ..connection import Connection
 from ..devices import Disk
 from ..inventory import Inventory
 from ..options import ProxyOptions, Transport, VsphereOptions
-from .choice import DiskFacts, choose, nearest, turned
+from .choice import Choice, DiskFacts, choose, nearest, turned, writing
 from .hotadd import HotAdd
 from .urls import device_url, flat_url, mounted_url, vddk_url
 
@@ -28,13 +28,20 @@ log = logging.getLogger(__name__)
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A disk that a snapshot froze. ``name``: of the snapshot; ``machine`` and ``snapshot``: managed objects."""
+    """A disk that a snapshot froze. ``name``: of the snapshot; ``machine`` and ``snapshot``: managed objects.
+
+    ``snapshot`` None: the disk itself, of a VM that is off, which the restore ``name`` writes.
+    """
 
     name: str
     vm: VmRef
     machine: Any
     snapshot: Any
     disk: Disk
+
+    @property
+    def is_written(self) -> bool:
+        return self.snapshot is None
 
 
 class Transports:
@@ -68,6 +75,18 @@ class Transports:
         facts = DiskFacts(vm.name, vm.vm_id, datastore, self._inventory.datastore_kind(datastore))
         return nearest(self._options.transports, facts, self._options.proxies)
 
+    def writers(self, source: Source) -> tuple[tuple[str, ...], str]:
+        """Agents by name that can write to a disk that is there, the best first, and the URL by which that one would.
+
+        Raises ``UsageError``.
+        """
+        best = {name: self._choice(source, name).ways[:1] for name in sorted(self._options.proxies)}
+        able = [name for way in self._options.transports for name in best if best[name] == (way,)]
+        if not able:
+            advice = "set one up for hotadd, nfs, san or nbd (docs/vsphere.md), or restore with --overwrite"
+            raise UsageError(reason=f"no proxy can write to a part of {source.vm.name}/{source.disk.disk_id}: {advice}")
+        return tuple(able), self._url(best[able[0]][0], source, self._proxy(able[0]))
+
     def urls(self, source: Source) -> tuple[tuple[str, ...], tuple[DiskAccess, ...]]:
         """The disk's URLs before it is known who reads it, and the secrets for them."""
         facts, known = self._facts(source.vm, source.disk), self._options.proxies.values()
@@ -82,14 +101,21 @@ class Transports:
 
         The best way is first; in each further attempt of a session the next one, for what opened may have failed later.
         """
-        proxy = self._options.proxies.get(name, ProxyOptions())
-        choice = choose(self._options.transports, self._facts(source.vm, source.disk), proxy)
-        ways = turned(choice.ways, self._attempt(source, name))
-        urls = tuple(self._prepared(ways, source, proxy, journal))
+        urls = tuple(self._prepared(source, name, journal))
         if not urls:
-            reason = f"the proxy {name} cannot read {source.disk.disk_id}: {choice.reason}"
+            reason = f"the proxy {name} cannot read {source.disk.disk_id}: {self._choice(source, name).reason}"
             raise SnapshotFailed(vm=source.vm.name, reason=reason)
         return self._with_access(urls)
+
+    def written_by(self, source: Source, name: str, journal: Journal) -> tuple[str, tuple[DiskAccess, ...]]:
+        """The URL by which the proxy ``name`` writes a disk, and the secrets for it. Raises ``UsageError``."""
+        url = next(self._prepared(source, name, journal), None)
+        if url is None:
+            disk = f"{source.vm.name}/{source.disk.disk_id}"
+            reason = self._choice(source, name).reason
+            raise UsageError(reason=f"the proxy {name} cannot write to {disk}, and the log says why: {reason}")
+        (url,), access = self._with_access((url,))
+        return url, access
 
     def access(self) -> DiskAccess:
         """What a proxy needs to be let at files of datastores for as long as this session lives."""
@@ -97,7 +123,7 @@ class Transports:
         return DiskAccess(origin=options.origin, cookie=self._connection.cookie, certificate_sha256=options.pin)
 
     def release(self, name: str) -> None:
-        """Let go of all disks of the snapshot ``name``, before it is removed. Idempotent.
+        """Let go of all disks of the snapshot ``name``, before it is removed, or of the restore ``name``. Idempotent.
 
         Raises :class:`VsphereRefused` or ``HypervisorUnreachable``.
         """
@@ -110,16 +136,25 @@ class Transports:
             self._attempts[key] += 1
             return self._attempts[key] - 1
 
-    def _prepared(
-        self, ways: Sequence[Transport], source: Source, proxy: ProxyOptions, journal: Journal
-    ) -> Iterator[str]:
-        for way in ways:
+    def _choice(self, source: Source, name: str) -> Choice:
+        order = writing(self._options.transports) if source.is_written else self._options.transports
+        return choose(order, self._facts(source.vm, source.disk), self._proxy(name))
+
+    def _proxy(self, name: str) -> ProxyOptions:
+        return self._options.proxies.get(name, ProxyOptions())
+
+    def _prepared(self, source: Source, name: str, journal: Journal) -> Iterator[str]:
+        """The URLs for the proxy ``name``, each when what it needs is made."""
+        disk, proxy = source.disk, self._proxy(name)
+        for way in turned(self._choice(source, name).ways, self._attempt(source, name)):
             try:
                 if way is Transport.HOTADD:
-                    self.hotadd.attach(source.name, _name(source.disk), source.disk.uuid, proxy.vm, journal)
+                    self.hotadd.attach(
+                        source.name, _name(disk), disk.uuid, proxy.vm, journal, writable=source.is_written
+                    )
                 yield self._url(way, source, proxy)
             except (VsphereRefused, HoldfastError) as error:
-                log.warning("%s of %s is not read by %s: %s", source.disk.disk_id, source.vm.name, way, error)
+                log.warning("%s of %s is not to be had by %s: %s", disk.disk_id, source.vm.name, way, error)
 
     def _url(self, way: Transport, source: Source, proxy: ProxyOptions) -> str:
         options, disk = self._options, source.disk
@@ -132,7 +167,8 @@ class Transports:
                 center = self._inventory.datacenter_of(source.machine._GetMoId())
                 return flat_url(options.origin, center, disk.datastore, disk.file)
             case Transport.NBD:
-                machine, snapshot = source.machine._GetMoId(), source.snapshot._GetMoId()
+                machine = source.machine._GetMoId()
+                snapshot = "" if source.is_written else source.snapshot._GetMoId()
                 return vddk_url(options.host, options.port, machine, snapshot, _name(disk))
 
     def _with_access(self, urls: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[DiskAccess, ...]]:

@@ -39,6 +39,9 @@ def device_url(uuid: str) -> str:
 
 
 def vddk_url(host: str, port: int, vm: str, snapshot: str, name: str) -> str:
-    """The disk through VMware's development kit. ``vm`` and ``snapshot``: object ids; ``name``: "[datastore] path"."""
-    options = (("snapshot", snapshot), ("transports", "nbdssl:nbd"), ("vm", vm))
+    """The disk through VMware's development kit. ``vm`` and ``snapshot``: object ids; ``name``: "[datastore] path".
+
+    Without a snapshot it is the VM's own, to be written.
+    """
+    options = (("snapshot", snapshot), ("transports", "nbdssl:nbd"), ("vm", vm))[0 if snapshot else 1 :]
     return str(DiskUrl(DiskScheme.VDDK, f"/{name}", options, host.lower(), port))
