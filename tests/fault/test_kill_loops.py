@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from lab.agents import RunningAgent
 from lab.installation import Installation, another_proxy, installed
-from lab.processes import MOVER, SESSION, alive, children
+from lab.processes import MOVER, alive, children
 
 MIB = 1 << 20
 DISK_MIB = 48
@@ -141,7 +141,7 @@ VICTIMS: dict[str, Callable[[Loop, int], list[int]]] = {
     "target": lambda loop, run: loop.movers("local"),
     "pair": lambda loop, run: loop.movers("local"),
     "agent": _agent,
-    "manager": lambda loop, run: children(run, SESSION),
+    "manager": lambda loop, run: children(run),
 }
 
 

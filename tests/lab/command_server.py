@@ -24,7 +24,12 @@ from typing import Any, NoReturn
 
 REQUEST_BYTES = 128 << 10
 _LOADED_WHOLE = ("holdfast_manager.cli", "holdfast_manager.enrolment", "holdfast_agent.cli")
-_LOADED = ("holdfast_manager.broker", "holdfast_manager.catalog.schema", "holdfast_manager.host")
+_LOADED = (
+    "holdfast_manager.broker",
+    "holdfast_manager.catalog.schema",
+    "holdfast_manager.host",
+    "holdfast_manager.sessions.program",
+)
 _PROGRAMS = {"holdfast": "holdfast_manager.cli.main", "holdfast-agent": "holdfast_agent.cli.main"}
 
 

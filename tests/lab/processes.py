@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-MOVER, SESSION = "holdfast_agent.mover", "holdfast_manager.sessions"
-"""Modules by which a Data Mover and the process of a session are run."""
+MOVER = "holdfast_agent.mover"
+"""The module by which a Data Mover is run. A session's process is the only child of the command that started it."""
 _START_TIME = 19  # field 22 of /proc/PID/stat, counted from after the name
 
 

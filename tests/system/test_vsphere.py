@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lab.processes import MOVER, SESSION, children
+from lab.processes import MOVER, children
 from lab.proxy_devices import guest_of
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import destroy_named, instance_uuid, named
@@ -118,7 +118,7 @@ def test_a_killed_session_is_cleaned_up_by_the_next(center: VCenter, house: Vsph
         while not center._ask("GET", "/faults")[0]["Hits"]:
             assert run.poll() is None, "it was over before it was held"
             time.sleep(POLL_S)
-        for pid in children(run.pid, SESSION):
+        for pid in children(run.pid):
             os.kill(pid, signal.SIGKILL)
         assert run.wait(60) != 0
     center.expire_sessions()

@@ -196,9 +196,10 @@ def _serve(app: App, request: ExportRequest) -> int:
 
 def begin_serving(app: App, kind: SessionKind, request: ExportRequest) -> ExportLine | None:
     """Start a session that serves, and wait until it does; None if somebody interrupts that. Raises why it cannot."""
+    from holdfast_manager.sessions.birth import forked
     from holdfast_manager.sessions.launch import SessionLauncher
 
-    with SessionLauncher(app.settings, app.config) as launcher:
+    with SessionLauncher(app.settings, app.config, forked) as launcher:
         entry = app.catalog.sessions.begin(kind, msgspec.to_builtins(request))
         launched = Launched(app, entry)
         with interrupts() as interrupt:

@@ -12,6 +12,7 @@ from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionRe
 from holdfast_manager.reports.gathering import whole_report
 from holdfast_manager.reports.session_report import SessionReport
 from holdfast_manager.reports.session_text import summary_text
+from holdfast_manager.sessions.birth import forked
 from holdfast_manager.sessions.launch import SessionLauncher, SessionNotStarted
 
 from .app import App
@@ -33,7 +34,7 @@ def run_session(app: App, begin: Callable[[], SessionEntry], detach: bool, stric
 
     Its process starts while ``begin`` opens the catalogue. Raises what ``begin`` raises.
     """
-    with SessionLauncher(app.settings, app.config) as launcher:
+    with SessionLauncher(app.settings, app.config, forked) as launcher:
         entry = begin()
         launched = Launched(app, entry)
         with interrupts() as interrupt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -26,6 +26,9 @@ BUILT_IN = (
 )
 """Modules that come with Holdfast. They enter by the same door as everybody else's, only first."""
 
+_HYPERVISORS = "holdfast_plugins.hypervisors."
+"""Of these each provides one hypervisor, of its own name, and nothing for others."""
+
 
 class Candidate(msgspec.Struct, frozen=True):
     """A plugin that may be loaded: the ``name`` by which a configuration disables it, and its origin for people."""
@@ -35,13 +38,16 @@ class Candidate(msgspec.Struct, frozen=True):
     load: Callable[[], Any]
 
 
-def candidates(extra: Sequence[str] = ()) -> Iterator[Candidate]:
+def candidates(extra: Sequence[str] = (), hypervisors: Collection[str] | None = None) -> Iterator[Candidate]:
     """Built-ins, then entry points by name, then the modules that the configuration names.
 
     The order is the same on every run, so that of two plugins that claim one name always the same one wins.
+    ``hypervisors``: the only built-in ones that are wanted.
     """
     for module in BUILT_IN:
-        yield Candidate(module.rpartition(".")[2], "built-in", _importer(module))
+        name = module.rpartition(".")[2]
+        if hypervisors is None or name in hypervisors or not module.startswith(_HYPERVISORS):
+            yield Candidate(name, "built-in", _importer(module))
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, _distribution(point))):
         yield Candidate(point.name, _distribution(point), point.load)
     for module in extra:

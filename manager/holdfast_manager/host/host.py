@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,15 +41,20 @@ class PluginHost:
         self._reports: dict[str, PluginReport] = {}
 
     @classmethod
-    def load(cls, disabled: Sequence[str] = (), extra: Sequence[str] = ()) -> PluginHost:
+    def load(
+        cls, disabled: Sequence[str] = (), extra: Sequence[str] = (), hypervisors: Collection[str] | None = None
+    ) -> PluginHost:
         """Load built-ins, entry points of the group ``holdfast.plugins``, and the modules named in ``extra``.
 
         Called once per process, at start. ``disabled`` names plugins (as :meth:`report` shows them) to leave out;
-        their code is not imported. A plugin that cannot be loaded is logged and reported, never raised: a manager
-        with one broken plugin still runs every job that does not need it.
+        their code is not imported. ``hypervisors``: the only ones of the built-in hypervisors that are needed, for a
+        process that lives for one session.
+
+        A plugin that cannot be loaded is logged and reported, never raised: a manager with one broken plugin still runs
+        every job that does not need it.
         """
         host = cls()
-        for candidate in candidates(extra):
+        for candidate in candidates(extra, hypervisors):
             host._take(candidate, disabled)
         for name in disabled:
             if name not in host._reports:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from holdfast_agent.errors import HoldfastError
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import SessionEntry, SessionResult, SessionState
+from holdfast_manager.sessions.birth import Process
 from holdfast_manager.sessions.launch import SessionLauncher, SessionNotStarted
 from holdfast_manager.settings import ManagerSettings
 
@@ -26,7 +26,7 @@ class Starter:
         self._settings = settings
         self._catalog = catalog
         self._config = config
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: dict[int, Process] = {}
         self._starting: set[int] = set()
 
     @property

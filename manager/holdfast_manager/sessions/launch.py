@@ -6,15 +6,15 @@ import contextlib
 import os
 import secrets
 import select
-import subprocess
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from holdfast_agent.errors import HoldfastError
 from holdfast_manager.settings import ManagerSettings
+
+from .birth import Birth, Process, new_program
 
 STARTING = ".starting-"
 """How the log of a process begins that has no session yet."""
@@ -31,15 +31,15 @@ class SessionNotStarted(HoldfastError):
 class SessionLauncher:
     """A Backup Manager process that starts while its session is still being written down in the catalogue.
 
-    It loads its modules meanwhile, a third of a second that the command line needs for its own, and waits for the
-    session's number on its standard input. It leads a session of its own, so that it outlives the terminal; its stderr
-    goes to one file per session in ``settings.log_dir``. Everything else it reads from the catalogue. Without a number
-    it ends and leaves nothing. A context manager; one thread.
+    It loads its modules meanwhile, and waits for the session's number on its standard input. It leads a session of its
+    own, so that it outlives the terminal; its stderr goes to one file per session in ``settings.log_dir``. Everything
+    else it reads from the catalogue. Without a number it ends and leaves nothing. A context manager; one thread.
 
     The pipe stays open on both sides until one of them has ended, so that who follows the session need not sleep on.
+    ``birth`` is :func:`birth.forked` for a command line that opens its catalogue only after this.
     """
 
-    def __init__(self, settings: ManagerSettings, config: Path | None = None) -> None:
+    def __init__(self, settings: ManagerSettings, config: Path | None = None, birth: Birth = new_program) -> None:
         self._logs = settings.log_dir
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._given = self._ended = False
@@ -48,22 +48,18 @@ class SessionLauncher:
         if config is not None:
             environment["HOLDFAST_CONFIG"] = str(config.resolve())
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        number, self._pipe = os.pipe()
         try:
-            self._process = subprocess.Popen(  # (its parent may leave before it does; nobody waits for it then)
-                [sys.executable, "-m", "holdfast_manager.sessions"],
-                stdin=subprocess.PIPE,
-                bufsize=0,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-                close_fds=True,
-            )
+            self._process = birth(number, log, environment)
+        except BaseException:
+            os.close(self._pipe)
+            raise
         finally:
+            os.close(number)
             os.close(log)
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         """For a parent that stays: it has to wait for its children."""
         return self._process
 
@@ -78,14 +74,14 @@ class SessionLauncher:
             self._process.kill()
             self._process.wait()
             self._log.unlink(missing_ok=True)
-        self._pipe.close()
+        os.close(self._pipe)
 
     def run(self, session: int) -> int:
         """Give it its session; the process id. Called once. Whether it took it the catalogue tells."""
         self._log.rename(self._logs / f"session-{session}.log")
         self._given = True
         with contextlib.suppress(BrokenPipeError):
-            self._pipe.write(f"{session}\n".encode())
+            os.write(self._pipe, f"{session}\n".encode())
         return self._process.pid
 
     def wait(self, timeout_s: float) -> None:
@@ -96,11 +92,6 @@ class SessionLauncher:
         end = select.poll()
         end.register(self._pipe, 0)  # POLLERR, which is always told: nobody has the other end open any more
         self._ended = bool(end.poll(timeout_s * 1000))
-
-    @property
-    def _pipe(self) -> IO[bytes]:
-        assert self._process.stdin is not None  # noqa: S101 - PIPE was asked for
-        return self._process.stdin
 
 
 def tell_end() -> None:

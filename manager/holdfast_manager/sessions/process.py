@@ -148,7 +148,7 @@ class SessionProcess:
         source = f"job {job.name}"
         server = self._catalog.servers.get(job.source)
         repository_keys(self._catalog, self._catalog.repositories.get(job.repository))  # before anything is connected
-        host = self._plugins()
+        host = self._plugins(server.plugin)
         options = host.snapshot_options(server.plugin, job.snapshot, f"snapshot options of {source}")
         guest = None
         if job.guest is not None:
@@ -255,7 +255,7 @@ class SessionProcess:
 
     def _destination(self, name: str, cleanup: ExitStack) -> Destination:
         server = self._catalog.servers.get(name)
-        hypervisor = self._connect(self._plugins(), name, cleanup)
+        hypervisor = self._connect(self._plugins(server.plugin), name, cleanup)
         return Destination(hypervisor, CatalogJournal(self._catalog, self._session, name, server.plugin))
 
     def _heal(self, request: HealRequest, cleanup: ExitStack) -> str:
@@ -266,7 +266,8 @@ class SessionProcess:
 
     def _clean_up(self, request: CleanUpRequest, cleanup: ExitStack) -> str:
         """All of it is done by whoever connects; it fails when anything stays open, so that somebody hears of it."""
-        self._connect(self._plugins(), request.server, cleanup)
+        plugin = self._catalog.servers.get(request.server).plugin
+        self._connect(self._plugins(plugin), request.server, cleanup)
         living = {session.id for session in self._catalog.sessions.living()}
         owed = [each for each in self._catalog.obligations.open_of(server=request.server) if each.session not in living]
         if owed:
@@ -330,8 +331,8 @@ class SessionProcess:
             self._recorder.note(complaint, "warning")
         return driver
 
-    def _plugins(self) -> PluginHost:
-        return PluginHost.load(self._settings.plugins.disabled, self._settings.plugins.load)
+    def _plugins(self, hypervisor: str) -> PluginHost:
+        return PluginHost.load(self._settings.plugins.disabled, self._settings.plugins.load, {hypervisor})
 
     def _dispatch(self, agent: str, push: Push | AgentLost) -> None:
         for handler in self._handlers:
