@@ -47,6 +47,8 @@ heartbeat = 0.5
 poll = 0.1
 [plugins]
 load = {plugins}
+[database]
+url = {database}
 """
 _TESTS = Path(__file__).parents[1]
 
@@ -61,8 +63,9 @@ class Installation:
     The agent keeps its port through restarts. Not thread-safe, except :meth:`holdfast`.
     """
 
-    def __init__(self, home: Path, slots: int = 2, plugins: Sequence[str] = ()) -> None:
-        """``plugins``: modules below ``tests`` that the manager loads as plugins."""
+    def __init__(self, home: Path, slots: int = 2, plugins: Sequence[str] = (), database: str = "") -> None:
+        """``plugins``: modules below ``tests`` that the manager loads as plugins. ``database``: its URL, if not the
+        embedded one."""
         self.home = home
         self.vms, self.store, self.out = home / "vms", home / "store", home / "out"
         for directory in (self.vms, self.store, self.out):
@@ -71,7 +74,7 @@ class Installation:
         self.port = _free_port()
         self.agent_config.write_text(_AGENT.format(home=home, port=self.port, slots=slots))
         self.manager_config = home / "manager.toml"
-        self.manager_config.write_text(_MANAGER.format(plugins=json.dumps(plugins)))
+        self.manager_config.write_text(_MANAGER.format(plugins=json.dumps(plugins), database=json.dumps(database)))
         self.environment = {
             **os.environ,
             "HOLDFAST_HOME": str(home / "manager"),
@@ -181,10 +184,10 @@ class Installation:
 
 @contextlib.contextmanager
 def installed(
-    home: Path, slots: int = 2, snapshot: str = "auto", plugins: Sequence[str] = ()
+    home: Path, slots: int = 2, snapshot: str = "auto", plugins: Sequence[str] = (), database: str = ""
 ) -> Iterator[Installation]:
     """An installation that is enrolled and whose agent runs; stopped at the end, its files left."""
-    house = Installation(home, slots, plugins)
+    house = Installation(home, slots, plugins, database)
     try:
         house.enrol(snapshot)
         yield house

@@ -60,6 +60,13 @@ class PostgresServer:
             self._process.send_signal(signal.SIGQUIT)  # "immediate": no clean-up at all, recovery at the next start
             self._process.wait(30)
 
+    def restart(self) -> None:
+        """As an upgrade of its packages does: connections are ended, what is committed is on disk."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)  # "fast"
+        self._process.wait(30)
+        self.start()
+
     def database(self) -> str:
         """A new, empty database; its name."""
         name = f"t{secrets.token_hex(6)}"

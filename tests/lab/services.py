@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.values import SessionEntry, SessionResult
 from holdfast_manager.settings import ManagerSettings
 from lab.installation import STOP_TIMEOUT_S, Installation
 
 START_TIMEOUT_S = 60.0
+SOON = ("--schedule", "calendar *:*:0/2")
+"""Options of a job that is due every other second."""
 
 
 class Service:
@@ -46,6 +51,11 @@ class Service:
     def log(self) -> str:
         """What all services of the installation have told."""
         return self._log.read_text()
+
+    def wait(self, seconds: float) -> None:
+        """Return after so long, or at once when it has ended by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -84,3 +94,38 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 90.0)
         assert time.monotonic() < give_up, f"{what}: not within {timeout_s:g} s"
         time.sleep(0.05)
     return found
+
+
+def vm(house: Installation, name: str, size_mib: int = 2) -> Path:
+    """A VM with one disk of random data."""
+    disk = house.vms / name / "disk.raw"
+    disk.parent.mkdir()
+    disk.write_bytes(random.Random(name).randbytes(size_mib << 20))
+    return disk
+
+
+def sessions(catalog: Catalog, job: str, *results: SessionResult) -> Sequence[SessionEntry]:
+    """Those of a job with one of these results (any), the oldest first."""
+    found = catalog.sessions.list(job=job, limit=1000)[::-1]
+    return [each for each in found if not results or each.result in results]
+
+
+def done(
+    catalog: Catalog, job: str, count: int, result: SessionResult = SessionResult.SUCCESS
+) -> Sequence[SessionEntry]:
+    """So many sessions of a job that have ended so, as soon as there are."""
+    wait_until(lambda: len(sessions(catalog, job, result)) >= count, f"{count} sessions of {job}: {result}")
+    return sessions(catalog, job, result)
+
+
+def one_more(catalog: Catalog, job: str) -> None:
+    """Wait until one more session of a job has been started."""
+    before = len(sessions(catalog, job))
+    wait_until(lambda: len(sessions(catalog, job)) > before, "a start")
+
+
+def quiet(house: Installation, catalog: Catalog, *jobs: str) -> None:
+    """Switch jobs off, and wait for the end of what runs."""
+    for job in jobs:
+        house.holdfast("job", "disable", job)
+    wait_until(lambda: not (catalog.sessions.reap_dead() or catalog.sessions.living()), "the end of all sessions")

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from holdfast_manager.catalog import Catalog
-from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionResult, SessionState
+from holdfast_manager.catalog.values import SessionKind, SessionResult, SessionState
 from lab.installation import Installation, installed
 from lab.postgresql import PostgresServer
-from lab.services import catalogue, service, wait_until
+from lab.services import SOON, catalogue, done, one_more, quiet, service, sessions, vm, wait_until
 
 MIB = 1 << 20
-SOON = ("--schedule", "calendar *:*:0/2")
 NEVER = ("--schedule", "calendar 2199-01-01")
 
 
@@ -35,41 +33,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
 def catalog(house: Installation) -> Iterator[Catalog]:
     with catalogue(house) as opened:
         yield opened
-
-
-def vm(house: Installation, name: str, size_mib: int = 2) -> Path:
-    """A VM with one disk of random data."""
-    disk = house.vms / name / "disk.raw"
-    disk.parent.mkdir()
-    disk.write_bytes(random.Random(name).randbytes(size_mib * MIB))
-    return disk
-
-
-def sessions(catalog: Catalog, job: str, *results: SessionResult) -> Sequence[SessionEntry]:
-    """Those of a job with one of these results (any), the oldest first."""
-    found = catalog.sessions.list(job=job, limit=1000)[::-1]
-    return [each for each in found if not results or each.result in results]
-
-
-def done(
-    catalog: Catalog, job: str, count: int, result: SessionResult = SessionResult.SUCCESS
-) -> Sequence[SessionEntry]:
-    """So many sessions of a job that have ended so, as soon as there are."""
-    wait_until(lambda: len(sessions(catalog, job, result)) >= count, f"{count} sessions of {job}: {result}")
-    return sessions(catalog, job, result)
-
-
-def one_more(catalog: Catalog, job: str) -> None:
-    """Wait until one more session of a job has been started."""
-    before = len(sessions(catalog, job))
-    wait_until(lambda: len(sessions(catalog, job)) > before, "a start")
-
-
-def quiet(house: Installation, catalog: Catalog, *jobs: str) -> None:
-    """Switch jobs off, and wait for the end of what runs."""
-    for job in jobs:
-        house.holdfast("job", "disable", job)
-    wait_until(lambda: not (catalog.sessions.reap_dead() or catalog.sessions.living()), "the end of all sessions")
 
 
 def test_jobs_run_when_due_and_after_each_other_however_often_the_service_dies(
@@ -158,48 +121,13 @@ def test_what_a_killed_session_left_is_removed_by_the_service(house: Installatio
     assert [each.result for each in cleaned] == [SessionResult.SUCCESS]
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_whatever_is_killed_all_is_backed_up_and_nothing_is_left(house: Installation, catalog: Catalog) -> None:
-    """Services and sessions, killed at any moment, twenty times."""
-    disk = vm(house, "killed", 3)
-    retry = ("--session-retries", "20", "--session-retry-pause", "0 s", "--bandwidth", "2 MiB")
-    house.add_job("killed", *SOON, *retry, repository="main", include="killed")
-    chance = random.Random(17)
-    for _ in range(20):
-        with service(house) as running:
-            one_more(catalog, "killed")
-            deadline = time.monotonic() + chance.uniform(0, 5)
-            while time.monotonic() < deadline and running.process.poll() is None:
-                time.sleep(0.05)
-            for entry in catalog.sessions.living():
-                if chance.random() < 0.5 and not entry.process.is_dead() and entry.process.pid != running.process.pid:
-                    os.kill(entry.process.pid, signal.SIGKILL)
-            running.kill()
-    with service(house):
-        done(catalog, "killed", len(sessions(catalog, "killed", SessionResult.SUCCESS)) + 1)
-        quiet(house, catalog, "killed")
-        wait_until(lambda: not catalog.obligations.open_of(), "a clean-up")
-        quiet(house, catalog)
-    assert [path for path in (house.vms / ".holdfast").iterdir() if path.is_dir()] == []
-    for point in house.points("killed")[:3]:
-        house.restore_disk("killed", point["sid"], house.out / f"{point['sid']}.raw")
-        assert (house.out / f"{point['sid']}.raw").read_bytes() == disk.read_bytes()
-    spans = [(each.started, each.ended) for each in sessions(catalog, "killed") if each.started is not None]
-    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), "two at once"
-
-
 def test_on_postgresql_one_leads_and_the_other_takes_over(tmp_path: Path, postgres: PostgresServer) -> None:
     name = postgres.database()
-    house = Installation(tmp_path)
-    with house.manager_config.open("a") as file:
-        file.write(f'[database]\nurl = "{postgres.url(name)}"\n')
     try:
-        house.enrol()
-        house.add_repository("main", encrypted=False)
-        vm(house, "one")
-        house.add_job("often", *SOON, repository="main", include="one")
-        with catalogue(house) as catalog:
+        with installed(tmp_path, database=postgres.url(name)) as house, catalogue(house) as catalog:
+            house.add_repository("main", encrypted=False)
+            vm(house, "one")
+            house.add_job("often", *SOON, repository="main", include="one")
             with service(house) as first, service(house) as second:
                 done(catalog, "often", 1)
                 postgres.cut_connections(name)  # the leader's lock is gone with its connection
@@ -212,5 +140,4 @@ def test_on_postgresql_one_leads_and_the_other_takes_over(tmp_path: Path, postgr
                 quiet(house, catalog, "often")
             assert SessionResult.SUCCESS in {each.result for each in sessions(catalog, "often")}
     finally:
-        house.stop_agent()
         postgres.drop(name)

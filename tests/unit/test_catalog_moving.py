@@ -84,7 +84,7 @@ def test_there_and_back_everything_is_the_same(
 ) -> None:
     copied = copy_catalog(full.database, away)
     assert copied["events"] == 2500
-    leases = ("slot_requests", "slot_rounds", "transfers", "services")
+    leases = ("slot_requests", "slot_rounds", "transfers", "services", "commits")
     assert {name for name, count in copied.items() if count == 0} == set(leases)
     url = f"sqlite:///{tmp_path / 'again.db'}"
     home = new_database(msgspec.structs.replace(manager_settings, database=DatabaseSettings(url)))

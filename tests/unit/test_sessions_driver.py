@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
-from holdfast_agent.errors import HoldfastError, SnapshotFailed, UsageError
+import pytest
+
+from holdfast_agent.errors import HoldfastError, Locked, SnapshotFailed, UsageError
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import SessionKind
 from holdfast_manager.sessions import events as e
@@ -139,3 +142,44 @@ def test_what_happened_stands_in_the_catalogue_in_order_with_times(catalog: Cata
     (task,) = catalog.tasks.list(recorder.session)
     assert task.state == "failed"
     assert task.error == failure
+
+
+def test_a_catalogue_that_is_away_is_waited_out_and_then_told_all(catalog: Catalog) -> None:
+    """Neither the question whether to stop nor what is to be written down ends a session."""
+    away = threading.Event()
+    asked: list[int] = []
+
+    def stop() -> str:
+        asked.append(1)
+        if len(asked) < 3:
+            raise Locked(what="the configuration database", holder="a test")
+        away.set()
+        return ""
+
+    class Busy(Recorder):
+        def flush(self) -> None:
+            with contextlib.ExitStack() as stack:
+                if not away.is_set():
+                    patch = stack.enter_context(pytest.MonkeyPatch.context())
+                    patch.setattr(catalog.events, "append", refuse)
+                super().flush()
+
+    def refuse(_events: object) -> None:
+        raise Locked(what="the configuration database", holder="a test")
+
+    session = catalog.sessions.begin(SessionKind.VERIFY, {})
+    recorder = Busy(catalog, session.id)
+    recorder.add_task(KEY, "vm", "disk", 4096)
+    script = Script({e.SessionStarted: [i.PauseTask(task=KEY, seconds=0.1)], e.RetryDue: [i.BeginTransfer(task=KEY)]})
+    script.answers[e.MoversStarted] = END
+
+    def begin() -> e.Event:
+        assert away.wait(5)
+        return e.MoversStarted(task=KEY, rules="")
+
+    assert Driver(recorder, stop, poll_s=0.01).run(script, Deeds({i.BeginTransfer: begin})) == "success"
+    recorder.flush()
+    told = [event.kind for event in catalog.events.after(session.id)]
+    assert told == ["SessionStarted", "RetryDue", "MoversStarted"], "each once, in order"
+    (task,) = catalog.tasks.list(session.id)
+    assert (task.state, task.attempt) == ("starting", 2)

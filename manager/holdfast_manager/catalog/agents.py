@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
+from .again import runs_again
 from .database import Database
 from .errors import InUse
 from .rows import NamedRows, require
@@ -15,6 +16,7 @@ from .values import AgentEntry, AgentRole
 _KIND = "agent"
 
 
+@runs_again
 class Agents:
     """The table of agents. Thread-safe; every method is one transaction."""
 

@@ -15,6 +15,7 @@ from holdfast_agent.errors import HoldfastError
 from ..rights.actor import Actor
 from ..rights.chain import BROKEN, PURPOSE, Head, Verifier, seal
 from ..rights.values import BEGAN, DONE, AuditEntry, AuditRecord
+from .again import runs_again
 from .database import Database
 from .errors import AuditBroken
 from .rights_tables import audit, audit_heads
@@ -26,6 +27,7 @@ _PAGE = 2000
 _MOST_CHARACTERS = 4096
 
 
+@runs_again
 class Audit:
     """The tables of the audit log. Thread-safe; every method but ``act`` is one transaction.
 

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, make_url
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Engine, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 
 from holdfast_agent.errors import ConfigInvalid, Locked
 
 from ..settings import ManagerSettings
-from .errors import CatalogUnavailable
+from .commits import CommitMarks, Mark
+from .errors import CatalogUnavailable, ConnectionCut
 
 _CONFIGURATION, _KEY = "manager configuration", "database.url"
 _WRITER_LOCK = 0x486F6C64  # any number that other programs of the same database are unlikely to take
@@ -34,7 +35,8 @@ class Database:
 
     On PostgreSQL writers take one advisory lock in turn. They decide by what they read (slots, shares of limits), so
     two of them at once would give the same thing out twice; and they are as short there as they are here. Readers get
-    one state of the database (REPEATABLE READ). A server that is restarted is waited for; what was under way fails.
+    one state of the database (REPEATABLE READ). A server that is restarted is waited for, and asked whether it has
+    carried a commit out whose answer did not come: a transaction that fails is undone for sure.
     """
 
     def __init__(self, url: URL, foreign_keys: bool = True) -> None:
@@ -43,12 +45,14 @@ class Database:
         self._engine = _engine(self.url)
         self._writer = self._engine.execution_options(holdfast_writes=True)
         self._reader = self._engine
+        self._marks = CommitMarks()
         self._seen = False  # whether the server has answered once, so that it is worth waiting for
         if self.is_sqlite:
             _treat_as_sqlite(self._engine, foreign_keys)
         else:
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             _serialise_writers(self._engine)
+            _recognise_cuts(self._engine)
 
     @property
     def is_sqlite(self) -> bool:
@@ -66,16 +70,18 @@ class Database:
         """A write transaction: waits for its turn, commits when the block ends, rolls back when it raises.
 
         Durable when this returns. Not to be nested. Raises :class:`Locked` (retryable) when its turn does not come
-        within 30 s, and :class:`CatalogUnavailable`.
+        within 30 s, and :class:`CatalogUnavailable`; :class:`ConnectionCut` of a transaction that may be run again.
         """
         with self._transaction(self._writer) as connection:
             yield connection
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        mark = None
         try:
             with self._connect(engine) as connection, connection.begin():
                 yield connection
+                mark = self._leave_mark(connection)
         except IntegrityError as error:
             # checks inside the transaction name the cause; this is left for two hosts racing on a shared server
             raise Locked(
@@ -84,7 +90,28 @@ class Database:
         except DBAPIError as error:
             if any(word in str(error.orig) for word in _SAYS_LOCKED):
                 raise Locked(what="the configuration database", holder="another process") from error
-            raise CatalogUnavailable(place=self.place, reason=str(error.orig)) from error
+            if not error.connection_invalidated:
+                raise CatalogUnavailable(place=self.place, reason=str(error.orig)) from error
+            if mark is None or not self._was_committed(mark):
+                raise ConnectionCut(place=self.place, reason=str(error.orig)) from error
+        if mark is not None:
+            self._marks.committed(mark)
+
+    def _leave_mark(self, connection: Connection) -> Mark | None:
+        writes = connection.get_execution_options().get("holdfast_writes", False)
+        return self._marks.leave(connection) if writes and not self.is_sqlite else None
+
+    def _was_committed(self, mark: Mark) -> bool:
+        """Asked as a writer, so that the transaction has ended: it held the writers' lock as long as it lived."""
+        give_up = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                with self._connect(self._writer) as connection, connection.begin():
+                    return self._marks.is_there(connection, mark)
+            except DBAPIError as error:
+                if not error.connection_invalidated or time.monotonic() >= give_up:
+                    reason = f"{error.orig}; whether the last change was carried out is not known"
+                    raise CatalogUnavailable(place=self.place, reason=reason) from error
 
     def _connect(self, engine: Engine) -> Connection:
         """A connection; a server that was there is waited for as long as a busy one. Raises ``OperationalError``."""
@@ -93,7 +120,7 @@ class Database:
             try:
                 connection = engine.connect()
             except OperationalError as error:
-                if not (self._seen and _is_away(error)) or time.monotonic() >= give_up:
+                if not (self._seen and _is_away(error.orig)) or time.monotonic() >= give_up:
                     raise
                 time.sleep(_RECONNECT_S)
             else:
@@ -139,9 +166,9 @@ def _engine(url: URL) -> Engine:
         raise ConfigInvalid(file=_CONFIGURATION, key=_KEY, reason=reason) from error
 
 
-def _is_away(error: OperationalError) -> bool:
-    """Whether the server cannot be reached now; not that it refuses us."""
-    state = getattr(error.orig, "sqlstate", None)
+def _is_away(error: BaseException | None) -> bool:
+    """Whether the server cannot be reached now; not that it refuses us. Its own errors have a state."""
+    state = getattr(error, "sqlstate", None)
     return state is None or state.startswith(_AWAY)
 
 
@@ -164,3 +191,12 @@ def _serialise_writers(engine: Engine) -> None:
         if connection.get_execution_options().get("holdfast_writes", False):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(_BUSY_S)}s'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
+
+
+def _recognise_cuts(engine: Engine) -> None:
+    """A connection cut in the middle of a pipeline may fail in ways that psycopg itself does not see as that."""
+
+    @event.listens_for(engine, "handle_error")
+    def recognise(context: ExceptionContext) -> None:
+        if isinstance(context.sqlalchemy_exception, OperationalError) and _is_away(context.original_exception):
+            context.is_disconnect = True

@@ -25,6 +25,14 @@ class CatalogUnavailable(CatalogError):
     retryable = True
 
 
+class ConnectionCut(CatalogUnavailable):
+    """The database's server ended the connection; what was under way is undone for sure, and may be run again."""
+
+    code = "catalog_connection_cut"
+    message = "the connection to the configuration database at {place} was cut: {reason}"
+    action = "Its server was restarted, or ends connections; see its log"
+
+
 class CatalogNewer(CatalogError):
     code = "catalog_newer"
     message = "the configuration database at {place} was made by a newer Holdfast (schema {found})"

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
+from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row, to_row
 from .tables import events
@@ -15,6 +16,7 @@ from .values import EventEntry
 _COLUMNS = columns_of(events, EventEntry)
 
 
+@runs_again
 class Events:
     """The table of events. Thread-safe; every method is one transaction."""
 

@@ -10,6 +10,7 @@ from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.sql import ColumnElement
 
 from ..settings import HistorySettings
+from .again import runs_again
 from .database import Database
 from .tables import events, job_runs, jobs, obligations, sessions
 from .values import SessionKind, SessionState
@@ -31,6 +32,7 @@ class Forgotten(msgspec.Struct, frozen=True):
         return Forgotten(self.sessions + other.sessions, self.events + other.events)
 
 
+@runs_again
 class History:
     """What may be forgotten of the tables of sessions, tasks and events. Thread-safe.
 

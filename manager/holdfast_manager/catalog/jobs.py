@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from holdfast_agent.errors import AlreadyExists, ConfigInvalid, Locked
 
 from ..schedules.schedule import loop_of
+from .again import runs_again
 from .database import Database
 from .errors import InUse
 from .rows import checked, require
@@ -19,6 +20,7 @@ from .values import JobSpec
 _KIND = "job"
 
 
+@runs_again
 class Jobs:
     """The table of jobs. Thread-safe; every method is one transaction."""
 

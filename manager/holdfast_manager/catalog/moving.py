@@ -14,11 +14,11 @@ from holdfast_agent.errors import Locked
 from .database import Database
 from .errors import CatalogCopyDiffers, CatalogNotEmpty
 from .schema import migrate, require_current
-from .tables import metadata, services, sessions, slot_requests, slot_rounds, transfers
+from .tables import commits, metadata, services, sessions, slot_requests, slot_rounds, transfers
 from .values import SessionState
 
 _BATCH_ROWS = 1000
-_LEASES = (slot_requests, slot_rounds, transfers, services)
+_PASSING = (slot_requests, slot_rounds, transfers, services, commits)
 """Without living sessions nothing in them counts any more."""
 
 
@@ -37,10 +37,10 @@ def copy_catalog(source: Database, target: Database) -> dict[str, int]:
         _require_empty(new, target)
         copied = {}
         for table in metadata.sorted_tables:
-            copied[table.name] = 0 if table in _LEASES else _copy(old, new, table)
+            copied[table.name] = 0 if table in _PASSING else _copy(old, new, table)
             _copy_counter(old, new, table)
         for table in metadata.sorted_tables:
-            if table not in _LEASES:
+            if table not in _PASSING:
                 _compare(old, new, table)
     return copied
 
@@ -53,7 +53,7 @@ def _refuse_living(connection: Connection) -> None:
 
 def _require_empty(connection: Connection, target: Database) -> None:
     for table in metadata.sorted_tables:
-        if connection.scalar(select(func.count()).select_from(table)):
+        if table is not commits and connection.scalar(select(func.count()).select_from(table)):
             raise CatalogNotEmpty(place=target.place, table=table.name)
 
 
@@ -81,7 +81,8 @@ def _rows(connection: Connection, table: Table) -> Iterator[Row[Any]]:
         column if not hasattr(column.type, "collation") or connection.dialect.name == "sqlite" else column.collate("C")
         for column in table.primary_key.columns
     ]
-    with connection.execution_options(yield_per=_BATCH_ROWS).execute(select(table).order_by(*plain)) as result:
+    query = select(table).order_by(*plain).execution_options(yield_per=_BATCH_ROWS)
+    with connection.execute(query) as result:
         yield from result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from ..settings import NotifierSettings
+from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row
 from .tables import notices
@@ -26,6 +27,7 @@ def pause_after(attempts: int) -> float:
     return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 4.0 ** min(attempts - 1, 9))
 
 
+@runs_again
 class Notices:
     """The table of notices. Thread-safe; every method but ``write`` is one transaction.
 

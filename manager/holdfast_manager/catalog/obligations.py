@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import select
 
+from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row, insert, require
 from .tables import obligations, servers
@@ -15,6 +16,7 @@ _COLUMNS = columns_of(obligations, Obligation)
 _ERROR_LIMIT = 2000  # characters; enough for people, whatever a hypervisor's API sends
 
 
+@runs_again
 class Obligations:
     """The table of open obligations. Thread-safe; every method is one transaction and durable when it returns."""
 

@@ -9,6 +9,7 @@ from sqlalchemy import case, func, select
 
 from holdfast_agent.model.stats import TransferCounters
 
+from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row
 from .tables import points, sessions, tasks
@@ -44,6 +45,7 @@ class Worked(msgspec.Struct, frozen=True):
     queue_wait_s: float
 
 
+@runs_again
 class Overview:
     """Reads only. Thread-safe; every method is one transaction."""
 

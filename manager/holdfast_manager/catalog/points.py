@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, select
 from holdfast_agent.errors import NotFound, UsageError
 from holdfast_agent.model.ids import Sid
 
+from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row, require, to_row
 from .tables import points, repositories
@@ -19,6 +20,7 @@ from .values import BootRecord, PointEntryRow, PointScope, PointState
 _COLUMNS = columns_of(points, PointEntryRow)
 
 
+@runs_again
 class Points:
     """The table of restore points. Thread-safe; every method is one transaction."""
 

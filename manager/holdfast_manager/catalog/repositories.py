@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
+from .again import runs_again
 from .database import Database
 from .errors import InUse
 from .rows import NamedRows, require
@@ -15,6 +16,7 @@ _KIND = "repository"
 _WHAT = "master key"
 
 
+@runs_again
 class Repositories:
     """The table of repositories. Thread-safe; every method is one transaction."""
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Text, cast, delete, func, insert, select
 from holdfast_agent.errors import Locked
 
 from ..schedules.due import LastSession, RunState
+from .again import runs_again
 from .database import Database
 from .rows import columns_of, to_row
 from .sessions import Claim
@@ -37,6 +38,7 @@ class JobFacts(msgspec.Struct, frozen=True):
     arrivals: int = 0
 
 
+@runs_again
 class JobRuns:
     """The table of runs. Thread-safe; every method is one transaction."""
 

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
+from .again import run_again
 from .database import Database
 from .errors import CatalogNewer, CatalogOlder
 
-REVISION = "0012"
+REVISION = "0013"
 """The newest migration. Kept here too, so that opening an up-to-date catalogue need not import Alembic."""
 
-_KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
+_KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013")
 
 
+@run_again
 def require_current(database: Database) -> None:
     """Raise :class:`CatalogOlder` or :class:`CatalogNewer` unless the schema is the one of this version."""
     with database.reading() as connection:

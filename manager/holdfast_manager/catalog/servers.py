@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import select
 
+from .again import runs_again
 from .database import Database
 from .errors import InUse
 from .rows import NamedRows, require
@@ -16,6 +17,7 @@ _KIND = "server"
 _WHAT = "credentials"
 
 
+@runs_again
 class Servers:
     """The table of servers. Thread-safe; every method is one transaction."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from sqlalchemy import select
 
+from .again import runs_again
 from .database import Database
 from .processes import ProcessIdentity
 from .tables import services
@@ -19,6 +20,7 @@ class Leader(msgspec.Struct, frozen=True):
     since: float
 
 
+@runs_again
 class Services:
     """The table of services. Thread-safe; every method is one transaction."""
 

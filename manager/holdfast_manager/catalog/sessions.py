@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 
 from holdfast_agent.errors import ErrorRecord, Locked, NotFound
 
+from .again import runs_again
 from .database import Database
 from .errors import InUse, SessionDied
 from .notices import Notices
@@ -28,6 +29,7 @@ Claim = Callable[[Connection, int], None]
 """Done in the transaction that begins a session, with its number; what it raises undoes both."""
 
 
+@runs_again
 class Sessions:
     """The table of sessions. Thread-safe; every method is one transaction."""
 

@@ -296,6 +296,14 @@ notices = Table(
     sqlite_autoincrement=True,
 )
 
+# The last transactions on a PostgreSQL server, as long as somebody may ask whether they were committed
+commits = Table(
+    "commits",
+    metadata,
+    Column("token", Text, primary_key=True),
+    Column("made", Double, nullable=False),
+)
+
 # The traffic ledger: what each transferring task may send (NULL: no limit; 0: nothing was decided yet), and until when
 # that holds unless its session renews it
 transfers = Table(

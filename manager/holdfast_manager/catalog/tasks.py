@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from holdfast_agent.errors import NotFound
 
+from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row, insert, to_row
 from .tables import tasks
@@ -17,6 +18,7 @@ from .values import TaskEntry
 _COLUMNS = columns_of(tasks, TaskEntry)
 
 
+@runs_again
 class Tasks:
     """The table of tasks. Thread-safe; every method is one transaction."""
 

@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from holdfast_agent.errors import UsageError
 
+from .again import runs_again
 from .database import Database
 from .rows import NamedRows
 from .tables import preferred_networks, traffic_rules
@@ -16,6 +17,7 @@ from .values import TrafficRule, check_network
 _KIND = "traffic rule"
 
 
+@runs_again
 class TrafficRules:
     """The table of traffic rules, and the list of preferred networks. Thread-safe; every method is one transaction.
 

@@ -12,6 +12,7 @@ from holdfast_agent.errors import AlreadyExists
 from ..rights import passwords, tokens
 from ..rights.errors import AccessRefused
 from ..rights.values import TokenEntry, UserEntry
+from .again import runs_again
 from .database import Database
 from .rights_tables import user_tokens, users
 from .rows import NamedRows, columns_of, from_row, insert, require
@@ -20,6 +21,7 @@ _KIND = "user"
 _UNKNOWN = "the name or the password is wrong, or the user is disabled"
 
 
+@runs_again
 class Users:
     """The tables of users and their tokens. Thread-safe; every method is one transaction.
 

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Row
 from holdfast_agent.errors import NotFound, UsageError
 
 from ..catalog import Catalog
+from ..catalog.again import runs_again
 from ..catalog.tables import repositories, slot_requests, slot_rounds
 from .capacities import HOST, PROXY, REPOSITORY, Capacities
 from .placement import Placement, Rank, Request, place
@@ -69,6 +70,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 1
 
 
+@runs_again
 class SlotLedger:
     """Slots of proxies, repositories and their hosts, shared by all processes that have the catalogue open.
 

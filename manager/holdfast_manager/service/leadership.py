@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from holdfast_agent.errors import HoldfastError
+from holdfast_manager.catalog.again import run_again
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.database import Database
 from holdfast_manager.settings import ManagerSettings
@@ -123,6 +124,7 @@ class ServerLeadership:
             with contextlib.suppress(SQLAlchemyError):
                 connection.close()
 
+    @run_again
     def is_taken(self) -> bool:
         query = text("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = :lock AND granted")
         with self._database.reading() as connection:

@@ -13,6 +13,7 @@ from sqlalchemy.sql import ColumnElement
 import holdfast_agent
 from holdfast_agent.channel.metrics_endpoint import MetricsEndpoint
 from holdfast_agent.model.metrics import Metric, Sample, counter, gauge
+from holdfast_manager.catalog.again import run_again
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.tables import jobs, notices, obligations, points, sessions, slot_requests
 from holdfast_manager.catalog.values import SessionResult, SessionState
@@ -50,6 +51,7 @@ class ServiceMetrics:
         with self._database.reading() as connection:
             self._ended = EndedSessions(connection)
 
+    @run_again
     def collect(self) -> Iterable[Metric]:
         """All metrics as they are now; one short read transaction. Raises what ``Catalog`` does."""
         with self._database.reading() as connection:

@@ -12,8 +12,9 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,7 +120,7 @@ class Driver:
         try:
             item = self._inbox.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
-            self._recorder.flush()
+            self._flush()
             return
         if not isinstance(item, _Told):
             item()
@@ -128,7 +129,7 @@ class Driver:
         for instruction in machine.handle(item.event):
             self._carry_out(instruction, actions, workers)
         if self._inbox.empty():
-            self._recorder.flush()
+            self._flush()
 
     def _carry_out(self, instruction: Instruction, actions: Actions, workers: ThreadPoolExecutor) -> None:
         match instruction:
@@ -173,10 +174,26 @@ class Driver:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), event))
 
     def _look_around(self, actions: Actions) -> None:
-        actions.tick()
-        if not self._cancelled:
-            reason = self._stop_requested()
-            if reason:
-                self._cancelled = reason
-                self.post(CancelRequested(reason=reason))
-        self._recorder.flush()
+        with _waited_out():
+            actions.tick()
+            if not self._cancelled:
+                reason = self._stop_requested()
+                if reason:
+                    self._cancelled = reason
+                    self.post(CancelRequested(reason=reason))
+        self._flush()
+
+    def _flush(self) -> None:
+        with _waited_out():
+            self._recorder.flush()
+
+
+@contextmanager
+def _waited_out() -> Iterator[None]:
+    """A catalogue that is busy or away is looked at again soon: the data moves elsewhere, and not for nothing."""
+    try:
+        yield
+    except HoldfastError as error:
+        if not error.retryable:
+            raise
+        log.warning("the session goes on without its catalogue: %s", error)

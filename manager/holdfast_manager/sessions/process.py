@@ -73,6 +73,8 @@ Handler = Callable[[str, Push | AgentLost], None]
 
 _ALIVE_TTLS = 5
 """So many lease times without a sign of life make a session dead for other hosts: its movers have long ended then."""
+_TO_TELL_S = 600.0
+_TELL_AGAIN_S = 1.0
 _MADE_POINTS = (SessionResult.SUCCESS, SessionResult.WARNING, SessionResult.PARTIAL)
 """A VM that failed loses nothing by the others' retention: its points do not grow older without a new one."""
 
@@ -113,8 +115,8 @@ class SessionProcess:
 
     def _end(self, result: SessionResult, error: ErrorRecord | None, elapsed_s: float) -> None:
         self._recorder.ended(result, elapsed_s)
-        self._recorder.flush()
-        self._catalog.sessions.end(self._session, result, error)
+        _insist(self._recorder.flush)
+        _insist(lambda: self._catalog.sessions.end(self._session, result, error))
 
     def _run_kind(self, entry: SessionEntry, cleanup: ExitStack) -> str:
         match entry.kind:
@@ -285,7 +287,8 @@ class SessionProcess:
 
         timing = self._settings.timing
         with (
-            LeaseKeeper(timing.heartbeat, (context.pool.renew, renew_slots, context.traffic.renew)),
+            LeaseKeeper(timing.heartbeat, (context.pool.renew,)),  # not behind a catalogue that is away
+            LeaseKeeper(timing.heartbeat, (renew_slots, context.traffic.renew)),
             LeaseKeeper(timing.poll, (context.traffic.look,)),
         ):
             return context.driver.run(machine, actions)
@@ -345,6 +348,20 @@ class SessionProcess:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signal = f"signal {signal.Signals(number).name}"
+
+
+def _insist(write: Callable[[], object]) -> None:
+    """The last words of a session, which did all of its work: a catalogue that is away for minutes still gets them."""
+    give_up = time.monotonic() + _TO_TELL_S
+    while True:
+        try:
+            write()
+            return
+        except HoldfastError as error:
+            if not error.retryable or time.monotonic() >= give_up:
+                raise
+            log.warning("how the session ended could not be written down yet: %s", error)
+            time.sleep(_TELL_AGAIN_S)
 
 
 def run_session(settings: ManagerSettings, session: int) -> SessionResult:

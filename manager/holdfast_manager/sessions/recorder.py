@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from holdfast_agent.errors import ErrorRecord
+from holdfast_agent.errors import ErrorRecord, HoldfastError
 from holdfast_agent.model.stats import TransferCounters, summed
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, TaskEntry
@@ -125,15 +125,25 @@ class Recorder:
         return msgspec.structs.replace(summed(counters), elapsed_s=longest)
 
     def flush(self) -> None:
-        """Write what was collected. Called by the driver whenever its inbox is empty, and about once a second."""
+        """Write what was collected. Called by the driver whenever its inbox is empty, and about once a second.
+
+        Raises what ``Catalog`` does; what was not written then is kept for the next time.
+        """
         with self._lock:
             events, self._events = self._events, []
-            tasks = [self._tasks[key] for key in self._dirty]
-            self._dirty.clear()
-        if tasks:
-            self._catalog.tasks.update(tasks)
-        if events:
-            self._catalog.events.append(events)
+            dirty, self._dirty = self._dirty, set()
+            tasks = [self._tasks[key] for key in dirty]
+        try:
+            if tasks:
+                self._catalog.tasks.update(tasks)
+                dirty = set()
+            if events:
+                self._catalog.events.append(events)
+        except HoldfastError:
+            with self._lock:
+                self._events = events + self._events
+                self._dirty |= dirty
+            raise
 
     def _append(self, kind: str, step: Step | None, data: dict[str, Any], task: int | None) -> None:
         entry = EventEntry(

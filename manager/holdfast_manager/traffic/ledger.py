@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.engine import Row
 
 from ..catalog import Catalog
+from ..catalog.again import runs_again
 from ..catalog.database import Database
 from ..catalog.rows import columns_of, from_row
 from ..catalog.tables import jobs, repositories, traffic_rules, transfers
@@ -19,6 +20,7 @@ from .rules import Limits, Transfer, limits_of
 from .shares import Share, raised, split
 
 
+@runs_again
 class TrafficLedger:
     """What each transferring task may send, of all processes that have the catalogue open.
 
