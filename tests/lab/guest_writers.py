@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from lab.guest import DATABASES, Guest, Hardware, Saved, saved
+from lab.guest import DATABASES, MYSQL, Flavour, Guest, Hardware, Saved, saved
 
 _FILE_WRITER = (
     "(i=0; while :; do i=$((i + 1)); echo $i >/seq; echo seq $i >/dev/ttyS0; usleep 50000; done) >/dev/null 2>&1 &"
@@ -16,11 +16,17 @@ _SQL_WRITER = (
     ">/dev/null 2>&1 &"
 )  # fmt: skip
 POSTGRESQL, MARIADB = "psql -q -U postgres -h /run/postgresql postgres", "mariadb --unbuffered lab"
+ORACLE_MYSQL = "mysql --unbuffered lab"
 
 
-def database_guest() -> Saved:
+def database_guest(flavour: Flavour = DATABASES) -> Saved:
     """The one saved guest that all tests of quiescing share, so that it is booted once: two disks, and a network."""
-    return saved(DATABASES, ("virtio-blk", "virtio-blk"), Hardware(network=True, memory_mib=DATABASES.memory_mib))
+    return saved(flavour, ("virtio-blk", "virtio-blk"), Hardware(network=True, memory_mib=flavour.memory_mib))
+
+
+def mysql_guest() -> Saved:
+    """The same with MySQL itself, of today: for `make soak`, since it is built of a release that changes."""
+    return database_guest(MYSQL)
 
 
 class FileWriter:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import guest as lab
-from lab.guest_writers import MARIADB, POSTGRESQL, database_guest, sql, start_sql_writer
+from lab.guest_writers import MARIADB, ORACLE_MYSQL, POSTGRESQL, database_guest, mysql_guest, sql, start_sql_writer
 from lab.installation import Installation, installed
 from lab.tools import require_tool
 
@@ -27,11 +27,24 @@ _PAIR_WRITER = (
 """What is on the one disk is the same as on the other, or one more."""
 
 
+class Databases:
+    """A saved guest, and the clients of the databases in it; the last one's is of MySQL's kind."""
+
+    def __init__(self, saved: Callable[[], lab.Saved], *clients: str) -> None:
+        self.saved, self.clients = saved, clients
+        self.mysql = clients[-1]
+
+    def mark(self, guest: lab.Guest, what: str) -> None:
+        for client in self.clients:
+            sql(guest, client, f"INSERT INTO marks SELECT '{what}';")
+
+
 @pytest.fixture
-def guest(tmp_path: Path) -> Iterator[lab.Guest]:
-    with database_guest().resume(tmp_path, "qcow2", "qcow2") as guest:
-        sql(guest, "mariadb", "CREATE DATABASE lab;")
-        for client, engine in ((POSTGRESQL, ""), (MARIADB, " ENGINE=MyISAM")):
+def guest(databases: Databases, tmp_path: Path) -> Iterator[lab.Guest]:
+    with databases.saved().resume(tmp_path, "qcow2", "qcow2") as guest:
+        sql(guest, databases.mysql.removesuffix(" lab"), "CREATE DATABASE lab;")
+        for client in databases.clients:
+            engine = " ENGINE=MyISAM" if client == databases.mysql else ""
             sql(guest, client, f"{MARKS}{engine};")
             start_sql_writer(guest, client)
         guest.agent.shell(_PAIR_WRITER)
@@ -52,17 +65,12 @@ def house(guest: lab.Guest, tmp_path: Path) -> Iterator[Installation]:
         yield house
 
 
-def backup(guest: lab.Guest, house: Installation, name: str) -> dict[str, Any]:
+def backup(guest: lab.Guest, databases: Databases, house: Installation, name: str) -> dict[str, Any]:
     """Run the job between two marks; the session's report."""
-    mark(guest, f"before {name}")
+    databases.mark(guest, f"before {name}")
     report = house.run_job("db")
-    mark(guest, f"after {name}")
+    databases.mark(guest, f"after {name}")
     return report
-
-
-def mark(guest: lab.Guest, what: str) -> None:
-    for client in (POSTGRESQL, MARIADB):
-        sql(guest, client, f"INSERT INTO marks SELECT '{what}';")
 
 
 def restored(house: Installation, point: dict[str, Any]) -> list[Path]:
@@ -88,14 +96,21 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    "databases",
+    [
+        pytest.param(Databases(database_guest, POSTGRESQL, MARIADB), id="PostgreSQL and MariaDB"),
+        pytest.param(Databases(mysql_guest, ORACLE_MYSQL), id="MySQL", marks=pytest.mark.soak),
+    ],
+)
 def test_both_points_of_a_running_guest_hold_what_was_there_at_their_freeze(
-    guest: lab.Guest, house: Installation, tmp_path: Path
+    guest: lab.Guest, databases: Databases, house: Installation, tmp_path: Path
 ) -> None:
-    first = backup(guest, house, "first")
-    second = backup(guest, house, "second")
+    first = backup(guest, databases, house, "first")
+    second = backup(guest, databases, house, "second")
     assert {disk["mode"] for disk in second["disks"]} == {"cbt"}
     guest.agent.shell("touch /run/enough")
-    last = {client: int(sql(guest, client, "SELECT max(i) FROM seq;")[0]) for client in (POSTGRESQL, MARIADB)}
+    last = {client: int(sql(guest, client, "SELECT max(i) FROM seq;")[0]) for client in databases.clients}
     guest.kill()
 
     points = house.points("db")
@@ -112,10 +127,11 @@ def test_both_points_of_a_running_guest_hold_what_was_there_at_their_freeze(
     disks = [lab.Disk(image) for image in restored(house, points[0])]
     folder = tmp_path / "booted"
     folder.mkdir()
-    with lab.start(guest.image, folder, disks, database_guest().hardware, boot="disk") as copy:
+    with lab.start(guest.image, folder, disks, databases.saved().hardware, boot="disk") as copy:
         copy.wait_up()
-        for client in (POSTGRESQL, MARIADB):
+        for client in databases.clients:
             assert sql(copy, client, "SELECT mark FROM marks;") == ["before first", "after first", "before second"]
             count, end = map(int, sql(copy, client, "SELECT count(*) FROM seq; SELECT max(i) FROM seq;"))
             assert 0 < count == end < last[client], "no number is missing, and what came later is not there"
-        assert sql(copy, MARIADB, "CHECK TABLE marks;") == ["lab.marks\tcheck\tstatus\tOK"], "nobody had it open"
+        checked = sql(copy, databases.mysql, "CHECK TABLE marks;")
+        assert checked == ["lab.marks\tcheck\tstatus\tOK"], "nobody had it open"

@@ -11,7 +11,7 @@ The usual way is one saved guest for a module and a fresh copy for each test::
 
 from __future__ import annotations
 
-from .flavours import DATABASES, PLAIN, POSTGRESQL, Flavour
+from .flavours import DATABASES, MYSQL, PLAIN, POSTGRESQL, Flavour
 from .image import Image, build, make_ext4
 from .machine import Bus, Disk, Format, Guest, Hardware, start
 from .monitors import Agent, Monitor, Refused
@@ -19,6 +19,7 @@ from .saved import Saved, copy_disk, saved
 
 __all__ = [
     "DATABASES",
+    "MYSQL",
     "PLAIN",
     "POSTGRESQL",
     "Agent",

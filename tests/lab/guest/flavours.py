@@ -30,12 +30,13 @@ class Database:
 
 @dataclass(frozen=True)
 class Flavour:
-    """A guest with ``databases``, started in this order."""
+    """A guest with ``databases``, started in this order. ``release``: of Debian, where it is not the machine's own."""
 
     name: str
     databases: tuple[Database, ...] = ()
     disk_bytes: int = 128 * _MIB
     memory_mib: int = 192
+    release: str = ""
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -71,16 +72,32 @@ def _prepare_mariadb(root: Path) -> None:
     shutil.copyfile(FILES / "my.cnf", root / "etc/mysql/my.cnf")
 
 
+def _prepare_mysql(root: Path) -> None:
+    data = root / "var/lib/mysql"
+    data.mkdir(parents=True)
+    loader = root / "lib64/ld-linux-x86-64.so.2"  # its libraries and this machine's loader do not fit together
+    _as_user(
+        root, data, loader, root / "usr/sbin/mysqld", "--no-defaults", "--initialize-insecure", f"--datadir={data}",
+        f"--lc-messages-dir={root}/usr/share/mysql", f"--character-sets-dir={root}/usr/share/mysql/charsets",
+        "--secure-file-priv=NULL", "--log-error-verbosity=1",
+    )  # fmt: skip
+    (root / "etc/mysql").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(FILES / "mysql.cnf", root / "etc/mysql/my.cnf")
+
+
 _POSTGRESQL = Database(
     ("postgresql-15", "postgresql-client-15", "tzdata"), "postgres", "postgresql", _prepare_postgresql
 )
 _MARIADB = Database(("mariadb-server-core", "mariadb-client-core"), "mysql", "mariadb", _prepare_mariadb)
+_MYSQL = Database(("mysql-server-core", "mysql-client-core"), "mysql", "mysql", _prepare_mysql)
 PLAIN = Flavour("plain")
 POSTGRESQL = Flavour("postgresql", (_POSTGRESQL,), 384 * _MIB, 256)
 DATABASES = Flavour("databases", (_POSTGRESQL, _MARIADB), 448 * _MIB, 320)
+MYSQL = Flavour("mysql", (_MYSQL,), 1024 * _MIB, 640, release="sid")
+"""Debian has MySQL itself in sid alone, which changes every day: for `make soak` only."""
 
 
-def _as_user(root: Path, folder: Path, program: Path, *arguments: str) -> None:
+def _as_user(root: Path, folder: Path, program: Path, *arguments: str | Path) -> None:
     """Run a program of the guest on this host, as its databases want it: not as root. ``folder`` will be its own."""
     account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     if account is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from lab.tools import require_tool
 
 from .flavours import FILES, Flavour
-from .packages import Packages, dependencies, with_libraries
+from .packages import Packages
 
 CACHE = Path(__file__).parents[3] / ".lab-cache"
 """Kept from one run of the tests to the next; `make clean` removes it."""
@@ -110,7 +110,8 @@ def _build(flavour: Flavour, packages: Packages, folder: Path) -> None:
     folder.mkdir()
     root = folder / "root"
     _lay_out(flavour, root)
-    packages.install(with_libraries(*_BASE, *flavour.packages), root)
+    own = Packages(folder / "packages", flavour.release) if flavour.release else packages
+    own.install(own.with_libraries(*_BASE, *flavour.packages), root)
     busybox = root / "bin/busybox"
     for name in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
         if not (root / "bin" / name).exists() and not (root / "sbin" / name).exists():
@@ -123,6 +124,7 @@ def _build(flavour: Flavour, packages: Packages, folder: Path) -> None:
     _make_boot_files(packages, root, folder)
     _make_disk(packages, root, folder, flavour.disk_bytes)
     shutil.rmtree(root)
+    shutil.rmtree(folder / "packages", ignore_errors=True)
 
 
 def _lay_out(flavour: Flavour, root: Path) -> None:
@@ -174,7 +176,7 @@ def _make_key(path: Path) -> Path:
 
 def _make_boot_files(packages: Packages, root: Path, folder: Path) -> None:
     """Kernel and initrd, for QEMU to load and on the disk for GRUB."""
-    (kernel_package,) = dependencies(_KERNEL)[_KERNEL]
+    (kernel_package,) = packages.dependencies(_KERNEL)[_KERNEL]
     kernel = packages.unpacked(kernel_package)
     (version,) = (path.name for path in (kernel / "lib/modules").iterdir())
     if not (kernel / "lib/modules" / version / "modules.dep").exists():
