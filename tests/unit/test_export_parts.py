@@ -25,12 +25,15 @@ from holdfast_agent.export.tree import TreeIds
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, BlockId
 from holdfast_agent.mover.fetcher import NoWholeRecord
-from holdfast_agent.sealing.records import Pieces, RecordKind, plain_record
+from holdfast_agent.sealing.keys import PUBLIC, RepositoryKeys
+from holdfast_agent.sealing.records import Pieces, RecordKind, plain_record, seal_record
 from holdfast_agent.sealing.tree import FANOUT, decode_node, encode_node, root_level
 from holdfast_agent.wire.specs import BlockTree, ExportDisk
 from lab import repositories as lab
 
 CELLS = 2 * PAGE_BYTES * 8 + 100
+GEOMETRY = Geometry(5 * lab.BLOCK + 5000, lab.LOG2)
+BLOCKS = {0: lab.block(0), 2: lab.block(2), 5: lab.block(5)[:5000].ljust(lab.BLOCK, b"\0")}
 
 
 class Shelf:
@@ -69,6 +72,13 @@ class Shelf:
                 future.set_exception(NoWholeRecord("it is not there"))
             futures.append(future)
         return futures
+
+
+def bytes_of(image: PointImage | OverlayImage, offset: int, length: int, at_hand: bool = False) -> bytes | None:
+    parts = image.at_hand(offset, length) if at_hand else image.read(offset, length)
+    if parts is None:
+        return None
+    return b"".join(bytes(part) for part in parts)
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
@@ -191,17 +201,63 @@ def test_a_reader_that_goes_on_is_read_ahead_of_each_block_once_and_random_ones_
     assert not any(len(course.after(block, block)) for block in (5, 900, 17, 18, 17, 4000, 3, 3, 900, 901))
 
 
+# --- small reads ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def near() -> Iterator[tuple[PointImage, Shelf, BlockCache]]:
+    """An image whose records are on its host."""
+    shelf = Shelf(BLOCKS, GEOMETRY)
+    with closing(BlockCache(1 << 20, 2)) as cache:
+        yield PointImage(ExportDisk(name="d", tree=shelf.tree), shelf, lab.DATA_KEYS, cache, near=True), shelf, cache
+
+
+def test_a_block_is_kept_once_it_is_read_again_and_again(near: tuple[PointImage, Shelf, BlockCache]) -> None:
+    image, shelf, cache = near
+    wanted = lab.block_id(BLOCKS[2])
+    for time in range(20):
+        place = 100 * time
+        assert bytes_of(image, 2 * lab.BLOCK + place, 50) == BLOCKS[2][place : place + 50]
+    assert cache.peek(wanted) == BLOCKS[2]
+    assert 2 <= shelf.reads.count(wanted) < 10
+
+
+def test_parts_of_blocks_are_right_wherever_they_begin_and_end(near: tuple[PointImage, Shelf, BlockCache]) -> None:
+    image, _, _ = near
+    whole = bytearray(GEOMETRY.size_bytes)
+    for number, block in BLOCKS.items():
+        whole[GEOMETRY.extent(number).start : GEOMETRY.extent(number).end] = block[: GEOMETRY.extent(number).length]
+    edges = [0, 1, lab.BLOCK - 1, lab.BLOCK, 2 * lab.BLOCK, 3 * lab.BLOCK - 7, GEOMETRY.size_bytes - 4097]
+    for start in edges:
+        for length in (1, 4097):
+            image._first_reads._reads.clear()
+            assert bytes_of(image, start, length) == whole[start : start + length]
+
+
+def test_a_small_read_of_what_is_damaged_is_an_error(near: tuple[PointImage, Shelf, BlockCache]) -> None:
+    image, shelf, _ = near
+    head, payload = shelf._records[lab.block_id(BLOCKS[2])]
+    shelf._records[lab.block_id(BLOCKS[2])] = (head, bytes(payload[:-1]) + bytes([payload[-1] ^ 1]))
+    with pytest.raises(OriginDamaged, match="block 2 of d"):
+        image.read(2 * lab.BLOCK, 1)
+    shelf._records[lab.block_id(BLOCKS[2])] = shelf._records[lab.block_id(BLOCKS[0])]
+    with pytest.raises(OriginDamaged, match="block 2 of d"):
+        image.read(2 * lab.BLOCK, 1)
+
+
+def test_what_no_key_vouches_for_is_proved_by_its_id_before_a_byte_of_it_is_served() -> None:
+    """Without encryption anybody could have written a record, with all its checksums right."""
+    shelf = Shelf(BLOCKS, GEOMETRY)
+    keys = RepositoryKeys.derive(PUBLIC, lab.REPOSITORY_ID).data_keys()
+    true, false = lab.block_id(BLOCKS[2]), lab.block("false")
+    shelf._records[true] = seal_record(RecordKind.DATA, false, true, keys)
+    with closing(BlockCache(1 << 20, 2)) as cache:
+        image = PointImage(ExportDisk(name="d", tree=shelf.tree), shelf, keys, cache, near=True)
+        with pytest.raises(OriginDamaged, match="block 2 of d"):
+            image.read(2 * lab.BLOCK, 1)
+
+
 # --- overlay ----------------------------------------------------------------------------------------------------------
-
-GEOMETRY = Geometry(5 * lab.BLOCK + 5000, lab.LOG2)
-BLOCKS = {0: lab.block(0), 2: lab.block(2), 5: lab.block(5)[:5000].ljust(lab.BLOCK, b"\0")}
-
-
-def bytes_of(image: PointImage | OverlayImage, offset: int, length: int, at_hand: bool = False) -> bytes | None:
-    parts = image.at_hand(offset, length) if at_hand else image.read(offset, length)
-    if parts is None:
-        return None
-    return b"".join(bytes(part) for part in parts)
 
 
 class OverlayModel(RuleBasedStateMachine):
@@ -224,7 +280,9 @@ class OverlayModel(RuleBasedStateMachine):
         shelf = Shelf(BLOCKS, GEOMETRY)
         disk = ExportDisk(name="d", tree=shelf.tree)
         self.cache = BlockCache(1 << 20, 2)
-        self.image = OverlayImage(PointImage(disk, shelf, lab.DATA_KEYS, self.cache), disk, self.folder / "o")
+        self.near = not getattr(self, "near", False)  # the next time the other way
+        point = PointImage(disk, shelf, lab.DATA_KEYS, self.cache, near=self.near)
+        self.image = OverlayImage(point, disk, self.folder / "o")
 
     _places = st.tuples(st.integers(0, GEOMETRY.size_bytes - 1), st.integers(1, 20_000))
 

@@ -44,6 +44,49 @@ def test_round_trip(keys: DataKeys, compression: Compression, plain: bytes) -> N
     assert (header.plain_length, header.record_length) == (len(plain), len(record))
 
 
+@pytest.mark.parametrize("compression", list(Compression))
+@pytest.mark.parametrize("plain", [TEXT, NOISE + TEXT, NOISE], ids=["text", "both", "noise"])
+def test_parts_are_what_the_whole_has_there(compression: Compression, plain: bytes) -> None:
+    pieces = records.split_record(seal(plain, SECRET, compression))
+    chance = random.Random(2)
+    for start in [0, len(plain) - 1, *chance.sample(range(len(plain)), 50)]:
+        for end in {start + 1, len(plain), chance.randint(start + 1, len(plain))}:
+            part = records.part_of_pieces(pieces, SECRET, SECRET.block_id(plain), start, end)
+            assert_same(part, plain[start:end])
+    with pytest.raises(ObjectDamaged):
+        records.part_of_pieces(pieces, SECRET, SECRET.block_id(plain), 0, len(plain) + 1)
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+def test_no_part_of_a_record_that_was_altered_anywhere_is_given(compression: Compression) -> None:
+    """Not even of a beginning that would decode as before."""
+    plain = TEXT[:600]
+    for position, altered in enumerate(flips(seal(plain, SECRET, compression))):
+        if not 88 <= position < 96:
+            with pytest.raises(HoldfastError):
+                pieces = records.split_record(mend_crcs(altered))
+                records.part_of_pieces(pieces, SECRET, SECRET.block_id(plain), 0, 1)
+    with pytest.raises(HoldfastError):
+        records.part_of_pieces(records.split_record(seal(TEXT)[:-1]), SECRET, SECRET.block_id(TEXT), 0, 1)
+
+
+def test_what_was_sealed_and_does_not_decode_is_damaged() -> None:
+    """By a writer that lies, or whose memory did."""
+    garbage = random.Random(3).randbytes(500)
+    for codec in (Codec.LZ4, Codec.ZSTD):
+        front = records._front(RecordKind.DATA, codec, 1, 1, 4096, 516, SECRET.block_id(TEXT), bytes(24))
+        associated = bytes.fromhex(ID) + front
+        payload = records.xaes.encrypt(SECRET.enc_key, bytes(24), garbage, associated)
+        pieces = (records._finish(front, payload), payload)
+        with pytest.raises(ObjectDamaged, match="does not decode"):
+            records.part_of_pieces(pieces, SECRET, SECRET.block_id(TEXT), 4000, 4096)
+
+
+def test_without_a_cipher_there_are_no_parts() -> None:
+    with pytest.raises(ValueError, match="its id alone"):
+        records.part_of_pieces(records.split_record(seal(TEXT, OPEN)), OPEN, OPEN.block_id(TEXT), 0, 1)
+
+
 def test_golden_bytes_of_a_public_record() -> None:
     record = seal(b"holdfast" * 8, OPEN)
     assert record.hex() == (

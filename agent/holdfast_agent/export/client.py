@@ -1,13 +1,15 @@
 """The second phase of one client's connection: its requests, several at a time.
 
-What is at hand is answered at once by the thread that receives. What must be waited for, a fetch or a flush, goes to
-threads of the connection's own, so that neither other clients nor this one's further requests stand behind it.
+What is at hand, or nearly so for a client that asks for one thing at a time, is answered at once by the thread that
+receives. What must be waited for, a fetch or a flush, goes to threads of the connection's own, so that neither other
+clients nor this one's further requests stand behind it.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -47,6 +49,7 @@ class Client:
         self._sending = threading.Lock()
         self._answered = threading.Condition()
         self._in_flight = 0
+        self._helpers = threading.Semaphore(max(1, len(os.sched_getaffinity(0)) - 1))
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="client")
 
     def serve(self) -> None:
@@ -85,6 +88,9 @@ class Client:
                     self._send(read_reply(request, parts, self._structured))
                     self._done(weight)
                     return
+                if not self._image.waits_for_read(request.offset, request.length):
+                    self._share(request, weight, inbox)
+                    return
             elif request.command == Command.WRITE and self._at_once(request):
                 self._carry_out(request, payload, weight)
                 return
@@ -93,6 +99,15 @@ class Client:
             self._done(weight)
             return
         self._pool.submit(self._carry_out, request, payload, weight)
+
+    def _share(self, request: Request, weight: int, inbox: Inbox) -> None:
+        """A read that is work and no waiting: done here, unless more has come and a processor may be free for it."""
+        nothing = memoryview(b"")
+        if inbox.empty or not self._helpers.acquire(blocking=False):
+            self._carry_out(request, nothing, weight)
+            return
+        help_out = self._pool.submit(self._carry_out, request, nothing, weight)
+        help_out.add_done_callback(lambda _: self._helpers.release())
 
     def _at_once(self, request: Request) -> bool:
         """A write into the page cache is done sooner than a thread is woken for it."""

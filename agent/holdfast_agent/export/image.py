@@ -9,11 +9,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from holdfast_agent.disks.nbd import protocol
 from holdfast_agent.model.ids import HOLE as NO_BLOCK
 from holdfast_agent.model.ids import BlockId
-from holdfast_agent.mover.whole import Records, whole_block, whole_nodes
-from holdfast_agent.sealing.keys import DataKeys
+from holdfast_agent.mover.whole import Records, part_of_block, whole_block, whole_nodes
+from holdfast_agent.sealing.keys import Cipher, DataKeys
 from holdfast_agent.wire.specs import ExportDisk
 
 from .cache import BlockCache
+from .first_reads import SMALL_BYTES, FirstReads
 from .readahead import ReadAhead
 from .tree import TreeIds
 
@@ -48,6 +49,9 @@ class Image(Protocol):
     def read(self, offset: int, length: int) -> list[Part]:
         """The bytes; blocks. Raises :class:`HoldfastError`, OSError."""
 
+    def waits_for_read(self, offset: int, length: int) -> bool:
+        """Whether :meth:`read` may take longer than it takes to wake another thread for it."""
+
     def read_ahead(self, course: ReadAhead, offset: int, length: int) -> None:
         """The client is asking for this range: begin to fetch what it will probably ask for next. Never waits."""
 
@@ -80,7 +84,10 @@ class PointImage:
 
     writable = False
 
-    def __init__(self, disk: ExportDisk, records: Records, keys: DataKeys, cache: BlockCache) -> None:
+    def __init__(
+        self, disk: ExportDisk, records: Records, keys: DataKeys, cache: BlockCache, *, near: bool = False
+    ) -> None:
+        """``near``: the records are on this host."""
         self.name = disk.name
         self.geometry = disk.tree.geometry
         self.size_bytes = self.geometry.size_bytes
@@ -88,6 +95,8 @@ class PointImage:
         self._records = records
         self._keys = keys
         self._cache = cache
+        self._vouched_here = near and keys.cipher != Cipher.NONE
+        self._first_reads = FirstReads()
         self._ids = TreeIds(disk.tree, self._read_nodes)
 
     def course(self) -> ReadAhead:
@@ -113,7 +122,12 @@ class PointImage:
             parts.append(memoryview(plain)[inside : inside + count])
         return parts
 
+    def waits_for_read(self, offset: int, length: int) -> bool:
+        return not self._small(length)
+
     def read(self, offset: int, length: int) -> list[Part]:
+        if self._small(length):
+            return [self._small_part(*piece) for piece in self._pieces(offset, length)]
         wanted = [(self._ids.of(block), block, inside, count) for block, inside, count in self._pieces(offset, length)]
         coming = [
             None if block_id == NO_BLOCK else self._cache.get(block_id, self._load(block_id, block))
@@ -125,7 +139,9 @@ class PointImage:
         ]
 
     def begin(self, offset: int, length: int) -> None:
-        """Begin to fetch a range that is going to be read."""
+        """Begin to fetch a range that is going to be read, unless that is begun soon enough then."""
+        if not self.waits_for_read(offset, length):
+            return
         for block, _, _ in self._pieces(offset, length):
             block_id = self._ids.of(block)
             if block_id != NO_BLOCK:
@@ -157,6 +173,22 @@ class PointImage:
             yield block, inside, count
             offset += count
             length -= count
+
+    def _small(self, length: int) -> bool:
+        """Whether a read is better served with a part of a block than with all of it."""
+        return self._vouched_here and length <= SMALL_BYTES
+
+    def _small_part(self, block: int, inside: int, count: int) -> Part:
+        block_id = self._ids.of(block)
+        if block_id == NO_BLOCK:
+            return count
+        plain = self._cache.peek(block_id)
+        if plain is None and self._first_reads.take_part(block_id):
+            place = (block, self.name)
+            return memoryview(part_of_block(self._records, self._keys, block_id, inside, inside + count, place))
+        if plain is None:
+            plain = self._cache.get(block_id, self._load(block_id, block)).result()
+        return memoryview(plain)[inside : inside + count]
 
     def _load(self, block_id: BlockId, block: int) -> partial[bytes]:
         return partial(whole_block, self._records, self._keys, block_id, self.geometry, (block, self.name))

@@ -96,13 +96,17 @@ class OverlayImage:
 
     def read(self, offset: int, length: int) -> list[Part]:
         runs = list(self._runs(offset, length))
-        for start, count, written in runs:
-            if not written:
-                self._base.begin(start, count)
+        if len(runs) > 1:
+            for start, count, written in runs:
+                if not written:
+                    self._base.begin(start, count)
         parts: list[Part] = []
         for start, count, written in runs:
             parts += [self._read_data(start, count)] if written else self._base.read(start, count)
         return parts
+
+    def waits_for_read(self, offset: int, length: int) -> bool:
+        return self._base.waits_for_read(offset, length)
 
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         for start, count, written in self._runs(offset, length):

@@ -22,9 +22,11 @@ REMOTE_THREADS = 16
 
 
 class OpenRecords(Records, Protocol):
-    """Records with an end. ``threads``: how many of them may be waited for at once. ``lost``: why no more will come."""
+    """Records with an end. ``threads``: how many of them may be waited for at once. ``near``: they are on this host.
+    ``lost``: why no more will come."""
 
     threads: int
+    near: bool
     lost: HoldfastError | None
 
     def close(self) -> None:
@@ -38,6 +40,7 @@ class LocalRecords:
     being pruned meanwhile, and a record that a collector moves is found where it went.
     """
 
+    near = True
     lost: HoldfastError | None = None
 
     def __init__(self, spec: ExporterSpec, host: MoverHost) -> None:
@@ -71,6 +74,7 @@ class RemoteRecords:
     """Asks a reader mover on the repository's host."""
 
     threads = REMOTE_THREADS
+    near = False
     lost: HoldfastError | None = None
 
     def __init__(self, spec: ExporterSpec, host: MoverHost) -> None:

@@ -77,6 +77,11 @@ class Inbox:
         self._buffer = memoryview(bytearray(_INBOX_BYTES))
         self._start = self._end = 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing more has been received than was taken."""
+        return self._start == self._end
+
     def request(self) -> Request:
         """The next header. Raises TimeoutError only while nothing of it has come; else :class:`NbdProtocolError`,
         OSError."""

@@ -10,7 +10,7 @@ from itertools import islice
 
 from holdfast_agent.errors import FormatUnsupported, ObjectDamaged, ObjectMissing, RepositoryError, RepositoryIoError
 from holdfast_agent.model.ids import BlockId
-from holdfast_agent.sealing.records import check_record, parse_header
+from holdfast_agent.sealing.records import check_payload, parse_header, split_record
 
 from .index import LocalIndex, Location
 from .layout import pack_object
@@ -160,7 +160,9 @@ def read_home(store: ObjectStore, record_id: BlockId, home: Location) -> bytes:
         raise NotHere(**error.fields) from error
     if header.id != record_id or header.record_length != home.length:
         raise NotHere(name=home.pack, offset_bytes=home.offset, reason="another record stands where one was expected")
-    check_record(record, home.pack, home.offset)
+    if len(record) != home.length:
+        raise ObjectDamaged(name=home.pack, offset_bytes=home.offset, reason="the record is cut off")
+    check_payload(header, split_record(record)[1], home.pack, home.offset)
     return record
 
 

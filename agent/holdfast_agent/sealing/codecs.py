@@ -7,6 +7,7 @@ Where a new object is wanted, decoding is lz4's. Both speak the same LZ4 block f
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import mmap
 import threading
@@ -78,6 +79,39 @@ def decompress_to_view(codec: Codec, packed: Buffer, plain_length: int) -> Buffe
     return decompress(codec, packed, plain_length)
 
 
+def decompress_prefix(codec: Codec, packed: memoryview, plain_length: int, wanted: int) -> memoryview | None:
+    """The first ``wanted`` of ``plain_length`` plain bytes, or None if ``packed`` does not decode so far.
+
+    Takes as long as that part is of the whole. ``packed`` is writable, though nothing writes to it: that is how a view
+    tells where it lies. The result is in this thread's buffer, overwritten by its next call, or in ``packed``.
+    """
+    if codec is Codec.NONE:
+        return packed[:wanted] if len(packed) == plain_length else None
+    prefix = _scratch.room(wanted)
+    try:
+        if codec is Codec.LZ4:
+            decoded = _lz4_partial(_place(packed), _place(prefix), len(packed), wanted, wanted)
+        elif zstandard.frame_content_size(packed) == plain_length:
+            with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
+                decoded = reader.readinto(prefix)
+        else:
+            return None
+    except zstandard.ZstdError:
+        return None
+    return prefix if decoded == wanted else None
+
+
+# liblz4's own function, which none of its bindings offers, out of the extension that has the library in it or is linked
+# against it. It releases the GIL, as all that ctypes calls.
+_lz4_partial = ctypes.CDLL(lz4.block._block.__file__).LZ4_decompress_safe_partial
+_lz4_partial.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_lz4_partial.restype = ctypes.c_int
+
+
+def _place(view: memoryview) -> ctypes.Array[ctypes.c_char]:
+    return (ctypes.c_char * len(view)).from_buffer(view)
+
+
 class _Scratch(threading.local):
     """Buffers of one thread, as large as its largest block."""
 
@@ -98,13 +132,18 @@ class _Scratch(threading.local):
 
     def plain(self, packed: Buffer, length: int) -> memoryview | None:
         """What ``packed`` decodes to, if that is just ``length`` bytes."""
-        if len(self._plain) < length:
-            self._plain = memoryview(mmap.mmap(-1, length))
+        plain = self.room(length)
         try:
-            decoded = cramjam.lz4.decompress_block_into(packed, self._plain[:length], output_len=length)
+            decoded = cramjam.lz4.decompress_block_into(packed, plain, output_len=length)
         except cramjam.DecompressionError:
             return None
-        return self._plain[:length] if decoded == length else None
+        return plain if decoded == length else None
+
+    def room(self, length: int) -> memoryview:
+        """Where a block, or its beginning, is decoded to."""
+        if len(self._plain) < length:
+            self._plain = memoryview(mmap.mmap(-1, length))
+        return self._plain[:length]
 
     def decodes(self, codec: Codec, packed: Buffer, plain: Buffer) -> bool:
         """Whether ``packed`` decodes to ``plain``."""

@@ -23,7 +23,7 @@ from holdfast_agent.model.rules import Compression
 
 from . import xaes
 from .checksum import crc32
-from .codecs import DEFAULT_ZSTD_LEVEL, Codec, compress, decompress_to_view
+from .codecs import DEFAULT_ZSTD_LEVEL, Codec, compress, decompress_prefix, decompress_to_view
 from .keys import Cipher, DataKeys, repository_id_bytes
 from .xaes import Buffer
 
@@ -163,19 +163,32 @@ def view_pieces(pieces: Pieces, keys: DataKeys, expected: BlockId | None = None)
     For whoever has done with a block before it opens the next: nothing is allocated.
     """
     header = check_pieces(pieces)
-    name = f"record {header.id.hex()[:16]}"
-    if expected is not None and header.id != expected:
-        raise ObjectDamaged(name=f"record {expected.hex()[:16]}", offset_bytes=0, reason="another record stands here")
-    _check_supported(header, name)
+    name = _check_usable(header, keys, expected)
     packed = pieces[1]
-    if header.cipher != keys.cipher:
-        raise WrongKey(name=name, reason=f"it is sealed with cipher {header.cipher}, the key is for {keys.cipher}")
     if header.cipher == Cipher.XAES_256_GCM:
         packed = _decrypt(header, pieces, keys, name)
     plain = decompress_to_view(Codec(header.codec), packed, header.plain_length)
     if plain is None or keys.block_id(plain) != header.id:
         raise ObjectDamaged(name=name, offset_bytes=0, reason="its content does not match its id")
     return plain
+
+
+def part_of_pieces(pieces: Pieces, keys: DataKeys, expected: BlockId, start: int, end: int) -> bytes:
+    """The plain bytes ``[start, end)`` of a sealed record, which lie in its block; no more of it is decoded.
+
+    That it was sealed under this id, by who has a key of the repository, is proved: the tag covers its payload and all
+    of its header. Not, as by :func:`open_pieces`, that its content has this id: that is the sealer's word. Thread-safe.
+    Raises as :func:`open_pieces`, and ValueError for keys without a cipher, which vouch for nothing.
+    """
+    if keys.cipher == Cipher.NONE:
+        raise ValueError("what is not sealed is proved by its id alone")
+    header = parse_header(pieces[0])  # (no CRC could tell more than the tag)
+    name = _check_usable(header, keys, expected)
+    packed = _decrypt(header, pieces, keys, name)
+    prefix = decompress_prefix(Codec(header.codec), packed, header.plain_length, end)
+    if prefix is None or end > header.plain_length:
+        raise ObjectDamaged(name=name, offset_bytes=0, reason="it does not decode")
+    return bytes(prefix[start:])
 
 
 def open_plain_record(record: Buffer, expected: BlockId) -> bytes:
@@ -196,20 +209,33 @@ def open_plain_pieces(pieces: Pieces, expected: BlockId) -> bytes:
     return payload
 
 
-def _check_supported(header: RecordHeader, name: str) -> None:
+def _name(record_id: BlockId) -> str:
+    return f"record {record_id.hex()[:16]}"
+
+
+def _check_usable(header: RecordHeader, keys: DataKeys, expected: BlockId | None) -> str:
+    """The record's name for errors. Raises what :func:`open_pieces` raises before anything is opened."""
+    name = _name(header.id)
+    if expected is not None and header.id != expected:
+        raise ObjectDamaged(name=_name(expected), offset_bytes=0, reason="another record stands here")
     if header.kind not in (RecordKind.DATA, RecordKind.BLOB):
         raise FormatUnsupported(name=name, feature=f"the record kind {header.kind}")
     if header.codec not in tuple(Codec) or header.cipher not in tuple(Cipher) or header.flags:
         raise FormatUnsupported(
             name=name, feature=f"codec {header.codec}, cipher {header.cipher}, flags {header.flags:#x}"
         )
+    if header.cipher != keys.cipher:
+        raise WrongKey(name=name, reason=f"it is sealed with cipher {header.cipher}, the key is for {keys.cipher}")
+    return name
 
 
-def _decrypt(header: RecordHeader, pieces: Pieces, keys: DataKeys, name: str) -> Buffer:
+def _decrypt(header: RecordHeader, pieces: Pieces, keys: DataKeys, name: str) -> memoryview:
     """In this thread's buffer."""
     key = keys.key_of(header.epoch)
     if key is None:
         raise WrongKey(name=name, reason=f"it is sealed at key epoch {header.epoch}, the key is of {keys.epoch}")
+    if len(pieces[1]) != header.payload_length:
+        raise ObjectDamaged(name=name, offset_bytes=0, reason="the record's length is not what it says")
     associated = repository_id_bytes(keys.repository_id) + bytes(pieces[0][:_ASSOCIATED_BYTES])
     plain = _opened.view(max(0, header.payload_length - xaes.TAG_BYTES))
     try:

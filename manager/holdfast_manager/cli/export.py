@@ -100,10 +100,10 @@ def start(
 ) -> int:
     """Serve the disks of a restore point over NBD, and print where; goes on until `holdfast export stop`.
 
-    Every block is fetched when a client asks for it, and checked by its id. The restore point never changes. A Unix
-    socket can be opened by the agent's user (and root) only. With --writable what was flushed survives crashes and
-    restarts of the agent; when the export is stopped, or its manager is gone for good, it is discarded unless --keep
-    was given. The restore point cannot be pruned meanwhile.
+    Every block is fetched when a client asks for it, and checked by its id or its seal. The restore point never
+    changes. A Unix socket can be opened by the agent's user (and root) only. With --writable what was flushed survives
+    crashes and restarts of the agent; when the export is stopped, or its manager is gone for good, it is discarded
+    unless --keep was given. The restore point cannot be pruned meanwhile.
     """
     from holdfast_manager.sessions.requests import ExportRequest
 

@@ -206,7 +206,7 @@ class ExportActions:
         )
         self._uris = start_exporter(self._start_mover, self._routing, context.repository, request.proxy, spec)
         context.driver.post(MoversConnected(task=self._key))
-        return MoversStarted(task=self._key, rules="every block is checked by its id")
+        return MoversStarted(task=self._key, rules="every block is checked by its id or its seal")
 
     def _start_mover(self, agent: str, mover: str, spec: AnySpec) -> tuple[str, ...]:
         with self._lock:
