@@ -138,6 +138,24 @@ def test_a_rule_holds_between_the_repositories_of_a_copy(wide: Estate) -> None:
     assert copied["total"]["throttled_by"]["traffic rule away"] > 1
 
 
+def test_a_rule_holds_on_the_first_half_of_a_copy_through_a_third_host(wide: Estate) -> None:
+    _disk(wide, "handed", 6)
+    wide.add_job("handed", "--compression", "none", "--proxy", "one", repository="main", include="handed")
+    (point,) = wide.run_job("handed")["points"]
+    wide.add_plain_repository("farther", "two")
+    vault, one = wide.hosts["vault"].addresses, wide.hosts["one"].addresses
+    between = [
+        each
+        for end, hosts in (("--source", vault), ("--target", one))
+        for host in hosts
+        for each in (end, f"{host}/32")
+    ]
+    wide.holdfast("network", "rule", "add", "first", *between, "--bandwidth", "2 MiB")
+    copied = wide.holdfast("repository", "copy", "main", "farther", "--point", point["sid"], "--proxy", "one")
+    wide.holdfast("network", "rule", "remove", "first")
+    assert copied["total"]["throttled_by"]["traffic rule first"] > 1
+
+
 # --- on one host ------------------------------------------------------------------------------------------------------
 
 

@@ -14,8 +14,10 @@ from holdfast_manager.catalog.values import SessionKind
 from holdfast_manager.sessions import events as e
 from holdfast_manager.sessions import instructions as i
 from holdfast_manager.sessions.driver import Driver
+from holdfast_manager.sessions.failures import failure
 from holdfast_manager.sessions.recorder import Recorder
 from holdfast_manager.sessions.steps import Step
+from holdfast_manager.sessions.task_machine import RetryPolicy, TaskMachine
 
 KEY = e.TaskKey("vm", "disk")
 
@@ -111,6 +113,16 @@ def test_typed_errors_and_defects_become_events(catalog: Catalog) -> None:
     assert [error.code for error in deeds.errors] == ["snapshot_failed", "internal_error"]
     assert recorder.first_error is not None
     assert recorder.first_error.code == "snapshot_failed"
+
+
+def test_a_task_whose_stop_fails_comes_to_rest_all_the_same() -> None:
+    """Nobody stops it a second time: a session would wait for ever, with its slots and its snapshot."""
+    machine = TaskMachine(KEY, RetryPolicy(retries=0))
+    broken = UsageError(reason="test")
+    (request,) = machine.request()
+    (stop,) = machine.handle(failure(request, broken))
+    assert machine.handle(failure(stop, broken)) == []
+    assert machine.at_rest and machine.given_up
 
 
 def test_a_pause_ends_in_a_retry_and_a_stop_request_is_told_once(catalog: Catalog) -> None:

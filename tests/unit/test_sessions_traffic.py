@@ -9,6 +9,7 @@ from holdfast_agent.errors import ConnectionLost
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import SessionKind, TrafficRule
 from holdfast_manager.sessions.events import TaskKey
+from holdfast_manager.sessions.routing import Ways
 from holdfast_manager.sessions.traffic import SessionTraffic
 from holdfast_manager.traffic.ledger import TrafficLedger
 from holdfast_manager.traffic.shares import UNLIMITED, Share
@@ -25,6 +26,7 @@ class Desk:
         self.messages = 0
         self.lost: set[TaskKey] = set()
         self.target = "10.1.0.1"
+        self.fed = ("", "")
 
     def limit(self, task: TaskKey, share: Share) -> None:
         if task in self.lost:
@@ -32,8 +34,8 @@ class Desk:
         self.messages += 1
         self.told[task] = share
 
-    def way(self, task: TaskKey) -> tuple[str, str]:
-        return "10.0.0.1", self.target
+    def ways(self, task: TaskKey) -> Ways:
+        return Ways(("10.0.0.1", self.target), self.fed)
 
 
 @pytest.fixture
@@ -175,3 +177,15 @@ def test_a_task_that_is_held_sends_the_lesser_of_both(ruled: Catalog, clock, des
     assert desk.told == {A: Share(100_000, RULE)}
     traffic.leave(A)
     traffic.hold(A, slow)
+
+
+def test_what_feeds_a_copy_through_a_third_host_is_limited_as_its_second_half_is(
+    ruled: Catalog, clock, desk: Desk
+) -> None:
+    traffic = _traffic(ruled, clock, desk)
+    desk.target, desk.fed = "10.9.0.1", ("10.8.0.1", "10.1.0.7")
+    traffic.join(A, 1, writes="main")
+    assert desk.told == {A: Share(100_000, RULE)}
+    desk.fed = ("10.8.0.1", "10.7.0.7")
+    traffic.look()
+    assert desk.told == {A: UNLIMITED}

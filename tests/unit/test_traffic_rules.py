@@ -28,6 +28,16 @@ def _berlin(day: int, hour: int, minute: int = 0, month: int = 3, fold: int = 0)
     return datetime(2026, month, day, hour, minute, tzinfo=BERLIN, fold=fold).timestamp()
 
 
+def test_a_rule_speaks_of_both_halves_of_a_copy_through_a_third_host() -> None:
+    through = Transfer(source="10.2.0.1", target="10.3.0.1", fed_source="10.1.0.1", fed_target="10.2.0.1")
+    assert matches(_rule(source=("10.1.0.0/16",), target=("10.2.0.0/16",)), through)
+    assert matches(_rule(source=("10.2.0.0/16",), target=("10.3.0.0/16",)), through)
+    assert not matches(_rule(source=("10.1.0.0/16",), target=("10.3.0.0/16",)), through)
+    assert not matches(_rule(source=("10.2.0.0/16",), target=("10.1.0.0/16",), one_way=True), through)
+    usual = Transfer(source="10.2.0.1", target="10.3.0.1")
+    assert not matches(_rule(source=("0.0.0.0/0",), target=("10.2.0.0/16",), one_way=True), usual)
+
+
 # --- windows ----------------------------------------------------------------------------------------------------------
 
 

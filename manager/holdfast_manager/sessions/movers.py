@@ -52,7 +52,7 @@ from holdfast_agent.wire.specs import (
 from ..traffic.shares import Share
 from .agents import AgentPool
 from .events import ChangesMissed, Event, MoversConnected, TaskFailed, TaskKey, TransferFinished
-from .routing import Routing
+from .routing import Routing, Ways
 from .steps import Step
 
 Endpoints = tuple[str, ...]
@@ -206,7 +206,8 @@ class MoverDesk:
         spec = ReaderSpec(task_id=f"{pair.task}", secret=secret, repository=feeder.path)
         endpoints = self._start(feeder.agent, pair.movers()[-1][1], spec)
         endpoints, _ = self._routing.choose(pair.proxy, endpoints, False)
-        pair.fed_by = self._routing.likely_way(pair.proxy, endpoints[0])
+        if feeder.agent != pair.proxy:  # else no network lies between
+            pair.fed_by = self._routing.likely_way(pair.proxy, endpoints[0])
         return OriginSpec(secret=secret, endpoints=endpoints, keys=feeder.keys)
 
     def _start(self, agent: str, mover: str, spec: AnySpec) -> Endpoints:
@@ -226,15 +227,17 @@ class MoverDesk:
         for agent, mover in pair.senders():
             self._pool.ask(agent, ChangeRules(lease=self._pool.lease, mover=mover, rules=rules), Done)
 
-    def way(self, task: TaskKey) -> tuple[str, str]:
-        """From which address to which the task's data goes; empty before its movers are connected, or if unknown."""
+    def ways(self, task: TaskKey) -> Ways:
+        """The ways that the task's data takes; empty before its movers are connected, or if unknown."""
         with self._lock:
             pair = self._pairs.get(task)
             route = pair.route() if pair is not None else None
         if pair is None or route is None:
-            return pair.fed_by if pair is not None and pair.local else ("", "")
-        towards_proxy = pair.listener_sends or pair.local  # there the only way is that from a feeder
-        return (route.repository, route.proxy) if towards_proxy else (route.proxy, route.repository)
+            return Ways(pair.fed_by if pair is not None and pair.local else ("", ""))
+        if pair.local:  # the only way is that from a feeder
+            return Ways((route.repository, route.proxy))
+        own = (route.repository, route.proxy) if pair.listener_sends else (route.proxy, route.repository)
+        return Ways(own, pair.fed_by)
 
     def outcome(self, task: TaskKey) -> Outcome:
         """What a finished pair achieved; known until the task is started anew. Raises ``MoverDied`` without one."""
@@ -312,7 +315,7 @@ class MoverDesk:
         if not pair.connected and len(known) == len(states) and all(state.phase in _CONNECTED for state in known):
             pair.connected = True
             route = pair.route()
-            source, target = self.way(pair.task)
+            source, target = self.ways(pair.task).own
             self._post(
                 MoversConnected(
                     task=pair.task,

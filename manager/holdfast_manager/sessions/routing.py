@@ -5,11 +5,20 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..catalog import Catalog
 from ..traffic.routes import Way, host_of, ordered, streams_for
 from ..traffic.rules import Transfer, numeric
 from .agents import AgentPool
+
+
+class Ways(NamedTuple):
+    """From which address to which the data of a task goes, "" where nobody knows: between its movers (of a copy whose
+    movers are one process, from the other repository), and from the other repository's host to a third."""
+
+    own: tuple[str, str]
+    fed: tuple[str, str] = ("", "")
 
 
 class Routing:

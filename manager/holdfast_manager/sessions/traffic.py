@@ -14,6 +14,7 @@ from ..traffic.ledger import TrafficLedger
 from ..traffic.rules import Transfer
 from ..traffic.shares import UNLIMITED, Share
 from .events import TaskKey
+from .routing import Ways
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class Desk(Protocol):
 
     def limit(self, task: TaskKey, share: Share) -> None: ...
 
-    def way(self, task: TaskKey) -> tuple[str, str]: ...
+    def ways(self, task: TaskKey) -> Ways: ...
 
 
 class _Member(msgspec.Struct):
@@ -60,10 +61,8 @@ class SessionTraffic:
         ``number``: its number in the catalogue. ``reads`` and ``writes``: repositories, "" for none. ``own_limit``: of
         all tasks of the session together, where it has one that no job knows.
         """
-        source, target = self._desk.way(task)
-        transfer = Transfer(
-            source=source, target=target, reads=reads, writes=writes, job=self._job, own_limit=own_limit
-        )
+        told = Transfer(reads=reads, writes=writes, job=self._job, own_limit=own_limit)
+        transfer = _by_way(told, self._desk.ways(task))
         with self._lock:
             self._members[task] = _Member(number, transfer)
             self._ledger.begin(self._session, number, transfer)
@@ -98,10 +97,10 @@ class SessionTraffic:
     def _follow_ways(self) -> None:
         """A connection that broke may have come back by another way."""
         for task, member in self._members.items():
-            source, target = self._desk.way(task)
-            known = member.transfer
-            if source and (source, target) != (known.source, known.target):
-                member.transfer = msgspec.structs.replace(known, source=source, target=target)
+            ways = self._desk.ways(task)
+            transfer = _by_way(member.transfer, ways)
+            if ways.own[0] and transfer != member.transfer:
+                member.transfer = transfer
                 self._ledger.begin(self._session, member.number, member.transfer)
 
     def _share_out(self) -> None:
@@ -143,6 +142,11 @@ class SessionTraffic:
                 return False
             member.told = share
         return True
+
+
+def _by_way(transfer: Transfer, ways: Ways) -> Transfer:
+    (source, target), (fed_source, fed_target) = ways
+    return msgspec.structs.replace(transfer, source=source, target=target, fed_source=fed_source, fed_target=fed_target)
 
 
 def _less(one: Share, other: Share) -> bool:

@@ -16,12 +16,17 @@ Address = IPv4Address | IPv6Address
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """A task that transfers. ``source`` sends and ``target`` receives: numeric addresses, "" if nobody told them.
 
+    What a copy through a third host sends on has come there from ``fed_source`` to ``fed_target`` just before, as
+    fast; else both are "".
+
     ``reads`` and ``writes``: the repositories that it reads from and writes to, "" for none. ``job``: whose limit
     covers it, "" for none. ``own_limit``: what all tasks of its ``session`` may send together, in bytes per second.
     """
 
     source: str = ""
     target: str = ""
+    fed_source: str = ""
+    fed_target: str = ""
     reads: str = ""
     writes: str = ""
     job: str = ""
@@ -74,8 +79,14 @@ def in_force(rule: TrafficRule, now: float) -> bool:
 
 
 def matches(rule: TrafficRule, transfer: Transfer) -> bool:
-    """Whether a rule speaks of the way that a transfer takes, at whatever time."""
-    source, target = numeric(transfer.source), numeric(transfer.target)
+    """Whether a rule speaks of a way that a transfer takes, at whatever time."""
+    if (transfer.fed_source or transfer.fed_target) and _covers(rule, transfer.fed_source, transfer.fed_target):
+        return True
+    return _covers(rule, transfer.source, transfer.target)
+
+
+def _covers(rule: TrafficRule, sender: str, receiver: str) -> bool:
+    source, target = numeric(sender), numeric(receiver)
     forward = within(source, rule.source) and within(target, rule.target)
     return forward or (not rule.one_way and within(target, rule.source) and within(source, rule.target))
 
