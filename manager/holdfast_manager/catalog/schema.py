@@ -13,7 +13,7 @@ from .errors import CatalogNewer, CatalogOlder
 REVISION = "0014"
 """The newest migration. Kept here too, so that opening an up-to-date catalogue need not import Alembic."""
 
-_KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013", "0014")
+_KNOWN = frozenset(f"{number:04}" for number in range(1, int(REVISION) + 1))
 
 
 @run_again
