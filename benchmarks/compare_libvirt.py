@@ -3,7 +3,7 @@
 Run as root: ``.venv/bin/python benchmarks/compare_libvirt.py [--size-mib 1024] [--part 0.01]``. Each tool has a
 VM of its own with the same content, because virtnbdbackup takes none that has checkpoints of others. Between two rounds
 both guests write the same in the same scattered places. What is timed is the whole command, as a user runs it, in turns
-of the one and the other first; both compress with lz4.
+of the one and the other first. virtnbdbackup compresses with lz4, which is all that it has.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -28,6 +29,7 @@ MIB = 1 << 20
 GRAIN = 64 << 10
 ROUNDS = 5
 NAME = "nightly"
+Content = Callable[[Random], Callable[[int], bytes]]
 QEMU_IMG = shutil.which("qemu-img") or "qemu-img"
 
 
@@ -36,14 +38,21 @@ def main() -> int:
     parser.add_argument("--size-mib", type=int, default=1024)
     parser.add_argument("--part", type=float, default=0.01)
     parser.add_argument("--block-size", default="64 KiB", help="of Holdfast's job; 64 KiB is the grain of the bitmaps")
+    parser.add_argument("--compression", default="lz4", help="of Holdfast's job")
+    parser.add_argument("--level", default="", help="of virtnbdbackup's lz4, 1 to 16, where not its own choice")
+    parser.add_argument(
+        "--content", choices=["half-random", "mixed"], default="half-random",
+        help="what guests write: what no compression tells apart, or programs, text and pages of databases",
+    )  # fmt: skip
     given = parser.parse_args()
     if shutil.which("virtnbdbackup") is None:
         print("virtnbdbackup is not installed: apt install virtnbdbackup", file=sys.stderr)
         return 0
     with libvirt_daemon() as host, installed(host.shared) as house:
         ours, theirs = (make_vm(host, name, given.size_mib) for name in ("holdfast", "virtnbdbackup"))
-        prepare(house, host, given.block_size)
-        measure(given.part, {ours: Holdfast(house), theirs: Virtnbdbackup(host)})
+        prepare(house, host, given.block_size, given.compression)
+        content = images.mixed if given.content == "mixed" else half_random
+        measure(given.part, content, {ours: Holdfast(house), theirs: Virtnbdbackup(host, given.level)})
     return 0
 
 
@@ -58,23 +67,23 @@ class Holdfast:
 
 
 class Virtnbdbackup:
-    def __init__(self, host: LibvirtHost) -> None:
-        self._host = host
+    def __init__(self, host: LibvirtHost, level: str) -> None:
+        self._host, self._level = host, level
         self.folder = host.shared / "virtnbdbackup"
 
     def run(self) -> None:
         level = "inc" if self.folder.exists() else "full"
         command = ["virtnbdbackup", "-U", self._host.uri, "-d", "virtnbdbackup", "-l", level, "-o", self.folder]
-        command += ["--compress", "--noprogress"]
+        command += ["--noprogress", "--compress", *filter(None, [self._level])]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
 
 
-def measure(part: float, tools: dict[LibvirtVm, Holdfast | Virtnbdbackup]) -> None:
+def measure(part: float, content: Content, tools: dict[LibvirtVm, Holdfast | Virtnbdbackup]) -> None:
     taken = {vm.name: [took(tool)] for vm, tool in tools.items()}
     for number in range(ROUNDS):
         for vm in tools:
-            change(vm, part, Random(number))
+            change(vm, part, content, Random(number))
         for vm in list(tools)[:: -1 if number % 2 else 1]:
             taken[vm.name].append(took(tools[vm]))
     print(f"| incremental of {part:.1%} | median of {ROUNDS} | slowest | bytes stored, median | first full |")
@@ -92,11 +101,16 @@ def took(tool: Holdfast | Virtnbdbackup) -> tuple[float, int]:
     return time.monotonic() - began, stored_in(tool.folder) - before
 
 
-def change(vm: LibvirtVm, part: float, chance: Random) -> None:
+def change(vm: LibvirtVm, part: float, content: Content, chance: Random) -> None:
     """Let the guest overwrite ``part`` of its disk in scattered grains, each with other data."""
-    grains = len(vm.content["vda"]) // GRAIN
+    grains, draw = len(vm.content["vda"]) // GRAIN, content(chance)
     for grain in chance.sample(range(grains), max(1, round(grains * part))):
-        vm.write("vda", grain * GRAIN, chance.randbytes(GRAIN // 2) * 2)
+        vm.write("vda", grain * GRAIN, draw(GRAIN))
+
+
+def half_random(chance: Random) -> Callable[[int], bytes]:
+    """What every compression makes half of, and no better one makes less of."""
+    return lambda length: chance.randbytes(length // 2) * 2
 
 
 def make_vm(host: LibvirtHost, name: str, size_mib: int) -> LibvirtVm:
@@ -108,12 +122,12 @@ def make_vm(host: LibvirtHost, name: str, size_mib: int) -> LibvirtVm:
     return vm.start()
 
 
-def prepare(house: Installation, host: LibvirtHost, block_size: str) -> None:
+def prepare(house: Installation, host: LibvirtHost, block_size: str, compression: str) -> None:
     options = [word for key, value in host.options().items() for word in ("--option", f"{key}={value}")]
     house.holdfast("server", "add", "kvm", "--plugin", "libvirt", *options)
     house.add_repository(NAME, encrypted=True)
-    job = ("--server", "kvm", "--include", "holdfast", "--repository", NAME, "--block-size", block_size)
-    house.holdfast("job", "create", NAME, *job)
+    job = ("--server", "kvm", "--include", "holdfast", "--repository", NAME)
+    house.holdfast("job", "create", NAME, *job, "--block-size", block_size, "--compression", compression)
 
 
 def stored_in(folder: Path) -> int:

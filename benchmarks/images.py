@@ -22,7 +22,7 @@ def make_mixed_image(path: Path, size_mib: int, seed: int = 1) -> int:
     20 % database pages. No two stretches are alike, so that deduplication alone does not decide.
     """
     rng = random.Random(seed)
-    content = {"programs": _programs(rng), "text": _text(rng), "random": _noise(rng), "pages": _pages(rng)}
+    content = mixed(rng)
     written = 0
     with path.open("wb") as image:
         image.truncate(size_mib * MIB)
@@ -31,13 +31,19 @@ def make_mixed_image(path: Path, size_mib: int, seed: int = 1) -> int:
             length = min(rng.choice(_STRETCH_MIB) * MIB, size_mib * MIB - position)
             if length <= 0:
                 break
-            kind = rng.choices(("programs", "text", "random", "pages"), weights=(40, 25, 15, 20))[0]
             image.seek(position)
-            image.write(content[kind](length))
+            image.write(content(length))
             written += length
             # As long a gap on the average as a stretch, in steps of a file system's block, not of ours.
             position += length + rng.randrange(0, 30 * MIB, 4096)
     return written
+
+
+def mixed(rng: random.Random) -> Callable[[int], bytes]:
+    """Content of so many bytes, each time of another kind, in the parts that :func:`make_mixed_image` has."""
+    kinds = {_programs: 40, _text: 25, _noise: 15, _pages: 20}
+    content = [kind(rng) for kind in kinds]
+    return lambda length: rng.choices(content, weights=list(kinds.values()))[0](length)
 
 
 def make_scattered_image(path: Path, size_gib: int, data_mib: int, seed: int = 1) -> None:

@@ -15,7 +15,7 @@ from .starts import Starts
 if TYPE_CHECKING:
     from .connection import Connection
 
-_POLL_S = 0.02
+_FIRST_POLL_S, _POLL_S = 0.002, 0.02
 _T = TypeVar("_T")
 
 
@@ -208,11 +208,12 @@ class Domain:
 
     def wait(self, done: Callable[[], bool], otherwise: str, timeout_s: float) -> None:
         """Ask until ``done``. Raises :class:`LibvirtRefused` with ``otherwise`` when it is not in time."""
-        deadline = time.monotonic() + timeout_s
+        deadline, pause_s = time.monotonic() + timeout_s, _FIRST_POLL_S
         while not done():
             if time.monotonic() > deadline:
                 raise LibvirtRefused(Code.OPERATION_TIMEOUT, f"{otherwise} within {timeout_s:g} s")
-            time.sleep(_POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_S)
 
     def _ask(self, question: Callable[[], _T], timeout_s: float | None = None) -> _T:
         return self._connection.call("an answer", question, timeout_s)
