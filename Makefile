@@ -4,6 +4,7 @@
 #   make test [ARGS=…]       all tests but the long ones      make soak    the long ones (crash loops)
 #   make lint                style, types and layers          make bench   figures and charts, other programs beside
 #   make packages            wheel, source distribution and Debian packages, in dist/
+#   make docs        the documentation as a site, in dist/site
 #   make reference           docs/reference, written from the code: after a change of a command, a key or an error
 #   make env                 the environment alone            make clean   remove what these targets made
 
@@ -29,7 +30,7 @@ WORKERS ?= $(shell nproc)
 PARALLEL := -n $(WORKERS) --dist worksteal
 BENCH_SIZE_MIB ?= 4096
 
-.PHONY: help env test soak lint demo bench clean reference packages
+.PHONY: help env test soak lint demo bench clean reference packages docs
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,6 +59,10 @@ lint: $(STAMP)
 
 packages: $(STAMP)
 	@$(BIN)/python packaging/packages.py
+
+docs: $(STAMP)
+	@$(BIN)/mkdocs build --quiet --strict --site-dir dist/site
+	@echo "dist/site/index.html"
 
 reference: $(STAMP)
 	@$(BIN)/python packaging/reference.py

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import click
 import pytest
@@ -80,7 +84,48 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert named == {str(path.relative_to("docs")) for path in PAGES if path.parts[0] == "docs"}
+    assert {str(path.relative_to("docs")) for path in PAGES if path.parts[0] == "docs"} <= named
+
+
+class _Links(HTMLParser):
+    """What a page has, and what it leads to or loads."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.leads_to: set[str] = set()
+        self.loads: set[str] = set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        told = {key: value or "" for key, value in attributes}
+        self.anchors |= {told[key] for key in ("id", "name") if key in told}
+        if tag == "a" and "href" in told:
+            self.leads_to.add(told["href"])
+        elif tag in ("link", "script", "img"):
+            self.loads |= {told[key] for key in ("href", "src") if key in told}
+
+
+def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {page: _Links(page) for page in tmp_path.rglob("*.html") if page.name != "404.html"}
+    assert tmp_path / "index.html" in pages
+    for page, links in pages.items():
+        here = page.relative_to(tmp_path)
+        assert not [target for target in links.loads if re.match(r"(https?:)?//", target)], (
+            f"{here} loads from elsewhere"
+        )
+        for target in links.loads | links.leads_to:
+            if re.match(r"[a-z]+:", target):
+                continue
+            place, _, anchor = unquote(target).partition("#")
+            linked = (page.parent / place).resolve() if place else page
+            linked = linked / "index.html" if linked.is_dir() else linked
+            assert linked.exists(), f"{here} leads to {target}, which is not there"
+            if anchor and linked in pages:
+                assert anchor in pages[linked].anchors, f"{here} leads to {target}; there is no such heading"
 
 
 def test_the_distribution_names_what_is_there() -> None:
