@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import holdfast_agent
-from lab.tools import require_tool
+from lab.packages import built_packages
 
-ROOT = Path(__file__).parents[2]
 OVERLAY = """
 set -eu
 ip link set lo up
@@ -92,21 +89,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both packages, and beside them the same of a later version, to upgrade to."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount an overlay")
-    require_tool("dpkg-deb", "dpkg")
-    dist = tmp_path_factory.mktemp("dist") / "made"
-    environment = {**os.environ, "DIST": str(dist)}
-    subprocess.run([sys.executable, ROOT / "packaging" / "packages.py"], env=environment, check=True, timeout=300)
-    for package in dist.glob("*.deb"):
-        tree = dist / "tree"
-        subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
-        control = tree / "DEBIAN" / "control"
-        control.write_text(control.read_text().replace("Version: ", "Version: 9."))
-        subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, f"{package}.new"],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        shutil.rmtree(tree)
-    return dist
+    return built_packages(tmp_path_factory.mktemp("dist") / "made")
 
 
 @pytest.mark.timeout(600)
