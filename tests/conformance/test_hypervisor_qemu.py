@@ -33,7 +33,10 @@ class QemuLab(HypervisorLab, ChangeTrackerLab):
     """A QEMU with a disk of each kind."""
 
     takes_several_snapshots = False
-    restores = False
+    restores = (
+        False  # a restored VM is one of this hypervisor's once it is started: tests/integration/test_qemu_backups.py
+    )
+    resizes = True
     vm = VmRef("vm", "vm")
     plugin = qemu
 
@@ -52,6 +55,9 @@ class QemuLab(HypervisorLab, ChangeTrackerLab):
 
     def write(self, disk_id: str, offset: int, data: bytes) -> None:
         self.running.write(disk_id, offset, data)
+
+    def grow(self, disk_id: str, size_bytes: int) -> None:
+        self.running.resize(disk_id, size_bytes)
 
     def read(self, url: str) -> bytes:
         with self._open(url) as disk:
