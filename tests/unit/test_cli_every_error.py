@@ -53,6 +53,8 @@ SESSION = nobody("999", "holdfast session list")
 BEFORE_INIT = Wrong("", 10, "catalog_missing", "holdfast init", before_init=True)
 NO_FILE = Wrong("--config nowhere.toml", 2, "config_not_found", "nowhere.toml")
 
+USER = nobody("alice", "holdfast user add")
+
 WRONG = {
     "holdfast init": NO_FILE,
     "holdfast doctor": NO_FILE,
@@ -145,6 +147,13 @@ WRONG = {
     "holdfast plugin check": nobody("imgs", "holdfast plugin list"),
     "holdfast plugin list": NO_FILE,
     "holdfast plugin new": usage("json --kind hypervisor", "json is a module already"),
+    "holdfast audit list": usage("--since soon", "30 s, 10 min or 7 d"),
+    "holdfast audit verify": usage("--mark last", "NUMBER:SEAL"),
+    "holdfast user add": usage("alice --role king", "'administrator'"),
+    "holdfast user edit": USER,
+    "holdfast user list": BEFORE_INIT,
+    "holdfast user remove": USER,
+    "holdfast user token": USER,
     "holdfast config backup": Wrong("safe", 10, "catalog_missing", "holdfast init", before_init=True),
     "holdfast config key": NO_FILE,
     "holdfast config restore": usage("nowhere.backup", "does not exist"),

@@ -78,12 +78,21 @@ class KeyPair:
         return cls(zmq.curve_public(secret).decode("ascii"), secret)
 
     def save(self, path: Path) -> None:
-        """Write the secret key to a new file of mode 0600. Raises :class:`FileExistsError`: keys are never replaced."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(self.secret + b"\n")
-            file.flush()
-            os.fsync(descriptor)
+        """Write the secret key to a new file of mode 0600. Raises :class:`FileExistsError`: keys are never replaced.
+
+        The file appears whole: whoever is killed on the way leaves none, not one that is no key.
+        """
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.unlink(missing_ok=True)
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self.secret + b"\n")
+                file.flush()
+                os.fsync(descriptor)
+            os.link(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 class AuthorisedKeys:

@@ -21,6 +21,7 @@ _MADE_BY = {
     "notifier": "a table notifiers.NAME in the configuration",
     "repository": "`holdfast repository add`",
     "server": "`holdfast server add`",
+    "user": "`holdfast user add`",
     "traffic rule": "`holdfast network rule add`",
 }
 """What is told where no name is known at all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -18,6 +18,10 @@ from holdfast_manager.reports.table import facts, table
 from .app import App, pass_app
 from .asking import one_secret
 from .commands import Group
+from .whole import undisturbed
+
+if TYPE_CHECKING:
+    from holdfast_agent.channel.enrolment_tokens import EnrolmentToken
 
 _SLOTS = click.IntRange(1, 1024)
 _NOTABLE_CLOCK_S = 1.0
@@ -68,18 +72,24 @@ def add(
     manager's key before (`holdfast-agent authorize`). Or, in the place of both: `holdfast-agent token` prints a token
     there, by which the agent admits this manager once.
     """
-    from holdfast_manager.enrolment.agents import AgentWish, hello_table, probe
+    from holdfast_manager.enrolment.agents import AgentWish, enrol, hello_table, probe
 
     _refuse_taken(app, name)
     if bool(key) == (by_token or token_file is not None):
         raise UsageError(reason="give the agent's KEY, or --token or --token-file")
-    if not key:
-        key = _enrol(app, endpoint, token_file, timeout)
+    token = None if key else _token(app, token_file)
     wish = AgentWish(
-        name=name, endpoint=endpoint, public_key=key, proxy_slots=proxy_slots, repository_slots=repository_slots
+        name=name,
+        endpoint=endpoint,
+        public_key=key if token is None else token.agent_key,
+        proxy_slots=proxy_slots,
+        repository_slots=repository_slots,
     )
-    entry, hello = probe(wish, app.keys, timeout)
-    app.catalog.agents.add(entry)
+    with undisturbed():  # a token serves once: what it was used for has to be of use
+        if token is not None:
+            enrol(endpoint, token, app.keys, timeout)
+        entry, hello = probe(wish, app.keys, timeout)
+        app.catalog.agents.add(entry)
     document = {"agent": entry, "found": hello_table(hello)}
     slots = _slots(entry)
     tools = f"; tools: {', '.join(hello.tools)}" if hello.tools else ""
@@ -150,14 +160,10 @@ def remove(app: App, name: str) -> None:
     app.out.result({"removed": name}, f"Removed agent {name}")
 
 
-def _enrol(app: App, endpoint: str, token_file: Path | None, timeout_s: float) -> str:
-    """Returns the agent's key."""
+def _token(app: App, token_file: Path | None) -> EnrolmentToken:
     from holdfast_agent.channel.enrolment_tokens import EnrolmentToken
-    from holdfast_manager.enrolment.agents import enrol
 
-    token = EnrolmentToken.parse(one_secret(app, token_file, "The agent's token", "--token-file"))
-    enrol(endpoint, token, app.keys, timeout_s)
-    return token.agent_key
+    return EnrolmentToken.parse(one_secret(app, token_file, "The agent's token", "--token-file"))
 
 
 def _change(app: App, name: str, **change: Any) -> AgentEntry:

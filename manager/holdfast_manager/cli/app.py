@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -45,13 +45,25 @@ class App:
         self.quiet = False
         self.verbosity = 0
         self.recording = Recording()
+        self._told: Output | None = None
         self._exits = ExitStack()
         self._log: logging.Handler | None = None
 
     @property
     def out(self) -> Output:
         """Where results go."""
+        if self._told is not None:
+            return self._told
         return JsonOutput(self.quiet) if self.output is OutputForm.JSON else TextOutput(self.quiet)
+
+    @contextmanager
+    def step(self, arguments: Sequence[str], told: Output) -> Iterator[App]:
+        """What a command needs that is a step of this one: as if it were typed, but that it tells ``told``."""
+        inner = App(arguments)
+        inner.config, inner.output, inner.quiet, inner.verbosity = self.config, self.output, self.quiet, self.verbosity
+        inner._told, inner._log = told, self._log
+        with inner._exits:
+            yield inner
 
     @property
     def interactive(self) -> bool:

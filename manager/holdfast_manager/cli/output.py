@@ -83,6 +83,29 @@ class JsonOutput(Output):
         click.echo(f"Warning: {text}", err=True)
 
 
+class Collected(Output):
+    """Keeps the documents of commands that are steps of another; for people they are told as they come."""
+
+    def __init__(self, beneath: Output) -> None:
+        super().__init__(beneath.quiet)
+        self.documents: list[Any] = []
+        self._beneath = beneath
+
+    def result(self, document: Any, text: Callable[[], str] | str) -> None:
+        self.documents.append(document)
+        if isinstance(self._beneath, TextOutput):
+            self._beneath.result(document, text)
+
+    def error(self, record: ErrorRecord) -> int:
+        return self._beneath.error(record)
+
+    def note(self, text: str) -> None:
+        self._beneath.note(text)
+
+    def warning(self, text: str) -> None:
+        self._beneath.warning(text)
+
+
 def _write(text: str) -> None:
     try:
         click.echo(text)

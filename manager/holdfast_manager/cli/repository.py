@@ -25,6 +25,7 @@ from .repository_gc import gc
 from .repository_heal import heal
 from .repository_stats import stats
 from .repository_verify import verify
+from .whole import undisturbed
 
 if TYPE_CHECKING:
     from holdfast_manager.enrolment.repositories import Opened
@@ -80,6 +81,8 @@ def add(
     Blocks are encrypted before they leave the proxy; the repository's host never sees a key. The passphrase opens the
     repository if this manager is lost: nobody can restore without one of the two.
     """
+    from holdfast_manager.enrolment import repositories
+
     if any(entry.name == name for entry in app.catalog.repositories.list()):
         raise AlreadyExists(kind="repository", name=name)
     if no_encryption and not create:
@@ -93,15 +96,15 @@ def add(
     )  # fmt: skip
     checked(draft, "options")  # a name that cannot be kept must not be found out after the repository has been made
     if create:
-        opened = _make(app, host, path, encrypted=not no_encryption, passphrase_file=passphrase_file)
+        passphrase = None if no_encryption else new_passphrase(app, passphrase_file)
+        with undisturbed():  # a repository without its key here would be one that only the passphrase opens
+            opened = repositories.create(host, path, passphrase, app.keys)
+            entry = _keep(app, draft, opened)
     else:
         opened = _open(app, host, path, name, passphrase_file, paper_file)
-    encrypted = opened.master is not None
-    entry = msgspec.structs.replace(draft, repository_id=opened.facts.repository_id, encrypted=encrypted)
-    app.catalog.repositories.add(entry, None if opened.master is None else opened.master.reveal())
-    app.catalog.repositories.raise_epoch(name, opened.facts.epoch)
+        entry = _keep(app, draft, opened)
     found = 0 if create else _rescan(app, name)
-    sealed = "encrypted" if encrypted else "not encrypted"
+    sealed = "encrypted" if entry.encrypted else "not encrypted"
     free = format_size(opened.facts.free_bytes)
     held = "" if create else f", {counted(found, 'restore point')}"
     document = {"repository": entry, "created": create, "free_bytes": opened.facts.free_bytes, "points": found}
@@ -233,11 +236,13 @@ def _unlock_by_paper(app: App, name: str, paper_file: Path | None) -> None:
     app.out.note(f"If its passphrases are lost: `holdfast key add {name}` makes a new one")
 
 
-def _make(app: App, host: AgentEntry, path: str, *, encrypted: bool, passphrase_file: Path | None) -> Opened:
-    from holdfast_manager.enrolment import repositories
-
-    passphrase = new_passphrase(app, passphrase_file) if encrypted else None
-    return repositories.create(host, path, passphrase, app.keys)
+def _keep(app: App, draft: RepositoryEntry, opened: Opened) -> RepositoryEntry:
+    """Write down what was made or opened, with its key."""
+    encrypted = opened.master is not None
+    entry = msgspec.structs.replace(draft, repository_id=opened.facts.repository_id, encrypted=encrypted)
+    app.catalog.repositories.add(entry, None if opened.master is None else opened.master.reveal())
+    app.catalog.repositories.raise_epoch(entry.name, opened.facts.epoch)
+    return entry
 
 
 def _open(

@@ -70,6 +70,8 @@ class FileLeadership:
     def is_taken(self) -> bool:
         if self.is_held():
             return True
+        if not self._file.exists():  # whoever only looks makes nothing
+            return False
         descriptor = self._lock()
         if descriptor is not None:
             os.close(descriptor)
