@@ -72,10 +72,19 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
             connection.execute(text(f"ALTER TABLE points DROP COLUMN {column}"))
         connection.execute(text("DROP TABLE jobs"))
         connection.execute(
-            text("CREATE TABLE jobs (name TEXT PRIMARY KEY, server TEXT NOT NULL, repository TEXT NOT NULL, spec JSON)")
+            text(
+                "CREATE TABLE jobs (name TEXT PRIMARY KEY, server TEXT NOT NULL, repository TEXT NOT NULL, spec JSON,"
+                " CONSTRAINT fk_jobs_repository FOREIGN KEY(repository) REFERENCES repositories (name))"
+            )
         )
-        for column in ("epoch", "read_limit_bytes_per_s", "write_limit_bytes_per_s", "arrivals"):
-            connection.execute(text(f"ALTER TABLE repositories DROP COLUMN {column}"))
+        connection.execute(text("DROP TABLE repositories"))
+        connection.execute(
+            text(
+                "CREATE TABLE repositories (name TEXT PRIMARY KEY, agent TEXT NOT NULL, path TEXT NOT NULL,"
+                " repository_id TEXT NOT NULL, encrypted BOOLEAN NOT NULL, slots INTEGER NOT NULL, master_key BLOB)"
+            )
+        )
+        connection.execute(text("DROP TABLE repository_groups"))
         for column in ("job", "weight", "reason", "ahead"):
             connection.execute(text(f"ALTER TABLE slot_requests DROP COLUMN {column}"))
         connection.execute(text("ALTER TABLE sessions DROP COLUMN alive_until"))

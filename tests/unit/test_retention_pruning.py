@@ -101,7 +101,7 @@ def commit(repository: Repository, created: float, vm: str = "v1", job: str = "w
 
 
 def judged(catalog: Catalog, ask: InProcess, now: float, scope: Scope | None = None) -> tuple[JudgedVm, ...]:
-    return judge(catalog, "vault", scope or Scope(), ask, now)
+    return judge(catalog, {"vault": ask}, scope or Scope(), now)
 
 
 def doomed(vms: tuple[JudgedVm, ...]) -> list[Sid]:

@@ -17,6 +17,7 @@ from .audit import Audit
 from .database import Database, url_of
 from .errors import CatalogMissing, CatalogUnavailable
 from .events import Events
+from .groups import RepositoryGroups
 from .history import History
 from .jobs import Jobs
 from .notices import Notices
@@ -53,6 +54,7 @@ class Catalog:
         self.servers = Servers(database, sealer)
         self.agents = Agents(database)
         self.repositories = Repositories(database, sealer)
+        self.groups = RepositoryGroups(database)
         self.jobs = Jobs(database)
         self.runs = JobRuns(database)
         self.services = Services(database, clock)

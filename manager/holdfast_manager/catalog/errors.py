@@ -62,6 +62,23 @@ class CatalogCopyDiffers(CatalogError):
     action = "Nothing was copied; please report this"
 
 
+class RepositorySealed(CatalogError):
+    """A repository that was sealed is asked to take a new point."""
+
+    code = "repository_sealed"
+    message = "the repository {repository} is sealed: it takes no new restore points"
+    action = "`holdfast repository unseal` opens it again; or let the job write elsewhere"
+
+
+class NoMemberTakes(CatalogError):
+    """No member of a group can take a VM's next point."""
+
+    code = "no_member_takes"
+    message = "no repository of the group {group} can take a point of {vm}: {reasons}"
+    action = "Make room, unseal one, bring its agent back, or add a repository to the group"
+    retryable = True
+
+
 class InUse(CatalogError):
     """Something cannot be removed or changed because others refer to it."""
 

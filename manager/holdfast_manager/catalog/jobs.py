@@ -13,6 +13,7 @@ from ..schedules.schedule import loop_of
 from .again import runs_again
 from .database import Database
 from .errors import InUse
+from .groups import require_target
 from .rows import checked, require
 from .tables import agents, jobs, repositories, servers, sessions
 from .values import JobSpec
@@ -75,10 +76,11 @@ def _row(connection: Connection, spec: JobSpec) -> dict[str, Any]:
     checked(spec, f"job {spec.name!r}")
     if spec.server is not None:
         require(connection, servers, "server", spec.server)
-    require(connection, repositories, "repository", spec.repository)
+    require_target(connection, spec.repository)
     origin = spec.copy.origin if spec.copy is not None else None
     if origin is not None:
-        require(connection, repositories, "repository", origin)
+        require_target(connection, origin)
+        _require_apart(connection, spec, origin)
     for proxy in spec.proxies:
         require(connection, agents, "agent", proxy)
     if spec.schedule is not None and spec.schedule.after:
@@ -90,6 +92,15 @@ def _row(connection: Connection, spec: JobSpec) -> dict[str, Any]:
     table = msgspec.to_builtins(spec)
     places = {"server": spec.server, "repository": spec.repository, "origin": origin}
     return {"name": spec.name, **places, "spec": table}
+
+
+def _require_apart(connection: Connection, spec: JobSpec, origin: str) -> None:
+    """A copy within a group would only move points to and fro."""
+    query = select(repositories.c.name, repositories.c.member_of)
+    groups = {row.name: row.member_of or row.name for row in connection.execute(query)}
+    if groups.get(origin, origin) == groups.get(spec.repository, spec.repository):
+        reason = f"{origin} and {spec.repository} are of one group: copies there would protect against nothing"
+        raise ConfigInvalid(file=f"job {spec.name!r}", key="copy.from", reason=reason)
 
 
 def _spec(table: dict[str, Any]) -> JobSpec:

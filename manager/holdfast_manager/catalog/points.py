@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from holdfast_agent.errors import NotFound, UsageError
 from holdfast_agent.model.ids import Sid
@@ -14,7 +14,7 @@ from holdfast_agent.model.ids import Sid
 from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row, require, to_row
-from .tables import points, repositories
+from .tables import job_runs, points, repositories
 from .values import BootRecord, PointEntryRow, PointScope, PointState
 
 _COLUMNS = columns_of(points, PointEntryRow)
@@ -60,16 +60,19 @@ class Points:
         before: float | None = None,
         limit: int = 100,
         pruned: bool = False,
+        within: Collection[str] | None = None,
     ) -> tuple[PointEntryRow, ...]:
         """The newest points first, at most ``limit``; the next page begins ``before`` the last creation time.
 
-        ``pruned``: those instead that are pruned and may still be given back.
+        ``within``: in any of these repositories. ``pruned``: those instead that are pruned and may still be given back.
         """
         query = select(*_COLUMNS).order_by(points.c.created.desc(), points.c.sid).limit(limit)
         query = query.where(_is_pruned(pruned))
         wanted = {"repository": repository, "job": job, "vm_name": vm_name}
         for column, value in wanted.items():
             query = query if value is None else query.where(points.c[column] == value)
+        if within is not None:
+            query = query.where(points.c.repository.in_(within))
         if before is not None:
             query = query.where(points.c.created < before)
         with self._database.reading() as connection:
@@ -160,13 +163,16 @@ class Points:
                 connection.execute(points.delete().where(points.c.sid == entry.sid))
             _put(connection, repository, entries, known)
 
-    def newest_arrival(self, repository: str, after: int, scope: PointScope) -> int:
-        """The number of the newest point in ``scope`` that came to be known of ``repository`` after that one; or 0.
+    def newest_arrival(self, source: str, after: int, scope: PointScope) -> int:
+        """The number of the newest point in ``scope`` that came to be known of ``source`` after that one; or 0.
 
-        Numbers of a repository only grow, whatever clocks do and points that are pruned: how it is known what is new.
+        ``source``: a repository or a group. Numbers only grow, whatever clocks do and points that are pruned: how it is
+        known what is new.
         """
         query = select(points.c.arrival, *_COLUMNS).order_by(points.c.arrival.desc())
-        query = query.where(points.c.repository == repository, points.c.arrival > after, _is_pruned(False))
+        meant = (repositories.c.name == source) | (repositories.c.member_of == source)
+        places = points.c.repository.in_(select(repositories.c.name).where(meant))
+        query = query.where(places, points.c.arrival > after, _is_pruned(False))
         with self._database.reading() as connection:
             for row in connection.execute(query):
                 if scope.covers(from_row(row, PointEntryRow)):
@@ -176,15 +182,21 @@ class Points:
 
 def _put(connection: Connection, repository: str, entries: Sequence[PointEntryRow], known: dict[str, int]) -> None:
     """Insert points of ``repository``; those that are not ``known`` with their arrival arrive now."""
-    last: int = connection.execute(
-        select(repositories.c.arrivals).where(repositories.c.name == repository)
-    ).scalar_one()
+    last = _last_arrival(connection)
     for entry in entries:
         arrival = known.get(entry.sid)
         if arrival is None:
             arrival = last = last + 1
         connection.execute(points.insert().values(**to_row(entry), arrival=arrival))
-    connection.execute(repositories.update().where(repositories.c.name == repository).values(arrivals=last))
+    newest = repositories.update().where(repositories.c.name == repository, repositories.c.arrivals < last)
+    if entries:
+        connection.execute(newest.values(arrivals=last))
+
+
+def _last_arrival(connection: Connection) -> int:
+    """The highest number that any job may have dealt with: in all repositories, and of those that are gone."""
+    given = connection.scalar(select(func.max(repositories.c.arrivals))) or 0
+    return max(given, connection.scalar(select(func.max(job_runs.c.arrived))) or 0)
 
 
 def _arrivals(connection: Connection, which: ColumnElement[bool]) -> dict[str, int]:

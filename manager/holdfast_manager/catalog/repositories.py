@@ -7,9 +7,10 @@ from sqlalchemy import select
 from .again import runs_again
 from .database import Database
 from .errors import InUse
+from .groups import require_new_name, require_unused
 from .rows import NamedRows, require
 from .sealing import Sealer
-from .tables import agents, jobs, repositories
+from .tables import agents, repositories
 from .values import RepositoryEntry
 
 _KIND = "repository"
@@ -33,6 +34,7 @@ class Repositories:
         sealed = self._sealed(entry.name, master_key)
         with self._database.writing() as connection:
             require(connection, agents, "agent", entry.agent)
+            require_new_name(connection, entry.name)
             self._rows.add(connection, entry, master_key=sealed)
 
     def get(self, name: str) -> RepositoryEntry:
@@ -50,6 +52,16 @@ class Repositories:
         with self._database.writing() as connection:
             require(connection, agents, "agent", entry.agent)
             self._rows.update(connection, entry)
+
+    def set_sealed(self, name: str, sealed: bool) -> RepositoryEntry:
+        """Whether it takes new points from now on; sessions that run see it when they place their next VM.
+
+        Raises ``NotFound``.
+        """
+        with self._database.writing() as connection:
+            require(connection, repositories, _KIND, name)
+            connection.execute(repositories.update().where(repositories.c.name == name).values(sealed=sealed))
+            return self._rows.get(connection, name)
 
     def master_key(self, name: str) -> bytes | None:
         """The key, or None when none is kept. Raises ``NotFound``, ``SecretUnreadable``, ``SealingKeyUnusable``."""
@@ -84,14 +96,14 @@ class Repositories:
     def remove(self, name: str) -> None:
         """Forget a repository, its key and the catalogue's rows of its points; the repository itself is untouched.
 
-        Raises ``NotFound``, or ``InUse`` with the jobs that write to it or copy from it.
+        Raises ``NotFound``, or ``InUse`` with the jobs that write to it or copy from it, or with its group.
         """
         with self._database.writing() as connection:
             require(connection, repositories, _KIND, name)
-            using = (jobs.c.repository == name) | (jobs.c.origin == name)
-            users = connection.scalars(select(jobs.c.name).where(using).order_by(jobs.c.name)).all()
-            if users:
-                raise InUse(kind=_KIND, name=name, users=", ".join(f"job {job}" for job in users))
+            require_unused(connection, _KIND, name)
+            group = self._rows.get(connection, name).member_of
+            if group is not None:
+                raise InUse(kind=_KIND, name=name, users=f"repository group {group}")
             self._rows.remove(connection, name)
 
     def _sealed(self, name: str, master_key: bytes | None) -> bytes | None:

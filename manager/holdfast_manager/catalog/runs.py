@@ -26,8 +26,8 @@ Change = tuple[RunState, RunState]
 class JobFacts(msgspec.Struct, frozen=True):
     """A job at one moment. ``spec`` is its specification as JSON text, to be compared before it is read.
 
-    ``last``: its newest session, living or not. ``ended``: its newest session that has ended. ``arrivals``: how many
-    points have ever come to be known of the repository that it copies from.
+    ``last``: its newest session, living or not. ``ended``: its newest session that has ended. ``arrivals``: the
+    number of the newest point of what it copies from.
     """
 
     name: str
@@ -60,8 +60,10 @@ class JobRuns:
         ]
         places = jobs.outerjoin(job_runs, job_runs.c.name == jobs.c.name)
         places = places.outerjoin(last, last.c.id == newest).outerjoin(ended, ended.c.id == over)
-        places = places.outerjoin(repositories, repositories.c.name == jobs.c.origin)
-        columns = (jobs.c.name, cast(jobs.c.spec, Text), *_STATE, *facts, func.coalesce(repositories.c.arrivals, 0))
+        source = (repositories.c.name == jobs.c.origin) | (repositories.c.member_of == jobs.c.origin)
+        newest_of = select(func.max(repositories.c.arrivals)).where(jobs.c.origin.is_not(None), source)
+        arrivals = func.coalesce(newest_of.scalar_subquery(), 0)
+        columns = (jobs.c.name, cast(jobs.c.spec, Text), *_STATE, *facts, arrivals)
         query = select(*columns).select_from(places).order_by(jobs.c.name)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()

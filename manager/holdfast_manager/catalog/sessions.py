@@ -16,7 +16,7 @@ from .errors import InUse, SessionDied
 from .notices import Notices
 from .processes import ProcessIdentity
 from .rows import columns_of, from_row, insert, require
-from .tables import jobs, obligations, sessions, slot_requests, slot_rounds, transfers
+from .tables import jobs, obligations, repositories, sessions, slot_requests, slot_rounds, transfers
 from .values import SessionEntry, SessionKind, SessionResult, SessionState
 
 _COLUMNS = columns_of(sessions, SessionEntry)
@@ -53,7 +53,7 @@ class Sessions:
             self._make_way(connection, (sessions.c.job == job) & sessions.c.holds.is_not(None), f"job {job!r}")
             kind, holds = SessionKind.BACKUP, job
             if copies_into is not None:
-                kind, holds = SessionKind.COPY, _copies_into(copies_into)
+                kind, holds = SessionKind.COPY, _copies_into(connection, copies_into)
                 self._make_way(connection, sessions.c.holds == holds, holds)
             begun = self._begin(connection, kind, job, spec or {}, holds=holds)
             if claim is not None:
@@ -72,15 +72,15 @@ class Sessions:
 
         Raises :class:`Locked` with the holder while one lives.
         """
-        holds = _copies_into(repository)
         with self._database.writing() as connection:
+            holds = _copies_into(connection, repository)
             self._make_way(connection, sessions.c.holds == holds, holds)
             return self._begin(connection, SessionKind.COPY, "", spec, holds=holds)
 
     def copying_into(self, repository: str) -> int | None:
         """The session that copies into ``repository`` now, if one does: for who would rather wait than be refused."""
         with self._database.reading() as connection:
-            query = select(*_COLUMNS).where(sessions.c.holds == _copies_into(repository))
+            query = select(*_COLUMNS).where(sessions.c.holds == _copies_into(connection, repository))
             row = connection.execute(query).first()
         entry = from_row(row, SessionEntry) if row is not None else None
         return None if entry is None or self._is_dead(entry) else entry.id
@@ -258,9 +258,10 @@ def listing(job: str | None, kind: SessionKind | None, before: int | None, limit
     return query if before is None else query.where(sessions.c.id < before)
 
 
-def _copies_into(repository: str) -> str:
-    """What a session holds that copies there; no job has a name with blanks."""
-    return f"copies into {repository}"
+def _copies_into(connection: Connection, target: str) -> str:
+    """What a session holds that copies there, into any repository of a group; no job has a name with blanks."""
+    group = connection.scalar(select(repositories.c.member_of).where(repositories.c.name == target))
+    return f"copies into {group or target}"
 
 
 def _living(connection: Connection) -> tuple[SessionEntry, ...]:

@@ -81,7 +81,19 @@ repositories = Table(
     Column("epoch", Integer, nullable=False, server_default=text("1")),
     Column("read_limit_bytes_per_s", BigInteger),
     Column("write_limit_bytes_per_s", BigInteger),
-    Column("arrivals", BigInteger, nullable=False, server_default=text("0")),  # points that it ever got to know of
+    Column("arrivals", BigInteger, nullable=False, server_default=text("0")),  # the number of its newest point
+    Column("sealed", Boolean, nullable=False, server_default=false()),
+    Column("member_of", Text, ForeignKey("repository_groups.name"), index=True),
+)
+
+# Names of groups and repositories are different: what a job names as its repository may be either
+repository_groups = Table(
+    "repository_groups",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("policy", Text, nullable=False),
+    Column("free_floor", BigInteger, nullable=False),
+    Column("description", Text, nullable=False),
 )
 
 traffic_rules = Table(
@@ -111,8 +123,8 @@ jobs = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("server", Text, ForeignKey("servers.name"), index=True),
-    Column("repository", Text, ForeignKey("repositories.name"), nullable=False, index=True),
-    Column("origin", Text, ForeignKey("repositories.name"), index=True),
+    Column("repository", Text, nullable=False, index=True),
+    Column("origin", Text, index=True),
     Column("spec", _Json, nullable=False),
 )
 

@@ -16,7 +16,7 @@ def chosen_point(catalog: Catalog, point: str, vm: str | None, repository: str |
     """
     if point != LATEST:
         row = catalog.points.get(point.lower())
-        if repository is not None and row.repository != repository:
+        if repository is not None and row.repository not in _behind(catalog, repository):
             raise UsageError(
                 reason=f"restore point {row.sid} is in the repository {row.repository!r}, not {repository!r}"
             )
@@ -47,8 +47,14 @@ def chosen_proxy(catalog: Catalog, proxy: str | None) -> str:
     return proxies[0]
 
 
+def _behind(catalog: Catalog, name: str) -> tuple[str, ...]:
+    """The repositories that the name of a repository or a group means."""
+    return tuple(entry.name for entry in catalog.groups.behind(name))
+
+
 def _latest(catalog: Catalog, vm: str, repository: str | None) -> PointEntryRow:
-    rows = [row for row in catalog.points.list(repository=repository, vm_name=vm) if row.state is PointState.OK]
+    known = catalog.points.list(vm_name=vm, within=_behind(catalog, repository) if repository is not None else None)
+    rows = [row for row in known if row.state is PointState.OK]
     if not rows:
         raise NotFound(kind="restore point of a VM", name=vm, advice="`holdfast point list` shows what there is")
     servers = sorted({row.server for row in rows})

@@ -26,16 +26,15 @@ for _command in (ls, find, volumes, diff):
 
 @point.command("list", examples=("holdfast point list", "holdfast point list --vm web --limit 5"))
 @click.option("--vm", help="Of the VM with this name only.")
-@click.option("--repository", help="In this repository only.")
+@click.option("--repository", help="In this repository or group only.")
 @click.option("--job", help="Made by this job only.")
 @click.option("--limit", type=click.IntRange(1, 100000), default=50, show_default=True, help="At most so many.")
 @click.option("--pruned", is_flag=True, help="Those that were pruned and may still be given back.")
 @pass_app
 def list_(app: App, vm: str | None, repository: str | None, job: str | None, limit: int, pruned: bool) -> None:
     """Restore points, newest first."""
-    if repository is not None:
-        app.catalog.repositories.get(repository)
-    rows = app.catalog.points.list(repository, job, vm, limit=limit, pruned=pruned)
+    within = None if repository is None else [entry.name for entry in app.catalog.groups.behind(repository)]
+    rows = app.catalog.points.list(job=job, vm_name=vm, limit=limit, pruned=pruned, within=within)
     app.out.result({"points": rows}, lambda: points_text(rows))
 
 

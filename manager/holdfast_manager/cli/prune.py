@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 )
 @click.option("--job", help="Points made by this job only.")
 @click.option("--vm", help="Points of the VM with this name only.")
-@click.option("--repository", help="In this repository only.")
+@click.option("--repository", help="In this repository or group only; of a member: in its group.")
 @click.option("--dry-run", is_flag=True, help="Show what would be pruned and why the others stay; change nothing.")
 @pass_app
 def prune(app: App, job: str | None, vm: str | None, repository: str | None, dry_run: bool) -> None:
@@ -42,22 +43,31 @@ def prune(app: App, job: str | None, vm: str | None, repository: str | None, dry
     judged: list[JudgedVm] = []
     done: list[Pruned] = []
     now = time.time()
-    for name in _repositories(app, scope.job, scope.vm_name, repository):
-        with asking(app.catalog, name, app.keys) as ask:
-            found = judge(app.catalog, name, scope, ask, now)
+    for names in _repositories(app, scope.job, scope.vm_name, repository):
+        with ExitStack() as connections:
+            asks = {name: connections.enter_context(asking(app.catalog, name, app.keys)) for name in names}
+            found = judge(app.catalog, asks, scope, now)
             judged += found
-            done.append(Pruned() if dry_run else carry_out(app.catalog, name, found, ask, now))
+            for name, ask in asks.items():
+                here = [each for each in found if each.repository == name]
+                done.append(Pruned() if dry_run else carry_out(app.catalog, name, here, ask, now))
     for refusal in [refusal for each in done for refusal in each.refused]:
         app.out.warning(refusal.error.message)
     app.out.result(_document(judged, done, dry_run), lambda: pruning_text(judged, done, dry_run))
 
 
-def _repositories(app: App, job: str | None, vm: str | None, repository: str | None) -> list[str]:
-    """Those in which the catalogue knows points in scope: others need not be asked, and may be away."""
+def _repositories(app: App, job: str | None, vm: str | None, repository: str | None) -> list[list[str]]:
+    """Those in which the catalogue knows points in scope; members of a group stand together. Others may be away."""
     if repository is not None:
-        return [app.catalog.repositories.get(repository).name]
-    rows = app.catalog.points.list(job=job, vm_name=vm, limit=1 << 30)
-    return sorted({row.repository for row in rows})
+        entries = app.catalog.groups.behind(repository)
+        entries = app.catalog.groups.behind(entries[0].member_of or repository)
+    else:
+        known = {row.repository for row in app.catalog.points.list(job=job, vm_name=vm, limit=1 << 30)}
+        entries = tuple(entry for entry in app.catalog.repositories.list() if entry.name in known)
+    together: dict[str, list[str]] = {}
+    for entry in entries:
+        together.setdefault(entry.member_of or entry.name, []).append(entry.name)
+    return [together[name] for name in sorted(together)]
 
 
 def _document(judged: list[JudgedVm], done: list[Pruned], dry_run: bool) -> dict[str, Any]:

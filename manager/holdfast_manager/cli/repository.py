@@ -22,6 +22,7 @@ from .commands import Group
 from .repository_copy import copy
 from .repository_edit import SLOTS, edit, limit_options, limits_given, limits_text
 from .repository_gc import gc
+from .repository_group import group, seal, unseal
 from .repository_heal import heal
 from .repository_stats import stats
 from .repository_verify import verify
@@ -85,6 +86,8 @@ def add(
 
     if any(entry.name == name for entry in app.catalog.repositories.list()):
         raise AlreadyExists(kind="repository", name=name)
+    if any(group.name == name for group in app.catalog.groups.list()):
+        raise AlreadyExists(kind="repository group", name=name)
     if no_encryption and not create:
         raise UsageError(reason="--no-encryption goes with --create; an existing repository stays as it is")
     if create and paper_file is not None:
@@ -147,6 +150,8 @@ def show(app: App, name: str) -> None:
         ),
         ("Space", f"{format_size(found.free_bytes)} free of {format_size(found.total_bytes)}"),
         ("Slots", f"{entry.slots} tasks at once"),
+        ("New points", "none: it is sealed" if entry.sealed else "taken"),
+        *([("Member of", entry.member_of)] if entry.member_of else []),
         ("Limits", limits_text(entry)),
         ("Key", key),
         ("Passphrases", ", ".join(slots) if entry.encrypted else "-"),
@@ -154,7 +159,7 @@ def show(app: App, name: str) -> None:
     app.out.result(document, facts(pairs))
 
 
-for command in (edit, verify, gc, stats, copy, heal):
+for command in (edit, verify, gc, stats, copy, heal, group, seal, unseal):
     repository.add_command(command)
 
 
@@ -273,7 +278,14 @@ def _table(entries: tuple[RepositoryEntry, ...]) -> str:
     if not entries:
         return "No repositories yet; `holdfast repository add` adds one"
     rows = [
-        (entry.name, entry.agent, entry.path, "encrypted" if entry.encrypted else "plain", str(entry.slots))
+        (
+            entry.name,
+            entry.agent,
+            entry.path,
+            "encrypted" if entry.encrypted else "plain",
+            str(entry.slots),
+            (entry.member_of or "-") + (", sealed" if entry.sealed else ""),
+        )
         for entry in entries
     ]
-    return table(("repository", "agent", "path", "sealed", "slots"), rows, right=("slots",))
+    return table(("repository", "agent", "path", "blocks", "slots", "group"), rows, right=("slots",))

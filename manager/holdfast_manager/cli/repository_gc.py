@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import click
 import msgspec
 
-from holdfast_manager.catalog.values import SessionKind
+from holdfast_manager.catalog.values import SessionEntry, SessionKind
 
 from .app import App, pass_app
 from .commands import Command
-from .running import detach_option, run_session
+from .running import detach_option, run_in_each
 
 
 @click.command(cls=Command, examples=("holdfast repository gc main", "holdfast repository gc main --dry-run"))
@@ -20,10 +18,12 @@ from .running import detach_option, run_session
 @detach_option
 @pass_app
 def gc(app: App, name: str, dry_run: bool, detach: bool) -> int:
-    """Collect garbage: remove what no restore point refers to, beside whatever runs."""
+    """Collect garbage: remove what no restore point refers to, beside whatever runs. NAME: a repository or a group."""
     from holdfast_manager.sessions.requests import GcRequest
 
-    app.catalog.repositories.get(name)
-    request = GcRequest(repository=name, dry_run=dry_run)
-    begin = partial(app.catalog.sessions.begin, SessionKind.GC, msgspec.to_builtins(request))
-    return run_session(app, begin, detach, strict=False)
+    def begin(member: str) -> SessionEntry:
+        request = GcRequest(repository=member, dry_run=dry_run)
+        return app.catalog.sessions.begin(SessionKind.GC, msgspec.to_builtins(request))
+
+    members = [entry.name for entry in app.catalog.groups.behind(name)]
+    return run_in_each(app, members, begin, detach, strict=False)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import click
 import msgspec
 
-from holdfast_manager.catalog.values import SessionKind
+from holdfast_manager.catalog.values import SessionEntry, SessionKind
 
 from .app import App, pass_app
 from .budgets import budget_of
 from .commands import Command
 from .naming import in_repository
-from .running import detach_option, run_session
+from .running import detach_option, run_in_each
 
 
 @click.command(
@@ -54,17 +52,23 @@ def verify(
     sample: float,
     detach: bool,
 ) -> int:
-    """Verify a repository. Exits with 14 when something is damaged; the report names what is touched.
+    """Verify a repository, or all of a group.
 
+    Exits with 14 when something is damaged; the report names what is touched.
     Nothing is deleted. Bad blocks are put in quarantine: the next backup of their disks stores them again.
     """
     from holdfast_manager.sessions.requests import VerifyRequest
 
-    app.catalog.repositories.get(name)
+    members = [entry.name for entry in app.catalog.groups.behind(name)]
     if proxy:
         app.catalog.agents.get(proxy)
-    sids = tuple(in_repository(app.catalog, name, point).sid for point in points)
+    rows = [in_repository(app.catalog, name, point) for point in points]
     budget = budget_of(level, older_than, max_duration, sample)
-    request = VerifyRequest(repository=name, level=level, points=sids, proxy=proxy, budget=budget)
-    begin = partial(app.catalog.sessions.begin, SessionKind.VERIFY, msgspec.to_builtins(request))
-    return run_session(app, begin, detach, strict=False)
+
+    def begin(member: str) -> SessionEntry:
+        sids = tuple(row.sid for row in rows if row.repository == member)
+        request = VerifyRequest(repository=member, level=level, points=sids, proxy=proxy, budget=budget)
+        return app.catalog.sessions.begin(SessionKind.VERIFY, msgspec.to_builtins(request))
+
+    wanted = [member for member in members if not rows or any(row.repository == member for row in rows)]
+    return run_in_each(app, wanted, begin, detach, strict=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord, PointNotFound
 from holdfast_agent.model.ids import Sid
+from holdfast_agent.model.points import Origin
 from holdfast_agent.wire.messages import PointsPruned, PointToPrune, PruneOutcome, TombstonePoints
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import JobSpec, PointEntryRow, PointState
@@ -62,32 +63,59 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[Refusal, ...] = ()
 
 
-def judge(catalog: Catalog, repository: str, scope: Scope, ask: Ask, now: float) -> tuple[JudgedVm, ...]:
-    """Decide over every point in scope that ``repository`` has. Changes nothing.
+def judge(catalog: Catalog, asks: Mapping[str, Ask], scope: Scope, now: float) -> tuple[JudgedVm, ...]:
+    """Decide over every point in scope that the repositories of ``asks`` have, taken together. Changes nothing.
 
-    The list is the repository's own, authenticated: a point that only the catalogue believes in keeps no other from
-    being the last one.
+    They are one, or the members of a group. A member that is missing, because it is away, makes others keep more, never
+    less. The lists are the repositories' own, authenticated: a point that only the catalogue believes in keeps no other
+    from being the last one.
     """
     jobs = {spec.name: spec for spec in catalog.jobs.list()}
+    ids = {entry.name: entry.repository_id for entry in catalog.repositories.list()}
     groups: dict[tuple[str, str, str], list[PointEntryRow]] = defaultdict(list)
-    for row in stored_points(catalog, repository, ask).rows:
-        groups[row.server, row.vm_id, row.job].append(row)
-    judged = (_judge(repository, rows, jobs, now) for _, rows in sorted(groups.items()))
+    for repository, ask in asks.items():
+        for row in stored_points(catalog, repository, ask).rows:
+            groups[row.server, row.vm_id, row.job].append(row)
+    judged = (each for _, rows in sorted(groups.items()) for each in _judge(rows, ids, jobs, now))
     return tuple(each for each in judged if scope.job in (None, each.job) and scope.vm_name in (None, each.vm_name))
 
 
-def _judge(repository: str, rows: Sequence[PointEntryRow], jobs: Mapping[str, JobSpec], now: float) -> JudgedVm:
+def _judge(
+    rows: Sequence[PointEntryRow], ids: Mapping[str, str], jobs: Mapping[str, JobSpec], now: float
+) -> Iterator[JudgedVm]:
+    """What becomes of the points of one VM, for each repository that has some. Copies of one point count as one."""
     newest = max(rows, key=lambda row: row.created)
     policy = jobs[newest.job].retention if newest.job in jobs else None
+    same: dict[Origin, list[PointEntryRow]] = defaultdict(list)
+    for row in rows:
+        same[row.origin or Origin(ids[row.repository], row.sid)].append(row)
+    decided = decide(policy or RetentionPolicy(days=0), [_facts_of_equals(each) for each in same.values()], now)
+    by_first = {each[0].sid: each for each in same.values()}
+    decisions: dict[str, list[Decision]] = defaultdict(list)
+    for decision in decided:
+        for row in by_first[decision.sid]:
+            decisions[row.repository].append(msgspec.structs.replace(decision, sid=row.sid))
+    for repository, found in sorted(decisions.items()):
+        yield JudgedVm(
+            repository=repository,
+            server=newest.server,
+            vm_id=newest.vm_id,
+            vm_name=newest.vm_name,
+            job=newest.job,
+            policy=policy,
+            decisions=tuple(found),
+        )
+
+
+def _facts_of_equals(rows: Sequence[PointEntryRow]) -> PointFacts:
     facts = [facts_of(row) for row in rows]
-    return JudgedVm(
-        repository=repository,
-        server=newest.server,
-        vm_id=newest.vm_id,
-        vm_name=newest.vm_name,
-        job=newest.job,
-        policy=policy,
-        decisions=decide(policy or RetentionPolicy(days=0), facts, now),
+    return msgspec.structs.replace(
+        facts[0],
+        suspect=all(each.suspect for each in facts),
+        verified=any(each.verified for each in facts),
+        booted=any(each.booted for each in facts),
+        held=any(each.held for each in facts),
+        retained_until=max(each.retained_until for each in facts),
     )
 
 

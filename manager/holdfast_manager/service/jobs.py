@@ -97,7 +97,7 @@ class JobWatch:
     def _arrived(self, known: _Known, facts: JobFacts) -> int:
         """The newest point that an immediate copy is for."""
         job = known.job
-        if job.copy is not None and facts.arrivals > known.looked:
+        if job.copy is not None and facts.arrivals != known.looked:
             after = max(known.looked, facts.state.arrived)
             known.arrived = self._catalog.points.newest_arrival(job.copy.origin, after, job.scope) or known.arrived
             known.looked = facts.arrivals

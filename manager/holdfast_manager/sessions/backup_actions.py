@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Sequence
 
@@ -12,7 +13,6 @@ from holdfast_agent.errors import (
     SnapshotFailed,
 )
 from holdfast_agent.model.rules import TransferRules
-from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_manager.broker.broker import Broker
 from holdfast_manager.catalog.values import JobSpec, ServerLimits
 from holdfast_manager.scheduler.capacities import job_limit, server_limits
@@ -46,6 +46,7 @@ from .events import (
     VmsPlanned,
 )
 from .failures import failure
+from .homes import Home, Homes, VmKey
 from .instructions import (
     AbandonVm,
     BeginRepositorySession,
@@ -71,7 +72,7 @@ from .storage_care import StorageCare
 from .tasks import Context, TaskWork
 from .tracking import Told, ask_allocated, ask_changes
 from .vm_work import VmWork
-from .write_sessions import begin_write_session, give_up_write_session, open_repositories
+from .write_sessions import begin_write_session, give_up_write_session
 from .writing_movers import start_writing_movers, told_rules
 
 
@@ -88,6 +89,15 @@ class Platform(msgspec.Struct, frozen=True):
     snapshot_options: object
 
 
+class _Place:
+    """What a session does at one of the repositories that its points go to."""
+
+    def __init__(self, home: Home, job: JobSpec, server: str) -> None:
+        self.context, self.keys = home.context, home.keys
+        self.committer = Committer(home.context, job, home.keys, server)
+        self.bases = BasePoints(home.context, home.keys, server)
+
+
 class BackupActions:
     """Carries out the instructions of :class:`~.backup_machine.BackupMachine`. One VM is never in two hands at once."""
 
@@ -95,7 +105,7 @@ class BackupActions:
         self,
         context: Context,
         job: JobSpec,
-        keys: RepositoryKeys,
+        homes: Homes,
         platform: Platform,
         only: frozenset[str] | None = None,
     ) -> None:
@@ -103,11 +113,11 @@ class BackupActions:
         self._context = context
         self._only = only
         self._job = job
-        self._keys = keys
+        self._homes = homes
+        self._lock = threading.Lock()  # of the places: tasks of one VM may ask for them at once
+        self._places: dict[str, _Place] = {}
         self._platform = platform
         self._vms: dict[str, VmWork] = {}
-        self._committer = Committer(context, job, keys, platform.server)
-        self._bases = BasePoints(context, keys, platform.server)
         self.tasks = TaskWork(context)
         self._care = StorageCare(
             platform.driver,
@@ -180,11 +190,28 @@ class BackupActions:
             limits += (job_limit(job.name, job.max_tasks),)
         proxies = self._context.catalog.agents.proxies(job.proxies)
         near = self._near_proxies(info, key.disk)
+        repository = self._place(self._vms[key.vm]).context.repository
 
         def request() -> None:
-            self.tasks.request(key, proxies, preferred=job.proxies, near=near, limits=limits, job=job)
+            self.tasks.request(
+                key, proxies, preferred=job.proxies, near=near, limits=limits, job=job, repository=repository
+            )
 
         self._care.start(key, datastore, request)
+
+    def _place(self, vm: VmWork) -> _Place:
+        """Where the VM's point goes in this attempt."""
+        with self._lock:
+            if vm.home is None:
+                size = sum(disk.size_bytes for disk in vm.info.disks)
+                vm.home = self._homes.choose(self._key(vm), vm.info.ref.name, size)
+            name = vm.home.repository.name
+            if name not in self._places:
+                self._places[name] = _Place(vm.home, self._job, self._platform.server)
+            return self._places[name]
+
+    def _key(self, vm: VmWork) -> VmKey:
+        return self._platform.server, vm.info.ref.vm_id
 
     def _near_proxies(self, info: VmInfo, disk_id: str) -> Sequence[Collection[str]]:
         """Where nothing can be told, any proxy will do."""
@@ -199,8 +226,8 @@ class BackupActions:
 
     def _plan(self) -> Event:
         """Step `start`: the job's VMs, and that the repository is there, before anything is done to any VM."""
-        open_repositories(self._context, self._context.repository)
-        adopt_orphaned_points(self._context, self._job.name, self._keys)
+        for home in self._homes.open():
+            adopt_orphaned_points(home.context, self._job.name, home.keys)
         planned, unplanned = [], []
         for ref in self._platform.broker.resolve(self._job.include, self._job.exclude):
             if self._only is not None and self._only.isdisjoint((ref.vm_id, ref.name)):
@@ -225,16 +252,17 @@ class BackupActions:
 
     def _begin_session(self, vm: VmWork) -> Event:
         """The write session first, only then the base point: what it builds on can then no longer be collected."""
+        place = self._place(vm)
         vm.begin_attempt()
-        begin_write_session(self._context, vm.sid)
-        self._bases.choose(vm)
+        begin_write_session(place.context, vm.sid)
+        place.bases.choose(vm)
         return RepositorySessionBegun(vm=vm.info.ref.vm_id, sid=vm.sid, base=vm.base.sid if vm.base else None)
 
     def _start_movers(self, key: TaskKey) -> Event:
-        vm, context, job = self._vms[key.vm], self._context, self._job
-        rules = TransferRules(job.compression, job.streams)
-        start_writing_movers(context, key, self.tasks.proxy_of(key), vm, rules, self._keys)
-        return MoversStarted(task=key, rules=told_rules(context, job.compression, job.bandwidth_bytes_per_s))
+        vm, job = self._vms[key.vm], self._job
+        place, rules = self._place(vm), TransferRules(job.compression, job.streams)
+        start_writing_movers(place.context, key, self.tasks.proxy_of(key), vm, rules, place.keys)
+        return MoversStarted(task=key, rules=told_rules(place.context, job.compression, job.bandwidth_bytes_per_s))
 
     # --- inventory, guest, snapshot ---------------------------------------------------------------------------
 
@@ -250,7 +278,7 @@ class BackupActions:
             tag=f"holdfast {self._job.name} {self._context.session}",
             disk_ids=tuple(disk.disk_id for disk in vm.info.disks),
             options=platform.snapshot_options,
-            series=self._keys.repository_id,
+            series=self._place(vm).keys.repository_id,
             since=change_ids(vm.base),
         )
 
@@ -288,7 +316,7 @@ class BackupActions:
         self._care.transfers(key, datastore_of(vm.info, key.disk))
         order = backup_order(ground, decision)
         vm.ways[key.disk] = order.disks
-        self.tasks.begin(key, order, writes=self._context.repository.name)
+        self.tasks.begin(key, order, writes=self._place(vm).context.repository.name)
 
     def _disk_for(self, vm: VmWork, key: TaskKey) -> SnapshotDisk:
         """The disk with the ways to it that its proxy has."""
@@ -315,13 +343,16 @@ class BackupActions:
 
     def _look_for_doubt(self, key: TaskKey) -> None:
         """A task is stopped: what it has found out about its base must outlive it."""
-        task = self._context.recorder.task(key)
-        self._bases.damaged(self._vms[key.vm], task.error)
+        task, vm = self._context.recorder.task(key), self._vms[key.vm]
+        if vm.home is None:
+            return  # it has found out nothing yet
+        self._place(vm).bases.damaged(vm, task.error)
         if task.counters.missed_blocks:
             self._doubt_points(key)
 
     def _doubt_points(self, key: TaskKey) -> None:
-        self._bases.missed(self._vms[key.vm], key.disk, self._context.recorder.task(key).disk_name)
+        vm = self._vms[key.vm]
+        self._place(vm).bases.missed(vm, key.disk, self._context.recorder.task(key).disk_name)
 
     def _commit(self, vm: VmWork) -> Event:
         """What an audit cast doubt on is marked before the point that makes it good exists.
@@ -332,15 +363,19 @@ class BackupActions:
             self._platform.driver.check_snapshot(vm.snapshot)
         for disk in vm.snapshot_disks():
             self._look_for_doubt(TaskKey(vm.info.ref.vm_id, disk.disk_id))
-        return PointCommitted(vm=vm.info.ref.vm_id, sid=self._committer.commit(vm).sid)
+        point = self._place(vm).committer.commit(vm)
+        self._homes.settle(self._key(vm))
+        return PointCommitted(vm=vm.info.ref.vm_id, sid=point.sid)
 
     def _remove_snapshot(self, vm: VmWork) -> Event:
         return SnapshotRemoved(vm=vm.info.ref.vm_id, warning=self._drop_snapshot(vm, committed=True))
 
     def _abandon(self, vm: VmWork) -> Event:
         """Fence the write session, so that nothing can commit it later, and leave nothing on the hypervisor."""
-        if give_up_write_session(self._context, vm):
+        if vm.home is not None and give_up_write_session(vm.home.context, vm):
             return PointCommitted(vm=vm.info.ref.vm_id, sid=vm.sid)
+        self._homes.settle(self._key(vm))
+        vm.home = None  # the next attempt may go elsewhere
         warning = self._drop_snapshot(vm, committed=False)
         if warning:
             self._context.recorder.note(warning, "warning", Step.COMMIT)

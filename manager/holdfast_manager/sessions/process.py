@@ -35,6 +35,7 @@ from .export_actions import EXPORT_RETRIES, ExportActions
 from .files_actions import FilesActions
 from .gc_actions import GcActions
 from .heal_actions import HealActions
+from .homes import Homes
 from .instant_actions import InstantActions
 from .journal import CatalogJournal, fulfil_open
 from .keys import repository_keys, session_keys
@@ -149,7 +150,8 @@ class SessionProcess:
     def _backup(self, job: JobSpec, again: int | None, cleanup: ExitStack) -> str:
         source = f"job {job.name}"
         server = self._catalog.servers.get(job.source)
-        repository_keys(self._catalog, self._catalog.repositories.get(job.repository))  # before anything is connected
+        if self._catalog.groups.named(job.repository) is None:  # of a group other members may do
+            repository_keys(self._catalog, self._catalog.repositories.get(job.repository))
         host = self._plugins(server.plugin)
         options = host.snapshot_options(server.plugin, job.snapshot, f"snapshot options of {source}")
         guest = None
@@ -170,10 +172,10 @@ class SessionProcess:
         )
         context = self._context(job.repository, cleanup, job.name)
         only = vms_without_point(self._catalog, again) if again is not None else None
-        actions = BackupActions(context, job, session_keys(context), platform, only)
+        actions = BackupActions(context, job, Homes(context, job.repository), platform, only)
         self._handlers.append(actions.tasks.push)
         result = self._drive(context, BackupMachine(RetryPolicy(job.retries, job.retry_pause_s)), actions)
-        return self._after_points(context, job, result)
+        return self._after_points(context, job, job.repository, result)
 
     def _restore(self, request: RestoreRequest, cleanup: ExitStack) -> str:
         destination = None
@@ -205,13 +207,13 @@ class SessionProcess:
         self._handlers.append(actions.tasks.push)
         policy = RetryPolicy(copies.retries, copies.retry_pause_s) if copies is not None else RetryPolicy()
         result = self._drive(context, BackupMachine(policy), actions)
-        return self._after_points(context, job, result) if job is not None else result
+        return self._after_points(context, job, request.repository, result) if job is not None else result
 
-    def _after_points(self, context: Context, job: JobSpec, result: str) -> str:
+    def _after_points(self, context: Context, job: JobSpec, target: str, result: str) -> str:
         """Retention and boot proofs of a session's new points. Its result, with a warning where one does not boot."""
         if SessionResult(result) not in _MADE_POINTS:
             return result
-        apply_retention(context, job)
+        apply_retention(context, job, target)
         proven = prove_new_points(context, job, self._settings, lambda: bool(self._stop_reason()))
         return SessionResult.WARNING if not proven and result == SessionResult.SUCCESS else result
 
@@ -317,7 +319,7 @@ class SessionProcess:
             desk=desk,
             ledger=ledger,
             traffic=traffic,
-            repository=self._catalog.repositories.get(repository),
+            repository=self._catalog.groups.behind(repository)[0],  # of a group any: points have homes of their own
         )
 
     def _connect(self, host: PluginHost, server: str, cleanup: ExitStack) -> HypervisorDriver:

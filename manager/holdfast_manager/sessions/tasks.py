@@ -49,6 +49,7 @@ class TaskWork:
         self._lock = threading.Lock()
         self._requested: dict[TaskKey, float] = {}
         self._granted: dict[TaskKey, str] = {}
+        self._repositories: dict[TaskKey, str] = {}
         self._failed_on: defaultdict[TaskKey, Counter[str]] = defaultdict(Counter)
         self._reasons: dict[TaskKey, str] = {}
 
@@ -62,13 +63,15 @@ class TaskWork:
         near: Sequence[Collection[str]] = (),
         limits: tuple[str, ...] = (),
         job: JobSpec | None = None,
+        repository: RepositoryEntry | None = None,
     ) -> None:
         """Queue for one of ``proxies``, the repository and ``also`` others; SlotGranted follows from a tick.
 
-        ``preferred``: the proxies wanted most, in this order; ``near``: those wanted next, in groups. ``limits``: of
-        what else the task takes a slot. ``job``: whose share of the slots it has; None: the session's own.
+        ``repository``: None for the session's own. ``preferred``: the proxies wanted most, in this order; ``near``:
+        those wanted next, in groups. ``limits``: of what else the task takes a slot. ``job``: whose share of the slots
+        it has; None: the session's own.
         """
-        number, repository = self._context.recorder.task(key).id, self._context.repository
+        number, repository = self._context.recorder.task(key).id, repository or self._context.repository
         with self._lock:
             failures = dict(self._failed_on[key])
         whole = set(proxies) == set(self._context.catalog.agents.proxies())
@@ -83,6 +86,7 @@ class TaskWork:
         self._context.ledger.request(self._context.session, number, wish)
         with self._lock:
             self._requested[key] = time.monotonic()
+            self._repositories[key] = repository.name
         self._context.driver.call_soon(self.tick)  # a free slot is taken at once, not at the next poll
 
     def proxy_of(self, key: TaskKey) -> str:
@@ -153,7 +157,7 @@ class TaskWork:
             waited = time.monotonic() - self._requested.pop(key)
             self._granted[key] = proxy
         self._context.driver.post(
-            SlotGranted(task=key, proxy=proxy, repository=self._context.repository.name, waited_s=round(waited, 3))
+            SlotGranted(task=key, proxy=proxy, repository=self._repositories[key], waited_s=round(waited, 3))
         )
 
     def _lapsed(self, key: TaskKey) -> None:

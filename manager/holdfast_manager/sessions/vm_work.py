@@ -10,6 +10,7 @@ from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Point
 from holdfast_plugins.api import ConsistencyLevel, Snapshot, SnapshotDisk, VmInfo
 
+from .homes import Home
 from .write_sessions import WriteAttempt
 
 
@@ -17,11 +18,13 @@ from .write_sessions import WriteAttempt
 class VmWork(WriteAttempt):
     """Owned by the session's actions; instructions about one VM never run at once, those of its tasks may.
 
-    ``decisions``: change mode and reason by disk id. ``doubt``: why change tracking is not believed in this attempt;
-    empty where it is. ``ways``: by disk id the URLs that its proxy was to try, in order.
+    ``home``: where the point goes, once that is decided. ``decisions``: change mode and reason by disk id. ``doubt``:
+    why change tracking is not believed in this attempt; empty where it is. ``ways``: by disk id the URLs that its proxy
+    was to try, in order.
     """
 
     info: VmInfo
+    home: Home | None = None
     base: Point | None = None
     doubt: str = ""
     snapshot: Snapshot | None = None

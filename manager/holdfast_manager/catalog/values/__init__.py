@@ -1,6 +1,16 @@
 """What the catalogue hands out and takes: frozen values, never rows or database objects."""
 
-from .hosts import AgentEntry, AgentRole, RepositoryEntry, ServerEntry, ServerLimits, TrafficRule, check_network
+from .hosts import (
+    AgentEntry,
+    AgentRole,
+    PlacingPolicy,
+    RepositoryEntry,
+    RepositoryGroup,
+    ServerEntry,
+    ServerLimits,
+    TrafficRule,
+    check_network,
+)
 from .jobs import BootSettings, CopySettings, GuestPolicy, GuestSettings, JobSpec, OnCbtLoss, Priority
 from .names import Milliseconds, Name, Rate, Slots
 from .points import BootRecord, PointEntryRow, PointScope, PointState
@@ -30,12 +40,14 @@ __all__ = (
     "NoticeEntry",
     "Obligation",
     "OnCbtLoss",
+    "PlacingPolicy",
     "PointEntryRow",
     "PointScope",
     "PointState",
     "Priority",
     "Rate",
     "RepositoryEntry",
+    "RepositoryGroup",
     "ServerEntry",
     "ServerLimits",
     "SessionEntry",

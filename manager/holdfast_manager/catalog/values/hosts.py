@@ -64,7 +64,8 @@ class RepositoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A repository at ``path`` on the host of ``agent``. ``slots``: tasks at once in it. The key is apart.
 
     ``read_limit_bytes_per_s`` and ``write_limit_bytes_per_s``: what all tasks of all sessions together may read from
-    it and write to it over the network (None: no limit).
+    it and write to it over the network (None: no limit). ``sealed``: it gets no new points; all else goes on.
+    ``member_of``: the group that it belongs to.
     """
 
     name: Name
@@ -75,6 +76,28 @@ class RepositoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     slots: Slots = 4
     read_limit_bytes_per_s: Rate | None = None
     write_limit_bytes_per_s: Rate | None = None
+    sealed: bool = False
+    member_of: Name | None = None
+
+
+class PlacingPolicy(StrEnum):
+    """Which member of a group gets a VM's next point: the one that has its points, or the one with most free space."""
+
+    LOCALITY = "locality"
+    CAPACITY = "capacity"
+
+
+class RepositoryGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Repositories that are one target for jobs. A repository belongs to one group at most.
+
+    ``free_floor_bytes``: a member with no more free space than this gets no points (1 GiB: its collector needs room).
+    """
+
+    name: Name
+    members: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+    policy: PlacingPolicy = PlacingPolicy.LOCALITY
+    free_floor_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)] = msgspec.field(default=1 << 30, name="free_floor")
+    description: str = ""
 
 
 class TrafficRule(msgspec.Struct, frozen=True, kw_only=True):
