@@ -23,6 +23,7 @@ _MADE_BY = {
     "server": "`holdfast server add`",
     "user": "`holdfast user add`",
     "traffic rule": "`holdfast network rule add`",
+    "repository group": "`holdfast repository group create`",
 }
 """What is told where no name is known at all."""
 

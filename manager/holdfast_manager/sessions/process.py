@@ -199,6 +199,8 @@ class SessionProcess:
         return self._drive(context, RestoreMachine(RetryPolicy()), actions)
 
     def _copy(self, request: CopyRequest, cleanup: ExitStack) -> str:
+        for name in (request.origin, request.repository):
+            self._catalog.repositories.get(name)  # not a group: copies go from one repository into another
         job = self._catalog.jobs.get(request.job) if request.job else None
         copies = job if job is not None and job.copy is not None else None
         context = self._context(request.repository, cleanup, copies.name if copies is not None else "")
