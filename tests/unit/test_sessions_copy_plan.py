@@ -69,7 +69,7 @@ def houses(stocked: Catalog) -> Catalog:
 def planned(
     catalog: Catalog, request: CopyRequest, near: Sequence[Point], far: Sequence[Point] = (), **how: Any
 ) -> CopyPlan:
-    return plan_copy(catalog, request, Shelf(NEAR, near), Shelf(FAR, far, how.get("hidden", ())))
+    return plan_copy(catalog, request, {"near": Shelf(NEAR, near)}, {"far": Shelf(FAR, far, how.get("hidden", ()))})
 
 
 def numbers(plan: CopyPlan) -> list[list[int]]:
@@ -114,7 +114,7 @@ def test_suspects_wait_and_strangers_are_refused(houses: Catalog) -> None:
 
     shelf = Shelf(NEAR, near)
     shelf.shown[0] = PointEntry(shelf.shown[0].sid, shelf.shown[0].body, bytes(32))
-    plan = plan_copy(houses, ALL, shelf, Shelf(FAR, ()))
+    plan = plan_copy(houses, ALL, {"near": shelf}, {"far": Shelf(FAR, ())})
     assert (numbers(plan), plan.refused) == ([[2]], (sid(1),))
 
 
@@ -125,7 +125,7 @@ def test_what_the_copy_jobs_retention_would_prune_at_once_is_not_copied(houses: 
     two = RetentionPolicy(days=0, count=2, minimum=1)
 
     def plan(*far: Point) -> CopyPlan:
-        return plan_copy(houses, filed, Shelf(NEAR, near), Shelf(FAR, far), two)
+        return plan_copy(houses, filed, {"near": Shelf(NEAR, near)}, {"far": Shelf(FAR, far)}, two)
 
     assert (numbers(plan()), plan().unkept) == ([[6, 7]], 5)
     newest = msgspec.structs.replace(copy_of(near[6], 27), job="copies")

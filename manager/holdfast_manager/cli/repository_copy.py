@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,8 @@ def copy(
         raise UsageError(reason="FROM and TO are the same repository")
     if points and (vms or since or latest):
         raise UsageError(reason="--point names restore points; --vm, --since and --latest choose among all")
-    app.catalog.repositories.get(target)
-    app.catalog.repositories.get(origin)
+    app.catalog.groups.behind(target)
+    app.catalog.groups.behind(origin)
     if proxy:
         app.catalog.agents.get(proxy)
     if job:
@@ -102,15 +103,17 @@ def copy(
 
 
 def _show(app: App, request: CopyRequest) -> None:
-    from holdfast_manager.enrolment.points import asking
+    from holdfast_manager.enrolment.points import Ask, asking
     from holdfast_manager.reports.copy_text import copy_plan_text
     from holdfast_manager.sessions.copy_plan import plan_copy
 
-    with (
-        asking(app.catalog, request.origin, app.keys) as ask_origin,
-        asking(app.catalog, request.repository, app.keys) as ask_target,
-    ):
-        plan = plan_copy(app.catalog, request, ask_origin, ask_target)
+    with ExitStack() as connections:
+
+        def asks(name: str) -> dict[str, Ask]:
+            members = [entry.name for entry in app.catalog.groups.behind(name)]
+            return {each: connections.enter_context(asking(app.catalog, each, app.keys)) for each in members}
+
+        plan = plan_copy(app.catalog, request, asks(request.origin), asks(request.repository))
     due = [point for chain in plan.chains for point in chain]
     document: dict[str, Any] = {
         "dry_run": True,

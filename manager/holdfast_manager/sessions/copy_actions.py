@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,13 +26,12 @@ from holdfast_agent.model.change import ChangeDecision
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.rules import TransferRules
-from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import pack_set_digest
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import JobSpec, PointEntryRow, PointState
 
 from .committing import PointWriter
-from .copy_plan import CopyPlan, Pair, VmKey, best_base, choose_transfer, name_of, plan_copy, vm_of
+from .copy_plan import CopyPlan, Pair, best_base, choose_transfer, name_of, plan_copy, vm_of
 from .events import (
     Event,
     GuestQuiesced,
@@ -47,6 +46,7 @@ from .events import (
     VmsPlanned,
 )
 from .failures import failure
+from .homes import Home, Homes, VmKey
 from .instructions import (
     AbandonVm,
     BeginRepositorySession,
@@ -63,7 +63,7 @@ from .instructions import (
 )
 from .movers import Outcome
 from .point_reader import PointReader
-from .point_tasks import PointTasks, PointTransfer
+from .point_tasks import PointTasks, PointTransfer, Way
 from .requests import CopyRequest
 from .steps import Step
 from .tasks import Context
@@ -77,6 +77,8 @@ class CopyWork(WriteAttempt):
     """One point on its way. Owned by the actions; instructions about one point never run at once."""
 
     point: Point
+    origin: PointReader
+    home: Home
     base: Pair | None = None
     decisions: dict[str, ChangeDecision] = field(default_factory=dict)
 
@@ -88,18 +90,16 @@ class CopyActions:
         self,
         context: Context,
         request: CopyRequest,
-        origin: PointReader,
-        keys: RepositoryKeys,
+        origins: Sequence[PointReader],
+        homes: Homes,
         job: JobSpec | None = None,
     ) -> None:
-        """``job``: under which the copies are filed, whose retention rules them."""
+        """``origins``: what is read. ``job``: under which the copies are filed, whose retention rules them."""
         self._context = context
         self._job = job
         self._request = request
-        self._origin = origin
-        self._keys = keys
-        self._target = PointReader(context, context.repository, keys)
-        self._writer = PointWriter(context, keys)
+        self._origins = origins
+        self._homes = homes
         self._works: dict[str, CopyWork] = {}
         self._lock = threading.Lock()  # of the bases: points of one VM follow each other, VMs do not wait for another
         self._bases: dict[VmKey, tuple[Pair, ...]] = {}
@@ -111,7 +111,7 @@ class CopyActions:
             bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
         )
         self._points = PointTasks(
-            context, origin, keys, request.proxy, rules, lambda key: self._works[key.vm], self._transfer, copies
+            context, request.proxy, rules, lambda key: _way(self._works[key.vm]), self._transfer, copies
         )
         self.tasks = self._points.work
 
@@ -147,14 +147,14 @@ class CopyActions:
             case TakeSnapshot():
                 consistency = work.point.consistency
                 self._context.driver.post(GuestQuiesced(vm=vm, consistency=consistency, note="as it was backed up"))
-                note = f"restore point {work.point.sid[:12]} of {self._origin.repository.name}, frozen for ever"
+                note = f"restore point {work.point.sid[:12]} of {work.origin.repository.name}, frozen for ever"
                 return SnapshotTaken(vm=vm, snapshot=work.point.sid, frozen_s=0.0, note=note)
             case CommitPoint():
                 return PointCommitted(vm=vm, sid=self._commit(work).sid)
             case RemoveSnapshot():
                 return SnapshotRemoved(vm=vm, note="the original stays")
             case AbandonVm():
-                if give_up_write_session(self._context, work):
+                if give_up_write_session(work.home.context, work):
                     return PointCommitted(vm=vm, sid=work.sid)
                 return VmAbandoned(vm=vm)
         raise AssertionError(f"a point has no {type(instruction).__name__}")
@@ -163,25 +163,46 @@ class CopyActions:
 
     def _plan(self) -> Event:
         """Step `start`: both repositories are there; what the one has and the other has not."""
-        open_repositories(self._context, self._context.repository, self._origin.repository)
+        open_repositories(self._context, *(origin.repository for origin in self._origins))
+        readers = {home.repository.name: _reader(home) for home in self._homes.open()}
         keep = self._job.retention if self._job is not None and self._job.copy is not None else None
-        plan = plan_copy(self._context.catalog, self._request, self._origin.ask, self._target.ask, keep)
+        asks = {origin.repository.name: origin.ask for origin in self._origins}
+        there = {name: reader.ask for name, reader in readers.items()}
+        plan = plan_copy(self._context.catalog, self._request, asks, there, keep)
         self._remember_unknown(plan)
         self._bases, self._unwell = dict(plan.bases), plan.unwell
         self._tell(plan)
         planned, unplanned = [], [sid[:12] for sid in plan.refused]
+        by_id = {origin.repository.repository_id: origin for origin in self._origins}
         for chain in plan.chains:
             before: str | None = None
+            try:
+                home = self._home_of(chain)
+            except HoldfastError as error:
+                self._context.recorder.note(str(error), "error", Step.START)
+                unplanned += [name_of(point) for point in chain]
+                continue
             for point in chain:
-                self._works[point.sid] = CopyWork(point)
+                self._works[point.sid] = CopyWork(point, by_id[point.repository_id], home)
                 disks = tuple(disk.disk_id for disk in point.disks)
                 planned.append(PlannedVm(point.sid, name_of(point), disks, before))
                 before = point.sid
         left_out = tuple(name_of(point) for point in plan.suspect)
         return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned), left_out=left_out, noun="restore point")
 
+    def _home_of(self, chain: Sequence[Point]) -> Home:
+        """Where the points of one VM go. What they take is what they took where they are."""
+        newest = chain[-1]
+        stored = [
+            row.stored_bytes
+            for origin in self._origins
+            for row in self._context.catalog.points.history(origin.repository.name, *vm_of(newest))
+        ]
+        size = sum(stored) or sum(disk.size_bytes for disk in newest.disks)
+        return self._homes.choose(vm_of(newest), newest.vm_name, size)
+
     def _tell(self, plan: CopyPlan) -> None:
-        note, names = self._context.recorder.note, (self._origin.repository.name, self._context.repository.name)
+        note, names = self._context.recorder.note, (self._request.origin, self._request.repository)
         due = sum(len(chain) for chain in plan.chains)
         pruned = f", {plan.pruned} were pruned there and are not made again" if plan.pruned else ""
         unkept = f", {plan.unkept} would not be kept by the job's retention" if plan.unkept else ""
@@ -196,11 +217,12 @@ class CopyActions:
 
     def _remember_unknown(self, plan: CopyPlan) -> None:
         """Copies that a session made which died before the catalogue knew of them."""
-        catalog, name = self._context.catalog, self._context.repository.name
-        known = {row.sid for row in catalog.points.list(repository=name, limit=1 << 30)}
+        catalog = self._context.catalog
+        names = {home.keys.repository_id: home.repository.name for home in self._homes.open()}
+        known = {row.sid for row in catalog.points.list(within=names.values(), limit=1 << 30)}
         for pair in (pair for bases in plan.bases.values() for pair in bases):
             if pair.copy.origin is not None and pair.copy.sid not in known:
-                catalog.points.add(row_of_point(name, pair.copy))
+                catalog.points.add(row_of_point(names[pair.copy.repository_id], pair.copy))
                 self._context.recorder.note(f"the copy {pair.copy.sid[:12]} of {name_of(pair.copy)} was remembered")
 
     def _add_task(self, key: TaskKey) -> None:
@@ -213,28 +235,30 @@ class CopyActions:
     def _begin_session(self, work: CopyWork) -> Event:
         """The write session first, only then the base: what it builds on can then no longer be collected."""
         work.renew()
-        begin_write_session(self._context, work.sid)
-        work.base = self._choose_base(work.point)
+        begin_write_session(work.home.context, work.sid)
+        work.base = self._choose_base(work)
         base = None if work.base is None else work.base.copy.sid
         return RepositorySessionBegun(vm=work.point.sid, sid=work.sid, base=base)
 
-    def _choose_base(self, point: Point) -> Pair | None:
+    def _choose_base(self, work: CopyWork) -> Pair | None:
+        point, here = work.point, work.home.keys.repository_id
         with self._lock:
-            pair = best_base(self._bases.get(vm_of(point), ()), point, self._unwell)
+            pairs = [pair for pair in self._bases.get(vm_of(point), ()) if pair.copy.repository_id == here]
+            pair = best_base(pairs, point, self._unwell)
         if pair is None:
             return None
         try:
-            return Pair(self._target.point(pair.copy.sid), pair.original)
+            return Pair(_reader(work.home).point(pair.copy.sid), pair.original)
         except (PointNotFound, PointNotAuthentic, ObjectMissing) as error:
             self._context.recorder.note(f"{name_of(point)}: nothing to build on: {error}", "warning", Step.MOVERS)
             return None
 
     def _read_point(self, work: CopyWork) -> Event:
         """The points once more, now that a reader is there, which a collector waits for: else they were pruned."""
-        work.point = self._origin.point(work.point.sid)
+        work.point = work.origin.point(work.point.sid)
         if work.base is not None and work.base.original is not None:
             try:
-                self._origin.point(work.base.original.sid)
+                work.origin.point(work.base.original.sid)
             except (PointNotFound, PointNotAuthentic):
                 work.base = Pair(work.base.copy, None)
         return InventoryRead(vm=work.point.sid, disks=tuple(disk.disk_id for disk in work.point.disks))
@@ -266,16 +290,17 @@ class CopyActions:
 
     def _commit(self, work: CopyWork) -> Point:
         desk, original = self._context.desk, work.point
+        writer = PointWriter(work.home.context, work.home.keys)
         outcomes = {disk.disk_id: desk.outcome(TaskKey(original.sid, disk.disk_id)) for disk in original.disks}
         packs = [pack for outcome in outcomes.values() for pack in outcome.listener.packs]
         config = None
         if original.config is not None:
-            config, blob_packs = self._writer.store_config(work, self._origin.config(original))
+            config, blob_packs = writer.store_config(work, work.origin.config(original))
             packs += blob_packs
         point = msgspec.structs.replace(
             original,
             sid=work.sid,
-            repository_id=self._keys.repository_id,
+            repository_id=work.home.keys.repository_id,
             job=self._request.job or original.job,
             disks=tuple(_copied(disk, work.decisions[disk.disk_id], outcomes[disk.disk_id]) for disk in original.disks),
             packs=pack_set_digest(pack.name for pack in packs),
@@ -285,9 +310,9 @@ class CopyActions:
         )
         immutable_s = self._job.retention.immutable_s if self._job is not None else 0.0
         retain_until = time.time() + immutable_s if immutable_s else 0.0
-        self._writer.commit(point, packs, retain_until)
+        writer.commit(point, packs, retain_until)
         row = row_of_point(
-            self._context.repository.name,
+            work.home.repository.name,
             point,
             session=self._context.session,
             stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
@@ -312,6 +337,14 @@ def _copied(disk: DiskPoint, decision: ChangeDecision, outcome: Outcome) -> Disk
         raise TreesDiffer(disk=disk.name)
     root, mode = outcome.listener.root.hex(), decision.mode
     return msgspec.structs.replace(disk, root=root, mode=mode, reason=decision.reason, change_id=None)
+
+
+def _reader(home: Home) -> PointReader:
+    return PointReader(home.context, home.repository, home.keys)
+
+
+def _way(work: CopyWork) -> Way:
+    return Way(work.origin, work.home, work)
 
 
 def _disk(point: Point, key: TaskKey) -> DiskPoint:

@@ -15,18 +15,16 @@ import msgspec
 from holdfast_agent.errors import PointNotFound
 from holdfast_agent.model.change import ChangeDecision, ChangeMode
 from holdfast_agent.model.ids import Sid
-from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.model.points import DiskPoint, Origin, Point
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import PointState
-from holdfast_manager.enrolment.points import Ask, authentic_points
+from holdfast_manager.enrolment.points import Ask, Authentic, authentic_points
 from holdfast_manager.retention.policy import PointFacts, RetentionPolicy, decide
 
 from .change_choice import base_disk
+from .homes import VmKey
 from .point_tasks import PointTransfer
 from .requests import CopyRequest
-
-VmKey = tuple[str, str]
-"""(server, the hypervisor's id of the VM)."""
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -56,20 +54,27 @@ class CopyPlan(msgspec.Struct, frozen=True):
 
 
 def plan_copy(
-    catalog: Catalog, request: CopyRequest, ask_origin: Ask, ask_target: Ask, keep: RetentionPolicy | None = None
+    catalog: Catalog,
+    request: CopyRequest,
+    origins: Mapping[str, Ask],
+    targets: Mapping[str, Ask],
+    keep: RetentionPolicy | None = None,
 ) -> CopyPlan:
     """What ``request`` asks for and the target does not have. Changes nothing.
+
+    ``origins`` and ``targets``: by name the repositories that are read and written to; several where a group is named.
 
     ``keep``: the retention of the copy job that asks; what it would prune at once is not copied. Called by a copy
     session, and for a dry run. Raises ``PointNotFound`` for a point that was named and is not there,
     and what the channel raises.
     """
-    origin = authentic_points(catalog, request.origin, ask_origin)
-    target = authentic_points(catalog, request.repository, ask_target)
-    pruned = authentic_points(catalog, request.repository, ask_target, hidden=True)
-    unwell = _suspects(catalog, request.origin) | _suspects(catalog, request.repository)
-    wanted = chosen(origin.points, request)
-    present = {point.identity for point in target.points}
+    origin, target, pruned = (
+        _together(authentic_points(catalog, name, ask, hidden=hidden) for name, ask in asks.items())
+        for asks, hidden in ((origins, False), (targets, False), (targets, True))
+    )
+    unwell = frozenset().union(*(_suspects(catalog, name) for name in (*origins, *targets)))
+    wanted = list({point.identity: point for point in chosen(origin.points, request)}.values())
+    present = {point.identity for point in target.points} | _out_of_reach(catalog, request, origins, targets)
     given_up = {point.identity for point in pruned.points} if not request.points else set()
     missing = [point for point in wanted if point.identity not in present]
     due = [point for point in missing if point.identity not in given_up]
@@ -89,6 +94,24 @@ def plan_copy(
         refused=() if request.points else origin.refused,
         unwell=unwell,
     )
+
+
+def _together(parts: Iterable[Authentic]) -> Authentic:
+    found = tuple(parts)
+    points = tuple(point for part in found for point in part.points)
+    return Authentic(points, tuple(sid for part in found for sid in part.refused))
+
+
+def _out_of_reach(
+    catalog: Catalog, request: CopyRequest, origins: Mapping[str, Ask], targets: Mapping[str, Ask]
+) -> set[Origin]:
+    """What members of the target have that do not answer now, as far as the catalogue knows."""
+    away = [each for each in catalog.groups.behind(request.repository) if each.name not in {*origins, *targets}]
+    return {
+        row.origin or Origin(entry.repository_id, row.sid)
+        for entry in away
+        for row in catalog.points.list(repository=entry.name, limit=1 << 30)
+    }
 
 
 def chosen(points: Iterable[Point], request: CopyRequest) -> list[Point]:
@@ -144,10 +167,17 @@ def best_base(bases: Sequence[Pair], point: Point, unwell: Set[Sid]) -> Pair | N
 
     ``unwell``: points that nothing is built on. Without any that both have, the target's nearest alone will do.
     """
-    sound = [pair for pair in bases if pair.copy.sid not in unwell]
+    sound = [_in_one_origin(pair, point) for pair in bases if pair.copy.sid not in unwell]
     usable = [pair for pair in sound if pair.original is not None] or sound
     before = [pair for pair in usable if pair.copy.created <= point.created]
     return before[-1] if before else usable[0] if usable else None
+
+
+def _in_one_origin(pair: Pair, point: Point) -> Pair:
+    """``pair`` for a copy of ``point``: two trees can be compared where one reader has both."""
+    if pair.original is None or pair.original.repository_id == point.repository_id:
+        return pair
+    return Pair(pair.copy, None)
 
 
 def choose_transfer(point: Point, disk: DiskPoint, pair: Pair | None) -> PointTransfer:

@@ -32,9 +32,10 @@ from .events import (
     TargetPrepared,
     TaskKey,
 )
+from .homes import Home
 from .keyless import KeylessCheck, finding_text
 from .point_reader import PointReader
-from .point_tasks import PointTasks, PointTransfer
+from .point_tasks import PointTasks, PointTransfer, Way
 from .requests import HealRequest
 from .target_actions import TargetActions
 from .tasks import Context
@@ -71,11 +72,9 @@ class HealActions(TargetActions):
         self._lost: set[tuple[str, str]] = set()
         points = PointTasks(
             context,
-            origin,
-            keys,
             request.proxy,
             TransferRules(),
-            lambda key: self._attempt,
+            lambda key: Way(origin, Home(context, keys), self._attempt),
             self._transfer,
         )
         super().__init__(points)

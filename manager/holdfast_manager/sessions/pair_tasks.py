@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 
 from holdfast_agent.wire.specs import ReaderSpec
-from holdfast_manager.catalog.values import JobSpec
+from holdfast_manager.catalog.values import JobSpec, RepositoryEntry
 from holdfast_manager.scheduler.capacities import job_limit
 
 from .events import Event, TaskKey, TaskStopped
@@ -21,15 +21,14 @@ from .tasks import Context, TaskWork
 class PairTasks(ABC):
     """``perform`` carries out the instructions of task machines, for different tasks in different threads."""
 
-    def __init__(self, context: Context, proxy: str, also: tuple[str, ...] = (), job: JobSpec | None = None) -> None:
+    def __init__(self, context: Context, proxy: str, job: JobSpec | None = None) -> None:
         """``proxy``: where the movers run that are not the repository's; "": anywhere, first where ``job`` prefers.
 
-        ``also``: see ``TaskWork``. ``job``: whose limits hold and whose share of the slots the tasks have.
+        ``job``: whose limits hold and whose share of the slots the tasks have.
         """
         self.work = TaskWork(context)
         self._context = context
         self._proxy = proxy
-        self._also = also
         self.job = job
         self._finished: set[TaskKey] = set()
 
@@ -54,7 +53,13 @@ class PairTasks(ABC):
         job = self.job
         limits = (job_limit(job.name, job.max_tasks),) if job is not None and job.max_tasks is not None else ()
         usable, preferred = self.proxies(key)
-        self.work.request(key, usable, self._also, preferred=preferred, limits=limits, job=job)
+        own, *also = self.repositories(key)
+        names = tuple(each.name for each in also)
+        self.work.request(key, usable, names, preferred=preferred, limits=limits, job=job, repository=own)
+
+    def repositories(self, key: TaskKey) -> tuple[RepositoryEntry, ...]:
+        """Of which a task takes slots, the one that it is shown with first."""
+        return (self._context.repository,)
 
     def finished(self, key: TaskKey) -> bool:
         """Whether the task has come to its end; its outcome is the desk's to tell."""

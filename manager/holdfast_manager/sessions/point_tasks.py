@@ -13,12 +13,12 @@ from holdfast_agent.model.change import ChangeDecision, ChangeMode
 from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.rules import TransferRules
-from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.specs import BackupOrder, BlockTree, OriginDisk
-from holdfast_manager.catalog.values import JobSpec
+from holdfast_manager.catalog.values import JobSpec, RepositoryEntry
 
 from .events import Event, MoversStarted, TaskKey, TransferBegan
+from .homes import Home
 from .movers import Feeder
 from .pair_tasks import PairTasks
 from .point_reader import PointReader
@@ -59,8 +59,16 @@ class PointTransfer(msgspec.Struct, frozen=True):
         )
 
 
+class Way(msgspec.Struct, frozen=True):
+    """From where to where a task brings its disk: out of ``origin`` into the write session ``attempt`` at ``home``."""
+
+    origin: PointReader
+    home: Home
+    attempt: WriteAttempt
+
+
 class PointTasks(PairTasks):
-    """``attempt_of`` tells the write session of a task, ``transfer_of`` what it is to do, once it is connected.
+    """``way_of`` tells the way of a task, ``transfer_of`` what it is to do, once it is connected.
 
     ``job``: the copy job whose tasks they are; None for those of a command.
     """
@@ -68,43 +76,44 @@ class PointTasks(PairTasks):
     def __init__(
         self,
         context: Context,
-        origin: PointReader,
-        keys: RepositoryKeys,
         proxy: str,
         rules: TransferRules,
-        attempt_of: Callable[[TaskKey], WriteAttempt],
+        way_of: Callable[[TaskKey], Way],
         transfer_of: Callable[[TaskKey], PointTransfer],
         job: JobSpec | None = None,
     ) -> None:
-        super().__init__(context, proxy, (origin.repository.name,), job)
-        self._origin = origin
-        self._keys = keys
+        super().__init__(context, proxy, job)
         self._rules = rules
-        self._attempt_of = attempt_of
+        self._way_of = way_of
         self._transfer_of = transfer_of
 
+    def repositories(self, key: TaskKey) -> tuple[RepositoryEntry, ...]:
+        way = self._way_of(key)
+        return way.home.repository, way.origin.repository
+
     def start(self, key: TaskKey) -> Event:
-        origin = self._origin.repository
+        way = self._way_of(key)
+        origin = way.origin.repository
         start_writing_movers(
-            self._context,
+            way.home.context,
             key,
             self.work.proxy_of(key),
-            self._attempt_of(key),
+            way.attempt,
             msgspec.structs.replace(self._rules, bandwidth_bytes_per_s=None),  # it is the session's, not the task's
-            self._keys,
-            Feeder(origin.agent, origin.path, self._origin.keys.opening_keys()),
+            way.home.keys,
+            Feeder(origin.agent, origin.path, way.origin.keys.opening_keys()),
         )
         limit = self._rules.bandwidth_bytes_per_s if self.job is None else self.job.bandwidth_bytes_per_s
-        told = told_rules(self._context, self._rules.compression, limit)
+        told = told_rules(way.home.context, self._rules.compression, limit)
         return MoversStarted(task=key, rules=f"every block is checked by its id, then {told}")
 
     def begin(self, key: TaskKey) -> Event:
-        transfer = self._transfer_of(key)
+        way, transfer = self._way_of(key), self._transfer_of(key)
         self.work.begin(
             key,
             transfer.order(),
-            reads=self._origin.repository.name,
-            writes=self._context.repository.name,
+            reads=way.origin.repository.name,
+            writes=way.home.repository.name,
             own_limit=self._rules.bandwidth_bytes_per_s,
         )
         return TransferBegan(task=key, mode=transfer.decision.mode, reason=transfer.decision.reason)

@@ -64,10 +64,12 @@ from .retaining import apply_retention
 from .retrying import vms_without_point
 from .routing import Routing
 from .settling import Settling
+from .steps import Step
 from .task_machine import RetryPolicy
 from .tasks import Context
 from .traffic import SessionTraffic
 from .verify_actions import VerifyActions
+from .write_sessions import open_repositories
 
 log = logging.getLogger(__name__)
 Handler = Callable[[str, Push | AgentLost], None]
@@ -199,13 +201,10 @@ class SessionProcess:
         return self._drive(context, RestoreMachine(RetryPolicy()), actions)
 
     def _copy(self, request: CopyRequest, cleanup: ExitStack) -> str:
-        for name in (request.origin, request.repository):
-            self._catalog.repositories.get(name)  # not a group: copies go from one repository into another
         job = self._catalog.jobs.get(request.job) if request.job else None
         copies = job if job is not None and job.copy is not None else None
         context = self._context(request.repository, cleanup, copies.name if copies is not None else "")
-        origin = self._origin(context, request.origin)
-        actions = CopyActions(context, request, origin, session_keys(context), job)
+        actions = CopyActions(context, request, self._origins(context, request), self._homes(context, request), job)
         self._handlers.append(actions.tasks.push)
         policy = RetryPolicy(copies.retries, copies.retry_pause_s) if copies is not None else RetryPolicy()
         result = self._drive(context, BackupMachine(policy), actions)
@@ -279,6 +278,24 @@ class SessionProcess:
         if owed:
             raise ObligationsOpen(count=len(owed), server=request.server, reason=owed[0].last_error)
         return SessionResult.SUCCESS
+
+    def _homes(self, context: Context, request: CopyRequest) -> Homes:
+        """Where copies go: not into the member that they come from, which is evacuated."""
+        return Homes(context, request.repository, leave_out=request.origin)
+
+    def _origins(self, context: Context, request: CopyRequest) -> tuple[PointReader, ...]:
+        """What a copy reads from: of a group the members that answer, what others have is copied by the next run."""
+        entries = self._catalog.groups.behind(request.origin)
+        readers = []
+        for entry in entries:
+            try:
+                open_repositories(context, entry)
+                readers.append(PointReader(context, entry, session_keys(context, entry)))
+            except HoldfastError as error:
+                if len(entries) == 1:
+                    raise
+                self._recorder.note(f"{entry.name} cannot be read now: {error}", "warning", Step.START)
+        return tuple(readers)
 
     def _origin(self, context: Context, repository: str) -> PointReader:
         """The repository that a copy or a heal reads from."""
