@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import ExitStack
+
 import msgspec
 import pytest
 
@@ -9,7 +12,7 @@ from holdfast_agent.errors import ConfigInvalid, Locked, NotFound
 from holdfast_agent.model.ids import Sid
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
-from holdfast_manager.catalog.processes import ProcessIdentity
+from holdfast_manager.catalog.processes import Moment, ProcessIdentity
 from holdfast_manager.catalog.runs import JobRuns
 from holdfast_manager.catalog.tables import sessions
 from holdfast_manager.catalog.values import (
@@ -23,6 +26,7 @@ from holdfast_manager.catalog.values import (
 )
 from holdfast_manager.schedules.due import LastSession, RunState
 from holdfast_manager.schedules.schedule import JobSchedule
+from holdfast_manager.settings import ManagerSettings
 
 pytestmark = pytest.mark.both_databases
 STATE = RunState(key="daily", handled=5.5, followed=3, failed=7, retry_at=9.25, attempt=2)
@@ -140,38 +144,91 @@ def test_chains_hold_together(stocked: Catalog) -> None:
         stocked.jobs.remove(name)
 
 
-def test_a_session_of_another_host_lives_as_long_as_it_says(stocked: Catalog, clock) -> None:
-    session = stocked.sessions.begin_job("web")
+class Steady:
+    """Of one host: a clock that nobody sets, until the host starts anew."""
+
+    def __init__(self) -> None:
+        self.now = Moment("first boot", 1000.0)
+
+    def __call__(self) -> Moment:
+        return self.now
+
+    def pass_time(self, seconds: float) -> None:
+        self.now = Moment(self.now.boot_id, self.now.seconds + seconds)
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> Steady:
+    made = Steady()
+    monkeypatch.setattr("holdfast_manager.catalog.sessions.moment", made)
+    return made
+
+
+def test_only_a_long_silence_tells_that_a_session_of_another_host_is_dead(
+    stocked: Catalog, manager_settings: ManagerSettings, clock, steady: Steady
+) -> None:
+    """Whatever the clocks on the wall do meanwhile, and however many hosts look."""
+    chance = random.Random(5)
+    session = stocked.sessions.begin_job("web").id
     elsewhere = msgspec.structs.replace(ProcessIdentity.current(), host="elsewhere")
-    with stocked.database.writing() as connection:
-        connection.execute(sessions.update().values(process=msgspec.to_builtins(elsewhere), state="running"))
-    clock.pass_time(299)
-    stocked.sessions.stay_alive(session.id, 500)
-    clock.pass_time(499)
-    assert stocked.sessions.reap_dead() == ()
-    assert not stocked.sessions.stop_requested(session.id)
-    clock.pass_time(2)
-    assert [each.id for each in stocked.sessions.reap_dead()] == [session.id]
-    assert stocked.sessions.stop_requested(session.id), "it must stop, should it still be there"
-    stocked.sessions.stay_alive(session.id, 500)
-    assert stocked.sessions.get(session.id).result is SessionResult.FAILED
+    run_by(stocked, elsewhere, state="running")
+    started_s = {"a": 5.0, "b": 90_000.0}
+    passed_s = 0
+
+    def look() -> list[int]:
+        found = []
+        for host, of_host in hosts.items():
+            steady.now = Moment(host, started_s[host] + passed_s)
+            found += [each.id for each in of_host.sessions.reap_dead()]
+        clock.pass_time(chance.choice((10.0, 86_400.0, -86_400.0)))
+        return found
+
+    with ExitStack() as opened:
+        hosts = {name: opened.enter_context(Catalog.open(manager_settings, clock)) for name in started_s}
+        while passed_s < 1500:
+            stocked.sessions.stay_alive(session, 300.0)
+            passed_s += 10
+            assert not look(), "a session that lives was given up"
+        assert not stocked.sessions.stop_requested(session)
+        silent_s = 10
+        started_s["b, started anew"] = 1.0 - passed_s
+        hosts["b, started anew"] = hosts.pop("b")
+        while not (found := look()):
+            passed_s += 10
+            silent_s += 10
+            assert silent_s <= 400, "a dead session lives for ever"
+    assert found == [session]
+    assert silent_s >= 300, "it was given up before its patience was over"
+    assert stocked.sessions.stop_requested(session), "it must stop, should it still be there"
+    stocked.sessions.stay_alive(session, 300.0)
+    assert stocked.sessions.get(session).result is SessionResult.FAILED
 
 
-def test_a_session_whose_giver_died_may_still_be_adopted_for_a_while(stocked: Catalog, clock) -> None:
+def test_a_session_whose_giver_died_may_still_be_adopted_for_a_while(stocked: Catalog, clock, steady: Steady) -> None:
     session = stocked.sessions.begin_job("web")
     dead = msgspec.structs.replace(ProcessIdentity.current(), start_ticks=1)
-    with stocked.database.writing() as connection:
-        connection.execute(sessions.update().values(process=msgspec.to_builtins(dead)))
+    run_by(stocked, dead)
+    assert stocked.sessions.reap_dead() == ()
+    clock.pass_time(86_400)
+    steady.pass_time(19)
     assert stocked.sessions.reap_dead() == ()
     with pytest.raises(Locked):
         stocked.sessions.begin_job("web")
     assert stocked.sessions.adopt(session.id).process == ProcessIdentity.current()
     stocked.sessions.end(session.id, SessionResult.SUCCESS)
     stocked.sessions.begin_job("web")
-    with stocked.database.writing() as connection:
-        connection.execute(sessions.update().values(process=msgspec.to_builtins(dead)))
-    clock.pass_time(21)
+    run_by(stocked, dead)
+    assert stocked.sessions.reap_dead() == ()
+    clock.pass_time(-86_400)
+    steady.pass_time(20)
     assert len(stocked.sessions.reap_dead()) == 1
+
+
+def run_by(catalog: Catalog, process: ProcessIdentity, **more: str) -> None:
+    """All sessions that have not ended are this process's."""
+    update = sessions.update().where(sessions.c.ended.is_(None))
+    with catalog.database.writing() as connection:
+        connection.execute(update.values(process=msgspec.to_builtins(process), **more))
 
 
 def test_the_service_that_led_last_is_known(stocked: Catalog, clock) -> None:

@@ -87,7 +87,8 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
         connection.execute(text("DROP TABLE repository_groups"))
         for column in ("job", "weight", "reason", "ahead"):
             connection.execute(text(f"ALTER TABLE slot_requests DROP COLUMN {column}"))
-        connection.execute(text("ALTER TABLE sessions DROP COLUMN alive_until"))
+        for column in ("patience_s", "doubts"):
+            connection.execute(text(f"ALTER TABLE sessions DROP COLUMN {column}"))
         connection.execute(text("ALTER TABLE servers DROP COLUMN limits"))
         for table in (
             "traffic_rules",

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 _PROC = Path("/proc")
+
+
+class Moment(NamedTuple):
+    """By a clock that nobody sets: ``seconds`` of the same ``boot_id`` may be compared, on whichever process's word."""
+
+    boot_id: str
+    seconds: float
+
+
+def moment() -> Moment:
+    """Now. (Linux's CLOCK_MONOTONIC is one for all processes; it stands still while the host sleeps.)"""
+    return Moment(_boot_id(), time.monotonic())
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True):

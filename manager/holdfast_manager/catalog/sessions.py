@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, null, select
 
 from holdfast_agent.errors import ErrorRecord, Locked, NotFound
 
@@ -14,16 +14,13 @@ from .again import runs_again
 from .database import Database
 from .errors import InUse, SessionDied
 from .notices import Notices
-from .processes import ProcessIdentity
+from .processes import ProcessIdentity, moment
 from .rows import columns_of, from_row, insert, require
+from .silence import TO_BEGIN_S, Doubts, is_dead
 from .tables import jobs, obligations, repositories, sessions, slot_requests, slot_rounds, transfers
 from .values import SessionEntry, SessionKind, SessionResult, SessionState
 
 _COLUMNS = columns_of(sessions, SessionEntry)
-_TO_BEGIN_S = 300.0
-"""For so long a session counts as living on a host that nobody can look at, until its process says more."""
-_TO_ADOPT_S = 20.0
-"""So long a process may take to adopt a session whose giver has died in between."""
 
 Claim = Callable[[Connection, int], None]
 """Done in the transaction that begins a session, with its number; what it raises undoes both."""
@@ -37,6 +34,7 @@ class Sessions:
         self._database = database
         self._clock = clock
         self._notices = notices
+        self._doubts = Doubts()
 
     def begin_job(self, job: str, spec: dict[str, Any] | None = None, claim: Claim | None = None) -> SessionEntry:
         """Write down a session of ``job``, to be adopted by its process; until then the caller answers for it.
@@ -83,7 +81,7 @@ class Sessions:
             query = select(*_COLUMNS).where(sessions.c.holds == _copies_into(connection, repository))
             row = connection.execute(query).first()
         entry = from_row(row, SessionEntry) if row is not None else None
-        return None if entry is None or self._is_dead(entry) else entry.id
+        return None if entry is None or is_dead(entry, moment()) else entry.id
 
     def begin(self, kind: SessionKind, spec: dict[str, Any]) -> SessionEntry:
         """Write down a restore or verify session; any number may run at once. ``spec`` is what was asked, JSON-able."""
@@ -104,7 +102,7 @@ class Sessions:
                 raise Locked(what=f"session {number}", holder=str(entry.process))
             state = SessionState.STOPPING if entry.stop_requested else SessionState.RUNNING
             started = self._clock() if entry.started is None else entry.started
-            _set(connection, number, process=msgspec.to_builtins(me), state=state.value, started=started)
+            _set(connection, number, process=msgspec.to_builtins(me), state=state.value, started=started, doubts=null())
             return _get(connection, number)
 
     def get(self, number: int) -> SessionEntry:
@@ -147,13 +145,13 @@ class Sessions:
             raise _unknown(number)
         return bool(row.stop_requested) or row.state == SessionState.ENDED.value
 
-    def stay_alive(self, number: int, seconds: float) -> None:
-        """Called by the session's process now and then: other hosts count it as living for so long from now on."""
-        until = self._clock() + seconds
-        # only when half is gone: a commit that changes nothing costs no sync of the disk
-        due = (sessions.c.id == number) & (sessions.c.alive_until < until - seconds / 2)
-        with self._database.writing() as connection:
-            connection.execute(sessions.update().where(due).values(alive_until=until))
+    def stay_alive(self, number: int, patience_s: float) -> None:
+        """Called by the session's process now and then: strikes out the doubts of other hosts, that give it up when
+        they have heard nothing for ``patience_s``."""
+        due = sessions.c.doubts.is_not(None) | sessions.c.patience_s.is_distinct_from(patience_s)
+        with self._database.writing() as connection:  # (a commit that changes nothing costs no sync of the disk)
+            update = sessions.update().where(sessions.c.id == number, due)
+            connection.execute(update.values(patience_s=patience_s, doubts=null()))
 
     def end(self, number: int, result: SessionResult, error: ErrorRecord | None = None) -> SessionEntry:
         """The session is over: frees its job and its slots. Ending it again changes nothing; returns what is stored."""
@@ -168,15 +166,20 @@ class Sessions:
 
         Called before sessions are listed or begun. Their obligations stay open for whoever fulfils them.
         """
+        now = moment()
         with self._database.reading() as connection:
-            suspects = [entry.id for entry in _living(connection) if self._is_dead(entry)]
+            suspects = [each.id for each in _living(connection) if is_dead(each, now) or self._doubts.is_new(each, now)]
         if not suspects:
             return ()
+        dead = []
         with self._database.writing() as connection:
-            dead = [entry for entry in _living(connection) if entry.id in suspects and self._is_dead(entry)]
-            for entry in dead:
-                self._bury(connection, entry)
-            return tuple(_get(connection, entry.id) for entry in dead)
+            for entry in _living(connection):
+                if entry.id in suspects and is_dead(entry, now):
+                    self._bury(connection, entry)
+                    dead.append(_get(connection, entry.id))
+                elif entry.id in suspects and self._doubts.is_new(entry, now):
+                    _set(connection, entry.id, doubts=self._doubts.written(entry, now))
+        return tuple(dead)
 
     def remove(self, number: int) -> None:
         """Forget a session with its tasks and events; its points stay.
@@ -198,7 +201,7 @@ class Sessions:
         if holder is None:
             return
         other = from_row(holder, SessionEntry)
-        if not self._is_dead(other):
+        if not is_dead(other, moment()):
             raise Locked(what=what, holder=f"session {other.id} ({other.process})")
         self._bury(connection, other)
 
@@ -215,16 +218,9 @@ class Sessions:
             "stop_requested": False,
             "spec": msgspec.to_builtins(spec),
             "holds": holds,
-            "alive_until": self._clock() + _TO_BEGIN_S,
+            "patience_s": TO_BEGIN_S,
         }
         return _get(connection, insert(connection, sessions, row))
-
-    def _is_dead(self, entry: SessionEntry) -> bool:
-        if not entry.process.is_here():
-            return entry.alive_until is not None and entry.alive_until < self._clock()
-        # its own process may be about to adopt it while the one that wrote it down is gone
-        adoptable = entry.state is SessionState.STARTING and 0 <= self._clock() - entry.created < _TO_ADOPT_S
-        return entry.process.is_dead() and not adoptable
 
     def _bury(self, connection: Connection, entry: SessionEntry) -> None:
         error = SessionDied(process=str(entry.process)).to_record()

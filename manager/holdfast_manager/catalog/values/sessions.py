@@ -55,8 +55,8 @@ class SessionResult(StrEnum):
 class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A session. Times are Unix seconds. ``process`` is who runs it; ``spec`` what a restore or verify was asked.
 
-    ``job`` is empty for sessions without one; it stays when the job is removed. ``alive_until``: for so long it counts
-    as living on hosts other than its own.
+    ``job`` is empty for sessions without one; it stays when the job is removed. ``patience_s``: for so long
+    it may be silent before other hosts give it up; ``doubts``: since when they wonder, each by a clock of its own.
     """
 
     id: int
@@ -71,7 +71,8 @@ class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     stop_requested: bool = False
     error: ErrorRecord | None = None
     spec: dict[str, Any] = {}
-    alive_until: float | None = None
+    patience_s: float | None = None
+    doubts: dict[str, float] | None = None
 
 
 class TaskEntry(msgspec.Struct, frozen=True, kw_only=True):
