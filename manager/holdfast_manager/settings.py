@@ -20,7 +20,12 @@ from .quantities import DURATION, with_numbers
 SYSTEM_CONFIG = Path("/etc/holdfast/manager.toml")
 SYSTEM_DATA = Path("/var/lib/holdfast")
 HIDDEN = "***"
-_DURATIONS = {"timing": ("lease_ttl", "heartbeat", "poll"), "history": ("keep", "events"), "audit": ("keep",)}
+_DURATIONS = {
+    "timing": ("lease_ttl", "heartbeat", "poll"),
+    "history": ("keep", "events"),
+    "audit": ("keep",),
+    "console": ("objective", "idle"),
+}
 _USER_SECRET = re.compile(r"(://[^:/@?]*:).*@")
 _QUERY_SECRET = re.compile(r"([?&](?:password|passwd|sslpassword|passfile)=)[^&]*", re.IGNORECASE)
 
@@ -104,6 +109,29 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
             parse_place(self.listen)
 
 
+class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The web console of the service that leads.
+
+    ``listen``: "ADDRESS:PORT"; empty: there is none. ``hosts``: names by which browsers may call it, besides the
+    address and this host's own names. ``certificate`` and ``key``: PEM files, absolute; empty: one that it signs
+    itself. ``objective``: how old the newest good restore point of a VM may be, in seconds. ``idle``: who has done
+    nothing for so long logs in again, in seconds.
+    """
+
+    listen: str = ""
+    hosts: tuple[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")], ...] = ()
+    certificate: str = ""
+    key: str = ""
+    objective_s: Annotated[float, msgspec.Meta(ge=60)] = msgspec.field(default=86400.0, name="objective")
+    idle_s: Annotated[float, msgspec.Meta(ge=60, le=86400)] = msgspec.field(default=1800.0, name="idle")
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            parse_place(self.listen)
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("certificate and key go together: give both, or neither for one that it signs itself")
+
+
 _Kind = Literal[
     "backup", "restore", "verify", "gc", "copy", "heal", "clean-up", "export", "boot", "files", "instant", "settle"
 ]
@@ -146,6 +174,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     history: HistorySettings = HistorySettings()
     audit: AuditSettings = AuditSettings()
     metrics: MetricsSettings = MetricsSettings()
+    console: ConsoleSettings = ConsoleSettings()
     notifiers: dict[NotifierName, NotifierSettings] = {}
 
     @classmethod
@@ -178,6 +207,10 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
         for name, notifier in self.notifiers.items():
             if notifier.secret_file and not Path(notifier.secret_file).is_absolute():
                 raise ConfigInvalid(file=source, key=f"notifiers.{name}.secret_file", reason="write an absolute path")
+        for key in ("certificate", "key"):
+            place: str = getattr(self.console, key)
+            if place and not Path(place).is_absolute():
+                raise ConfigInvalid(file=source, key=f"console.{key}", reason="write an absolute path")
         if self.timing.heartbeat * 3 > self.timing.lease_ttl:
             reason = "must be at most a third of timing.lease_ttl, so that a lost heartbeat loses no lease"
             raise ConfigInvalid(file=source, key="timing.heartbeat", reason=reason)
@@ -215,6 +248,16 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     def proof_dir(self) -> Path:
         """What boot proofs saw: the last screenshot of each restore point."""
         return self.home / "proofs"
+
+    @property
+    def console_dir(self) -> Path:
+        """What the web console makes for itself: its certificate and that one's key."""
+        return self.home / "console"
+
+    def environment(self, config: Path | None) -> dict[str, str]:
+        """Of a process that is to have this configuration: ``config`` is the file that was named, if one was."""
+        named = {} if config is None else {"HOLDFAST_CONFIG": str(config.resolve())}
+        return {**os.environ, "HOLDFAST_HOME": str(self.home), **named}
 
     def shown(self) -> dict[str, Any]:
         """The effective configuration as a table for `holdfast config show`: defaults filled in, secrets left out."""

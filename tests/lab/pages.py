@@ -5,12 +5,12 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 _TAGS = {
-    "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "b", "span", "table", "tr", "th", "td", "ul",
-    "li", "div", "svg", "rect", "line", "polyline", "text",
+    "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "b", "span", "table", "caption", "thead",
+    "tbody", "tr", "th", "td", "ul", "li", "div", "svg", "rect", "line", "polyline", "text",
 }  # fmt: skip
 _ATTRIBUTES = {
     "class", "lang", "charset", "x", "y", "x1", "x2", "y1", "y2", "width", "height", "fill", "stroke", "stroke-width",
-    "points", "viewbox", "role", "text-anchor", "font-size",
+    "points", "scope", "viewbox", "role", "text-anchor", "font-size",
 }  # fmt: skip
 _VOID = {"meta"}
 

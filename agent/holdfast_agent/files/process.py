@@ -19,12 +19,14 @@ from holdfast_agent.errors import FilesUnreadable, UsageError, from_record
 from holdfast_agent.export.folder import SOCKET_NAME, folder_of
 from holdfast_agent.mover.control import Control
 from holdfast_agent.mover.life import live
+from holdfast_agent.wire.files import SendFile
 from holdfast_agent.wire.movers import Connected, Finished, MoverHost
 from holdfast_agent.wire.specs import FilesSpec, MoverResult
 
 from .answer import Answer
 from .frames import Confined, Ended, Inlet
 from .reader import read_files
+from .sending import send_file
 
 _MOST_DISKS = 28  # each is a connection to the exporter, which has 32 at a time
 _log = logging.getLogger("holdfast.files")
@@ -44,12 +46,14 @@ def _look(control: Control) -> Finished:
         raise UsageError(reason=f"file systems are looked for on one to {_MOST_DISKS} disks")
     export = folder_of(Path(host.exports.directory), spec.export) / SOCKET_NAME
     with contextlib.ExitStack() as stack:
-        answer = Answer(spec.wish, host)
-        stack.callback(answer.close)
         empty = Path(tempfile.mkdtemp(prefix="files-", dir=host.runtime_dir))
         stack.callback(shutil.rmtree, empty, ignore_errors=True)
         child, pipe = _start_reader(spec, host, export, empty)
         stack.callback(_end, child)
+        if isinstance(spec.wish, SendFile):
+            return send_file(control, Inlet(pipe), spec.secret, host)
+        answer = Answer(spec.wish, host)
+        stack.callback(answer.close)
         control.report(Connected())
         _take(control, Inlet(pipe), answer)
         return Finished(result=MoverResult(files=answer.result()), counters=answer.counters)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from holdfast_agent.disks.nbd.connection import Connection
 from holdfast_agent.errors import ErrorRecord, ExtraMissing, HoldfastError, InternalError
-from holdfast_agent.wire.files import FetchFiles
+from holdfast_agent.wire.files import FetchFiles, SendFile
 from holdfast_agent.wire.specs import FilesSpec
 
 from .confine import confine
@@ -50,9 +50,8 @@ def _read(
         return ExtraMissing(purpose="reading file systems", host=host, extra="files").to_record()
     for codec in _CODECS:
         "".encode(codec)  # found by a look into files, which soon is not possible
-    outlet.send(
-        Confined(confine(empty_folder, MEMORY_BYTES, FETCH_CPU_S if isinstance(spec.wish, FetchFiles) else LOOK_CPU_S))
-    )
+    cpu_s = FETCH_CPU_S if isinstance(spec.wish, (FetchFiles, SendFile)) else LOOK_CPU_S
+    outlet.send(Confined(confine(empty_folder, MEMORY_BYTES, cpu_s)))
     try:
         sources = [ExportedDisk(name, disk) for name, disk in zip(spec.disks, disks, strict=True)]
         carry_out(spec.wish, Tree(volumes(sources), spec.volume), outlet.send)

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from holdfast_agent.errors import HoldfastError
+from holdfast_agent.errors import HoldfastError, UsageError
 from holdfast_agent.wire.files import (
     MOST_RESULT_BYTES,
     FetchFiles,
@@ -16,6 +16,7 @@ from holdfast_agent.wire.files import (
     FindFiles,
     ListFiles,
     ListVolumes,
+    SendFile,
     VolumeEntry,
 )
 
@@ -43,6 +44,12 @@ def carry_out(wish: FilesWish, tree: Tree, send: Send) -> None:
             places = [tree.at(path) for path in paths]
             for place in places:
                 _Fetch(tree, send).fetch(place)
+            send(Ended())
+        case SendFile(path=path):
+            place = tree.at(path)
+            if place.node.facts().kind is not FileKind.FILE:
+                raise UsageError(reason=f"{path.decode('utf-8', 'backslashreplace')!r} is no file")
+            _Fetch(tree, send).fetch(place)
             send(Ended())
 
 

@@ -18,6 +18,7 @@ from holdfast_agent.errors import ErrorRecord, HoldfastError, MalformedMessage, 
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.wire import movers as pipe
+from holdfast_agent.wire.files import SendFile
 from holdfast_agent.wire.messages import MoverState
 from holdfast_agent.wire.specs import (
     BenchmarkSpec,
@@ -132,6 +133,7 @@ class MoverProcess:
         """
         self.name = name
         self.role = "new"
+        self._listens = True
         self.state = MoverState(mover=name, task_id=task_id, phase="starting")
         self.endpoints: tuple[str, ...] = ()
         self._watcher = watcher
@@ -163,7 +165,10 @@ class MoverProcess:
 
     def set_up(self, setup: pipe.MoverSetup) -> None:
         """Tell the process what it is, once. The specification goes over the pipe, not into argv."""
-        self.role = _ROLE_NAMES[type(setup.spec)]
+        spec = setup.spec
+        self.role = _ROLE_NAMES[type(spec)]
+        sends = isinstance(spec, FilesSpec) and isinstance(spec.wish, SendFile)
+        self._listens = sends or self.role not in _NEVER_LISTENS
         self._put(setup)
 
     @property
@@ -188,7 +193,7 @@ class MoverProcess:
     @property
     def settled(self) -> bool:
         """Known to listen (a mover that never does: to run), or ended."""
-        return self.role in _NEVER_LISTENS or self.state.phase != "starting"
+        return not self._listens or self.state.phase != "starting"
 
     def when_settled(self, callback: Callable[[], None]) -> None:
         """Call once :attr:`settled`, at once if it is already."""

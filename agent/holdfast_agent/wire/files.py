@@ -89,7 +89,35 @@ class FetchFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     setuid: bool = False
 
 
-FilesWish = ListVolumes | ListFiles | FindFiles | FetchFiles
+class SendFile(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Send the content of one file to whoever connects and knows the task's secret. Since 1.3.
+
+    On the data channel, on which the process listens: :class:`FileBegins` · :class:`FileData`* · :class:`FileEnds`.
+    """
+
+    path: Path
+
+
+FilesWish = ListVolumes | ListFiles | FindFiles | FetchFiles | SendFile
+
+
+class FileBegins(msgspec.Struct, frozen=True, tag=True):
+    """What follows is the content of this file."""
+
+    entry: FileEntry
+
+
+class FileData(msgspec.Struct, frozen=True, tag=True):
+    """The payload is content from ``offset`` on, ascending; what is left out is zeros."""
+
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class FileEnds(msgspec.Struct, frozen=True, tag=True):
+    """All of it has been sent."""
+
+
+FilePart = FileBegins | FileData | FileEnds
 
 
 class FilesFound(msgspec.Struct, frozen=True, kw_only=True):

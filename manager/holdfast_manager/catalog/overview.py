@@ -37,6 +37,15 @@ class Stored(msgspec.Struct, frozen=True):
     stored_bytes: int
 
 
+class Totals(msgspec.Struct, frozen=True):
+    """All points of one repository that are there: how many, bytes of their disks, and what was appended for them."""
+
+    repository: str
+    points: int = 0
+    size_bytes: int = 0
+    stored_bytes: int = 0
+
+
 class Worked(msgspec.Struct, frozen=True):
     """A task of a session of a job."""
 
@@ -77,6 +86,14 @@ class Overview:
         with self._database.reading() as connection:
             rows = connection.execute(query.where(points.c.undo_until.is_(None)).order_by(points.c.created))
             return tuple(Stored(*row) for row in rows)
+
+    def totals(self) -> tuple[Totals, ...]:
+        """Of the repositories that have points, by name."""
+        sums = (func.count(), func.sum(points.c.size_bytes), func.sum(points.c.stored_bytes))
+        query = select(points.c.repository, *sums).where(points.c.undo_until.is_(None))
+        with self._database.reading() as connection:
+            rows = connection.execute(query.group_by(points.c.repository).order_by(points.c.repository))
+            return tuple(Totals(name, int(count), int(size), int(stored)) for name, count, size, stored in rows)
 
     def sessions(self, since: float) -> tuple[SessionEntry, ...]:
         """Those that were begun since then, the newest first."""

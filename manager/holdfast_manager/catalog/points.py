@@ -95,6 +95,16 @@ class Points:
         with self._database.reading() as connection:
             return tuple(from_row(row, PointEntryRow) for row in connection.execute(query))
 
+    def of_vm(self, server: str, vm_id: str) -> tuple[PointEntryRow, ...]:
+        """All points of a VM that are there, in all repositories, the newest first."""
+        query = (
+            select(*_COLUMNS)
+            .where(points.c.server == server, points.c.vm_id == vm_id, _is_pruned(False))
+            .order_by(points.c.created.desc(), points.c.sid)
+        )
+        with self._database.reading() as connection:
+            return tuple(from_row(row, PointEntryRow) for row in connection.execute(query))
+
     def set_state(self, sid: Sid, state: PointState) -> None:
         """Mark a point. No effect on one that is not remembered."""
         with self._database.writing() as connection:

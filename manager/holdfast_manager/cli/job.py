@@ -15,6 +15,7 @@ from holdfast_agent.model.units import format_rate, format_size
 from holdfast_manager.catalog.job_tables import job_from_table, job_to_table
 from holdfast_manager.catalog.values import CopySettings, JobSpec, SessionEntry, SessionState
 from holdfast_manager.reports.retention_text import policy_text
+from holdfast_manager.reports.schedule_text import next_starts, next_text, schedule_facts
 from holdfast_manager.reports.table import facts, table
 from holdfast_manager.reports.times import moment
 
@@ -23,7 +24,6 @@ from .boot_options import boot_text
 from .commands import Group
 from .job_options import check_plugin_options, given_table, job_options, merged, without
 from .running import detach_option, run_session, strict_option
-from .schedule_options import next_starts, next_text, schedule_facts
 
 
 @click.group(cls=Group)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from holdfast_agent.errors import HoldfastError, UsageError
+from holdfast_agent.errors import UsageError
 from holdfast_agent.model.units import parse_duration
 from holdfast_manager.reports.estate import EstateReport
 from holdfast_manager.reports.sentences import counted
-from holdfast_plugins.api import VmRef
 
 from .app import App, pass_app
 from .commands import Command
@@ -45,38 +43,11 @@ def report(app: App, file: Path, since: str, rpo: str, no_inventory: bool) -> No
 
 
 def _gather(app: App, window_s: float, rpo_s: float, ask: bool) -> EstateReport:
-    from holdfast_manager.catalog.overview import Overview
-    from holdfast_manager.reports.estate import estate_report
-    from holdfast_manager.reports.protection import vm_lines
+    from holdfast_manager.enrolment.inventory import vms_of_servers
+    from holdfast_manager.reports.gathering import whole_estate
 
-    overview = Overview(app.catalog.database)
-    inventory, silent = _inventory(app) if ask else ({}, {})
-    now = time.time()
-    return estate_report(
-        since=now - window_s,
-        until=now,
-        rpo_s=rpo_s,
-        vms=vm_lines(overview.vms(), inventory, now, rpo_s),
-        sessions=overview.sessions(now - window_s),
-        stored=overview.stored(),
-        worked=overview.worked(now - window_s),
-        silent=silent,
-    )
-
-
-def _inventory(app: App) -> tuple[dict[str, Sequence[VmRef]], dict[str, str]]:
-    """The VMs of all servers that answer, and why others do not."""
-    from holdfast_manager.enrolment.servers import connected_driver
-
-    found: dict[str, Sequence[VmRef]] = {}
-    silent: dict[str, str] = {}
-    for entry in app.catalog.servers.list():
-        try:
-            with connected_driver(app.host, entry, app.catalog.servers.secret(entry.name)) as driver:
-                found[entry.name] = driver.list_vms()
-        except HoldfastError as error:
-            silent[entry.name] = error.text
-    return found, silent
+    inventory, silent = vms_of_servers(app.host, app.catalog) if ask else ({}, {})
+    return whole_estate(app.catalog, inventory, silent, window_s, rpo_s, time.time())
 
 
 def _write(file: Path, text: str) -> None:

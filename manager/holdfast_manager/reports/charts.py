@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -13,6 +14,7 @@ _LEFT, _RIGHT, _TOP, _FOOT = 76, 12, 12, 44
 _PLOT_WIDTH, _PLOT_HEIGHT = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _FOOT
 _GUIDES = 4
 _MOST_LABELS = 10
+_ROOM_FOR_A_DAY = 32
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -24,9 +26,9 @@ class Series(msgspec.Struct, frozen=True):
 
 
 def columns(title: str, days: Sequence[str], series: Sequence[Series], say: Callable[[float], str]) -> Html:
-    """For each day a column, with the series one above the other."""
+    """For each day a column of counts, with the series one above the other."""
     totals = [sum(each.values[at] for each in series) for at in range(len(days))]
-    top = max(totals, default=0.0) or 1.0
+    top = max(1, math.ceil(max(totals, default=0.0) / _GUIDES)) * _GUIDES  # whole numbers at the guides
     width = _PLOT_WIDTH / max(1, len(days))
     parts: list[str] = []
     for at, day in enumerate(days):
@@ -62,9 +64,10 @@ def _chart(
     step = _PLOT_WIDTH / max(1, len(days)) if step is None else step
     every = max(1, -(-len(days) // _MOST_LABELS))
     names = [
-        _text(_LEFT + at * step + shift, _TOP + _PLOT_HEIGHT + 16, day, "middle")
+        _text(x, _TOP + _PLOT_HEIGHT + 16, day, "middle" if x < _WIDTH - _ROOM_FOR_A_DAY else "end")
         for at, day in enumerate(days)
         if at % every == 0
+        for x in (_LEFT + at * step + shift,)
     ]
     keys = []
     for number, each in enumerate(series):

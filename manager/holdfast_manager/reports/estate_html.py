@@ -18,19 +18,19 @@ _COLOURS = {
     "success": "#2da44e", "warning": "#d4a72c", "partial": "#fb8f44", "failed": "#cf222e", "cancelled": "#8c959f",
 }  # fmt: skip
 _PALETTE = ("#2f81f7", "#8250df", "#1b7c83", "#bf3989", "#bc4c00", "#57606a")
-_STATE_MOODS = {VmState.UNPROTECTED: "error", VmState.LATE: "warning", VmState.PROTECTED: "good", VmState.GONE: "quiet"}
+STATE_MOODS = {VmState.UNPROTECTED: "error", VmState.LATE: "warning", VmState.PROTECTED: "good", VmState.GONE: "quiet"}
 _MOST_SESSIONS = 200
 
 
 def estate_html(report: EstateReport) -> str:
     """VMs first: whether they are protected is what the page is for."""
-    about = f"{moment(report.since)} to {moment(report.until)}; objective: a point every {_age(report.rpo_s)}"
+    about = f"{moment(report.since)} to {moment(report.until)}; objective: a point every {age(report.rpo_s)}"
     return page(
         f"Holdfast: {moment(report.until)}",
         element("p", about, class_="quiet"),
         _summary(report),
         section("Virtual machines", *_silent(report), _vms(report)),
-        section("Sessions", _sessions_chart(report), _sessions(report)),
+        section("Sessions", sessions_chart(report), _sessions(report)),
         section("Growth", _growth(report)),
         section("Bottlenecks", _jobs(report)),
     )
@@ -38,7 +38,7 @@ def estate_html(report: EstateReport) -> str:
 
 def _summary(report: EstateReport) -> Html:
     told = [
-        element("b", f"{report.states[state.value]} {state.value}", class_=_STATE_MOODS[state])
+        element("b", f"{report.states[state.value]} {state.value}", class_=STATE_MOODS[state])
         for state in VmState
         if report.states[state.value] or state is not VmState.GONE
     ]
@@ -63,13 +63,14 @@ def _vms(report: EstateReport) -> Html:
 
 
 def _vm(line: VmLine, report: EstateReport) -> tuple[str, ...]:
-    state = element("span", line.state.value, class_=_STATE_MOODS[line.state])
-    age = "-" if line.last_good is None else _age(report.until - line.last_good)
+    state = element("span", line.state.value, class_=STATE_MOODS[line.state])
+    old = "-" if line.last_good is None else age(report.until - line.last_good)
     met = "-" if line.state is VmState.GONE else "yes" if line.state is VmState.PROTECTED else "no"
-    return (line.server, line.vm, state, moment(line.last_good), age, met, str(line.points), str(line.suspect or "-"))
+    return (line.server, line.vm, state, moment(line.last_good), old, met, str(line.points), str(line.suspect or "-"))
 
 
-def _sessions_chart(report: EstateReport) -> Html:
+def sessions_chart(report: EstateReport) -> Html:
+    """Sessions that were begun each day, by result."""
     series = [Series(name, _COLOURS[name], tuple(map(float, by_day))) for name, by_day in report.results.items()]
     return columns("Sessions by day and result", report.days, series, lambda value: f"{value:g}")
 
@@ -92,16 +93,20 @@ def _sessions(report: EstateReport) -> Html:
 def _growth(report: EstateReport) -> Html:
     if not report.grown:
         return element("p", "No restore points", class_="quiet")
-    series = [
-        Series(name, _PALETTE[number % len(_PALETTE)], tuple(map(float, by_day)))
-        for number, (name, by_day) in enumerate(report.grown.items())
-    ]
     rows = [
         (name, format_size(by_day[-1]), format_size(max(0, by_day[-1] - by_day[0])))
         for name, by_day in report.grown.items()
     ]
-    chart = lines("Bytes stored for restore points", report.days, series, format_size)
-    return joined(chart, html_table(("repository", "stored", "grown"), rows, numbers=("stored", "grown")))
+    return joined(growth_chart(report), html_table(("repository", "stored", "grown"), rows, ("stored", "grown")))
+
+
+def growth_chart(report: EstateReport) -> Html:
+    """Bytes stored by repository, day by day."""
+    series = [
+        Series(name, _PALETTE[number % len(_PALETTE)], tuple(map(float, by_day)))
+        for number, (name, by_day) in enumerate(report.grown.items())
+    ]
+    return lines("Bytes stored for restore points", report.days, series, format_size)
 
 
 def _jobs(report: EstateReport) -> Html:
@@ -127,5 +132,6 @@ def _jobs(report: EstateReport) -> Html:
     return html_table(heads, rows, numbers=heads[1:8])
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
+    """ "5.2 h", "3.0 d"."""
     return f"{seconds / 86400:.1f} d" if seconds >= 2 * 86400 else f"{seconds / 3600:.1f} h"

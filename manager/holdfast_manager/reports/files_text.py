@@ -13,7 +13,12 @@ from holdfast_agent.wire.files import FileEntry, FileKind, VolumeEntry
 
 from .table import table
 
-_TYPES = {FileKind.FILE: stat.S_IFREG, FileKind.FOLDER: stat.S_IFDIR, FileKind.LINK: stat.S_IFLNK, FileKind.OTHER: 0}
+FILE_TYPES = {
+    FileKind.FILE: stat.S_IFREG,
+    FileKind.FOLDER: stat.S_IFDIR,
+    FileKind.LINK: stat.S_IFLNK,
+    FileKind.OTHER: 0,
+}
 
 
 class FileLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +56,8 @@ def files_text(entries: Sequence[FileEntry], *, whole_paths: bool) -> str:
         name = shown(entry.path if whole_paths else entry.path.rpartition(b"/")[2] or b"/")
         target = f" -> {shown(entry.target)}" if entry.kind is FileKind.LINK else ""
         size = format_size(entry.size) if entry.kind is FileKind.FILE else "-"
-        mode = stat.filemode(_TYPES[entry.kind] | entry.mode)
-        rows.append((mode, str(entry.uid), str(entry.gid), size, _moment(entry.mtime_ns, "seconds"), name + target))
+        mode = stat.filemode(FILE_TYPES[entry.kind] | entry.mode)
+        rows.append((mode, str(entry.uid), str(entry.gid), size, changed_at(entry.mtime_ns), name + target))
     return table(("mode", "uid", "gid", "size", "modified (UTC)", "name"), rows, right=("uid", "gid", "size"))
 
 
@@ -75,6 +80,11 @@ def volumes_text(volumes: Sequence[VolumeEntry]) -> str:
 def shown(path: bytes) -> str:
     """A path for people."""
     return path.decode("utf-8", "backslashreplace")
+
+
+def changed_at(ns: int) -> str:
+    """When a file was changed, in UTC, to the second; "?" for what is no moment."""
+    return _moment(ns, "seconds")
 
 
 def _moment(ns: int, precision: str) -> str:

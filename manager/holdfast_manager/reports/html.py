@@ -19,15 +19,21 @@ svg { max-width: 100%; height: auto }
 """
 
 
+_VOID = frozenset({"br", "img", "input", "link", "meta"})
+"""Elements that hold nothing and have no end."""
+
+
 class Html(str):
     """Text that is HTML already; all other text is escaped where it is put into some."""
 
     __slots__ = ()
 
 
-def element(name: str, *content: str, **attributes: str) -> Html:
+def element(name: str, /, *content: str, **attributes: str) -> Html:
     """``<name attributes>content</name>``. A trailing "_" of an attribute's name is left out (``class_``)."""
     told = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(each)}"' for key, each in attributes.items())
+    if name in _VOID:
+        return Html(f"<{name}{told}>")
     return Html(f"<{name}{told}>{joined(*content)}</{name}>")
 
 
@@ -48,19 +54,23 @@ def section(title: str, *content: str) -> Html:
     return joined(element("h2", title), *content)
 
 
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> Html:
-    """``rows`` under ``heads``; columns named in ``numbers`` are aligned to the right."""
+def html_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str] = (), caption: str = ""
+) -> Html:
+    """``rows`` under ``heads``; columns named in ``numbers`` are aligned to the right. ``caption``: what it shows."""
     kinds: list[dict[str, str]] = [{"class_": "number"} if head in numbers else {} for head in heads]
-    first = element("tr", *(element("th", head, **kind) for head, kind in zip(heads, kinds, strict=True)))
+    first = [element("th", head, scope="col", **kind) for head, kind in zip(heads, kinds, strict=True)]
     lines = [
         element("tr", *(element("td", cell, **kind) for cell, kind in zip(row, kinds, strict=True))) for row in rows
     ]
-    return element("table", first, *lines)
+    told = element("caption", caption) if caption else ""
+    return element("table", told, element("thead", element("tr", *first)), element("tbody", *lines))
 
 
 def html_facts(facts: Sequence[tuple[str, str]]) -> Html:
     """Names and values, one a line."""
-    return element("table", *(element("tr", element("th", name), element("td", value)) for name, value in facts))
+    lines = [element("tr", element("th", name, scope="row"), element("td", value)) for name, value in facts]
+    return element("table", element("tbody", *lines), class_="facts")
 
 
 def _clean(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -24,9 +23,7 @@ class Announcer:
 
     def __init__(self, settings: ManagerSettings, catalog: Catalog, config: Path | None) -> None:
         self._catalog = catalog
-        self._environment = {**os.environ, "HOLDFAST_HOME": str(settings.home)}
-        if config is not None:
-            self._environment["HOLDFAST_CONFIG"] = str(config.resolve())
+        self._environment = settings.environment(config)
         self._wanted = bool(settings.notifiers)
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0

@@ -17,7 +17,7 @@ from holdfast_manager.catalog.again import run_again
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.tables import jobs, notices, obligations, points, sessions, slot_requests
 from holdfast_manager.catalog.values import SessionResult, SessionState
-from holdfast_manager.scheduler.capacities import Capacities
+from holdfast_manager.scheduler.occupation import slot_uses
 
 log = logging.getLogger(__name__)
 
@@ -152,18 +152,13 @@ def _of_jobs(connection: Connection) -> Iterator[Metric]:
 
 
 def _of_slots(connection: Connection) -> Iterator[Metric]:
-    capacities = Capacities(connection)
-    used: Counter[str] = Counter()
-    waiting = 0
-    for granted in connection.scalars(select(slot_requests.c.granted)):
-        waiting += granted is None
-        used.update(granted or ())
-    yield gauge("holdfast_tasks_waiting", "Tasks that wait for slots.", waiting)
-    for name, text, numbers in (
-        ("holdfast_slots", "Tasks that may work there at once.", capacities.slots),
-        ("holdfast_slots_used", "Tasks that work there.", {name: used[name] for name in capacities.slots}),
-    ):
-        yield gauge(name, text, [Sample(each, {"resource": resource}) for resource, each in sorted(numbers.items())])
+    waits = select(func.count()).select_from(slot_requests).where(slot_requests.c.granted.is_(None))
+    yield gauge("holdfast_tasks_waiting", "Tasks that wait for slots.", connection.scalar(waits) or 0)
+    uses = slot_uses(connection)
+    names = [{"resource": use.resource} for use in uses]
+    slots, used = (float(use.slots) for use in uses), (float(use.used) for use in uses)
+    yield gauge("holdfast_slots", "Tasks that may work there at once.", map(Sample, slots, names))
+    yield gauge("holdfast_slots_used", "Tasks that work there.", map(Sample, used, names))
 
 
 def _of_points(connection: Connection) -> Iterator[Metric]:

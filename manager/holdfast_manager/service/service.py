@@ -17,6 +17,7 @@ from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.settings import ManagerSettings
 
 from .announcing import Announcer
+from .console import ConsoleKeeper
 from .housekeeping import Housekeeping
 from .jobs import JobWatch
 from .leadership import Leadership, leadership
@@ -76,6 +77,7 @@ class BackupService:
         self._housekeeping = Housekeeping(settings, catalog)
         self._announcer = Announcer(settings, catalog, config)
         self._metrics = TellsMetrics(settings.metrics.listen, catalog)
+        self._console = ConsoleKeeper(settings, config)
         self._supervisor = Supervisor()
         self._leads = False
 
@@ -87,6 +89,7 @@ class BackupService:
                 stop.wait(self._turn())
             self._supervisor.tell("STOPPING=1")
         self._announcer.stop()
+        self._console.close()
         self._metrics.close()
         self._leadership.give_up()
         log.info("the service has stopped; sessions that run go on")
@@ -113,6 +116,7 @@ class BackupService:
             self._supervisor.tell("STATUS=leads")
         elif self._leads and not leads:
             self._metrics.close()
+            self._console.close()
             log.warning("the service no longer leads")
         if not leads:
             self._supervisor.tell("STATUS=stands by: another service leads")
@@ -127,6 +131,7 @@ class BackupService:
         wake = self._jobs.look(self._clock())
         self._housekeeping.look(self._clock())
         self._announcer.look()
+        self._console.look()
         longest = self._poll_s if self._starter.busy else min(_IDLE_POLLS * self._poll_s, _LONGEST_WAIT_S)
         # a due moment that lies in the past means: soon, but not in a loop without a breath
         return longest if wake is None else min(longest, max(wake - self._clock(), self._poll_s / 10))

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 
 from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost
-from holdfast_agent.errors import ErrorRecord, MoverDied, from_record
+from holdfast_agent.errors import ErrorRecord, MoverDied, UsageError, from_record
 from holdfast_agent.model.points import Point
-from holdfast_agent.wire.files import FilesFound, FilesWish
+from holdfast_agent.wire.files import FileEntry, FilesFound, FilesWish, SendFile
 from holdfast_agent.wire.messages import MoverChanged, MoverStarted, MoverState, Push, StartMover
 from holdfast_agent.wire.specs import AnySpec, ExporterSpec, FilesSpec
 from holdfast_manager.catalog.catalog import Catalog
@@ -20,10 +20,12 @@ from holdfast_manager.settings import TimingSettings
 
 from .agents import AgentPool, LeaseKeeper
 from .exporters import export_names, exported, start_exporter
+from .file_stream import received
 from .keys import repository_keys
 from .restore_actions import wanted_disks
 from .routing import Routing
 
+_SENDS_SINCE = 3  # the minor version of the protocol
 _LOOK_S = 0.5  # between two looks of who waits whether it was interrupted
 
 
@@ -72,6 +74,23 @@ class Browser:
                 return event.result.files
             if event.phase == "done":
                 raise MoverDied(role="exporter", task=self._export, reason="it ended by itself")
+
+    def content(self, path: bytes, volume: str = "") -> Iterator[FileEntry | bytes]:
+        """One file and its content, as :func:`~.file_stream.received` gives them; until it ends, nothing else is asked.
+
+        Raises as ``ask``, and :class:`UsageError` for an agent that is too old.
+        """
+        if not self._pool.understands(self._proxy, _SENDS_SINCE):
+            raise UsageError(
+                reason=f"the agent {self._proxy!r} is too old to send files; restore them to a folder of it"
+            )
+        secret = secrets.token_bytes(32)
+        wish = SendFile(path=path)
+        spec = FilesSpec(
+            task_id=self._export, secret=secret, export=self._export, disks=self._disks, wish=wish, volume=volume
+        )
+        endpoints = self._start(self._proxy, f"{secrets.token_hex(6)}-files", spec)
+        return received(endpoints, secret, self._events)
 
     def _start(self, agent: str, mover: str, spec: AnySpec) -> tuple[str, ...]:
         request = StartMover(lease=self._pool.lease, mover=mover, spec=spec)

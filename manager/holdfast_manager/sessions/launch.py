@@ -44,13 +44,10 @@ class SessionLauncher:
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._given = self._ended = False
         self._log = self._logs / f"{STARTING}{secrets.token_hex(6)}.log"
-        environment = {**os.environ, "HOLDFAST_HOME": str(settings.home)}
-        if config is not None:
-            environment["HOLDFAST_CONFIG"] = str(config.resolve())
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         number, self._pipe = os.pipe()
         try:
-            self._process = birth(number, log, environment)
+            self._process = birth(number, log, settings.environment(config))
         except BaseException:
             os.close(self._pipe)
             raise
