@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from lab.exports import nbdsh
 from lab.installation import CommandFailed, Installation, installed
+from lab.instants import exporting, kill_session, left_over, listed, served, wait_until
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
-from lab.processes import children
 
 MIB = 1 << 20
 
@@ -44,13 +40,6 @@ def house(tmp_path_factory: pytest.TempPathFactory, host: LibvirtHost) -> Iterat
         yield house
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.2)
-
-
 def started(house: Installation, host: LibvirtHost, *command: str) -> tuple[str, LibvirtVm]:
     line = house.holdfast("instant", *command)["instant"]
     assert (line["state"], line["name"]) == ("serving", "web-instant")
@@ -58,11 +47,8 @@ def started(house: Installation, host: LibvirtHost, *command: str) -> tuple[str,
     return str(line["session"]), LibvirtVm.found(host, "web-instant", {"vda": content})
 
 
-def served(vm: LibvirtVm, offset: int, length: int) -> bytes:
-    """What the export of a VM's disk holds now."""
-    socket = vm.domain.XMLDesc().split("socket='")[1].split("'")[0]
-    told = nbdsh(f"print(h.pread({length}, {offset}).hex())", f"nbd+unix:///vda?socket={socket}")
-    return bytes.fromhex(told[0])
+def socket_of(vm: LibvirtVm) -> str:
+    return vm.domain.XMLDesc().split("socket='")[1].split("'")[0]
 
 
 def write_again(vm: LibvirtVm, offset: int, data: bytes) -> None:
@@ -71,7 +57,7 @@ def write_again(vm: LibvirtVm, offset: int, data: bytes) -> None:
     def reaches() -> bool:
         try:
             vm.write("vda", offset, data)
-            return served(vm, offset, len(data)) == data
+            return served(socket_of(vm), "vda", offset, len(data)) == data
         except AssertionError:  # nobody serves it yet
             return False
 
@@ -80,15 +66,6 @@ def write_again(vm: LibvirtVm, offset: int, data: bytes) -> None:
 
 def start(house: Installation, host: LibvirtHost) -> tuple[str, LibvirtVm]:
     return started(house, host, "start", "--vm", "web", "--point", "latest", "--server", "kvm")
-
-
-def listed(house: Installation) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = house.holdfast("instant", "list")["instant"]
-    return found
-
-
-def left_over(house: Installation) -> list[Path]:
-    return list((house.home / "agent" / "exports").glob("*/*"))
 
 
 def test_a_vm_runs_from_its_point_through_restarts_and_moves_to_its_own_disks(
@@ -114,8 +91,7 @@ def test_a_manager_that_dies_leaves_a_vm_that_waits_for_its_disks(house: Install
     number, vm = start(house, host)
     vm.write("vda", 5 * MIB, b"kept" * 1000)
     vm._io("vda", "flush")
-    process: str = house.holdfast("session", "show", number)["process"]
-    os.kill(int(process.split()[1]), signal.SIGKILL)
+    kill_session(house, number)
     wait_until(lambda: listed(house)[0]["state"] == "interrupted")
     wait_until(lambda: not list(house.home.glob("agent/exports/*/*/nbd.sock")))
     with pytest.raises(CommandFailed, match="resume"):
@@ -123,7 +99,7 @@ def test_a_manager_that_dies_leaves_a_vm_that_waits_for_its_disks(house: Install
     second, again = started(house, host, "resume", number)
     assert again.uuid == vm.uuid, "the same VM goes on"
     write_again(vm, 6 * MIB, b"and on" * 1000)
-    assert served(vm, 0, 8 * MIB) == bytes(vm.content["vda"])
+    assert served(socket_of(vm), "vda", 0, 8 * MIB) == bytes(vm.content["vda"])
     report = house.holdfast("instant", "stop", second)
     assert report["result"] == "success"
     assert (listed(house), left_over(house)) == ([], [])
@@ -140,8 +116,7 @@ def test_a_migration_that_dies_is_cleared_up_by_the_next(house: Installation, ho
     session = house.holdfast("instant", "migrate", number, "--detach")["session"]
     wait_until(lambda: bool(set(copies.iterdir()) - before))
     (torn,) = set(copies.iterdir()) - before
-    process: str = house.holdfast("session", "show", str(session))["process"]
-    os.kill(int(process.split()[1]), signal.SIGKILL)
+    kill_session(house, str(session))
     os.kill(exporter, signal.SIGCONT)
     write_again(vm, 5 * MIB, b"goes on" * 100)
     report = house.holdfast("instant", "migrate", number)
@@ -151,13 +126,6 @@ def test_a_migration_that_dies_is_cleared_up_by_the_next(house: Installation, ho
     assert (vm.read_image("vda") == vm.content["vda"]) is True
     vm.stop()
     vm.domain.undefine()
-
-
-def exporting(house: Installation) -> int:
-    """The process that serves."""
-    assert house.agent is not None
-    (exporter,) = children(house.agent.pid, "holdfast_agent.export")
-    return exporter
 
 
 def test_what_is_not_possible_is_told(house: Installation, host: LibvirtHost) -> None:

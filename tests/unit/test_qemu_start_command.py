@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from holdfast_plugins.hypervisors.qemu.inventory import Description, Disk
-from holdfast_plugins.hypervisors.qemu.start_command import Renewed, start_file
+from holdfast_plugins.hypervisors.qemu.start_command import Renewed, Served, start_file
 
 IMAGE = "/vms/web/ro,ot.qcow2"
 ESCAPED = IMAGE.replace(",", ",,")
@@ -18,9 +18,13 @@ UUID = "6d6c8a6e-3b0f-4a87-9d2f-33f1d3c7d8b1"
 MAC = "mac=52:54:00:00:00:01"
 
 
-def command(*words: str, fresh: bool = True) -> list[str]:
+SERVED = Served("/run/a,b.sock", "root")
+OVER_NBD = "driver=nbd,{0}server.type=unix,{0}server.path=/run/a,,b.sock,{0}export=root,{0}reconnect-delay=5"
+
+
+def command(*words: str, fresh: bool = True, image: str | Served = "root,1.raw") -> list[str]:
     description = Description("web", UUID, "7.2.22", (DISK,), ("qemu-system-x86_64", *words))
-    text = start_file(description, Renewed("web2" if fresh else "web", {"root": "root,1.raw"}, fresh))
+    text = start_file(description, Renewed("web2" if fresh else "web", {"root": image}, fresh))
     body = text.partition("exec ")[2]
     assert text.startswith("#!/bin/sh\n") and 'cd "$(dirname "$0")" || exit 1' in text
     return shlex.split(body.replace("\\\n", " "))[1:]
@@ -94,3 +98,32 @@ def test_a_vm_whose_command_is_not_known_gets_its_disks() -> None:
     text = start_file(None, Renewed("web", {"a": "a.raw", "b": "b.raw"}, True))
     assert "is not known" in text
     assert text.count("-blockdev") == text.count("virtio-blk-pci") == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "becomes"),
+    [
+        (
+            "-blockdev",
+            f"driver=file,filename={ESCAPED},node-name=f,aio=io_uring,cache.direct=on",
+            "node-name=f,cache.direct=on," + OVER_NBD.format(""),
+        ),
+        (
+            "-blockdev",
+            f"driver=qcow2,node-name=disk-node,file.driver=file,file.filename={ESCAPED},file.locking=off",
+            "driver=raw,node-name=disk-node,file." + OVER_NBD.format("file."),
+        ),
+        ("-hda", IMAGE, str(SERVED)),
+        ("-drive", f"if=ide,file={ESCAPED},format=qcow2", f"file={str(SERVED).replace(',', ',,')},format=raw,if=ide"),
+    ],
+)
+def test_a_disk_that_is_served_is_found_wherever_its_image_was_named(option: str, value: str, becomes: str) -> None:
+    words = command(option, value, image=SERVED)
+    assert words[:2] == [option, becomes]
+    assert "virtio-blk-device.werror=stop" in words
+
+
+def test_a_disk_that_is_served_is_found_in_json_too() -> None:
+    node = {"driver": "qcow2", "node-name": "disk-node", "file": {"driver": "file", "filename": IMAGE, "aio": "native"}}
+    made = json.loads(command("-blockdev", json.dumps(node), image=SERVED)[1])
+    assert made == {"driver": "raw", "node-name": "disk-node", "file": SERVED.node}

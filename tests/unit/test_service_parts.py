@@ -35,7 +35,7 @@ from holdfast_manager.service.orphan_hunter import (
     LONGEST_PAUSE_S,
     OrphanHunter,
     Try,
-    due_servers,
+    due_now,
     pause_after,
 )
 from holdfast_manager.service.starter import Starter
@@ -135,8 +135,8 @@ def test_pauses_between_clean_ups_grow_up_to_a_limit() -> None:
     assert [pause_after(number) for number in range(4)] == [0, FIRST_PAUSE_S, 4 * FIRST_PAUSE_S, 16 * FIRST_PAUSE_S]
     assert pause_after(100) == LONGEST_PAUSE_S
     tried = {"a": Try(1000.0, 1), "b": Try(1000.0, 2), "c": Try(5000.0, 3)}
-    assert due_servers(dict.fromkeys("abcd"), tried, 1059.0) == ["c", "d"], "a clock that went back delays none"
-    assert due_servers(dict.fromkeys("abd"), tried, 1060.0) == ["a", "d"]
+    assert due_now(dict.fromkeys("abcd"), tried, 1059.0) == ["c", "d"], "a clock that went back delays none"
+    assert due_now(dict.fromkeys("abd"), tried, 1060.0) == ["a", "d"]
 
 
 def test_what_dead_sessions_left_is_hunted_and_what_living_ones_hold_is_not(stocked: Catalog, clock) -> None:

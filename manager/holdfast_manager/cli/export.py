@@ -24,6 +24,8 @@ from .running import EXIT_CANCELLED, Launched
 if TYPE_CHECKING:
     from holdfast_manager.sessions.requests import ExportRequest
 
+    from .instant import InstantLine
+
 _number = click.argument("number", type=click.IntRange(min=1))
 _STOP_S = 60.0
 _SERVING = "transferring"
@@ -46,7 +48,8 @@ class ExportDiskLine(msgspec.Struct, frozen=True, kw_only=True):
 
 class ExportLine(msgspec.Struct, frozen=True, kw_only=True):
     """An export, which is a session. ``state``: starting, serving, waiting (to be started again) or stopping; kept: not
-    served, with ``stored_bytes`` of what was written; unknown: the same if its agent, which is away, still has it."""
+    served, with ``stored_bytes`` of what was written; unknown: the same if its agent, which is away, still has it.
+    ``after``: the session that died and that this one, begun by the service, follows."""
 
     session: int
     state: str
@@ -58,6 +61,7 @@ class ExportLine(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     disks: tuple[ExportDiskLine, ...] = ()
     stored_bytes: int | None = None
+    after: int | None = None
 
 
 @click.group(cls=Group)
@@ -255,6 +259,7 @@ def export_line(app: App, entry: SessionEntry) -> ExportLine:
         writable=bool(entry.spec.get("writable")),
         keep=bool(entry.spec.get("keep")),
         disks=disks,
+        after=entry.spec.get("after"),
     )
 
 
@@ -271,6 +276,11 @@ def _started_text(line: ExportLine) -> str:
     return f"{uris}\nIt goes on until `holdfast export stop {line.session}`"
 
 
+def state_text(line: ExportLine | InstantLine) -> str:
+    """For people."""
+    return line.state if line.after is None else f"{line.state} (session {line.after} died)"
+
+
 def _table(lines: list[ExportLine]) -> str:
     if not lines:
         return "No exports"
@@ -278,6 +288,6 @@ def _table(lines: list[ExportLine]) -> str:
     for line in lines:
         started = moment(line.started) if line.started else "-"
         first, *more = [disk.uri for disk in line.disks] or ["-"]
-        rows.append((str(line.session), line.vm, line.point[:12], line.state, line.proxy, started, first))
+        rows.append((str(line.session), line.vm, line.point[:12], state_text(line), line.proxy, started, first))
         rows += [("", "", "", "", "", "", uri) for uri in more]
     return table(("session", "VM", "point", "state", "agent", "started", "disks"), rows, right=("session",))

@@ -16,7 +16,7 @@ from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
 from .commands import Group
-from .export import begin_serving, export_line, serving_agent
+from .export import begin_serving, export_line, serving_agent, state_text
 from .naming import chosen_point
 from .running import EXIT_CANCELLED, detach_option, run_session
 
@@ -27,7 +27,8 @@ _number = click.argument("number", type=click.IntRange(min=1))
 
 
 class InstantLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A VM that runs from a restore point. ``state``: that of its export; interrupted: nobody serves its disks now."""
+    """A VM that runs from a restore point. ``state``: that of its export; interrupted: nobody serves its disks now.
+    ``after``: the session that died and that this one, begun by the service, follows."""
 
     session: int
     state: str
@@ -36,6 +37,7 @@ class InstantLine(msgspec.Struct, frozen=True, kw_only=True):
     point: str
     proxy: str
     started: float | None
+    after: int | None = None
 
 
 @click.group(cls=Group)
@@ -188,6 +190,7 @@ def _line(app: App, entry: SessionEntry) -> InstantLine:
         point=request.sid,
         proxy=request.proxy,
         started=entry.started,
+        after=request.after,
     )
 
 
@@ -195,7 +198,7 @@ def _table(lines: list[InstantLine]) -> str:
     if not lines:
         return "No VM runs from a restore point"
     rows = [
-        (str(each.session), each.name, each.server, each.point[:12], each.state, each.proxy,
+        (str(each.session), each.name, each.server, each.point[:12], state_text(each), each.proxy,
          moment(each.started) if each.started else "-")
         for each in lines
     ]  # fmt: skip

@@ -18,8 +18,9 @@ from holdfast_agent.wire.messages import (
     RetainPoint,
 )
 from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.errors import SessionDied
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionState
-from holdfast_manager.sessions.requests import ExportRequest
+from holdfast_manager.sessions.requests import ExportRequest, InstantRequest
 
 from .agents import connected
 from .points import asking
@@ -91,13 +92,33 @@ def _lift_hold(catalog: Catalog, request: ExportRequest, keys: KeyPair) -> None:
     catalog.points.set_retention(request.sid, reply.retained.until, reply.retained.hold)
 
 
+def interrupted(catalog: Catalog) -> list[tuple[SessionEntry, ExportRequest]]:
+    """Exports whose last session died and that nobody had stopped, with what the next session is asked.
+
+    Not those that are writable and not kept: what was written is gone with the lease of the session.
+    """
+    found = []
+    for entry, request in _last(catalog):
+        died = entry.error is not None and entry.error.code == SessionDied.code
+        if died and not entry.stop_requested and (request.keep or not request.writable):
+            convert = InstantRequest if entry.kind is SessionKind.INSTANT else ExportRequest
+            whole = msgspec.convert(entry.spec, convert)
+            found.append((entry, msgspec.structs.replace(whole, resumed=request.keep, after=entry.id)))
+    return found
+
+
 def _candidates(catalog: Catalog) -> Iterable[tuple[SessionEntry, ExportRequest]]:
-    """The last session of each export that is to be kept and is not served."""
+    """Exports that are to be kept and are not served."""
+    return ((entry, request) for entry, request in _last(catalog) if request.keep)
+
+
+def _last(catalog: Catalog) -> Iterable[tuple[SessionEntry, ExportRequest]]:
+    """The last session of each export that is not served."""
     seen: set[str] = set()
     sessions = [each for kind in SERVING for each in catalog.sessions.list(kind=kind, limit=_LOOKED_AT)]
     for entry in sessions:
         request = request_of(entry)
-        if request.export not in seen and request.keep and entry.state is SessionState.ENDED:
+        if request.export not in seen and entry.state is SessionState.ENDED:
             yield entry, request
         seen.add(request.export)
 

@@ -39,8 +39,8 @@ def pause_after(tries: int) -> float:
     return 0.0 if tries == 0 else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 4.0 ** (tries - 1))
 
 
-def due_servers(owed: Mapping[str, object], tried: Mapping[str, Try], now: float) -> list[str]:
-    """The servers whose turn it is, of those with open obligations. Pure. A clock that went back delays none."""
+def due_now(owed: Mapping[str, object], tried: Mapping[str, Try], now: float) -> list[str]:
+    """Those whose turn it is, of all for which something is to be done. Pure. A clock that went back delays none."""
     due = []
     for server in sorted(owed):
         last = tried.get(server)
@@ -61,7 +61,7 @@ class OrphanHunter:
         """Start clean-ups that are due. Called every few seconds, after dead sessions were reaped."""
         owed = _by_server(self._catalog)
         self._tried = {server: last for server, last in self._tried.items() if server in owed}
-        for server in due_servers(owed, self._tried, now):
+        for server in due_now(owed, self._tried, now):
             if not self._starter.has_room:
                 return
             try:

@@ -23,6 +23,7 @@ from .jobs import JobWatch
 from .leadership import Leadership, leadership
 from .metrics import TellsMetrics
 from .orphan_hunter import OrphanHunter
+from .resuming import Resumer
 from .starter import Starter
 from .systemd import Supervisor
 
@@ -74,6 +75,7 @@ class BackupService:
         self._starter = Starter(settings, catalog, config)
         self._jobs = JobWatch(catalog, self._starter)
         self._hunter = OrphanHunter(catalog, self._starter)
+        self._resumer = Resumer(catalog, self._starter)
         self._housekeeping = Housekeeping(settings, catalog)
         self._announcer = Announcer(settings, catalog, config)
         self._metrics = TellsMetrics(settings.metrics.listen, catalog)
@@ -128,6 +130,7 @@ class BackupService:
             log.warning("session %d died (%s)", dead.id, dead.process)
         self._starter.look()
         self._hunter.look(self._clock())
+        self._resumer.look(self._clock())
         wake = self._jobs.look(self._clock())
         self._housekeeping.look(self._clock())
         self._announcer.look()

@@ -97,7 +97,10 @@ class InstantActions(ExportActions):
 def running_instantly(driver: HypervisorDriver, server: str) -> RunsInstantly:
     """The driver as one that can do that. Raises :class:`UsageError`."""
     if not runs_instantly(driver) or not isinstance(driver, RunsInstantly):
-        reason = f"VMs of {server} cannot run from a restore point; `holdfast restore vm` restores them"
+        reason = (
+            f"VMs of {server} cannot run from a restore point: that takes a server of kind libvirt or qemu. "
+            "`holdfast restore vm` restores them"
+        )
         raise UsageError(reason=reason)
     return driver
 

@@ -97,7 +97,8 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``export``: names its folder on that agent; a session that goes on with an export of another names the same.
     ``disks``: ids, empty for all. ``listen``, ``writable`` and ``keep``: as in
     :class:`~holdfast_agent.wire.specs.ExporterSpec`. ``held``: the point is put on hold for this export alone, and
-    released when what was written is discarded. ``resumed``: it goes on with what was written before.
+    released when what was written is discarded. ``resumed``: it goes on with what was written before. ``after``: the
+    session that died and whose work the service lets go on by this one.
     """
 
     repository: str
@@ -110,6 +111,7 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     held: bool = False
     resumed: bool = False
+    after: int | None = None
 
 
 class InstantRequest(ExportRequest, frozen=True, kw_only=True):

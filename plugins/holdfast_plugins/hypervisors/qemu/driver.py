@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from holdfast_agent.errors import (
+    AlreadyExists,
     ChangeTrackingLost,
     GuestAgentSilent,
     HypervisorUnreachable,
@@ -20,8 +21,10 @@ from holdfast_plugins.api import (
     DiskBitmap,
     Journal,
     RestoreTarget,
+    ServedDisk,
     Snapshot,
     SnapshotRequest,
+    Told,
     VmInfo,
     VmRef,
 )
@@ -31,6 +34,7 @@ from holdfast_plugins.hypervisors.resting_images import is_stamp
 from holdfast_plugins.hypervisors.rewriting import is_in_place, runs
 
 from .guest_agent import agent_socket
+from .instant import INSTANT, MIGRATION, Instants
 from .inventory import describe, snapshot_nodes, vm_info_of
 from .memory import Memory
 from .monitor import CommandRefused, QemuNotRunning, connected
@@ -48,6 +52,7 @@ class QemuDriver:
         self._memory = Memory(Path(options.scratch_dir))
         self._running = RunningSnapshots(options)
         self._restores = Restores(options.restore_dir)
+        self._instants = Instants(options)
         self._resting: dict[str, Resting] = {}
         self._lock = threading.Lock()
 
@@ -122,6 +127,8 @@ class QemuDriver:
         vm = data.get("vm", "")
         if kind == BESIDE:
             self._restores.fulfil(kind, data)
+        elif kind in (INSTANT, MIGRATION):
+            self._instants.fulfil(kind, data)
         elif kind == SNAPSHOT:
             self._running.fulfil(data, self._addresses().get(vm))
         else:
@@ -166,6 +173,20 @@ class QemuDriver:
         """Of a rollback nothing is to be removed, and nothing can be taken back."""
         if not is_in_place(target):
             self._restores.abandon(target, journal)
+
+    def start_instant(self, name: str, info: VmInfo, disks: Sequence[ServedDisk], journal: Journal) -> VmRef:
+        if name in self._addresses():
+            raise AlreadyExists(kind="VM", name=name)
+        return self._instants.start(name, info, disks, journal)
+
+    def resume_instant(self, vm: VmRef) -> None:
+        self._instants.resume(vm)
+
+    def migrate_instant(self, vm: VmRef, journal: Journal, told: Told) -> None:
+        self._instants.migrate(vm, journal, told)
+
+    def stop_instant(self, vm: VmRef) -> None:
+        self._instants.stop(vm)
 
     def changes(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:
         """As ``ChangeTracker.changed``. Raises ``ChangeTrackingLost``."""

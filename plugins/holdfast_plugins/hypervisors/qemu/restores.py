@@ -33,12 +33,12 @@ class Restores:
     def finish(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         """The start file first: a folder that has its name is whole."""
         folder = self._directory / target.target_id
-        description = _description(info)
+        description = description_of(info)
         fresh = description is None or description.name != target.vm.name
         images = {disk.disk_id: disk.name for disk in target.disks}
         text = start_file(description, Renewed(target.vm.name, images, fresh))
         if folder.is_dir():
-            _write_program(folder / START, text)
+            write_program(folder / START, text)
         return self._made().finish_restore(target, info, journal)
 
     def abandon(self, target: RestoreTarget, journal: Journal) -> None:
@@ -53,7 +53,7 @@ class Restores:
         return self._folders
 
 
-def _description(info: VmInfo) -> Description | None:
+def description_of(info: VmInfo) -> Description | None:
     """What this plugin told of the VM at the backup; None for one of another hypervisor."""
     try:
         return msgspec.json.decode(info.config, type=Description)
@@ -61,8 +61,12 @@ def _description(info: VmInfo) -> Description | None:
         return None
 
 
-def _write_program(path: Path, text: str) -> None:
-    """Only its owner may read it: a command line can hold secrets."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o700), "w") as file:
+def write_program(path: Path, text: str) -> None:
+    """Whole or as it was. Only its owner may read it: a command line can hold secrets."""
+    half = path.with_name(f".{path.name}")
+    half.unlink(missing_ok=True)
+    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o700), "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(path)

@@ -12,7 +12,7 @@ import re
 import secrets
 import shlex
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -33,19 +33,50 @@ _RAW_KEYS = re.compile(
 """What the node of a raw image may have of what that of a qcow2 image has."""
 
 
+_ANY_KEYS = re.compile(r"(node-name|discard|detect-zeroes|read-only|auto-read-only|cache|force-share)([.].*)?")
+"""What a node of any kind may have."""
+_RECONNECT_S = 5
+"""A server that is restarted is away for a moment; after that the guest is paused rather than let wait."""
+_DISK_CLASSES = ("virtio-blk-device", "scsi-hd", "ide-hd")
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A disk that comes over NBD from a Unix socket."""
+
+    socket: str
+    export: str
+
+    @property
+    def node(self) -> dict[str, Any]:
+        """As `-blockdev` takes it."""
+        server = {"type": "unix", "path": self.socket}
+        return {"driver": "nbd", "server": server, "export": self.export, "reconnect-delay": _RECONNECT_S}
+
+    def __str__(self) -> str:
+        """As options that take a file name take it."""
+        return "json:" + json.dumps({"driver": "raw", "file": self.node})
+
+
 class Renewed(msgspec.Struct, frozen=True):
-    """What differs from the original. ``images``: by disk, the file in the VM's folder. ``fresh``: it gets an identity
-    of its own, because the original may still be there.
+    """What differs from the original. ``images``: by disk, the file in the VM's folder, or who serves it. ``fresh``: it
+    gets an identity of its own, because the original may still be there. ``monitor``: a socket for one more monitor.
     """
 
     name: str
-    images: Mapping[str, str]
+    images: Mapping[str, str | Served]
     fresh: bool
+    monitor: str = ""
 
 
 def start_file(description: Description | None, renewed: Renewed) -> str:
     """The text of a shell script that starts the VM in the folder where it lies."""
     words = _rewritten(description, renewed) if description is not None and description.command else _plain(renewed)
+    if renewed.monitor:
+        words += ["-qmp", f"unix:{_escaped(renewed.monitor)},server=on,wait=off"]
+    if any(isinstance(image, Served) for image in renewed.images.values()):
+        # A guest that cannot reach its disk is paused, and told nothing.
+        policies = ((each, event) for each in _DISK_CLASSES for event in ("werror", "rerror"))
+        words += [word for each, event in policies for word in ("-global", f"{each}.{event}=stop")]
     lines = " \\\n    ".join(shlex.quote(word) for word in words)
     told = "" if description is not None and description.command else _UNKNOWN
     return f'#!/bin/sh\n# Starts the restored VM.{told}\ncd "$(dirname "$0")" || exit 1\nexec {lines}\n'
@@ -58,7 +89,8 @@ def _plain(renewed: Renewed) -> list[str]:
     words = ["qemu-system-x86_64", "-machine", "q35", "-m", "2048", "-name", renewed.name]
     words += ["-qmp", f"unix:{_socket(renewed.name)},server=on,wait=off"]
     for number, image in enumerate(renewed.images.values()):
-        words += ["-blockdev", f"driver=raw,node-name=disk{number},file.driver=file,file.filename={_escaped(image)}"]
+        file = image.node if isinstance(image, Served) else {"driver": "file", "filename": image}
+        words += ["-blockdev", json.dumps({"driver": "raw", "node-name": f"disk{number}", "file": file})]
         words += ["-device", f"virtio-blk-pci,drive=disk{number},id=disk{number}"]
     return words
 
@@ -72,7 +104,7 @@ def _rewritten(description: Description, renewed: Renewed) -> list[str]:
         if option in _DROPPED_ALONE:
             continue
         if not word.startswith("-") or not left or left[0].startswith("-"):
-            words.append(_image_of(description, renewed, word) or word)
+            words.append(str(_image_of(description, renewed, word) or word))
             continue
         value = left.pop(0)
         if option not in _DROPPED:
@@ -95,11 +127,11 @@ def _value(description: Description, renewed: Renewed, option: str, value: str) 
         return _drive(description, renewed, value)
     if renewed.fresh and option in ("-device", "-nic", "-net"):
         return _MAC.sub(lambda _: f"mac={_new_mac()}", value)
-    return _image_of(description, renewed, value) or value
+    return str(_image_of(description, renewed, value) or value)
 
 
-def _image_of(description: Description, renewed: Renewed, path: str) -> str | None:
-    """The restored image that stands for the original one at ``path``."""
+def _image_of(description: Description, renewed: Renewed, path: str) -> str | Served | None:
+    """What stands for the original image at ``path``."""
     for disk in description.disks:
         if disk.image == path:
             return renewed.images.get(disk.disk_id)
@@ -114,10 +146,11 @@ def _block_node(description: Description, renewed: Renewed, value: str) -> str:
     pairs = [part.partition("=") for part in _split(value)]
     options = {key: text for key, _, text in pairs}
     formatted = any(disk.node == options.get("node-name") for disk in description.disks)
+    pairs = _over_nbd(description, renewed, pairs)
     made = []
     for key, _, text in pairs:
         if key.rpartition(".")[2] == "filename":
-            text = _image_of(description, renewed, text) or text
+            text = str(_image_of(description, renewed, text) or text)
         if formatted and options.get("driver") != "file":
             if not _RAW_KEYS.fullmatch(key):
                 continue
@@ -126,13 +159,41 @@ def _block_node(description: Description, renewed: Renewed, value: str) -> str:
     return ",".join(made)
 
 
+def _over_nbd(
+    description: Description, renewed: Renewed, pairs: list[tuple[str, str, str]]
+) -> list[tuple[str, str, str]]:
+    """The options of a node, where that of a file that is served becomes one of NBD."""
+    for key, _, text in pairs:
+        image = _image_of(description, renewed, text) if key.rpartition(".")[2] == "filename" else None
+        if isinstance(image, Served):
+            prefix = key.removesuffix("filename")
+            others = [
+                each
+                for each in pairs
+                if not each[0].startswith(prefix) or _ANY_KEYS.fullmatch(each[0].removeprefix(prefix))
+            ]
+            return others + [(f"{prefix}{name}", "=", value) for name, value in _flat(image.node)]
+    return pairs
+
+
+def _flat(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{inner}", text) for inner, text in _flat(value))
+        else:
+            yield key, str(value)
+
+
 def _nested(description: Description, renewed: Renewed, node: dict[str, Any]) -> dict[str, Any]:
     if any(disk.node == node.get("node-name") for disk in description.disks) and node.get("driver") != "file":
         node = {key: value for key, value in node.items() if _RAW_KEYS.fullmatch(key)} | {"driver": "raw"}
+    image = _image_of(description, renewed, str(node.get("filename", "")))
+    if isinstance(image, Served):
+        return {key: value for key, value in node.items() if _ANY_KEYS.fullmatch(key)} | image.node
     made = {}
     for key, value in node.items():
         if key == "filename" and isinstance(value, str):
-            value = _image_of(description, renewed, value) or value
+            value = image or value
         made[key] = _nested(description, renewed, value) if isinstance(value, dict) else value
     return made
 
@@ -143,7 +204,7 @@ def _drive(description: Description, renewed: Renewed, value: str) -> str:
     if image is None:
         return value
     kept = [f"{key}={_escaped(text)}" for key, _, text in pairs if key not in ("file", "format")]
-    return ",".join([f"file={_escaped(image)}", "format=raw", *kept])
+    return ",".join([f"file={_escaped(str(image))}", "format=raw", *kept])
 
 
 def _split(value: str) -> Sequence[str]:
