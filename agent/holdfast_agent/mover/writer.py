@@ -32,7 +32,7 @@ class Writer:
     """See :class:`holdfast_agent.mover.role.Role`."""
 
     def __init__(self, spec: WriterSpec, host: MoverHost, connection: Peer) -> None:
-        self.workers = Workers(host.workers + 1, "writer")  # one of them waits for the disk
+        self.workers = Workers(2 * host.workers, "writer")  # half of them wait for the disk
         self.tally = Tally()
         self.result: MoverResult | None = None
         self._spec = spec
