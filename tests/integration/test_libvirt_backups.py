@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from lab.installation import Installation, installed
 from lab.libvirt_host import GRAIN, LibvirtHost, LibvirtVm, libvirt_daemon
+from lab.slots import assert_waits_for
 
 MIB = 1 << 20
 PATIENCE_S = 60.0
@@ -188,6 +190,14 @@ def test_a_vm_is_rolled_back_in_place_and_tracked_on(backed: Backed) -> None:
         backed.vm.scribble(backed.chance, 5)
     assert {disk["mode"] for disk in backed.run().values()} == {"cbt"}, "its bitmaps know what was rolled back"
     assert not backed.wrong(backed.points()[0])
+
+
+def test_limits_hold_for_its_host_and_for_where_its_disks_lie(backed: Backed) -> None:
+    limits = ("max-tasks-per-host", "max-tasks-per-datastore")
+    backed.house.holdfast("server", "edit", "kvm", *(word for limit in limits for word in (f"--{limit}", "1")))
+    assert_waits_for(backed.house, backed.name, f"hypervisor host kvm/{socket.gethostname()}")
+    assert_waits_for(backed.house, backed.name, f"datastore kvm/{backed.host.images}")
+    backed.house.holdfast("server", "edit", "kvm", *(word for limit in limits for word in ("--reset", limit)))
 
 
 def _differing(one: bytes, other: bytes) -> int:

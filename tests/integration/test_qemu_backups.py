@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -24,6 +25,7 @@ from lab.guest.monitors import Monitor
 from lab.installation import Installation, installed
 from lab.processes import MOVER, children
 from lab.qemu_vms import GRAIN, MIB, QemuVm
+from lab.slots import assert_waits_for
 
 DISKS = {"root": ("qcow2", 8 * MIB + 512), "data": ("raw", 4 * MIB)}
 PATIENCE_S = 60.0
@@ -98,6 +100,13 @@ class Guarded:
     def tracked(self, disk: str) -> int:
         """How many bitmaps of Holdfast a disk has."""
         return sum(parse_tracking_name(name) is not None for name in self.vm.bitmaps(disk))
+
+
+def test_limits_hold_for_its_host_and_for_where_its_disks_lie(guarded: Guarded) -> None:
+    options = ("--max-tasks-per-host", "1", "--max-tasks-per-datastore", "1")
+    guarded.house.holdfast("server", "edit", guarded.name, *options)
+    assert_waits_for(guarded.house, guarded.name, f"hypervisor host {guarded.name}/{socket.gethostname()}")
+    assert_waits_for(guarded.house, guarded.name, f"datastore {guarded.name}/{guarded.vm.folder}")
 
 
 def test_a_history_of_backups_restores_bit_for_bit(guarded: Guarded) -> None:

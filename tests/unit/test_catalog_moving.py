@@ -20,6 +20,7 @@ from holdfast_manager.catalog.tables import events, metadata, notices, servers
 from holdfast_manager.catalog.values import (
     EventEntry,
     PointEntryRow,
+    RepositoryGroup,
     ServerEntry,
     SessionKind,
     SessionResult,
@@ -40,6 +41,7 @@ ODD = "Übung \U0001f4be \\ ' \" \n ￿"
 def full(stocked: Catalog) -> Catalog:
     """A catalogue with something odd in every table that is copied."""
     stocked.servers.add(ServerEntry(name="odd", plugin=ODD, options={"a": [1, 2.5, None, ODD]}), {"password": ODD})
+    stocked.groups.add(RepositoryGroup(name="all", members=("main",)))
     stocked.traffic_rules.add(TrafficRule(name="wan", bandwidth_bytes_per_s=1 << 50))
     stocked.traffic_rules.prefer(["10.0.0.0/8"])
     state = RunState(key="k", handled=1.5, retry_at=2.5)

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, select
 
 from holdfast_agent.errors import AlreadyExists
 
+from .again import runs_again
 from .database import Database
 from .errors import InUse
 from .rows import checked, columns_of, from_row, missing, not_found, require
@@ -17,6 +18,7 @@ _KIND = "repository group"
 _REPOSITORY = columns_of(repositories, RepositoryEntry)
 
 
+@runs_again
 class RepositoryGroups:
     """The table of groups. Thread-safe; every method is one transaction."""
 
