@@ -109,6 +109,17 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
             parse_place(self.listen)
 
 
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``listen``: where the service that leads takes commands of users on other hosts, "ADDRESS:PORT"; empty:
+    nowhere."""
+
+    listen: str = ""
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            parse_place(self.listen)
+
+
 class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The web console of the service that leads.
 
@@ -175,6 +186,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     audit: AuditSettings = AuditSettings()
     metrics: MetricsSettings = MetricsSettings()
     console: ConsoleSettings = ConsoleSettings()
+    api: ApiSettings = ApiSettings()
     notifiers: dict[NotifierName, NotifierSettings] = {}
 
     @classmethod

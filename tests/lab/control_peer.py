@@ -8,6 +8,7 @@ from typing import Self
 import zmq
 
 from holdfast_agent.channel.authentication import KeyPair
+from holdfast_agent.channel.control_dealer import Decode
 from holdfast_agent.wire import codec
 from holdfast_agent.wire.messages import Push, Reply, Request
 
@@ -15,7 +16,8 @@ from holdfast_agent.wire.messages import Push, Reply, Request
 class RawPeer:
     """A DEALER socket with a key; a context manager."""
 
-    def __init__(self, endpoint: str, server_key: str, keys: KeyPair) -> None:
+    def __init__(self, endpoint: str, server_key: str, keys: KeyPair, decode: Decode = codec.decode_from_agent) -> None:
+        self._decode = decode
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
@@ -40,7 +42,7 @@ class RawPeer:
             found = codec.unpack_correlation(number, "agent")
             if found == correlation or found != codec.PUSH_CORRELATION:
                 assert found == correlation
-                return codec.decode_from_agent(frame)
+                return self._decode(frame, "the peer")
         return None
 
     def __enter__(self) -> Self:

@@ -38,6 +38,7 @@ from holdfast_agent.sealing.slots import LEAST_MEMORY_KIB, public_slot, wrap_mas
 from holdfast_agent.sealing.tree import encode_node
 from holdfast_agent.wire import codec, messages, movers, specs
 from holdfast_agent.wire.immutability import Release
+from holdfast_manager.api import messages as api
 from holdfast_manager.catalog.sealed_stream import SealingWriter
 from lab import repositories as lab
 from lab.tools import require_tool
@@ -63,6 +64,27 @@ STONE = Tombstone(sid=SID, number=1, pruned=1.0, not_before=2.0)
 ENDED = {"sid": SID, "number": 1}
 _ERROR = DiskNotFound(url="file:/x", host="a").to_record()
 
+API_REQUESTS = [
+    codec.encode(each)
+    for each in (
+        api.Greet(major=1, minor=0, software="1"),
+        api.StartCommand(
+            arguments=("job", "list"), files={"a": b"b"}, terminal=api.Terminal(stdout=True, settings={"TERM": "xterm"})
+        ),
+        api.GiveInput(command=1, data=b"x" * 100, end=True),
+        api.ResizeTerminal(command=1, columns=80, lines=24),
+        api.TookOutput(command=1, length_bytes=4096),
+    )
+]
+API_ANSWERS = [
+    codec.encode(each)
+    for each in (
+        api.Greeted(major=1, minor=0, software="1", user="alice", roles=("viewer",)),
+        api.Output(command=1, stream=1, data=b"x" * 100),
+        api.FileMade(command=1, name="a", data=b"b", last=True),
+        api.CommandEnded(command=1, code=0),
+    )
+]
 REQUESTS = [
     codec.encode(message)
     for message in (

@@ -53,6 +53,7 @@ from holdfast_agent.service.frame_pipe import FrameReader
 from holdfast_agent.service.immutable_helper import Helper, Ledger
 from holdfast_agent.service.trusted_clock import TrustedClock
 from holdfast_agent.wire import codec
+from holdfast_manager.api import messages as api
 from holdfast_manager.catalog.sealed_stream import OpeningReader
 from holdfast_manager.declarative.document import read_document
 from holdfast_manager.settings import ManagerSettings
@@ -253,6 +254,8 @@ PARSERS: tuple[Parser, ...] = (
     # between processes
     Parser("request", lambda: of.REQUESTS, lambda g, d: codec.decode_request(d)),
     Parser("reply", lambda: of.REPLIES, lambda g, d: codec.decode_from_agent(d)),
+    Parser("request of the API", lambda: of.API_REQUESTS, lambda g, d: api.decode_request(d, "a user")),
+    Parser("answer of the API", lambda: of.API_ANSWERS, lambda g, d: api.decode_answer(d, "a manager")),
     Parser("correlation", lambda: [codec.pack_correlation(7)], lambda g, d: codec.unpack_correlation(d, "a peer")),
     Parser("order to a mover", lambda: of.TO_MOVER, lambda g, d: control.decode_order(d)),
     Parser("pipe of a mover", lambda: [b"\3\0\0\0abc" * 3], _frames),

@@ -28,6 +28,8 @@ from holdfast_manager.catalog.values import (
     TrafficRule,
 )
 from holdfast_manager.cli.main import run
+from holdfast_manager.rights.actor import Actor
+from holdfast_manager.rights.approval import ApprovalNeeded
 from holdfast_manager.rights.roles import Role
 from holdfast_manager.rights.values import AuditRecord, UserEntry
 from holdfast_manager.schedules.due import RunState
@@ -43,6 +45,7 @@ def full(stocked: Catalog) -> Catalog:
     stocked.servers.add(ServerEntry(name="odd", plugin=ODD, options={"a": [1, 2.5, None, ODD]}), {"password": ODD})
     stocked.groups.add(RepositoryGroup(name="all", members=("main",)))
     stocked.traffic_rules.add(TrafficRule(name="wan", bandwidth_bytes_per_s=1 << 50))
+    stocked.groups.add(RepositoryGroup(name="pool", members=("main",)))
     stocked.traffic_rules.prefer(["10.0.0.0/8"])
     state = RunState(key="k", handled=1.5, retry_at=2.5)
     assert stocked.runs.save({"web": (RunState(), state)})
@@ -64,6 +67,9 @@ def full(stocked: Catalog) -> Catalog:
     stocked.sessions.remove(gone)
     stocked.users.add(UserEntry(name="alice", roles=(Role.VIEWER,)))
     stocked.users.add_token("alice", ODD)
+    stocked.approvals.require(Actor.service())
+    with pytest.raises(ApprovalNeeded):
+        stocked.approvals.pass_or_ask(Actor.service(), "prune", [ODD])
     stocked.audit.append(AuditRecord(actor="alice", place="local", action="job run", detail=ODD))
     told = {"session": session, "notifier": "mail", "created": 1.5, "due": 2.5, "attempts": 3, "last_error": ODD}
     with stocked.database.writing() as connection:

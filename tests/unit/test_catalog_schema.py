@@ -102,6 +102,8 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
             "users",
             "audit",
             "audit_heads",
+            "approvals",
+            "four_eyes",
             "commits",
         ):
             connection.execute(text(f"DROP TABLE {table}"))

@@ -154,6 +154,15 @@ WRONG = {
     "holdfast plugin check": nobody("imgs", "holdfast plugin list"),
     "holdfast plugin list": NO_FILE,
     "holdfast plugin new": usage("json --kind hypervisor", "json is a module already"),
+    "holdfast approval list": BEFORE_INIT,
+    "holdfast approval grant": nobody("9", "holdfast approval list"),
+    "holdfast approval refuse": nobody("9", "holdfast approval list"),
+    "holdfast approval require": usage("", "no other administrator"),
+    "holdfast approval waive": BEFORE_INIT,
+    "holdfast remote add": usage("office backup:port KEY", "is no place of a manager"),
+    "holdfast remote check": nobody("office", "holdfast remote add"),
+    "holdfast remote list": usage("--bogus", "--bogus"),
+    "holdfast remote remove": nobody("office", "holdfast remote add"),
     "holdfast audit list": usage("--since soon", "30 s, 10 min or 7 d"),
     "holdfast audit verify": usage("--mark last", "NUMBER:SEAL"),
     "holdfast user add": usage("alice --role king", "'administrator'"),
@@ -207,6 +216,7 @@ def test_what_is_wrong_is_told_with_what_to_do(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "none" if wrong.before_init else manager_settings.home))
     monkeypatch.setenv("HOLDFAST_CONFIG", str(tmp_path / "manager.toml"))
+    monkeypatch.setenv("HOLDFAST_MANAGERS", str(tmp_path / "managers"))
     (tmp_path / "manager.toml").touch()
     program, *path = command.split()
     agent = request.getfixturevalue("agent_config") if "{agent}" in wrong.arguments else None

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import zmq
 from zmq.utils import z85
 
-from holdfast_agent.errors import ConfigInvalid, ConfigNotFound, UsageError
+from holdfast_agent.errors import ConfigInvalid, ConfigNotFound, HoldfastError, UsageError
 
 KEY_CHARS = 40
 _KEY_BYTES = 32
@@ -182,23 +182,20 @@ class ZapHandler:
 
     DOMAIN = "holdfast"
 
-    def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], authorised: AuthorisedKeys, also: Callable[[str], bool]
-    ) -> None:
-        """``also``: whether a key is admitted that is not authorised, as those of tokens are."""
-        self._authorised = authorised
-        self._also = also
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], admits: Callable[[str], bool]) -> None:
+        """``admits``: whether the peer with this public key may connect now. Nobody may where it raises."""
+        self._admits = admits
         self.socket = context.socket(zmq.REP)
         self.socket.linger = 0
         self.socket.bind("inproc://zeromq.zap.01")
 
     def answer(self) -> str | None:
-        """Answer one request; returns the key that was refused, or None. Raises nothing for a file it cannot read."""
+        """Answer one request; returns the key that was refused, or None. Raises nothing of what ``admits`` raises."""
         frames = self.socket.recv_multipart()
         key = self._credentials(frames)
         try:
-            admitted = key is not None and (key in self._authorised.current() or self._also(key))
-        except (ConfigInvalid, OSError):
+            admitted = key is not None and self._admits(key)
+        except (HoldfastError, OSError):
             admitted = False
         request_id = frames[1] if len(frames) > 1 else b""
         status = (b"200", b"OK", key.encode("ascii") if key else b"") if admitted else (b"400", b"refused", b"")

@@ -1,4 +1,4 @@
-"""The thread behind a control client: the one owner of its DEALER socket."""
+"""The thread behind a client of a control channel: the one owner of its DEALER socket."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from .authentication import KeyPair
 _HEARTBEAT_CORRELATION: Final = (1 << 64) - 1  # calls count from 1 and never get there
 _LONGEST_HEARTBEAT_S: Final = 10.0  # an agent forgets a connection that says nothing for a minute
 
+Decode = Callable[[bytes | memoryview, str], Reply | Push]
+"""What the other side says; the second argument names it in errors."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +42,9 @@ class DealerLoop:
         timeout_s: float,
         on_reply: Callable[[int, Reply | HoldfastError], None],
         on_push: Callable[[Push], None],
+        decode: Decode,
     ) -> None:
+        self._decode = decode
         self._endpoint = endpoint
         self._server_key = server_key
         self._keys = keys
@@ -110,11 +115,11 @@ class DealerLoop:
                 return "closed by this side"
             self._flush(socket)
             if socket in ready and not self._receive(socket):
-                return "the agent no longer knows this connection"
+                return "the other side no longer knows this connection"
             if monitor in ready:
                 monitor.recv_multipart()  # (pyzmq's own parser would import asyncio)
                 if self._watching.is_set():
-                    return "the agent closed the connection"
+                    return "the other side closed the connection"
             silent_s = time.monotonic() - self._last_heard
             if self._watching.is_set() and silent_s > self._timeout_s:
                 return f"nothing heard for {silent_s:.1f} s"
@@ -158,7 +163,7 @@ class DealerLoop:
         try:
             if len(frames) != 2:
                 raise MalformedMessage(peer=self._endpoint, reason=f"{len(frames)} frames, not 2")
-            message = codec.decode_from_agent(frames[1], self._endpoint)
+            message = self._decode(frames[1], self._endpoint)
         except HoldfastError as error:
             if correlation == codec.PUSH_CORRELATION:
                 _log.warning("%s", error)  # a push that a newer agent may have added: minor versions only add

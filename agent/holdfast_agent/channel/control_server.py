@@ -1,4 +1,7 @@
-"""The agent's side of the control channel: one ROUTER socket with CURVE, its ZAP handler, and the agent's poller."""
+"""The side of a control channel that listens: one ROUTER socket with CURVE, its ZAP handler, and its owner's poller.
+
+Agents listen so to managers, and managers to the command lines of their users.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from holdfast_agent.errors import ConfigInvalid, MalformedMessage
 from holdfast_agent.wire import codec
 from holdfast_agent.wire.messages import Message
 
-from .authentication import AuthorisedKeys, KeyPair, ZapHandler
+from .authentication import KeyPair, ZapHandler
 
 _QUEUED_MESSAGES = 1000  # per manager; one that reads none of a thousand messages is cut off
 _INBOUND_MESSAGES = 8  # per manager; a frame may have 64 MiB
@@ -26,10 +29,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Connection:
-    """One authenticated connection: ``key`` is the manager's public key as CURVE proved it, never what it says."""
+    """One authenticated connection: ``key`` is the peer's public key as CURVE proved it, never what it says.
+
+    ``address``: where it comes from (an IP address), for people.
+    """
 
     routing_id: bytes
     key: str
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,19 +52,20 @@ class ControlServer:
     """Owned by one thread, which calls all methods. Binding happens in the constructor; :meth:`close` frees all."""
 
     def __init__(
-        self, listen: str, keys: KeyPair, authorised: AuthorisedKeys, also: Callable[[str], bool] = lambda key: False
+        self, listen: str, keys: KeyPair, admits: Callable[[str], bool], limit_bytes: int, setting: str
     ) -> None:
-        """``listen``: tcp://ADDRESS:PORT; port 0 takes a free one. ``also``: whether a key may connect that is not
-        authorised. Raises :class:`ConfigInvalid` if the port is taken."""
+        """``listen``: tcp://ADDRESS:PORT; port 0 takes a free one. ``admits``: whether the peer with this public key
+        may connect now. ``limit_bytes``: of one message. Raises :class:`ConfigInvalid`, which names ``setting``, if
+        the port is taken."""
         self._context = zmq.Context(io_threads=1)
-        self._zap = ZapHandler(self._context, authorised, also)
+        self._zap = ZapHandler(self._context, admits)
         self._router = self._context.socket(zmq.ROUTER)
         self._poller = zmq.Poller()
         try:
-            self._set_up_router(keys, listen)
+            self._set_up_router(keys, listen, limit_bytes)
         except zmq.ZMQError as error:
             self.close()
-            raise ConfigInvalid(file=listen, key="control.listen", reason=f"cannot listen: {error.strerror}") from error
+            raise ConfigInvalid(file=listen, key=setting, reason=f"cannot listen: {error.strerror}") from error
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         for source in (self._router, self._zap.socket):
             self._poller.register(source, zmq.POLLIN)
@@ -105,14 +113,14 @@ class ControlServer:
         self._router.close(linger=int(linger_s * 1000))
         self._context.term()
 
-    def _set_up_router(self, keys: KeyPair, listen: str) -> None:
+    def _set_up_router(self, keys: KeyPair, listen: str, limit_bytes: int) -> None:
         router = self._router
         router.curve_server = True
         router.curve_secretkey = keys.secret
         router.zap_domain = ZapHandler.DOMAIN.encode()
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         router.router_mandatory = True  # sending to a connection that is gone fails instead of vanishing
-        router.maxmsgsize = codec.ORDER_LIMIT_BYTES
+        router.maxmsgsize = limit_bytes
         router.sndhwm = _QUEUED_MESSAGES
         router.rcvhwm = _INBOUND_MESSAGES
         router.handshake_ivl = _HANDSHAKE_MS
@@ -138,7 +146,7 @@ class ControlServer:
         if not isinstance(key, str) or not key:
             _log.error("dropped a message without an authenticated key")  # CURVE and ZAP make this impossible
             return None
-        connection = Connection(frames[0].bytes, key)
+        connection = Connection(frames[0].bytes, key, _address(frames[-1]))
         try:
             if len(frames) != 3:
                 raise MalformedMessage(peer=key, reason=f"{len(frames) - 1} frames, not 2")
@@ -147,3 +155,8 @@ class ControlServer:
             _log.warning("%s", error)  # there is no correlation under which to answer
             return None
         return Incoming(connection, correlation, frames[2].bytes)
+
+
+def _address(frame: zmq.Frame) -> str:
+    told = frame.get("Peer-Address")
+    return told if isinstance(told, str) else ""

@@ -20,6 +20,7 @@ from holdfast_agent.channel.metrics_endpoint import MetricsEndpoint
 from holdfast_agent.config.settings import AgentSettings
 from holdfast_agent.errors import ConfigInvalid, Locked
 from holdfast_agent.export.folder import remove_forgotten
+from holdfast_agent.wire.codec import ORDER_LIMIT_BYTES
 
 from .agent import Agent
 from .health import metrics_of
@@ -45,7 +46,13 @@ def run_agent(settings: AgentSettings, mover_command: Sequence[str] = MOVER_COMM
         settings.cache_dir.mkdir(mode=0o700, exist_ok=True)
         remove_forgotten(settings.export_dir)
         tokens = EnrolmentTokens(settings.tokens_file)
-        server = ControlServer(settings.control.listen, keys, authorised, tokens.admits)
+        server = ControlServer(
+            settings.control.listen,
+            keys,
+            lambda key: key in authorised.current() or tokens.admits(key),
+            ORDER_LIMIT_BYTES,
+            "control.listen",
+        )
         stack.callback(server.close, _LAST_REPLIES_S)
         agent = Agent(settings, server, authorised, mover_command, tokens=tokens)
         stack.callback(agent.close)

@@ -8,6 +8,7 @@ it: that is the authenticated connection's business.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from typing import Any, Final, TypeVar
@@ -48,7 +49,7 @@ def concrete(base: type[M]) -> dict[str, type[M]]:
 
 
 REQUESTS: Final = concrete(Request)
-_FROM_AGENT: Final = {**concrete(Reply), **concrete(Push)}
+_FROM_AGENT: Final[dict[str, type[Reply | Push]]] = {**concrete(Reply), **concrete(Push)}
 
 _encoder = msgspec.msgpack.Encoder()
 _tagged = msgspec.msgpack.Decoder(_Tagged)
@@ -59,7 +60,6 @@ def _union_decoder(types: dict[str, Any]) -> msgspec.msgpack.Decoder[Any]:
 
 
 _request_decoder = _union_decoder(dict(REQUESTS))
-_from_agent_decoder = _union_decoder(dict(_FROM_AGENT))
 
 
 def encode(message: Message) -> bytes:
@@ -80,16 +80,29 @@ def decode_request(frame: bytes | memoryview, peer: str = "the manager") -> Requ
     return request
 
 
+def decoder_of(types: dict[str, type[M]]) -> Callable[[bytes | memoryview, str], M]:
+    """Decodes messages of these types as :func:`decode_from_agent` does: for another protocol on the same channel."""
+    decoder = _union_decoder(dict(types))
+
+    def decode(frame: bytes | memoryview, peer: str) -> M:
+        if len(frame) > CONTROL_LIMIT_BYTES:
+            raise MessageTooLarge(peer=peer, size_bytes=len(frame), limit_bytes=CONTROL_LIMIT_BYTES)
+        message: M = _decode(decoder, frame, peer, dict(types))
+        return message
+
+    return decode
+
+
+_decode_from_agent = decoder_of(_FROM_AGENT)
+
+
 def decode_from_agent(frame: bytes | memoryview, peer: str = "the agent") -> Reply | Push:
     """What an agent says: a reply (:class:`Failure` included) or a push. Thread-safe.
 
     ``peer`` names the sender in errors. Raises :class:`MessageTooLarge`, :class:`UnknownMessage` for a type of a
     newer version, or :class:`MalformedMessage`; none is worth a retry with the same bytes.
     """
-    if len(frame) > CONTROL_LIMIT_BYTES:
-        raise MessageTooLarge(peer=peer, size_bytes=len(frame), limit_bytes=CONTROL_LIMIT_BYTES)
-    message: Reply | Push = _decode(_from_agent_decoder, frame, peer, _FROM_AGENT)
-    return message
+    return _decode_from_agent(frame, peer)
 
 
 def pack_correlation(number: int) -> bytes:

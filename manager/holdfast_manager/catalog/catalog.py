@@ -13,6 +13,7 @@ from holdfast_agent.errors import AlreadyExists
 
 from ..settings import ManagerSettings, NotifierSettings
 from .agents import Agents
+from .approvals import Approvals
 from .audit import Audit
 from .database import Database, url_of
 from .errors import CatalogMissing, CatalogUnavailable
@@ -68,6 +69,7 @@ class Catalog:
         self.obligations = Obligations(database, clock)
         self.users = Users(database, clock)
         self.audit = Audit(database, sealer, clock)
+        self.approvals = Approvals(database, clock)
 
     @classmethod
     def create(cls, settings: ManagerSettings, clock: Callable[[], float] = time.time) -> Catalog:

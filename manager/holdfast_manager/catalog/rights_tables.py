@@ -73,3 +73,30 @@ audit_heads = Table(
     Column("last_seal", LargeBinary, nullable=False),
     Column("seal", LargeBinary, nullable=False),
 )
+
+# Four eyes: who asked for what, and who decided. ``digest``: of the command and all that it acts on
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", _Number, primary_key=True, autoincrement=True),
+    Column("asker", Text, nullable=False),
+    Column("asker_local", Boolean, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("targets", JSON(none_as_null=True), nullable=False),
+    Column("digest", Text, nullable=False, index=True),
+    Column("state", Text, nullable=False),
+    Column("asked", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("decided", Double),
+    sqlite_autoincrement=True,
+)
+
+# Whether approvals are required (one row: they are), by whom and since when
+four_eyes = Table(
+    "four_eyes",
+    metadata,
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("required_by", Text, nullable=False),
+    Column("since", Double, nullable=False),
+)

@@ -16,6 +16,7 @@ from holdfast_agent.model import strict
 
 T = TypeVar("T", bound=msgspec.Struct)
 _MADE_BY = {
+    "manager": "`holdfast remote add`",
     "agent": "`holdfast agent add`",
     "job": "`holdfast job create`",
     "notifier": "a table notifiers.NAME in the configuration",

@@ -24,6 +24,7 @@ from .recording import Recording
 
 if TYPE_CHECKING:
     from holdfast_agent.channel.authentication import KeyPair
+    from holdfast_manager.api.carrying import Carrier
     from holdfast_manager.catalog import Catalog
     from holdfast_manager.host import PluginHost
 
@@ -38,8 +39,16 @@ class OutputForm(StrEnum):
 class App:
     """One per process. What costs time to load (database, plugins, keys) is loaded when a command first asks."""
 
-    def __init__(self, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, arguments: Sequence[str] = (), actor: Actor | None = None, carrier: Carrier | None = None
+    ) -> None:
+        """``actor`` and ``carrier``: of a command that was typed on another host and runs here for its user."""
         self.arguments = tuple(arguments)
+        self.actor = actor or Actor.of_this_process()
+        self.carrier = carrier
+        self.named_manager: str | None = None
+        self.named_files: dict[str, bool] = {}
+        """Files that the command names, and whether it makes them."""
         self.config: Path | None = None
         self.output = OutputForm.TEXT
         self.quiet = False
@@ -89,10 +98,12 @@ class App:
         self.recording.begin(catalog)
         return catalog
 
-    @cached_property
-    def actor(self) -> Actor:
-        """Who runs the command."""
-        return Actor.of_this_process()
+    @property
+    def manager(self) -> str | None:
+        """The manager on another host that the command is for (--manager, $HOLDFAST_MANAGER); None: the one here."""
+        if self.carrier is not None:
+            return None
+        return self.named_manager or os.environ.get("HOLDFAST_MANAGER") or None
 
     def expect_own_home(self) -> None:
         """Raises ``UsageError`` when root would leave files of its own among those of the service's user."""

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from .app import App, pass_app
+from .approving import lowered_retention, require_approval
 from .commands import Command
 
 if TYPE_CHECKING:
     from holdfast_manager.declarative.changes import Action, Change
+    from holdfast_manager.declarative.document import Document
 
 
 @click.command(
@@ -34,11 +36,21 @@ def apply(app: App, file: Path, dry_run: bool, prune: bool) -> None:
     from holdfast_manager.declarative.document import read_document
     from holdfast_manager.declarative.planning import Planner, apply_changes
 
-    changes = Planner(read_document(file), app.catalog, app.host, app.keys).plan(prune)
+    document = read_document(file)
+    changes = Planner(document, app.catalog, app.host, app.keys).plan(prune)
     if not dry_run:
+        require_approval(app, _deleted(app, document, changes))
         apply_changes(changes)
-    document = {"dry_run": dry_run, "changes": [change.shown() for change in changes]}
-    app.out.result(document, lambda: _text(changes, dry_run))
+    shown = {"dry_run": dry_run, "changes": [change.shown() for change in changes]}
+    app.out.result(shown, lambda: _text(changes, dry_run))
+
+
+def _deleted(app: App, document: Document, changes: Sequence[Change]) -> list[str]:
+    """What takes approval: repositories that are forgotten, and retention that keeps less."""
+    from holdfast_manager.declarative.changes import Action
+
+    gone = [f"repository {each.name}" for each in changes if (each.kind, each.action) == ("repository", Action.REMOVE)]
+    return gone + lowered_retention(app, document.jobs.values())
 
 
 def _text(changes: Sequence[Change], dry_run: bool) -> str:

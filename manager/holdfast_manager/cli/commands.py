@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from holdfast_agent.errors import UsageError
-from holdfast_manager.rights.commands import rule_of
+from holdfast_agent.errors import Denied, UsageError
+from holdfast_manager.rights.commands import Rule, rule_of
 
 from .app import App, OutputForm
 
@@ -44,8 +44,16 @@ def _set_verbose(context: click.Context, parameter: click.Parameter, value: int)
 
 
 def _set_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    if value is None:
+        return
+    if _app(context).carrier is not None:
+        raise UsageError(reason="--config names a file of the manager's host: run this there")
+    _app(context).config = value
+
+
+def _set_manager(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
-        _app(context).config = value
+        _app(context).named_manager = value
 
 
 def common_options() -> list[click.Option]:
@@ -67,6 +75,10 @@ def common_options() -> list[click.Option]:
             ["--config"], type=click.Path(path_type=Path), callback=_set_config, expose_value=False, metavar="FILE",
             help="The manager's configuration file.",
         ),
+        click.Option(
+            ["--manager"], callback=_set_manager, expose_value=False, metavar="NAME",
+            help="A manager on another host, as `holdfast remote add` named it.",
+        ),
     ]  # fmt: skip
 
 
@@ -76,14 +88,21 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, examples: Sequence[str] = (), **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.examples = tuple(examples)
+        for parameter in self.params:
+            if type(parameter.type) is click.Path:
+                parameter.type = CarriedPath(parameter.type)
         self.params.extend(common_options())
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command if whoever asks may, and write down what changes something."""
+        """Run the command where it belongs, if whoever asks may, and write down what changes something."""
         app = _app(context)
         path = path_of(context)
         rule = rule_of(path)
-        app.actor.require(rule.right, " ".join(path))
+        if app.manager is not None and not rule.here:
+            from .remotely import run_remotely
+
+            return run_remotely(app, app.manager, path, rule)
+        _require(app, path, rule)
         if not rule.changes or context.params.get("dry_run"):
             return super().invoke(context)
         with app.recording.of(app, path, _named(self, context)) as recording:
@@ -93,6 +112,34 @@ class Command(click.Command):
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         _write_examples(self.examples, formatter)
+
+
+class CarriedPath(click.Path):
+    """A file as all commands name one: with the command it may have come from another host, or be sent to one."""
+
+    def __init__(self, plain: click.Path) -> None:
+        self.__dict__.update(plain.__dict__)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        app = _app(context) if context is not None and isinstance(value, str) else None
+        if app is None or context is None or parameter is None or (value == "-" and self.allow_dash):
+            return super().convert(value, parameter, context)
+        makes = parameter.name in rule_of(path_of(context)).writes
+        app.named_files[value] = makes
+        place = value if app.carrier is None else app.carrier.place(value, makes)
+        return super().convert(place, parameter, context)
+
+
+def _require(app: App, path: tuple[str, ...], rule: Rule) -> None:
+    """Raises ``Denied`` unless whoever asks may do this from there. What is refused to users is written down."""
+    name = " ".join(path)
+    try:
+        app.actor.require(rule.right, name)
+        if app.carrier is not None and (rule.stays or rule.here):
+            raise Denied(reason=f"{name} does not run for other hosts: {rule.stays or 'it is about your own'}")
+    except Denied:
+        app.recording.refused(app, name)
+        raise
 
 
 class Group(click.Group):

@@ -20,6 +20,7 @@ from holdfast_manager.reports.table import facts, table
 from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
+from .approving import lowered_retention, require_approval
 from .boot_options import boot_text
 from .commands import Group
 from .job_options import check_plugin_options, given_table, job_options, merged, without
@@ -58,6 +59,7 @@ def create(app: App, /, name: str, source: Path | None, disabled: bool, **given:
     _require(table, source)
     spec = job_from_table({**table, "name": name}, str(source) if source else "options")
     _check_plugin_options(app, spec)
+    require_approval(app, lowered_retention(app, [spec]))
     app.catalog.jobs.add(spec)
     app.out.result({"job": job_to_table(spec)}, f"Created job {name}; `holdfast job run {name}` runs it now")
 
@@ -104,6 +106,7 @@ def edit(app: App, /, name: str, reset: tuple[str, ...], **given: Any) -> None:
     table = merged(without(job_to_table(app.catalog.jobs.get(name)), reset), change)
     spec = job_from_table(table, "options")
     _check_plugin_options(app, spec)
+    require_approval(app, lowered_retention(app, [spec]))
     app.catalog.jobs.update(spec)
     app.out.result({"job": job_to_table(spec)}, f"Changed job {name}")
 

@@ -35,9 +35,12 @@ def main() -> None:
     sys.exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code. Prints every error itself, as text on stderr or JSON on stdout."""
-    app = App(arguments)
+def run(arguments: Sequence[str], app: App | None = None) -> int:
+    """Run one command; returns its exit code. Prints every error itself, as text on stderr or JSON on stdout.
+
+    ``app``: of a command that runs for somebody on another host.
+    """
+    app = app or App(arguments)
     try:
         code = root.main(list(arguments), prog_name="holdfast", standalone_mode=False, obj=app)
         sys.stdout.flush()

@@ -9,6 +9,7 @@ from holdfast_manager.catalog.values import PointEntryRow
 from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
+from .approving import require_approval
 from .commands import Command
 from .dates import parse_date
 from .naming import chosen_point
@@ -45,6 +46,7 @@ def protect(app: App, point: str, until: str | None, vm: str | None) -> None:
 def unprotect(app: App, point: str, vm: str | None) -> None:
     """Lift the protection of a restore point. A date until which it is kept stays in force."""
     row = chosen_point(app.catalog, point, vm)
+    require_approval(app, [f"protection of point {row.sid} of {row.vm_name} in {row.repository}"])
     now = _retain(app, row, 0.0, hold=False)
     rest = f"; it is kept until {moment(now.until)} all the same" if now.until else ""
     app.out.result({"point": row.sid, "retained": now}, f"{row.sid[:12]} of {row.vm_name} is not protected now{rest}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ import click
 from holdfast_manager.reports.retention_text import pruning_text
 
 from .app import App, pass_app
+from .approving import require_approval
 from .commands import Command
 
 if TYPE_CHECKING:
+    from holdfast_manager.enrolment.points import Ask
     from holdfast_manager.retention.pruning import JudgedVm, Pruned
 
 
@@ -40,20 +43,33 @@ def prune(app: App, job: str | None, vm: str | None, repository: str | None, dry
     if job is not None:
         app.catalog.jobs.get(job)
     scope = Scope(job=job, vm_name=vm)
-    judged: list[JudgedVm] = []
     done: list[Pruned] = []
     now = time.time()
-    for names in _repositories(app, scope.job, scope.vm_name, repository):
-        with ExitStack() as connections:
+    with ExitStack() as connections:
+        plans: list[tuple[dict[str, Ask], tuple[JudgedVm, ...]]] = []
+        for names in _repositories(app, scope.job, scope.vm_name, repository):
             asks = {name: connections.enter_context(asking(app.catalog, name, app.keys)) for name in names}
-            found = judge(app.catalog, asks, scope, now)
-            judged += found
+            plans.append((asks, judge(app.catalog, asks, scope, now)))
+        judged = [vm for _, found in plans for vm in found]
+        if not dry_run:
+            require_approval(app, _targets(judged))
+        for asks, found in plans:
             for name, ask in asks.items():
                 here = [each for each in found if each.repository == name]
                 done.append(Pruned() if dry_run else carry_out(app.catalog, name, here, ask, now))
     for refusal in [refusal for each in done for refusal in each.refused]:
         app.out.warning(refusal.error.message)
     app.out.result(_document(judged, done, dry_run), lambda: pruning_text(judged, done, dry_run))
+
+
+def _targets(judged: Sequence[JudgedVm]) -> list[str]:
+    """Each point that would go."""
+    return [
+        f"point {decision.sid} of {vm.vm_name} in {vm.repository}"
+        for vm in judged
+        if vm.policy is not None
+        for decision in vm.doomed
+    ]
 
 
 def _repositories(app: App, job: str | None, vm: str | None, repository: str | None) -> list[list[str]]:

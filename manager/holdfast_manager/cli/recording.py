@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from holdfast_agent.errors import HoldfastError
-from holdfast_manager.rights.values import BEGAN, DONE, AuditRecord
+from holdfast_manager.rights.values import BEGAN, DENIED, DONE, AuditRecord
 
 if TYPE_CHECKING:
     from holdfast_manager.catalog import Catalog
@@ -55,6 +55,13 @@ class Recording:
         if self._record is not None:
             self._number = catalog.audit.append(self._record)
             self._catalog = catalog
+
+    def refused(self, app: App, action: str) -> None:
+        """Somebody tried what is not allowed."""
+        detail = shlex.join(app.arguments)
+        actor = app.actor
+        record = AuditRecord(actor=actor.name, place=actor.place, action=action, outcome=DENIED, detail=detail)
+        app.catalog.audit.append(record)
 
     def _end(self, outcome: str) -> None:
         if self._record is None or self._catalog is None:

@@ -17,6 +17,7 @@ from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 
 from .app import App, pass_app
+from .approving import require_approval
 from .asking import existing_passphrase, new_passphrase, paper_key
 from .commands import Group
 from .repository_copy import copy
@@ -226,6 +227,7 @@ def unlock(app: App, name: str, passphrase_file: Path | None, paper: bool, paper
 def remove(app: App, name: str) -> None:
     """Forget a repository and its key. Its data stays where it is; `add` with the passphrase brings it back."""
     entry = app.catalog.repositories.get(name)
+    require_approval(app, [f"repository {name} ({entry.path} on {entry.agent})"])
     app.catalog.repositories.remove(name)
     text = f"Forgot repository {name}. Its data stays at {entry.path} on {entry.agent}"
     again = "; its passphrase opens it again" if entry.encrypted else ""

@@ -34,6 +34,8 @@ _PLACES = {
     "export": (f"{_HERE}.export:export", "Serve disks of a restore point over NBD, without restoring them first."),
     "benchmark": (f"{_HERE}.benchmark:benchmark", "Measure a proxy and a repository, and predict what a job will do."),
     "user": (f"{_HERE}.user:user", "Users: who may do what on a manager that several people share."),
+    "remote": (f"{_HERE}.remote:remote", "Managers on other hosts, to work with from here."),
+    "approval": (f"{_HERE}.approval:approval", "Four eyes: what one person asks for, another one grants."),
     "audit": (f"{_HERE}.audit:audit", "The audit log: who did what, from where, and how it went."),
     "plugin": (f"{_HERE}.plugin:plugin", "Plugins: what is loaded and what it provides."),
     "config": (f"{_HERE}.config:config", "The manager's own configuration."),

@@ -11,10 +11,11 @@ import msgspec
 from holdfast_agent.errors import UsageError
 from holdfast_manager.reports.table import table
 from holdfast_manager.reports.times import moment
-from holdfast_manager.rights.roles import Role
+from holdfast_manager.rights.roles import Right, Role, rights_of
 from holdfast_manager.rights.values import UserEntry
 
 from .app import App, pass_app
+from .approving import require_approval
 from .asking import new_password
 from .commands import Group
 
@@ -44,7 +45,7 @@ def user() -> None:
 )
 @click.argument("name")
 @click.option("--role", "roles", type=_ROLE, multiple=True, required=True, help="Repeatable: the rights add up.")
-@click.option("--key", help="The public key of the user's key pair.")
+@click.option("--key", help="The public key that `holdfast remote add` prints where the user works.")
 @_password
 @_password_file
 @pass_app
@@ -57,9 +58,9 @@ def add(
     for now.
     """
     given = new_password(app, password_file) if password or password_file is not None else None
-    entry = app.catalog.users.add(
-        UserEntry(name=name, roles=_roles(roles), public_key=None if key is None else _checked(key)), given
-    )
+    wished = UserEntry(name=name, roles=_roles(roles), public_key=None if key is None else _checked(key))
+    require_approval(app, _powers(wished))
+    entry = app.catalog.users.add(wished, given)
     app.out.result({"user": entry}, f"Added user {name}: {', '.join(entry.roles)}")
 
 
@@ -104,6 +105,10 @@ def edit(
     if changed == entry and not (asks or no_password or revoke_tokens):
         raise UsageError(reason="nothing to change; see `holdfast user edit --help`")
     given = "" if no_password else new_password(app, password_file) if asks else None
+    if asks or msgspec.structs.replace(changed, enabled=False) != msgspec.structs.replace(entry, enabled=False):
+        require_approval(app, _powers(entry, changed))
+    elif changed.enabled and not entry.enabled:
+        require_approval(app, _powers(changed))
     app.catalog.users.update(changed, given)
     if revoke_tokens:
         app.catalog.users.revoke_tokens(name)
@@ -138,6 +143,7 @@ def list_(app: App) -> None:
 @pass_app
 def remove(app: App, name: str) -> None:
     """Remove a user, with all tokens. What the audit log tells of the user stays."""
+    require_approval(app, [f"user {app.catalog.users.get(name).name}"])
     app.catalog.users.remove(name)
     app.out.result({"removed": name}, f"Removed user {name}")
 
@@ -149,9 +155,16 @@ def remove(app: App, name: str) -> None:
 @pass_app
 def token(app: App, name: str, label: str, days: int | None) -> None:
     """Make a token, by which a program is known as this user. It is shown now and never again."""
+    require_approval(app, _powers(app.catalog.users.get(name)))
     expires = None if days is None else time.time() + days * _DAY_S
     entry, text = app.catalog.users.add_token(name, label, expires)
     app.out.result({"token": text, "entry": entry}, text)
+
+
+def _powers(*states: UserEntry) -> list[str]:
+    """What takes approval: whatever gives somebody the means to be an administrator, or takes them away."""
+    able = any(Right.SECURE in rights_of(each.roles) for each in states)
+    return [f"user {each.name}: {', '.join(each.roles)}, key {each.public_key or '-'}" for each in states if able]
 
 
 def _roles(names: tuple[str, ...]) -> tuple[Role, ...]:

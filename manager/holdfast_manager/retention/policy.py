@@ -59,6 +59,27 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return ZoneInfo(self.time_zone)
 
 
+def shortened(old: RetentionPolicy, new: RetentionPolicy) -> tuple[str, ...]:
+    """In the words of the options, what ``new`` keeps less of than ``old``; empty: nothing that is kept would go."""
+    told = [
+        f"{name} {before:g} -> {after:g}"
+        for name, before, after in (
+            ("undo_window", old.undo_window_s, new.undo_window_s),
+            ("immutable", old.immutable_s, new.immutable_s),
+            ("minimum", old.minimum, new.minimum),
+        )
+        if after < before
+    ]
+    if not new.prunes:
+        return tuple(told)
+    if not old.prunes:
+        told.append("nothing is pruned -> something is")
+    rules = (
+        (name, getattr(old, name), getattr(new, name)) for name in ("days", "count", "weekly", "monthly", "yearly")
+    )
+    return (*told, *(f"{name} {before} -> {after}" for name, before, after in rules if after < before))
+
+
 class PointFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What retention needs to know of a point. Times are Unix seconds; ``booted``: it was proven to boot; ``held``:
     protected by somebody."""

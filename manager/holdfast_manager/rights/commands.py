@@ -21,14 +21,18 @@ CommandPath = tuple[str, ...]
 class Rule(msgspec.Struct, frozen=True):
     """What a command takes. ``changes``: whether it changes anything, so that it is written to the audit log.
 
-    ``writes``: the parameters that name files which the command makes where it is typed; all other files are read
-    there. ``stays``: why it cannot be sent to another host; empty: it can.
+    What matters where it is typed on one host for the manager of another: ``writes``: the parameters that name files
+    which it makes where it is typed; all other files are read there. ``asks``: it reads standard input, or asks
+    questions. ``stays``: why it cannot be sent; empty: it can. ``here``: it is about the place where it is typed, and
+    always runs there.
     """
 
     right: Right
     changes: bool = False
     writes: frozenset[str] = frozenset()
+    asks: bool = False
     stays: str = ""
+    here: bool = False
 
 
 UNKNOWN: Final = Rule(Right.SECURE, changes=True, stays="it has no rule")
@@ -42,11 +46,16 @@ _CONFIGURE: Final = Rule(Right.CONFIGURE, changes=True)
 _DELETE: Final = Rule(Right.DELETE, changes=True)
 _SECURE: Final = Rule(Right.SECURE, changes=True)
 _SEE_SECURE: Final = Rule(Right.SECURE)
+_HERE: Final = Rule(Right.VIEW, here=True)
 _ON_THE_HOST: Final = "it makes or moves the manager itself: run it on the manager's host"
 
 
-def _stays(rule: Rule, why: str = _ON_THE_HOST) -> Rule:
-    return msgspec.structs.replace(rule, stays=why)
+def _stays(rule: Rule) -> Rule:
+    return msgspec.structs.replace(rule, stays=_ON_THE_HOST)
+
+
+def _asks(rule: Rule) -> Rule:
+    return msgspec.structs.replace(rule, asks=True)
 
 
 def _writes(rule: Rule, *parameters: str) -> Rule:
@@ -63,17 +72,28 @@ COMMANDS: Final[Mapping[CommandPath, Rule]] = MappingProxyType(
         ("doctor",): _VIEW,
         **_group(
             "agent",
-            add=_CONFIGURE, edit=_CONFIGURE, remove=_CONFIGURE, disable=_OPERATE, enable=_OPERATE,
+            add=_asks(_CONFIGURE), edit=_CONFIGURE, remove=_CONFIGURE, disable=_OPERATE, enable=_OPERATE,
             list=_VIEW, show=_VIEW,
         ),
-        **_group("server", add=_CONFIGURE, edit=_CONFIGURE, remove=_CONFIGURE, clean=_OPERATE, list=_VIEW, show=_VIEW),
+        **_group(
+            "server",
+            add=_asks(_CONFIGURE), edit=_asks(_CONFIGURE), remove=_CONFIGURE, clean=_OPERATE, list=_VIEW, show=_VIEW,
+        ),
         **_group(
             "repository",
-            add=_writes(_CONFIGURE, "paper_file"), edit=_CONFIGURE, remove=_DELETE, unlock=_SECURE,
+            add=_asks(_CONFIGURE), edit=_CONFIGURE, remove=_DELETE, unlock=_asks(_SECURE),
             copy=_OPERATE, gc=_OPERATE, heal=_OPERATE, rebuild_index=_OPERATE, rescan=_OPERATE, verify=_OPERATE,
+            seal=_OPERATE, unseal=_OPERATE,
             list=_VIEW, show=_VIEW, stats=_VIEW,
         ),
-        **_group("key", add=_SECURE, change=_SECURE, paper=_SECURE, remove=_SECURE, rotate=_SECURE, list=_VIEW),
+        **_group(
+            "repository group",
+            create=_CONFIGURE, edit=_CONFIGURE, remove=_CONFIGURE, list=_VIEW, show=_VIEW,
+        ),
+        **_group(
+            "key",
+            add=_asks(_SECURE), change=_asks(_SECURE), paper=_SECURE, remove=_SECURE, rotate=_SECURE, list=_VIEW,
+        ),
         **_group("network", prefer=_CONFIGURE, show=_VIEW),
         **_group(
             "network rule",
@@ -108,15 +128,17 @@ COMMANDS: Final[Mapping[CommandPath, Rule]] = MappingProxyType(
         **_group(
             "plugin",
             list=_VIEW, check=_OPERATE,
-            new=_stays(Rule(Right.VIEW), "it makes a directory where you are: leave --manager out"),
+            new=_HERE,
         ),
         **_group(
             "config",
-            show=_VIEW, key=_VIEW, backup=_writes(_SECURE, "file"), restore=_stays(_SECURE),
+            show=_VIEW, key=_VIEW, backup=_asks(_writes(_SECURE, "file")), restore=_stays(_SECURE),
         ),
         **_group("db", migrate=_stays(_CONFIGURE)),
         ("apply",): _CONFIGURE,
-        **_group("user", add=_SECURE, edit=_SECURE, remove=_SECURE, list=_SEE_SECURE, token=_SECURE),
+        **_group("user", add=_asks(_SECURE), edit=_asks(_SECURE), remove=_SECURE, list=_SEE_SECURE, token=_SECURE),
+        **_group("approval", list=_SEE_SECURE, grant=_SECURE, refuse=_SECURE, require=_SECURE, waive=_SECURE),
+        **_group("remote", add=_HERE, list=_HERE, remove=_HERE, check=_HERE),
         **_group("audit", list=_SEE_SECURE, verify=_SEE_SECURE),
     }
 )  # fmt: skip

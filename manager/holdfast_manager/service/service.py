@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from holdfast_agent.errors import HoldfastError
+from holdfast_manager.api.server import ServesApi
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.settings import ManagerSettings
 
@@ -80,6 +81,7 @@ class BackupService:
         self._announcer = Announcer(settings, catalog, config)
         self._metrics = TellsMetrics(settings.metrics.listen, catalog)
         self._console = ConsoleKeeper(settings, config)
+        self._api = ServesApi(settings, catalog, config)
         self._supervisor = Supervisor()
         self._leads = False
 
@@ -93,6 +95,7 @@ class BackupService:
         self._announcer.stop()
         self._console.close()
         self._metrics.close()
+        self._api.close()
         self._leadership.give_up()
         log.info("the service has stopped; sessions that run go on")
 
@@ -114,11 +117,13 @@ class BackupService:
         if leads and not self._leads:
             self._catalog.services.lead()
             self._metrics.open()
+            self._api.open()
             log.info("the service leads")
             self._supervisor.tell("STATUS=leads")
         elif self._leads and not leads:
             self._metrics.close()
             self._console.close()
+            self._api.close()
             log.warning("the service no longer leads")
         if not leads:
             self._supervisor.tell("STATUS=stands by: another service leads")
