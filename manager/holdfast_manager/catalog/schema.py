@@ -10,7 +10,7 @@ from .again import run_again
 from .database import Database
 from .errors import CatalogNewer, CatalogOlder
 
-REVISION = "0016"
+REVISION = "0017"
 """The newest migration. Kept here too, so that opening an up-to-date catalogue need not import Alembic."""
 
 _KNOWN = frozenset(f"{number:04}" for number in range(1, int(REVISION) + 1))
