@@ -45,7 +45,6 @@ def full(stocked: Catalog) -> Catalog:
     stocked.servers.add(ServerEntry(name="odd", plugin=ODD, options={"a": [1, 2.5, None, ODD]}), {"password": ODD})
     stocked.groups.add(RepositoryGroup(name="all", members=("main",)))
     stocked.traffic_rules.add(TrafficRule(name="wan", bandwidth_bytes_per_s=1 << 50))
-    stocked.groups.add(RepositoryGroup(name="pool", members=("main",)))
     stocked.traffic_rules.prefer(["10.0.0.0/8"])
     state = RunState(key="k", handled=1.5, retry_at=2.5)
     assert stocked.runs.save({"web": (RunState(), state)})

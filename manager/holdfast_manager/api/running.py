@@ -197,8 +197,8 @@ class Running:
         while self._credit > 0:
             part = next(self._files, None)
             if part is None:
+                self._finish()  # first: who is told finds nothing of it any more
                 self._tell(CommandEnded(command=self.number, code=self._code))
-                self._finish()
                 return
             self._credit -= len(part.data)
             self._tell(part)
