@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast_plugins.api import SnapshotRequest, VmRef
-from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
 from holdfast_plugins.hypervisors.libvirt.connection import Connection
 from holdfast_plugins.testkit import MemoryJournal
 from lab.libvirt_backups import DrivenBackups
@@ -22,7 +22,7 @@ from lab.libvirt_host import LibvirtHost, libvirt_daemon
 CHILD = """
 import json, sys
 from holdfast_plugins.api import SnapshotRequest, VmRef
-from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
 
 class Journal:
     def promise(self, kind, data):
@@ -131,15 +131,29 @@ def test_death_at_every_call(host: LibvirtHost, fate: Fate, image_format: str) -
     die_at_calls(host, fate, image_format, itertools.count())
 
 
-def die_at_calls(host: LibvirtHost, fate: Fate, image_format: str, numbers: Iterator[int]) -> None:
+@pytest.mark.soak
+def test_death_at_every_call_to_another_host(host: LibvirtHost, fate: Fate) -> None:
+    by_overlays = LibvirtSnapshotOptions(method=Method.SNAPSHOT)
+    die_at_calls(host, fate, "raw", itertools.count(), by_overlays, uri=host.remote_uri)
+
+
+def die_at_calls(
+    host: LibvirtHost,
+    fate: Fate,
+    image_format: str,
+    numbers: Iterator[int],
+    options: LibvirtSnapshotOptions | None = None,
+    **connection: str,
+) -> None:
     """From the snapshot's first call to the last of its removal; what is left is for the next one to clear up."""
     host.clear()
     chance, vm = Random(7), host.vm("guest", {"vda": (image_format, MIB), "vdb": (image_format, MIB)}).start()
-    backups, request = DrivenBackups(vm), SnapshotRequest(VmRef(vm.uuid, "guest"), "test", ("vda", "vdb"), series="one")
+    request = SnapshotRequest(VmRef(vm.uuid, "guest"), "test", ("vda", "vdb"), options, series="one")
+    backups = DrivenBackups(vm, **connection)
     backups.run()
     for survived in numbers:
         vm.scribble(chance, 2)
-        driver, journal = LibvirtDriver(LibvirtOptions(**host.options()), {}), MemoryJournal()
+        driver, journal = LibvirtDriver(LibvirtOptions(**host.options(**connection)), {}), MemoryJournal()
         driver.connect()
         fate.left = survived
         try:

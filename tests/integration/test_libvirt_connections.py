@@ -13,13 +13,19 @@ from random import Random
 import pytest
 
 from holdfast_agent.disks.open import open_disk
-from holdfast_agent.errors import DiskDenied, DiskServerUntrusted, HypervisorUnreachable, SnapshotFailed
+from holdfast_agent.errors import (
+    DiskDenied,
+    DiskServerUntrusted,
+    HypervisorUnreachable,
+    SnapshotFailed,
+    SnapshotNotRemoved,
+)
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_plugins.api import SnapshotRequest, VmRef
-from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
 from holdfast_plugins.testkit import MemoryJournal
 from lab.disks import free_port, host_for
-from lab.libvirt_backups import DrivenBackups
+from lab.libvirt_backups import DrivenBackups, read_whole
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon, require_libvirt
 
 MIB = 1 << 20
@@ -36,6 +42,7 @@ folder = Path(sys.argv[1])
 (folder / "root" / "etc").mkdir(parents=True)
 (folder / "root" / "etc" / "qemu.conf").write_text(QEMU_CONF)
 host = LibvirtHost(folder, f"qemu:///embed?root={folder}/root")
+host.logs = folder / "root" / "log" / "qemu"
 vm = host.vm("guest", {"vda": ("qcow2", 1 << 20), "vdb": ("qcow2", 1 << 20)})
 try:
     vm.start()
@@ -78,6 +85,34 @@ def test_a_host_that_is_reached_over_the_network(host: LibvirtHost, vm: LibvirtV
     vm.stop()
     assert all(reason for reason in backups.run().values()), "off, it is read by the agent there, and compared"
     backups.close()
+
+
+def test_overlays_on_another_host_are_brought_down_and_removed_by_its_libvirt(host: LibvirtHost) -> None:
+    """The agent there reads the disks. Those of a VM that was shut off meanwhile wait until it runs again."""
+    vm = host.vm("guest", {"vda": ("raw", MIB), "vdb": ("qcow2", MIB)}).start()
+    backups, journal = DrivenBackups(vm, uri=host.remote_uri), MemoryJournal()
+    driver, by_overlays = backups.driver, LibvirtSnapshotOptions(method=Method.SNAPSHOT)
+    request = SnapshotRequest(VmRef(vm.uuid, vm.name), "test", ("vda", "vdb"), by_overlays, series="one")
+    for number, meanwhile_off in enumerate((False, True)):
+        vm.scribble(Random(number), 5)
+        frozen = {target: bytes(content) for target, content in vm.content.items()}
+        snapshot = driver.create_snapshot(request, journal)
+        vm.scribble(Random(number + 10), 5)
+        for disk in snapshot.disks:
+            assert read_whole(disk.urls[0], host.folder) == frozen[disk.disk_id]
+        driver.check_snapshot(snapshot)
+        if meanwhile_off:
+            vm.stop()
+            with pytest.raises(SnapshotNotRemoved, match="once the VM runs again"):
+                driver.remove_snapshot(snapshot, True, journal)
+            vm.start()
+            vm.scribble(Random(20), 5)
+        driver.remove_snapshot(snapshot, True, journal)
+        assert not journal.open and not list(host.scratch.iterdir())
+        assert ".overlay" not in vm.domain.XMLDesc() + vm.domain.XMLDesc(2)
+        assert all(vm.read_image(target) == content for target, content in vm.content.items())
+    backups.close()
+    host.clear()
 
 
 def test_disks_come_over_tls_where_the_host_has_certificates(host: LibvirtHost, vm: LibvirtVm) -> None:

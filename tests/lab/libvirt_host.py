@@ -97,6 +97,7 @@ class LibvirtHost:
         self.shared = beside.shared if beside else folder / "s"
         self.scratch, self.images = self.shared / f"scratch{2 if beside else ''}", self.shared / "images"
         self.remote_uri = ""
+        self.logs = folder / "state/var/log/libvirt/qemu"
         self.scratch.mkdir(parents=True)
         self.images.mkdir(exist_ok=True)
 
@@ -339,7 +340,7 @@ class LibvirtVm:
         """One command of qemu-io through the disk's device. QEMU tells in its log alone what became of it."""
         import libvirt_qemu
 
-        log = self.host.folder / "state/var/log/libvirt/qemu" / f"{self.name}.log"
+        log = self.host.logs / f"{self.name}.log"
         before = log.stat().st_size
         alias = self.domain.XMLDesc().split(f"<target dev='{target}'")[1].split("<alias name='")[1].split("'")[0]
         order = f'qemu-io -d /machine/peripheral/{alias}/virtio-backend "{command}"'

@@ -154,14 +154,20 @@ class Domain:
         self._ask(lambda: self._raw.snapshotCreateXML(xml, flags))
 
     def commit_top(self, target: str) -> None:
-        """Begin to bring the overlay that is written to down into the image right under it, and no further."""
-        flags = self._flag("DOMAIN_BLOCK_COMMIT_ACTIVE") | self._flag("DOMAIN_BLOCK_COMMIT_SHALLOW")
+        """Begin to bring the overlay that is written to down into the image right under it, and no further.
+
+        At its end libvirt removes the overlay's file.
+        """
+        flags = self._commit_flags() | self._flag("DOMAIN_BLOCK_COMMIT_ACTIVE")
         self._ask(lambda: self._raw.blockCommit(target, None, None, 0, flags))
 
     def commit_middle(self, target: str, top: str) -> None:
         """Likewise for the overlay ``top``, over which somebody has put another one."""
-        flags = self._flag("DOMAIN_BLOCK_COMMIT_SHALLOW")
+        flags = self._commit_flags()
         self._ask(lambda: self._raw.blockCommit(target, None, top, 0, flags))
+
+    def _commit_flags(self) -> int:
+        return self._flag("DOMAIN_BLOCK_COMMIT_SHALLOW") | self._flag("DOMAIN_BLOCK_COMMIT_DELETE")
 
     def begin_copy(self, target: str, path: str, image_format: str) -> None:
         """Begin to copy a disk to a new image, and to write to both what the guest writes."""

@@ -1,8 +1,8 @@
 """Snapshots by overlays: the guest writes to a new image over each disk while the disk itself is read.
 
 Afterwards what was written is brought down into the disk, the guest goes on with that, and the overlay's file is
-removed, which libvirt leaves to us. Whatever has happened meanwhile, an overlay is only removed when neither the
-running domain nor its definition names it any more.
+removed: by libvirt at the end of its commit, and by us in all other cases. Whatever has happened meanwhile, an overlay
+is only removed when neither the running domain nor its definition names it any more.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def settle(connection: Connection, domain: Domain, overlays: Mapping[str, Path],
                 break
         else:
             raise LibvirtRefused(Code.OPERATION_INVALID, f"{path} is still in use by disk {target}")
-        path.unlink(missing_ok=True)
+        if connection.is_local:
+            path.unlink(missing_ok=True)
 
 
 def _commit_running(domain: Domain, target: str, path: str, patience_s: float) -> None:
@@ -111,6 +112,9 @@ def _commit_resting(connection: Connection, domain: Domain, target: str, path: s
     """
     if not _named(domain, path):
         return
+    if not connection.is_local:
+        reason = f"{path} is brought down once the VM runs again, for its host is not this one"
+        raise LibvirtRefused(Code.OPERATION_INVALID, reason)
     below = _layer_below(path)
     run_tool(["qemu-img", "commit", "-q", "-f", "qcow2", path], _COMMIT_TIMEOUT_S)
     if domain.saved:  # its memory goes on by a definition of its own

@@ -209,21 +209,21 @@ class Snapshots:
 
     def _method(self, request: SnapshotRequest, domain: Domain, disks: Sequence[Disk]) -> Method:
         chosen = request.options.method if isinstance(request.options, LibvirtSnapshotOptions) else None
-        if chosen is Method.SNAPSHOT and not self._connection.is_local:
-            reason = "overlays must be removed on the hypervisor's host, which is not this one"
-            raise SnapshotFailed(vm=request.vm.name, reason=reason)
         if chosen is Method.SNAPSHOT and not domain.persistent:
             raise SnapshotFailed(vm=request.vm.name, reason="a transient VM would end with its overlays")
         jobs_do = not has_io_threads(domain.xml()) or self._connection.qemu_version() >= _SAFE_WITH_THREADS
-        overlays_do = self._connection.is_local and domain.persistent and all(map(_readable, disks))
+        overlays_do = domain.persistent and all(map(_readable, disks))
         if not jobs_do and (chosen is Method.BACKUP or (chosen is not Method.SNAPSHOT and not overlays_do)):
             reason = "the VM has I/O threads, and QEMU before 9.0 ends when a reader of a disk with one hangs up"
             advice = 'Take method = "snapshot", QEMU 9.0, or the VM\'s <iothreads> away; or back it up while it is off'
             raise DiskUnsupported(disk=disks[0].target, reason=reason, advice=advice)
         if chosen in (Method.BACKUP, Method.SNAPSHOT):
             return chosen
-        tracks = jobs_do and any(disk.tracks for disk in disks)
-        return Method.SNAPSHOT if overlays_do and not tracks else Method.BACKUP
+        if not jobs_do:
+            return Method.SNAPSHOT
+        tracks = any(disk.tracks for disk in disks)
+        # On another host overlays need an agent there, and nobody brings them down while the VM is off.
+        return Method.SNAPSHOT if overlays_do and not tracks and self._connection.is_local else Method.BACKUP
 
     def _by_backup(self, domain: Domain, taken: Taken, begun: backup_job.Begun) -> Snapshot:
         made = tuple(
@@ -280,7 +280,8 @@ class Snapshots:
         if promised.method is Method.BACKUP:
             self._remove_left(promised)
             return
-        left = [str(path) for path in promised.overlays().values() if path.exists()]
+        elsewhere = not self._connection.is_local
+        left = [str(path) for path in promised.overlays().values() if elsewhere or path.exists()]
         if left:
             reason = f"there is no such VM any more, and what it wrote last is in {', '.join(left)}"
             raise SnapshotNotRemoved(snapshot=promised.name, vm=vm.name, reason=reason)
