@@ -37,6 +37,15 @@ def test_the_newest_migration_is_the_one_that_is_asked_for() -> None:
     assert {script.revision for script in scripts.walk_revisions()} == set(schema._KNOWN)
 
 
+def test_no_number_is_given_twice_after_any_migration(catalog: Catalog) -> None:
+    """A migration that makes one of SQLite's tables anew may forget that it counts, and how far."""
+    with catalog.database.reading() as connection:
+        made = dict(connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'table'")).all())
+    counting = [table.name for table in metadata.tables.values() if table.dialect_options["sqlite"]["autoincrement"]]
+    assert counting
+    assert [name for name in counting if "AUTOINCREMENT" not in made[name]] == []
+
+
 def test_migrating_again_changes_nothing(catalog: Catalog) -> None:
     before = _schema(catalog.database)
     schema.migrate(catalog.database)

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("sessions") as sessions:
-        sessions.drop_column("alive_until")
-        sessions.add_column(sa.Column("patience_s", sa.Double(), nullable=True))
-        sessions.add_column(sa.Column("doubts", sa.JSON(), nullable=True))
+    # not in a batch, which makes SQLite's table anew: a number that was given once must not be given again
+    op.drop_column("sessions", "alive_until")
+    op.add_column("sessions", sa.Column("patience_s", sa.Double(), nullable=True))
+    op.add_column("sessions", sa.Column("doubts", sa.JSON(), nullable=True))
