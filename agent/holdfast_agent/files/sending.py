@@ -41,7 +41,7 @@ def send_file(control: Control, inlet: Inlet, secret: bytes, host: MoverHost) ->
         raise
     try:
         control.report(Connected())
-        outgoing = _Outgoing(connection)
+        outgoing = Outgoing(connection)
         _pump(control, inlet, connection, outgoing)
         while not connection.part(_STEP_S, control.fds):
             control.check()
@@ -62,7 +62,7 @@ def _await(listener: DataListener, control: Control, timeout_s: float) -> DataCo
             raise Unreachable(peer=listener.endpoint, timeout_s=timeout_s)
 
 
-def _pump(control: Control, inlet: Inlet, connection: DataConnection, outgoing: _Outgoing) -> None:
+def _pump(control: Control, inlet: Inlet, connection: DataConnection, outgoing: Outgoing) -> None:
     """Take a frame only when it can leave: the pipe's end makes the reader wait."""
     while not outgoing.ended:
         connection.wait(_STEP_S, (*control.fds, *((inlet.fd,) if connection.writable else ())))
@@ -78,7 +78,7 @@ def _pump(control: Control, inlet: Inlet, connection: DataConnection, outgoing: 
         control.progress(outgoing.counters)
 
 
-class _Outgoing:
+class Outgoing:
     """A stranger's frames on their way out: one file, whole, and nothing beyond its end."""
 
     def __init__(self, connection: DataConnection) -> None:

@@ -19,7 +19,7 @@ from holdfast_manager.enrolment.health import AgentState, ask_state
 from holdfast_manager.enrolment.inventory import vms_of_servers
 from holdfast_manager.host import PluginHost
 from holdfast_manager.reports.estate import EstateReport
-from holdfast_manager.reports.progress import RateMeter
+from holdfast_manager.reports.progress import RateMeter, TaskProgress
 from holdfast_manager.reports.session_report import SessionReport
 from holdfast_manager.rights.actor import Actor
 from holdfast_manager.rights.roles import Right
@@ -58,6 +58,7 @@ class Console:
         self.estates: Kept[EstateReport] = Kept(10.0)
         self.reports: Kept[SessionReport] = Kept(1.0)
         self.meters: Kept[RateMeter] = Kept(600.0)
+        self.progress: Kept[list[TaskProgress]] = Kept(1.0)
 
     @cached_property
     def keys(self) -> KeyPair:

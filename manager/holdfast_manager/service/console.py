@@ -53,11 +53,11 @@ class ConsoleKeeper:
         if self._process is None:
             return
         process, self._process = self._process, None
-        process.terminate()
+        if process.stdin is not None:
+            process.stdin.close()
         try:
             process.wait(_FAREWELL_S)
         except subprocess.TimeoutExpired:
+            log.warning("the web console does not end, it is killed")
             process.kill()
             process.wait()
-        if process.stdin is not None:
-            process.stdin.close()

@@ -147,7 +147,11 @@ def _step(line: StepLine, over: bool, last: int) -> Html:
 
 def _tasks(visit: Visit, report: SessionReport) -> Html:
     meter = visit.console.meters.get(report.id, RateMeter)
-    lines = meter.look(visit.catalog.tasks.list(report.id), time.monotonic())
+
+    def look() -> list[TaskProgress]:
+        return meter.look(visit.catalog.tasks.list(report.id), time.monotonic())
+
+    lines = visit.console.progress.get(report.id, look)
     if not lines:
         return card("Disks at work", nothing("None yet"))
     busy = [line for line in lines if line.at_work]
