@@ -240,7 +240,7 @@ obligations = Table(
 slot_requests = Table(
     "slot_requests",
     metadata,
-    _number(),  # also the place in the queue
+    _number(),  # also the place in the queue, so that one of a request that is gone may come again
     _of_session("CASCADE"),
     Column("task", _Number, nullable=False),
     Column("needs", _Json, nullable=False),
@@ -253,7 +253,6 @@ slot_requests = Table(
     Column("reason", Text, nullable=False, server_default=text("''")),
     Column("ahead", Integer, nullable=False, server_default=text("0")),
     Index("uq_slot_requests_session_task", "session", "task", unique=True),
-    sqlite_autoincrement=True,
 )
 
 # The last round of the scheduler (one row): when it was, for how many, whether something has happened since; and when
