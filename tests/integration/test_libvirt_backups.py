@@ -139,6 +139,22 @@ def test_a_session_that_is_killed_is_cleared_up_by_the_next(backed: Backed, even
     assert not backed.wrong(backed.points()[0])
 
 
+def test_an_agent_that_is_killed_in_mid_transfer_leaves_nothing_on_the_hypervisor(backed: Backed) -> None:
+    backed.run()
+    backed.vm.scribble(backed.chance, 20)
+    backed.house.holdfast("job", "edit", backed.name, "--bandwidth", "100 KiB")
+    session, _ = backed.session()
+    _wait(lambda: "TransferBegan" in backed.events(session))
+    backed.house.kill_agent()
+    backed.house.start_agent()
+    backed.house.holdfast("job", "edit", backed.name, "--reset", "bandwidth")
+    _wait(lambda: "SessionEnded" in backed.events(session))
+    assert not backed.left() and len(backed.vm.checkpoints()) == 1, "the failed session itself has removed its snapshot"
+    backed.vm.scribble(backed.chance, 20)
+    assert {disk["mode"] for disk in backed.run().values()} == {"cbt"}, "what changed since the point before is known"
+    assert not backed.wrong(backed.points()[0])
+
+
 def test_a_vm_is_restored_as_new_and_in_place_and_as_images(backed: Backed) -> None:
     backed.run()
     sid = backed.points()[0]

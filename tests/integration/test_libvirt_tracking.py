@@ -138,6 +138,32 @@ def test_overlays_that_somebody_puts_over_the_disks_and_takes_away_again(vm: Lib
     assert len(ours(vm)) == 1
 
 
+def test_images_that_are_reverted_with_their_bitmaps(vm: LibvirtVm, backups: DrivenBackups) -> None:
+    """As by snapshots of the storage below: to after the last point a bitmap is right, to before it there is none."""
+    chance = Random(12)
+    for backed_since in (False, True):
+        vm.scribble(chance, 5)
+        backups.run()
+        vm.scribble(chance, 5)
+        vm.stop()
+        kept = {target: (vm.image(target).read_bytes(), bytes(content)) for target, content in vm.content.items()}
+        vm.start()
+        vm.scribble(chance, 5)
+        if backed_since:
+            backups.run()
+        vm.stop()
+        for target, (image, content) in kept.items():
+            vm.image(target).write_bytes(image)
+            vm.content[target][:] = content
+        vm.start()
+        vm.scribble(chance, 5)
+        told = backups.run()
+        assert all((BROKEN in reason) == bool(reason) == backed_since for reason in told.values()), told
+        vm.scribble(chance, 5)
+        assert not any(backups.run().values()), "tracked again"
+        assert all(names == vm.checkpoints() for names in vm.bitmaps().values()), "the old bitmap is gone"
+
+
 def test_random_patterns_of_writes_are_told_bit_for_bit(vm: LibvirtVm, backups: DrivenBackups) -> None:
     chance = Random(17)
     backups.run()
