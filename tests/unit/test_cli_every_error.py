@@ -74,6 +74,7 @@ WRONG = {
     "holdfast repository add": nobody("c", "Known: a, b", arguments="new --agent {} --path /srv/x --create"),
     "holdfast repository copy": usage("main main", "FROM and TO"),
     "holdfast repository edit": nobody("mian", "'main'", arguments="{} --slots 2"),
+    "holdfast repository evacuate": usage("main", "is in no group"),
     "holdfast repository gc": REPOSITORY,
     "holdfast repository group create": nobody("mian", "'main'", arguments="pool --member {}"),
     "holdfast repository group edit": nobody("pool", "repository group create", arguments="{} --policy capacity"),

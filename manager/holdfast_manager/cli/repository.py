@@ -23,7 +23,7 @@ from .commands import Group
 from .repository_copy import copy
 from .repository_edit import SLOTS, edit, limit_options, limits_given, limits_text
 from .repository_gc import gc
-from .repository_group import group, seal, unseal
+from .repository_group import evacuate, group, seal, unseal
 from .repository_heal import heal
 from .repository_stats import stats
 from .repository_verify import verify
@@ -160,7 +160,7 @@ def show(app: App, name: str) -> None:
     app.out.result(document, facts(pairs))
 
 
-for command in (edit, verify, gc, stats, copy, heal, group, seal, unseal):
+for command in (edit, verify, gc, stats, copy, heal, group, seal, unseal, evacuate):
     repository.add_command(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -10,11 +11,12 @@ import msgspec
 from holdfast_agent.errors import HoldfastError, UsageError
 from holdfast_agent.model.units import format_size, parse_size
 from holdfast_manager.catalog.rows import checked
-from holdfast_manager.catalog.values import PlacingPolicy, RepositoryEntry, RepositoryGroup
+from holdfast_manager.catalog.values import PlacingPolicy, RepositoryEntry, RepositoryGroup, SessionKind
 from holdfast_manager.reports.table import facts, table
 
 from .app import App, pass_app
 from .commands import Command, Group
+from .running import detach_option, run_session
 
 _policy = click.option(
     "--policy", type=click.Choice([each.value for each in PlacingPolicy]),
@@ -135,6 +137,27 @@ def unseal(app: App, name: str) -> None:
     """Have a sealed repository take restore points again."""
     entry = app.catalog.repositories.set_sealed(name, False)
     app.out.result({"repository": entry}, f"Unsealed {name}: it takes restore points again")
+
+
+@click.command(
+    cls=Command, examples=("holdfast repository evacuate main", "holdfast repository evacuate main --detach")
+)
+@click.argument("name")
+@detach_option
+@pass_app
+def evacuate(app: App, name: str, detach: bool) -> int:
+    """Move all restore points of a repository to the other members of its group.
+
+    It is sealed. Each point is copied, read whole where it then is, protected as it was, and only then removed here.
+    Stop or kill it whenever you like: the next one goes on. Exits with 3 when points had to stay; the log says why.
+    """
+    from holdfast_manager.sessions.requests import EvacuateRequest
+
+    entry = app.catalog.repositories.get(name)
+    if entry.member_of is None:
+        raise UsageError(reason=f"{name} is in no group: there is no other member that its points could go to")
+    request = msgspec.to_builtins(EvacuateRequest(repository=name))
+    return run_session(app, partial(app.catalog.sessions.begin, SessionKind.EVACUATE, request), detach, strict=False)
 
 
 def _with(entry: RepositoryGroup, given: dict[str, str | None]) -> RepositoryGroup:

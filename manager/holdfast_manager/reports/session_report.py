@@ -151,6 +151,8 @@ def what_for(session: SessionEntry) -> str:
             return f"copy of {spec.get('origin', '?')} to {spec.get('repository', '?')}{by_job}"
         case SessionKind.HEAL:
             return f"heal of {spec.get('repository', '?')} from {spec.get('origin', '?')}"
+        case SessionKind.EVACUATE:
+            return f"evacuation of {spec.get('repository', '?')}"
         case SessionKind.BOOT:
             return f"boot proof of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}"
         case SessionKind.FILES:

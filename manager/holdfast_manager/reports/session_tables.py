@@ -108,6 +108,7 @@ _DONE = {
     SessionKind.BACKUP: "read", SessionKind.RESTORE: "restored", SessionKind.VERIFY: "checked", SessionKind.GC: "moved",
     SessionKind.COPY: "read", SessionKind.HEAL: "read", SessionKind.EXPORT: "served", SessionKind.BOOT: "read",
     SessionKind.FILES: "restored", SessionKind.INSTANT: "served", SessionKind.SETTLE: "copied",
+    SessionKind.EVACUATE: "moved",
 }  # fmt: skip
 
 

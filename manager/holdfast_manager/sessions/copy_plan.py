@@ -75,7 +75,8 @@ def plan_copy(
     unwell = frozenset().union(*(_suspects(catalog, name) for name in (*origins, *targets)))
     wanted = list({point.identity: point for point in chosen(origin.points, request)}.values())
     present = {point.identity for point in target.points} | _out_of_reach(catalog, request, origins, targets)
-    given_up = {point.identity for point in pruned.points} if not request.points else set()
+    anew = bool(request.points) or request.pruned
+    given_up = set() if anew else {point.identity for point in pruned.points}
     missing = [point for point in wanted if point.identity not in present]
     due = [point for point in missing if point.identity not in given_up]
     kept = due if keep is None else _kept(keep, request.job, due, target.points, unwell)

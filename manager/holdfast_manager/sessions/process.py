@@ -31,6 +31,7 @@ from .backup_machine import BackupMachine
 from .boot_actions import BootActions
 from .copy_actions import CopyActions
 from .driver import Actions, Driver, Machine
+from .evacuating import Evacuation
 from .export_actions import EXPORT_RETRIES, ExportActions
 from .files_actions import FilesActions
 from .gc_actions import GcActions
@@ -49,6 +50,7 @@ from .requests import (
     BootRequest,
     CleanUpRequest,
     CopyRequest,
+    EvacuateRequest,
     ExportRequest,
     FilesRequest,
     GcRequest,
@@ -144,6 +146,8 @@ class SessionProcess:
                 return self._run_instantly(msgspec.convert(entry.spec, InstantRequest), cleanup)
             case SessionKind.SETTLE:
                 return self._settle(msgspec.convert(entry.spec, SettleRequest), cleanup)
+            case SessionKind.EVACUATE:
+                return self._evacuate(msgspec.convert(entry.spec, EvacuateRequest))
             case SessionKind.HEAL:
                 return self._heal(msgspec.convert(entry.spec, HealRequest), cleanup)
             case SessionKind.CLEAN_UP:
@@ -257,6 +261,16 @@ class SessionProcess:
             self._recorder.note(stopped.text)
             return SessionResult.CANCELLED
         return SessionResult.SUCCESS
+
+    def _evacuate(self, request: EvacuateRequest) -> str:
+        try:
+            evacuation = Evacuation(
+                self._settings, self._catalog, self._recorder, request.repository, lambda: bool(self._stop_reason())
+            )
+            return evacuation.run()
+        except Cancelled as stopped:
+            self._recorder.note(stopped.text)
+            return SessionResult.CANCELLED
 
     def _destination(self, name: str, cleanup: ExitStack) -> Destination:
         server = self._catalog.servers.get(name)

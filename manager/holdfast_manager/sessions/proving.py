@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from holdfast_agent.errors import HoldfastError, InternalError, NotFound
 from holdfast_agent.model.units import format_duration
 from holdfast_manager.catalog.catalog import Catalog
-from holdfast_manager.catalog.values import BootSettings, JobSpec, PointEntryRow, SessionKind, SessionState
+from holdfast_manager.catalog.values import BootSettings, JobSpec, PointEntryRow, SessionKind
 from holdfast_manager.settings import ManagerSettings
 
-from .launch import SessionLauncher
+from .children import run_child
 from .requests import BootRequest
 from .steps import Step
 from .tasks import Context
@@ -59,17 +60,9 @@ def _prove(
 ) -> bool:
     proxy = proving_agent(context.catalog, row.repository, wanted.proxy)
     request = BootRequest(repository=row.repository, sid=row.sid, proxy=proxy, settings=wanted)
-    sessions = context.catalog.sessions
-    with SessionLauncher(settings) as launcher:
-        number = sessions.begin(SessionKind.BOOT, msgspec.to_builtins(request)).id
-        launcher.run(number)
-        while (entry := sessions.get(number)).state is not SessionState.ENDED:
-            launcher.wait(settings.timing.poll)
-            if launcher.process.poll() is not None:
-                sessions.reap_dead()
-            if stopped():
-                sessions.request_stop(number)
-        launcher.process.wait()
+    begin = partial(context.catalog.sessions.begin, SessionKind.BOOT, msgspec.to_builtins(request))
+    entry = run_child(settings, context.catalog, begin, stopped)
+    number = entry.id
     boot = context.catalog.points.get(row.sid).boot
     if boot is not None and boot.session == number and boot.proved:
         took = format_duration(boot.seconds)

@@ -75,14 +75,16 @@ class CopyRequest(PointScope, frozen=True, kw_only=True):
     """Copy points of the repository ``origin`` that ``repository`` does not have.
 
     ``points``: these and no others. Else all in scope, not older than ``since`` (Unix time), and of each VM the
-    ``latest`` so many; suspect ones only with ``suspect``. ``job``: file the copies under this job, whose retention
-    rules them from then on ("": under that of the original). ``bandwidth_bytes_per_s``: of the whole session.
+    ``latest`` so many; suspect ones only with ``suspect``, those whose copies were pruned only with ``pruned``.
+    ``job``: file the copies under this job, whose retention rules them from then on ("": under that of the original).
+    ``bandwidth_bytes_per_s``: of the whole session.
     """
 
     origin: str
     repository: str
     points: tuple[Sid, ...] = ()
     suspect: bool = False
+    pruned: bool = False
     since: float | None = None
     latest: Annotated[int, msgspec.Meta(ge=1)] | None = None
     proxy: str = ""
@@ -162,6 +164,12 @@ class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[str, ...] = ()
     overwrite: bool = False
     setuid: bool = False
+
+
+class EvacuateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Move all points of ``repository`` to the other members of its group."""
+
+    repository: str
 
 
 class HealRequest(msgspec.Struct, frozen=True, kw_only=True):

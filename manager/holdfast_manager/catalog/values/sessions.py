@@ -30,6 +30,7 @@ class SessionKind(StrEnum):
     FILES = "files"
     INSTANT = "instant"
     SETTLE = "settle"
+    EVACUATE = "evacuate"
 
 
 class SessionState(StrEnum):
