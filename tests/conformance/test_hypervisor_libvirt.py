@@ -43,6 +43,7 @@ class LibvirtLab(HypervisorLab, ChangeTrackerLab):
         self._host, self._method, self._runs = host, method, running
         self.freezes = running  # an image of a VM that is shut off is kept from being written to
         self.restores = not running  # a VM that runs is not replaced
+        self.resizes = running
         self.guest: LibvirtVm = host.vm("guest", {"vda": (image_format, 3 * MIB), "vdb": (image_format, MIB)})
         if running:
             self.guest.start()
@@ -68,6 +69,9 @@ class LibvirtLab(HypervisorLab, ChangeTrackerLab):
         self.guest.start()
         self.guest.write(disk_id, offset, data)
         self.guest.stop()
+
+    def grow(self, disk_id: str, size_bytes: int) -> None:
+        self.guest.resize(disk_id, size_bytes)
 
     def read(self, url: str) -> bytes:
         return read_whole(url, self._host.folder)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from holdfast_agent.channel.authentication import KeyPair
 from lab import file_trees
 from lab.command_tree import every_command
 from lab.installation import COMMAND_TIMEOUT_S, Installation, installed
@@ -36,6 +37,11 @@ ELSEWHERE = {
     "holdfast export discard": "needs an export with an overlay: test_exports.py",
     "holdfast notifier test": "needs a server that takes notices: test_notices.py",
     "holdfast config restore": "prints nothing but where it stands: test_config_backup.py",
+    "holdfast approval require": "needs another administrator, as all of its group but `list` do: test_approvals.py",
+    "holdfast approval grant": "see above",
+    "holdfast approval refuse": "see above",
+    "holdfast approval waive": "see above",
+    "holdfast remote check": "needs another manager: test_api.py",
     "holdfast-agent init": "prints text only, and so do the others of the agent but `show`: test_agent_cli.py",
     "holdfast-agent authorize": "see above",
     "holdfast-agent run": "see above",
@@ -142,9 +148,13 @@ def look(site: Site) -> None:
     for command in (
         "doctor", "agent list", "server list", "repository list", "network show", "network rule list", "job list",
         "service show", "notifier list", "point list", "instant list", "export list", "plugin list", "config show",
-        "config key", "user list", "audit list", "audit verify", "db migrate", "retention simulate",
+        "config key", "user list", "audit list", "audit verify", "approval list", "db migrate", "retention simulate",
     ):  # fmt: skip
         site.run(command, expect=1 if command == "doctor" else 0)  # nothing runs by the schedule of the job "weekly"
+    house.environment["HOLDFAST_MANAGERS"] = str(house.home / "managers")
+    site.run("remote add", "office", "127.0.0.1", KeyPair.generate().public)
+    site.run("remote list")
+    site.run("remote remove", "office")
     site.run("agent list", "--check")
     site.run("server show", "lab")
     site.run("server edit", "other", "--max-tasks", "3")
