@@ -89,7 +89,8 @@ class QemuVm:
             command += ["-object", "iothread,id=io"]
             thread = ",iothread=io"
         lab = self.folder / "lab.qmp"
-        command += ["-qmp", f"{self.monitor},server=on,wait=off", "-qmp", f"unix:{lab},server=on,wait=off"]
+        at_once = ",nodelay=on" if self.monitor.startswith("tcp:") else ""
+        command += ["-qmp", f"{self.monitor},server=on,wait=off{at_once}", "-qmp", f"unix:{lab},server=on,wait=off"]
         for disk, (kind, _) in self.disks.items():
             file = f"file.driver=file,file.filename={self.image(disk)},file.discard=unmap"
             command += ["-blockdev", f"driver={kind},node-name={disk},discard=unmap,{file}"]

@@ -44,6 +44,7 @@ class PlainStream:
     def __init__(self, peer: socket.socket, timeout_s: float) -> None:
         """Takes over a connected socket."""
         self._socket = peer
+        self._is_tcp = peer.family in (socket.AF_INET, socket.AF_INET6)
         peer.setblocking(True)
         self.set_timeout(timeout_s)
 
@@ -87,6 +88,10 @@ class PlainStream:
 
     def _receive(self, view: memoryview, flags: int) -> int:
         try:
+            if self._is_tcp:
+                # A server that sends a reply in two parts, as QEMU does, holds the second back until the first one is
+                # acknowledged; the kernel would do that after 40 ms. It forgets the option whenever something is sent.
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             count = self._socket.recv_into(view, 0, flags)
         except BlockingIOError as error:
             raise TimeoutError("the other side says nothing") from error
