@@ -21,9 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from lab.tools import require_tool
+from lab.tools import missing, require_tool
 
 _START_S = 60.0
 _ANSWER_S = 60.0
@@ -232,10 +230,9 @@ def axe_script() -> str:
     """axe-core as the package from PyPI brings it; skips where it is not there."""
     found = find_spec("axe_playwright_python")
     if found is None or not found.submodule_search_locations:
-        told = f"axe-core is missing: pip install --no-deps {_AXE_PACKAGE}"
-        if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
+        missing(f"axe-core is missing: pip install --no-deps {_AXE_PACKAGE}")
+    assert found is not None
+    assert found.submodule_search_locations is not None
     content = (Path(found.submodule_search_locations[0]) / "axe.min.js").read_bytes()
     assert hashlib.sha256(content).hexdigest() == _AXE_SHA256, f"this is not the axe-core of {_AXE_PACKAGE}"
     return content.decode()

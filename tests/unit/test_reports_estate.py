@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from holdfast_agent.model.ids import new_sid
 from holdfast_agent.model.stats import StageTimes, TransferCounters
 from holdfast_manager.catalog import Catalog
-from holdfast_manager.catalog.overview import Overview, Stored, VmPoints, Worked
+from holdfast_manager.catalog.overview import Overview, Stored, Totals, VmPoints, Worked
 from holdfast_manager.catalog.values import (
     JobSpec,
     PointEntryRow,
@@ -154,6 +154,8 @@ def test_the_catalogue_is_asked_for_all_of_it(stocked: Catalog, clock) -> None:
         VmPoints(server="lab", vm_id="a", vm_name="a", count=2, suspect=1, last_good=5.0),
         VmPoints(server="lab", vm_id="b", vm_name="b", count=1, suspect=1, last_good=None),
     )
+    assert overview.totals() == (Totals("main", points=3, size_bytes=27, stored_bytes=9),)
+    assert [row.created for row in stocked.points.of_vm("lab", "a")] == [7.0, 5.0]
     assert overview.stored() == tuple(Stored("main", created, 3) for created in (5.0, 6.0, 7.0))
     assert [entry.id for entry in overview.sessions(clock.now - HOUR)] == [verify, session]
     assert [entry.id for entry in overview.sessions(0)] == [verify, session, old]

@@ -9,6 +9,7 @@ from holdfast_agent.errors import NotFound, UsageError
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import AgentRole, RepositoryEntry, ServerLimits, SessionKind, SessionResult
 from holdfast_manager.scheduler.capacities import job_limit, server_limits
+from holdfast_manager.scheduler.occupation import occupation
 from holdfast_manager.scheduler.preference import ranked
 from holdfast_manager.scheduler.slots import SlotGrant, SlotLedger, SlotWait
 from lab.slots import wish
@@ -56,6 +57,29 @@ def test_tasks_get_slots_in_order_and_the_rest_learn_why_they_wait(
     ledger.release_all(one)
     assert ledger.poll(two).grants == (SlotGrant(1, "a", "main"),)
     assert ledger.poll(one) == msgspec.structs.replace(state, grants=(), waits=())
+
+
+def test_what_is_in_use_and_who_waits_for_what_is_told(
+    ledger: SlotLedger, stocked: Catalog, one: int, two: int, clock
+) -> None:
+    for task in (1, 2):
+        ledger.request(one, task, wish("b", "a"))
+    clock.pass_time(3)
+    ledger.request(two, 1, wish("a"))
+    ledger.poll(one)
+    found = occupation(stocked.database)
+    used = {use.resource: (use.used, use.slots) for use in found.slots}
+    assert used["proxy a"] == used["proxy b"] == (1, 1)
+    assert used["repository main"] == (2, 4)
+    assert {(each.session, each.holds[0]) for each in found.holding} == {(one, "proxy b"), (two, "proxy a")}
+    (waits,) = found.waiting
+    assert (waits.session, waits.since, waits.holds) == (one, clock.now - 3, ())
+    assert waits.reason.startswith("waiting for a slot on proxy b or proxy a")
+    ledger.release_all(one)
+    ledger.release_all(two)
+    empty = occupation(stocked.database)
+    assert (empty.holding, empty.waiting) == ((), ())
+    assert {use.used for use in empty.slots} == {0}
 
 
 def test_sessions_of_different_jobs_take_turns(ledger: SlotLedger, one: int, two: int) -> None:
