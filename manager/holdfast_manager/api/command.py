@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast_agent.starting import leave_alone
+from holdfast_agent.starting import end
 from holdfast_manager.cli.app import App
 from holdfast_manager.cli.main import run
 from holdfast_manager.rights.actor import Actor
@@ -44,9 +44,7 @@ def main() -> None:
     _end_with(order.service)
     _take_terminal()
     app = App(order.arguments, order.actor, Carrier(Path(order.folder), order.files))
-    code = run(order.arguments, app)
-    leave_alone()
-    sys.exit(code)
+    end(run(order.arguments, app))
 
 
 def _end_with(service: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from holdfast_agent.errors import Cancelled, ErrorRecord, HoldfastError, InternalError, UsageError
-from holdfast_agent.starting import leave_alone
+from holdfast_agent.starting import end
 
 from .app import App, OutputForm
 from .root import root
@@ -30,9 +30,7 @@ EXIT_PIPE_CLOSED = 141  # what the shell reports for a program that SIGPIPE ende
 def main() -> None:
     """Called by the console script `holdfast`."""
     gc.set_threshold(_RARELY)
-    code = run(sys.argv[1:])
-    leave_alone()
-    sys.exit(code)
+    end(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str], app: App | None = None) -> int:

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from holdfast_agent.starting import leave_alone, loading
+from holdfast_agent.starting import end, loading
 
 with loading():
     from holdfast_agent.errors import ExtraMissing, HoldfastError
@@ -45,6 +45,4 @@ def _run(settings: ManagerSettings) -> None:
             console.close()
 
 
-status = main()
-leave_alone()
-sys.exit(status)
+end(main())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 
-from holdfast_agent.starting import leave_alone, loading
+from holdfast_agent.starting import end, loading
 
 with loading():
     from holdfast_agent.errors import HoldfastError
@@ -28,6 +27,4 @@ def main() -> int:
     return 0
 
 
-status = main()
-leave_alone()
-sys.exit(status)
+end(main())

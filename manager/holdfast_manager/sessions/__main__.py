@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
-from holdfast_agent.starting import leave_alone, loading
+from holdfast_agent.starting import end, loading
 
 with loading():
     from .program import main
 
-status = main()
-leave_alone()
-sys.exit(status)
+end(main())
