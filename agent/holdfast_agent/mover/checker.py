@@ -53,6 +53,8 @@ class Wanted(NamedTuple):
 class Checker:
     """See :class:`holdfast_agent.mover.role.Role`."""
 
+    origin = ""
+
     def __init__(self, spec: CheckerSpec, host: MoverHost, connection: Peer) -> None:
         self.workers = Workers(host.workers, "checker")
         self.tally = Tally()

@@ -146,10 +146,9 @@ class _Mover:
 
     def _tell_origin(self, leader: Role) -> None:
         """Of a copy the way between the repositories is the only one that a network sees."""
-        origin = getattr(leader, "origin", "")
-        if origin != self._told_origin:
-            self._told_origin = origin
-            self._control.report(Connected(route=route_to(origin, 1)))
+        if leader.origin != self._told_origin:
+            self._told_origin = leader.origin
+            self._control.report(Connected(route=route_to(leader.origin, 1)))
 
     def _follow(self, spec: TargetSpec | ReaderSpec | BenchmarkSpec, host: MoverHost) -> Target | Reader:
         """The repository's side of a task, its repository open."""

@@ -47,6 +47,8 @@ _AHEAD_BYTES = 32 << 20  # records read before the network takes them; no furthe
 class Reader:
     """See :class:`holdfast_agent.mover.role.Role`. One worker: the only thread that touches the repository."""
 
+    origin = ""
+
     def __init__(self, spec: ReaderSpec, host: MoverHost) -> None:
         self.workers = Workers(1, "shelf")
         self.tally = Tally()

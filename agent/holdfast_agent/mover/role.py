@@ -40,6 +40,10 @@ class Role(Protocol):
     tally: Tally
     result: MoverResult | None
 
+    @property
+    def origin(self) -> str:
+        """The endpoint of a third mover whose points it reads, once that is connected; "" for all others."""
+
     def begin(self, order: Order) -> None:
         """The order has come; only for movers that lead."""
 

@@ -39,6 +39,8 @@ _IDLE_S = 60.0
 class Target:
     """See :class:`holdfast_agent.mover.role.Role`. One worker: the store's thread, fed in the order of arrival."""
 
+    origin = ""
+
     def __init__(self, spec: TargetSpec | BenchmarkSpec, host: MoverHost) -> None:
         self.workers = Workers(1, "store")
         self.tally = Tally()

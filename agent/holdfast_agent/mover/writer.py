@@ -31,6 +31,8 @@ _IDLE_S = 60.0
 class Writer:
     """See :class:`holdfast_agent.mover.role.Role`."""
 
+    origin = ""
+
     def __init__(self, spec: WriterSpec, host: MoverHost, connection: Peer) -> None:
         self.workers = Workers(2 * host.workers, "writer")  # half of them wait for the disk
         self.tally = Tally()
