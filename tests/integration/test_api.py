@@ -201,6 +201,8 @@ def test_files_come_and_go_and_none_of_the_managers_is_read(office: Office, tmp_
     assert done.returncode == 0, done.stderr
     assert page.read_text().rstrip().endswith("</html>")
     assert [path.name for path in tmp_path.glob(".page*")] == []
+    kept = office.run("ada", "config", "backup", "page.html", cwd=tmp_path)
+    assert (kept.returncode, "exists already" in kept.stderr) == (2, True)
     assert office.run("ada", "user", "add", "eve", "--role", "viewer", "--password-file", "none").returncode == 2
     assert "cannot be sent" in office.run("ada", "init").stderr
     with Line(contexts.load("ada")) as line:

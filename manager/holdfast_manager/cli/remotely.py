@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from holdfast_agent.channel.request_client import PeerLost
-from holdfast_agent.errors import ConnectionLost, HoldfastError, UsageError
+from holdfast_agent.errors import AlreadyExists, ConnectionLost, HoldfastError, UsageError
 from holdfast_agent.wire.messages import Push
 from holdfast_manager.api import contexts
 from holdfast_manager.api.client import ApiClient
@@ -56,13 +56,16 @@ def run_remotely(app: App, manager: str, path: tuple[str, ...], rule: Rule) -> i
         raise UsageError(reason="--config is for the manager here; the one at --manager has its own")
     context = contexts.load(manager)
     files = {name: _read(name) for name, makes in app.named_files.items() if not makes}
+    made = {name for name, makes in app.named_files.items() if makes}
+    for name in made:
+        if Path(name).exists() and not rule.replaces:
+            raise AlreadyExists(kind="file", name=name)
     inbox: queue.SimpleQueue[Push | PeerLost] = queue.SimpleQueue()
     terminal = _terminal(rule)
     with ApiClient(context, inbox.put) as client:
         started = client.call(StartCommand(arguments=app.arguments, files=files, terminal=terminal))
         if not isinstance(started, CommandStarted):
             raise ConnectionLost(peer=client.endpoint, reason=f"it answered a command by {type(started).__name__}")
-        made = {name for name, makes in app.named_files.items() if makes}
         with _raw(terminal.interactive):
             _begin_input(client, started.command, rule)
             return _Remote(client, started.command, made).follow(inbox)

@@ -22,14 +22,15 @@ class Rule(msgspec.Struct, frozen=True):
     """What a command takes. ``changes``: whether it changes anything, so that it is written to the audit log.
 
     What matters where it is typed on one host for the manager of another: ``writes``: the parameters that name files
-    which it makes where it is typed; all other files are read there. ``asks``: it reads standard input, or asks
-    questions. ``stays``: why it cannot be sent; empty: it can. ``here``: it is about the place where it is typed, and
-    always runs there.
+    which it makes where it is typed, all other files are read there; ``replaces``: these may exist already. ``asks``:
+    it reads standard input, or asks questions. ``stays``: why it cannot be sent; empty: it can. ``here``: it is about
+    the place where it is typed, and always runs there.
     """
 
     right: Right
     changes: bool = False
     writes: frozenset[str] = frozenset()
+    replaces: bool = False
     asks: bool = False
     stays: str = ""
     here: bool = False
@@ -108,7 +109,7 @@ COMMANDS: Final[Mapping[CommandPath, Rule]] = MappingProxyType(
         **_group("service", run=_stays(Rule(Right.SECURE)), show=_VIEW),
         **_group("notifier", list=_VIEW, test=_OPERATE),
         **_group("session", follow=_VIEW, list=_VIEW, show=_VIEW, stop=_OPERATE, prune=_DELETE),
-        ("report",): _writes(_VIEW, "file"),
+        ("report",): msgspec.structs.replace(_writes(_VIEW, "file"), replaces=True),
         **_group(
             "point",
             list=_VIEW, show=_VIEW, diff=_LOOK_INSIDE, find=_LOOK_INSIDE, ls=_LOOK_INSIDE, volumes=_LOOK_INSIDE,
