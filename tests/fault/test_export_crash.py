@@ -36,6 +36,7 @@ class Writer(threading.Thread):
 
     def __init__(self, export: Export, own: range, seed: int, numbers: dict[int, int]) -> None:
         super().__init__(daemon=True)
+        self.began = threading.Event()
         self.durable = dict(numbers)
         self.sent: dict[int, int] = dict(numbers)
         self._export, self._own, self._random = export, own, random.Random(seed)
@@ -45,6 +46,7 @@ class Writer(threading.Thread):
             client.go(structured=False)
             for step in range(1_000_000):
                 self._write(client, step)
+                self.began.set()
 
     def _write(self, client: Raw, step: int) -> None:
         cell = self._random.choice(self._own)
@@ -99,7 +101,8 @@ def test_what_was_flushed_survives_kill_9_in_the_midst_of_writes(tmp_path: Path)
             writers = [Writer(export, range(half, CELLS, 2), 10 * turn + half, own(numbers, half)) for half in (0, 1)]
             for writer in writers:
                 writer.start()
-            time.sleep(chance.uniform(0.05, 0.4))
+            assert all(writer.began.wait(20) for writer in writers)
+            time.sleep(chance.uniform(0, 0.3))  # the moment itself, not a wait for something
             export.mover.process.kill()
             for writer in writers:
                 writer.join(20)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from lab.exports import nbdsh, run
 from lab.installation import CommandFailed, Installation, installed
+from lab.services import wait_until
 
 VM = "web.img"
 
@@ -48,13 +49,6 @@ def folders(house: Installation) -> list[Path]:
     return list((house.home / "agent" / "exports").glob("*/*"))
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.2)
-
-
 def session_pid(house: Installation, number: str) -> int:
     process: str = house.holdfast("session", "show", number)["process"]
     return int(process.split()[1])
@@ -80,8 +74,8 @@ def test_what_was_flushed_survives_the_agent_and_goes_with_the_export(house: Ins
     for end in (house.kill_agent, house.stop_agent):
         end()
         house.start_agent()
-        wait_until(lambda: listed(house)[0]["state"] != "serving")
-        wait_until(lambda: listed(house)[0]["state"] == "serving")
+        wait_until(lambda: listed(house)[0]["state"] != "serving", "the end of serving")
+        wait_until(lambda: listed(house)[0]["state"] == "serving", "an export")
         assert nbdsh("print(h.pread(7, 5000).decode())", uri) == ["written"]
     house.holdfast("export", "stop", number)
     assert folders(house) == []
@@ -94,7 +88,7 @@ def test_a_manager_that_dies_leaves_nothing(house: Installation) -> None:
     number, uri = start(house, "--writable")
     nbdsh("h.pwrite(b'x', 0); h.flush()", uri)
     os.kill(session_pid(house, number), signal.SIGKILL)
-    wait_until(lambda: not folders(house))  # when the lease has run out
+    wait_until(lambda: not folders(house), "a clean-up")  # when the lease has run out
     assert listed(house) == []
 
 
@@ -113,7 +107,9 @@ def test_a_kept_export_is_resumed_and_discarded(house: Installation) -> None:
         with pytest.raises(CommandFailed, match="in use by session"):
             house.holdfast("export", command, first)
     os.kill(session_pid(house, second), signal.SIGKILL)
-    wait_until(lambda: listed(house)[0]["state"] == "kept" and not Path(uri.partition("socket=")[2]).exists())
+    wait_until(
+        lambda: listed(house)[0]["state"] == "kept" and not Path(uri.partition("socket=")[2]).exists(), "what is kept"
+    )
     assert [line["session"] for line in listed(house)] == [int(second)]
     house.holdfast("export", "discard", second)
     assert listed(house) == []
@@ -133,7 +129,7 @@ def test_what_cannot_be_served_is_told_at_once_and_nothing_goes_on(house: Instal
             house.holdfast("export", "start", "--vm", VM, "--point", "latest", *options)
     with pytest.raises(CommandFailed, match="there is no export"):
         house.holdfast("export", "stop", "1")
-    wait_until(lambda: listed(house) == [])
+    wait_until(lambda: listed(house) == [], "no exports")
     assert folders(house) == []
 
 
