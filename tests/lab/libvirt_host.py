@@ -385,7 +385,8 @@ def libvirtd(folder: Path, cache: Path) -> Iterator[tuple[str, str]]:
     port = free_port()
     (folder / "libvirtd.conf").write_text(_DAEMON_CONF.format(folder=folder, host=uuid.uuid4(), port=port))
     launch = _LAUNCH.format(folder=folder, places=" ".join(_STATE))
-    command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    command = ["setpriv", "--pdeathsig", "KILL"]  # tests that are killed leave no daemon and no QEMU
+    command += ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
     command += ["sh", "-c", launch]
     said = (folder / "launch.log").open("wb")
     with said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as daemon:
