@@ -84,7 +84,7 @@ COMMANDS: Final[Mapping[CommandPath, Rule]] = MappingProxyType(
             "repository",
             add=_asks(_CONFIGURE), edit=_CONFIGURE, remove=_DELETE, unlock=_asks(_SECURE),
             copy=_OPERATE, gc=_OPERATE, heal=_OPERATE, rebuild_index=_OPERATE, rescan=_OPERATE, verify=_OPERATE,
-            seal=_OPERATE, unseal=_OPERATE,
+            seal=_OPERATE, unseal=_OPERATE, evacuate=_CONFIGURE,
             list=_VIEW, show=_VIEW, stats=_VIEW,
         ),
         **_group(
