@@ -14,7 +14,14 @@ from holdfast_agent.errors import ConfigError, HoldfastError
 from holdfast_agent.model import strict
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import InUse
-from holdfast_manager.catalog.values import BootSettings, CopySettings, GuestSettings, JobSpec, TrafficRule
+from holdfast_manager.catalog.values import (
+    BootSettings,
+    CopySettings,
+    GuestSettings,
+    JobSpec,
+    RepositoryGroup,
+    TrafficRule,
+)
 from holdfast_manager.declarative.changes import Action, Change
 from holdfast_manager.declarative.document import (
     AgentTable,
@@ -214,6 +221,37 @@ def test_a_wrong_rule_is_refused_with_its_place(stocked: Catalog, file: Path, ol
 # --- the commented example --------------------------------------------------------------------------------------------
 
 
+GROUPS = """\
+[repository_groups.pool]
+members = ["second", "main"]
+free_floor = "5 GiB"
+[jobs.web]
+server = "lab"
+repository = "pool"
+include = ["web"]
+"""
+
+
+def test_groups_are_made_before_the_jobs_that_use_them_and_go_after_them(stocked: Catalog, file: Path) -> None:
+    second = msgspec.structs.replace(stocked.repositories.get("main"), name="second", path="/second")
+    stocked.repositories.add(second)
+    made = plan(stocked, file, GROUPS)
+    assert [f"{each.action.value} {each.kind} {each.name}" for each in made] == ["+ repository group pool", "~ job web"]
+    apply_changes(made)
+    assert stocked.groups.get("pool").members == ("main", "second")
+    assert [each.action for each in plan(stocked, file)] == [Action.UNCHANGED, Action.UNCHANGED]
+    changed = plan(stocked, file, GROUPS.replace('"second", ', ""))
+    assert [each.key for each in changed[0].differences] == ["members"]
+    with pytest.raises(ConfigError, match=r"repository_groups\.pool\.members.*'main'"):
+        plan(stocked, file, GROUPS.replace('"second"', '"mian"'))
+    with pytest.raises(InUse, match="job web"):
+        plan(stocked, file, "[repository_groups]\n", prune=True)
+    gone = plan(stocked, file, "[repository_groups]\n[jobs]\n", prune=True)
+    assert [f"{each.action.value} {each.kind} {each.name}" for each in gone] == ["- job web", "- repository group pool"]
+    apply_changes(gone)
+    assert stocked.groups.list() == ()
+
+
 def uncommented() -> str:
     """The example with every key that stands in a comment as if it were set."""
     return re.sub(r"(?m)^# (?=\[[a-z._]+\]$|[a-z_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"))
@@ -230,6 +268,7 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         (ServerTable, table["servers"]["lab"]),
         (AgentTable, table["agents"]["local"]),
         (RepositoryTable, table["repositories"]["main"]),
+        (RepositoryGroup, table["repository_groups"]["pool"] | {"name": "pool"}),
         (JobSpec, table["jobs"]["nightly"] | table["jobs"]["offsite"] | {"name": "nightly"}),
         (CopySettings, table["jobs"]["offsite"]["copy"]),
         (BootSettings, table["jobs"]["nightly"]["verify_boot"]),
@@ -242,6 +281,8 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
         assert set(found) == set(struct.__struct_encode_fields__), struct.__name__
     file = tmp_path / "all.toml"
     file.write_text(uncommented().replace('after = "other"', ""))
+    pool = RepositoryGroup(name="pool", members=("main",))
+    assert read_document(file).repository_groups == {"pool": pool}, "what is commented out is the default"
     assert read_document(file).jobs["offsite"] == JobSpec(
         name="offsite",
         repository="far",

@@ -10,8 +10,16 @@ import msgspec
 from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model import strict
 from holdfast_manager.catalog.job_tables import job_from_table
-from holdfast_manager.catalog.rule_tables import REPOSITORY_LIMITS, rule_from_table
-from holdfast_manager.catalog.values import JobSpec, Name, Rate, ServerLimits, TrafficRule, check_network
+from holdfast_manager.catalog.rule_tables import REPOSITORY_LIMITS, group_from_table, rule_from_table
+from holdfast_manager.catalog.values import (
+    JobSpec,
+    Name,
+    Rate,
+    RepositoryGroup,
+    ServerLimits,
+    TrafficRule,
+    check_network,
+)
 from holdfast_manager.quantities import with_numbers
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -72,6 +80,7 @@ class _Sections(msgspec.Struct, frozen=True):
     servers: Tables | None = None
     agents: Tables | None = None
     repositories: Tables | None = None
+    repository_groups: Tables | None = None
     jobs: Tables | None = None
     traffic_rules: Tables | None = None
     network: NetworkTable | None = None
@@ -85,6 +94,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     servers: dict[str, ServerTable]
     agents: dict[str, AgentTable]
     repositories: dict[str, RepositoryTable]
+    repository_groups: dict[str, RepositoryGroup]
     jobs: dict[str, JobSpec]
     traffic_rules: dict[str, TrafficRule]
     network: NetworkTable | None
@@ -104,6 +114,9 @@ def read_document(file: Path) -> Document:
         servers=_read(file, "servers", sections.servers, ServerTable),
         agents=_read(file, "agents", sections.agents, AgentTable),
         repositories=_read(file, "repositories", _limited(file, sections.repositories), RepositoryTable),
+        repository_groups={
+            name: _group(file, name, group) for name, group in (sections.repository_groups or {}).items()
+        },
         jobs={name: _job(file, name, job) for name, job in (sections.jobs or {}).items()},
         traffic_rules={name: _rule(file, name, rule) for name, rule in (sections.traffic_rules or {}).items()},
         network=sections.network,
@@ -129,6 +142,10 @@ def _limited(file: Path, tables: Tables | None) -> Tables | None:
 
 def _job(file: Path, name: str, table: dict[str, Any]) -> JobSpec:
     return job_from_table(*_named(file, "jobs", name, table))
+
+
+def _group(file: Path, name: str, table: dict[str, Any]) -> RepositoryGroup:
+    return group_from_table(*_named(file, "repository_groups", name, table))
 
 
 def _rule(file: Path, name: str, table: dict[str, Any]) -> TrafficRule:

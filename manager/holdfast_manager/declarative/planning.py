@@ -18,7 +18,7 @@ from holdfast_manager.catalog.errors import InUse
 from holdfast_manager.catalog.job_tables import job_to_table
 from holdfast_manager.catalog.rows import not_found
 from holdfast_manager.catalog.rule_tables import rule_to_table
-from holdfast_manager.catalog.values import JobSpec, ServerEntry, TrafficRule
+from holdfast_manager.catalog.values import JobSpec, RepositoryGroup, ServerEntry, TrafficRule
 from holdfast_manager.enrolment.secret_files import read_env_file
 from holdfast_manager.host import PluginHost
 from holdfast_manager.schedules.schedule import in_order_of_chains
@@ -33,6 +33,7 @@ _KINDS = {
     "agents": "agent",
     "servers": "server",
     "repositories": "repository",
+    "repository_groups": "repository group",
     "jobs": "job",
     "traffic_rules": "traffic rule",
 }
@@ -50,6 +51,7 @@ class Planner:
             "agents": {entry.name for entry in catalog.agents.list()},
             "servers": {entry.name for entry in catalog.servers.list()},
             "repositories": {entry.name for entry in catalog.repositories.list()},
+            "repository_groups": {group.name for group in catalog.groups.list()},
             "jobs": {spec.name for spec in catalog.jobs.list()},
             "traffic_rules": {rule.name for rule in catalog.traffic_rules.list()},
         }
@@ -68,6 +70,7 @@ class Planner:
         changes += [self._server(name, table) for name, table in sorted(self._document.servers.items())]
         repositories = RepositoryPlan(self._document, self._catalog, self._keys, agents.entries)
         changes += [repositories.change(name) for name in sorted(self._document.repositories)]
+        changes += [self._group(name, group) for name, group in sorted(self._document.repository_groups.items())]
         changes += [self._job(name, self._document.jobs[name]) for name in in_order_of_chains(self._after())]
         changes += [self._rule(name, rule) for name, rule in sorted(self._document.traffic_rules.items())]
         changes += self._network()
@@ -81,12 +84,16 @@ class Planner:
         """Everything that will be there refers only to what will be there."""
         for name, table in self._document.repositories.items():
             self._require(f"repositories.{name}.agent", "agent", table.agent, left["agents"])
+        targets = left["repositories"] | left["repository_groups"]
+        for name, group in self._document.repository_groups.items():
+            for member in group.members:
+                self._require(f"repository_groups.{name}.members", "repository", member, left["repositories"])
         for name, spec in self._document.jobs.items():
             if spec.server is not None:
                 self._require(f"jobs.{name}.server", "server", spec.server, left["servers"])
-            self._require(f"jobs.{name}.repository", "repository", spec.repository, left["repositories"])
+            self._require(f"jobs.{name}.repository", "repository", spec.repository, targets)
             if spec.copy is not None:
-                self._require(f"jobs.{name}.copy.from", "repository", spec.copy.origin, left["repositories"])
+                self._require(f"jobs.{name}.copy.from", "repository", spec.copy.origin, targets)
             for proxy in spec.proxies:
                 self._require(f"jobs.{name}.proxies", "agent", proxy, left["agents"])
             if spec.schedule is not None and spec.schedule.after:
@@ -94,13 +101,17 @@ class Planner:
         for entry in self._catalog.repositories.list():
             if entry.name in left["repositories"] - self._wished["repositories"]:
                 self._still_used("agent", entry.agent, left["agents"], f"repository {entry.name}")
+        for group in self._catalog.groups.list():
+            if group.name in left["repository_groups"] - self._wished["repository_groups"]:
+                for member in group.members:
+                    self._still_used("repository", member, left["repositories"], f"repository group {group.name}")
         for spec in self._catalog.jobs.list():
             if spec.name in left["jobs"] - self._wished["jobs"]:
                 if spec.server is not None:
                     self._still_used("server", spec.server, left["servers"], f"job {spec.name}")
-                self._still_used("repository", spec.repository, left["repositories"], f"job {spec.name}")
+                self._still_used("repository", spec.repository, targets, f"job {spec.name}")
                 if spec.copy is not None:
-                    self._still_used("repository", spec.copy.origin, left["repositories"], f"job {spec.name}")
+                    self._still_used("repository", spec.copy.origin, targets, f"job {spec.name}")
                 for proxy in spec.proxies:
                     self._still_used("agent", proxy, left["agents"], f"job {spec.name}")
                 if spec.schedule is not None and spec.schedule.after:
@@ -158,6 +169,14 @@ class Planner:
             where = f"{source}.guest.options"
             self._host.check_options(Family.GUEST_PROCESSOR, spec.guest.processor, spec.guest.options, where)
 
+    def _group(self, name: str, group: RepositoryGroup) -> Change:
+        groups = self._catalog.groups
+        new = msgspec.structs.replace(group, members=tuple(sorted(group.members)))
+        if name not in self._present["repository_groups"]:
+            return Change("repository group", name, Action.CREATE, carry_out=lambda: groups.add(new))
+        found = differences(flat(msgspec.to_builtins(groups.get(name))), flat(msgspec.to_builtins(new)))
+        return _changed("repository group", name, found, lambda: groups.update(new))
+
     def _rule(self, name: str, rule: TrafficRule) -> Change:
         rules = self._catalog.traffic_rules
         if name not in self._present["traffic_rules"]:
@@ -186,6 +205,7 @@ class Planner:
         removers = {
             "traffic_rules": catalog.traffic_rules.remove,
             "jobs": catalog.jobs.remove,
+            "repository_groups": catalog.groups.remove,
             "repositories": catalog.repositories.remove,
             "servers": catalog.servers.remove,
             "agents": catalog.agents.remove,
@@ -202,7 +222,11 @@ class Planner:
         return in_order_of_chains({spec.name: spec.schedule.after if spec.schedule else "" for spec in specs})[::-1]
 
 
-_NOTES = {"repositories": "its data stays", "jobs": "its restore points stay"}
+_NOTES = {
+    "repositories": "its data stays",
+    "repository_groups": "its repositories stay",
+    "jobs": "its restore points stay",
+}
 
 
 def apply_changes(changes: Iterable[Change]) -> None:
