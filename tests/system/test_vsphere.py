@@ -7,9 +7,12 @@ import os
 import random
 import secrets
 import signal
+import sqlite3
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,6 @@ from lab.vsphere_backups import destroy_named, instance_uuid, named
 from lab.vsphere_house import VsphereHouse, vsphere_house
 
 MIB = 1 << 20
-MANY = 8
 POLL_S = 0.01
 
 
@@ -82,17 +84,53 @@ def check_restored_vm(center: VCenter, house: VsphereHouse, vm: LabVm, contents:
     destroy_named(center, "web")
 
 
-def test_many_vms_by_one_job_keep_within_the_limits(center: VCenter, house: VsphereHouse) -> None:
-    vms = [center.create(f"many{number}", [MIB], datastore=number % 2) for number in range(MANY)]
-    for number, vm in enumerate(vms):
-        center.write(vm, 0, [(number * 1000, f"content of {vm.name}".encode())])
-    house.add_vsphere_job("many", "many*", "--max-tasks", "2")
-    report = house.run_job("many")
-    assert len(report["points"]) == MANY
-    for point in report["points"][::3]:
-        vm = next(each for each in vms if each.name == point["vm"])
-        assert house.restored(vm.name, point["sid"], "scsi0:0") == center.content(vm, 0)
-    center.assert_clean()
+@pytest.mark.parametrize(
+    "count", [16, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(900)])], ids="{} VMs".format
+)
+def test_many_vms_by_one_job_keep_within_the_limits(tmp_path: Path, count: int) -> None:
+    """Of each host, each datastore, the proxy and the repository, at every moment."""
+    limits = {"host": 3, "datastore": 2, "proxy": 5, "repository": 5}
+    with vcenter() as center, vsphere_house(tmp_path / "house", center, slots=limits["proxy"]) as house:
+        per = ("--max-tasks-per-host", str(limits["host"]), "--max-tasks-per-datastore", str(limits["datastore"]))
+        house.holdfast("server", "edit", "vc", *per, "--snapshot-spacing", "0.05")
+        vms = [
+            center.create(f"many{number}", [MIB], host=number % 2, datastore=number // 2 % 2) for number in range(count)
+        ]
+        for number, vm in enumerate(vms):
+            center.write(vm, 0, [(number * 1000, f"content of {vm.name}".encode())])
+        house.add_vsphere_job("many", "many*")
+        report = house.run_job("many")
+        assert len(report["points"]) == count
+        most = most_at_once(house, report["id"])
+        assert all(most[kind] <= limit for kind, limit in limits.items()), most
+        assert most["datastore"] == limits["datastore"], "they do work side by side"
+        (snapshots,) = (step for step in report["steps"] if step["step"] == "snapshot")
+        assert snapshots["took_s"] >= 0.05 * (count // 2 - 1), "snapshots of a datastore begin apart"
+        for point in report["points"][:: count // 3]:
+            vm = next(each for each in vms if each.name == point["vm"])
+            assert house.restored(vm.name, point["sid"], "scsi0:0") == center.content(vm, 0)
+        center.assert_clean()
+
+
+def most_at_once(house: VsphereHouse, session: int) -> Counter[str]:
+    """How many tasks of a session held a slot of one host, datastore, proxy and repository at once, at the most."""
+    numbers = {
+        vm["vm_id"]: int(vm["name"].removeprefix("many")) for vm in house.holdfast("server", "show", "vc")["vms"]
+    }
+    query = "SELECT kind, data FROM events WHERE session = ? ORDER BY id"
+    with closing(sqlite3.connect(house.home / "manager" / "catalog.db")) as catalog:
+        events = [(kind, json.loads(data)) for kind, data in catalog.execute(query, (session,))]
+    now, most = Counter[tuple[str, object]](), Counter[str]()
+    for kind, data in events:
+        step = {"SlotGranted": 1, "TransferFinished": -1, "TaskFailed": -1}.get(kind, 0)
+        if not step:
+            continue
+        number = numbers[data["task"]["vm"]]
+        for place in (("host", number % 2), ("datastore", number // 2 % 2), ("proxy", ""), ("repository", "")):
+            now[place] += step
+            most[place[0]] = max(most[place[0]], now[place])
+    assert not +now
+    return most
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ _LIMITS: dict[str, tuple[str, type, str]] = {
     "max-tasks-per-datastore": ("tasks_per_datastore", int, "The same on each of its datastores."),
     "max-latency": ("latency_ms", float, "No task starts on a datastore that takes longer (ms)."),
     "throttle-latency": ("throttle_latency_ms", float, "Above it (ms) tasks are slowed down."),
+    "snapshot-spacing": ("snapshot_spacing_s", float, "Between two snapshots on one datastore (seconds)."),
 }
 """Options, the limits that they set, and what they say."""
 

@@ -67,6 +67,7 @@ from .instructions import (
 )
 from .orphans import adopt_orphaned_points
 from .quiescing import DriverAccess, Guest, Quiesced, better, snapshot_quiesced
+from .spacing import SnapshotSpacing
 from .steps import Step
 from .storage_care import StorageCare
 from .tasks import Context, TaskWork
@@ -119,6 +120,7 @@ class BackupActions:
         self._platform = platform
         self._vms: dict[str, VmWork] = {}
         self.tasks = TaskWork(context)
+        self._spacing = SnapshotSpacing(platform.limits.snapshot_spacing_s or 0.0)
         self._care = StorageCare(
             platform.driver,
             platform.limits,
@@ -273,6 +275,7 @@ class BackupActions:
 
     def _take_snapshot(self, vm: VmWork) -> Event:
         platform, ref = self._platform, vm.info.ref
+        self._spacing.wait({disk.datastore for disk in vm.info.disks if disk.datastore})
         request = SnapshotRequest(
             vm=ref,
             tag=f"holdfast {self._job.name} {self._context.session}",

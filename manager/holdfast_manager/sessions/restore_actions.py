@@ -200,6 +200,8 @@ class RestoreActions(TargetActions):
         name, in_place = self._request.name or point.vm_name, self._request.in_place
         target = self._prepared(name, info, disks, destination)
         self._target, self._info = target, info
+        for note in target.notes:
+            self._context.recorder.note(f"{name}: {note}")
         places = {each.disk_id: each for each in target.disks}
         placed = []
         for disk in disks:

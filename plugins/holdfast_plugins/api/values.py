@@ -135,11 +135,15 @@ class RestoreDisk(msgspec.Struct, frozen=True):
 
 
 class RestoreTarget(msgspec.Struct, frozen=True):
-    """What a driver prepared for a restore. ``target_id`` is what ``finish_restore`` and ``abandon_restore`` take."""
+    """What a driver prepared for a restore. ``target_id`` is what ``finish_restore`` and ``abandon_restore`` take.
+
+    ``notes``: sentences for people, which the session tells: what the VM needs before it boots, say.
+    """
 
     target_id: str
     vm: VmRef
     disks: tuple[RestoreDisk, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Journal(Protocol):

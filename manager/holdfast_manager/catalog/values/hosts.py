@@ -17,7 +17,8 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Hosts and datastores count as far as the plugin tells where VMs and disks lie. ``latency_ms``: on a datastore that
     takes longer for a read or a write no task starts; ``throttle_latency_ms``: tasks that read from one that takes
-    longer are slowed down (20 and 30 ms are good values). Only where the plugin measures it.
+    longer are slowed down (20 and 30 ms are good values). Only where the plugin measures it. ``snapshot_spacing_s``:
+    seconds between the begins of two snapshots of a session on one datastore.
     """
 
     tasks: Slots | None = None
@@ -25,6 +26,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     tasks_per_datastore: Slots | None = None
     latency_ms: Milliseconds | None = None
     throttle_latency_ms: Milliseconds | None = None
+    snapshot_spacing_s: Annotated[float, msgspec.Meta(gt=0, le=600)] | None = None
 
 
 class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from holdfast_agent.errors import AlreadyExists, DiskInUse, HoldfastError, Snaps
 from holdfast_agent.model.disk_url import file_url
 from holdfast_plugins.api import DiskInfo, Journal, RestoreDisk, RestoreTarget, VmInfo, VmRef
 
+from ..foreign_disks import VIRTIO
 from ..image_server import ImageServers
 from .binding import LibvirtRefused
 from .connection import Connection
@@ -86,7 +87,8 @@ class Restores:
         except BaseException:
             self._abandon_anyway(token, journal)
             raise
-        return RestoreTarget(token, VmRef("", name), disks)
+        notes = (VIRTIO,) if parse_definition(info.config) is None else ()
+        return RestoreTarget(token, VmRef("", name), disks, notes)
 
     def finish(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         """As ``HypervisorDriver.finish_restore``."""

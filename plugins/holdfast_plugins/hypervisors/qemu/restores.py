@@ -12,6 +12,7 @@ import msgspec
 
 from holdfast_agent.errors import UsageError
 from holdfast_plugins.api import Journal, RestoreTarget, VmInfo, VmRef
+from holdfast_plugins.hypervisors.foreign_disks import VIRTIO
 from holdfast_plugins.hypervisors.images import ImagesDriver, ImagesOptions
 
 from .inventory import Description
@@ -28,7 +29,8 @@ class Restores:
         self._folders = ImagesDriver(ImagesOptions(path=directory), {}) if directory else None
 
     def prepare(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
-        return self._made().prepare_restore(name, info, overwrite, journal)
+        target = self._made().prepare_restore(name, info, overwrite, journal)
+        return target if description_of(info) is not None else msgspec.structs.replace(target, notes=(VIRTIO,))
 
     def finish(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         """The start file first: a folder that has its name is whole."""

@@ -16,7 +16,7 @@ from holdfast_plugins.api import VmRef
 
 from .binding import VsphereRefused
 from .connection import Connection
-from .inventory import Inventory
+from .inventory import LATELY_S, Inventory
 from .machine import GONE, MachineState, look, without_snapshot_task
 from .promises import Promised
 from .tasks import TOO_SLOW, finished
@@ -44,17 +44,18 @@ class Removal:
         """
         vm = VmRef(promised.vm, promised.vm_name)
         try:
-            machine = self._inventory.find(vm)
             try:
-                self._remove(self._settled(machine, promised, wait_s), promised)
-                self.consolidate(machine)
+                self._end(self._inventory.find(vm, LATELY_S), promised, wait_s)
             except VsphereRefused as error:
                 if error.fault != GONE:
                     raise
-                self._inventory.find(vm)  # else it has gone meanwhile
-                raise
+                self._end(self._inventory.find(vm), promised, wait_s)  # else it is gone, or was registered anew
         except VmNotFound:
             log.warning("%s is not there any more, and nor is its snapshot %s", promised.vm_name, promised.name)
+
+    def _end(self, machine: Any, promised: Promised, wait_s: float | None) -> None:
+        self._remove(self._settled(machine, promised, wait_s), promised)
+        self.consolidate(machine)
 
     def consolidate(self, machine: Any) -> None:
         """Merge deltas that no snapshot accounts for, if there are any. Raises :class:`VsphereRefused`."""

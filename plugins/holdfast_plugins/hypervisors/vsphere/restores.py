@@ -28,6 +28,7 @@ from holdfast_agent.errors import (
 )
 from holdfast_plugins.api import DiskInfo, Journal, RestoreDisk, RestoreTarget, VmInfo, VmRef
 
+from ..foreign_disks import LSI_SAS
 from .binding import VsphereRefused
 from .connection import Connection
 from .datastore_files import DatastoreFiles
@@ -124,7 +125,7 @@ class Restores:
         except BaseException:
             self._abandon_anyway(token, journal)
             raise
-        return RestoreTarget(token, VmRef("", name), disks)
+        return RestoreTarget(token, VmRef("", name), disks, (LSI_SAS,) if kept is None else ())
 
     def finish(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         """As ``HypervisorDriver.finish_restore``."""

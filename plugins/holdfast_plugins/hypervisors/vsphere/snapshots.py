@@ -19,10 +19,11 @@ from .binding import VsphereRefused
 from .connection import Connection
 from .datastores import look_at, short_of_room
 from .devices import Disk, disks_of
-from .inventory import Inventory
-from .machine import MachineState, look
+from .inventory import LATELY_S, Inventory
+from .machine import MachineState, look, snapshots_of
 from .options import Quiesce, VsphereOptions, VsphereSnapshotOptions
 from .promises import SNAPSHOT, Promised, parse_promised
+from .properties import properties_of
 from .removal import Removal
 from .space_guard import SpaceGuard
 from .tasks import finished
@@ -68,7 +69,7 @@ class Snapshots:
 
     def create(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
         """As ``HypervisorDriver.create_snapshot``."""
-        machine = self._inventory.find(request.vm)
+        machine = self._inventory.find(request.vm, LATELY_S)
         with _failing(request.vm):
             state = self._ready(machine, request)
             self._track(state)
@@ -94,7 +95,8 @@ class Snapshots:
         if taken is None or reason:
             raise SnapshotFailed(vm=snapshot.vm.name, reason=reason or "it was removed")
         with _failing(snapshot.vm):
-            found = look(self._connection, taken.machine).snapshot(taken.promised.name)
+            name = taken.promised.name
+            found = next((each for each in snapshots_of(self._connection, taken.machine) if each.name == name), None)
             if found is None:
                 raise SnapshotFailed(vm=snapshot.vm.name, reason="somebody has removed it before all was read")
             if self._connection.server_time() - found.created > timedelta(hours=self._options.max_snapshot_hours):
@@ -202,8 +204,9 @@ class Snapshots:
         return self._run(lambda _: machine.CreateSnapshotEx_Task(name, tag, memory=False, quiesceSpec=quiesce))
 
     def _frozen(self, entity: Any, request: SnapshotRequest) -> Mapping[str, Disk]:
-        config = self._connection.read(lambda _: entity.config)
-        return {disk.disk_id: disk for disk in self._wanted(config.hardware.device, request)}
+        path = "config.hardware.device"
+        devices = properties_of(self._connection, entity, (path,)).get(path) or ()
+        return {disk.disk_id: disk for disk in self._wanted(devices, request)}
 
     def _wanted(self, devices: Sequence[Any], request: SnapshotRequest) -> list[Disk]:
         vm = request.vm.name

@@ -7,6 +7,7 @@ many VMs there are (WaitForUpdatesEx, vSphere API reference).
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -48,7 +49,7 @@ class Entity(msgspec.Struct):
 
 
 class InventoryWatch:
-    """Thread-safe; one question at a time."""
+    """Thread-safe; one question at a time, whose answer is for all who were waiting when it was asked."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -57,13 +58,23 @@ class InventoryWatch:
         self._login = 0
         self._version = ""
         self._entities: dict[str, Entity] = {}
+        self._told: Mapping[str, Entity] = {}
+        self._asked = self._answered = 0
+        self._answered_at = float("-inf")
 
-    def entities(self) -> Mapping[str, Entity]:
-        """All objects by their ids, as they are now. The mapping is the caller's; its entities are not to be changed.
+    def entities(self, max_age_s: float = 0.0) -> Mapping[str, Entity]:
+        """All objects by their ids, as they are now; the same mapping as long as nothing changes. For reading only.
 
+        ``max_age_s``: an answer that is no older will do.
         Raises :class:`VsphereRefused` or ``HypervisorUnreachable``.
         """
+        asked = self._asked
         with self._lock:
+            fresh = self._answered > asked or time.monotonic() - self._answered_at < max_age_s
+            if fresh and self._login == self._connection.logins:
+                return self._told  # somebody has asked since we came, or lately
+            self._asked += 1
+            began = time.monotonic()
             if self._collector is None or self._login != self._connection.logins:
                 self._begin()
             try:
@@ -74,7 +85,8 @@ class InventoryWatch:
                 # The session was begun anew while it was asked, or an answer was lost, and the changes in it.
                 self._begin()
                 self._catch_up()
-            return dict(self._entities)
+            self._answered, self._answered_at = self._asked, began
+            return self._told
 
     def forget(self) -> None:
         """Read everything anew at the next question."""
@@ -114,6 +126,7 @@ class InventoryWatch:
                     self._apply(each)
             self._version = update.version
             if not update.truncated:
+                self._told = dict(self._entities)
                 return
         raise VsphereRefused("InvalidArgument", "the server tells changes without end")
 
@@ -122,12 +135,14 @@ class InventoryWatch:
         if update.kind == "leave":
             self._entities.pop(identifier, None)
             return
-        entity = self._entities.setdefault(identifier, Entity(kind, {}))
+        before = self._entities.get(identifier)
+        values = dict(before.values) if before is not None else {}  # what was told is not changed under its readers
         for change in update.changeSet:
             if change.op in ("remove", "indirectRemove"):
-                entity.values.pop(change.name, None)
+                values.pop(change.name, None)
             else:
-                entity.values[change.name] = _plain(change.val)
+                values[change.name] = _plain(change.val)
+        self._entities[identifier] = Entity(kind, values)
 
 
 def _plain(value: Any) -> Any:
