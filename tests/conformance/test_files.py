@@ -156,6 +156,17 @@ def swap_clusters(image: Path, name: bytes) -> None:
     image.write_bytes(disk)
 
 
+def test_a_journal_that_was_not_replayed_is_told_where_files_are_listed(site: Site, unix: Path, tmp_path: Path) -> None:
+    image = trees.make_ext4(tmp_path / "image", unix)
+    trees.run_tool("debugfs", "-w", "-R", "feature needs_recovery", image)
+    with trees.served(site, {"root.img": image}) as disks:
+        found = trees.look(site, disks, ListFiles(path=b"/etc"))
+        assert [each.path for each in found.entries] == [b"/etc/hostname"]
+        assert any("not frozen" in each for each in found.complaints)
+        (volume,) = trees.look(site, disks, ListVolumes()).volumes
+        assert "not frozen" in volume.note
+
+
 class TestLooking:
     @pytest.fixture(scope="class")
     @classmethod

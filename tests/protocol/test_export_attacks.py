@@ -189,7 +189,7 @@ def test_a_client_that_takes_no_replies_holds_nobody_but_itself(export: Export) 
 
 def test_more_clients_than_there_is_room_for_are_sent_away(export: Export) -> None:
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Raw(export)) for _ in range(MOST_CLIENTS + 8)]
+        clients = [stack.enter_context(Raw(export)) for _ in range(MOST_CLIENTS + 1 + 8)]  # it has one disk
         away = 0
         for client in clients:
             try:

@@ -243,7 +243,7 @@ def test_no_package_no_reading(site: Site) -> None:
     script = (
         "import sys; sys.modules['dissect'] = None; sys.modules['dissect.util'] = None\n"
         "from holdfast_agent.files.reader import _read\n"
-        "print(_read(None, [], 'host', '/', None).code)"
+        "print(_read(None, [], 'host', '/', None, None).code)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "extra_missing\n"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,9 @@ import pytest
 
 from lab import file_trees as trees
 from lab.installation import CommandFailed, Installation, installed
+from lab.instants import wait_until
+from lab.processes import children
+from lab.tools import require_tool
 
 VM = "web.img"
 RAW = "raw.img"
@@ -137,3 +143,74 @@ def test_an_agent_that_is_killed_in_the_midst_leaves_nothing_that_looks_whole(ho
     house.holdfast("restore", "files", "latest:/", target, "--vm", VM, "--overwrite")
     assert (target / "etc" / "hostname").read_text() == "web\n"
     assert left_over(house) == []
+
+
+def seen(folder: Path) -> dict[bytes, tuple[int, int, int, int, bytes]]:
+    """Everything below a folder, as whoever looks there sees it."""
+    found = {}
+    for place, folders, files in os.walk(os.fsencode(folder)):
+        for name in folders + files:
+            path = place + b"/" + name
+            facts = os.lstat(path)
+            content = b""
+            if stat.S_ISLNK(facts.st_mode):
+                content = os.fsencode(Path(os.fsdecode(path)).readlink())
+            elif stat.S_ISREG(facts.st_mode):
+                content = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).digest()
+            mode = facts.st_mode & ~(stat.S_ISUID | stat.S_ISGID)
+            about = (mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns, content)
+            found[os.path.relpath(path, os.fsencode(folder))] = about
+    return found
+
+
+@pytest.fixture
+def fuse() -> None:
+    """Linux everywhere has it; where a container was given no /dev/fuse, nothing can be mounted."""
+    require_tool("fusermount3", "fuse3")
+    assert Path("/dev/fuse").exists(), "this host has no /dev/fuse: give the container the device, or load the module"
+
+
+def mounted(house: Installation, folder: Path) -> int:
+    session: int = house.holdfast("point", "mount", "latest", folder, "--vm", VM, "--detach")["session"]
+    wait_until(lambda: folder.is_mount())
+    return session
+
+
+def test_a_mounted_point_shows_what_a_restore_brings_back(house: Installation, fuse: None) -> None:
+    house.holdfast("restore", "files", "latest:/", house.out / "whole", "--vm", VM)
+    folder = house.out / "mounted"
+    session = mounted(house, folder)
+    restored = seen(house.out / "whole")
+    assert {path: about for path, about in seen(folder).items() if not stat.S_ISFIFO(about[0])} == restored
+    with pytest.raises(OSError, match="Read-only"):
+        (folder / "new").touch()
+    with (folder / "sparse").open("rb") as file:  # here and there
+        whole = (house.out / "whole" / "sparse").read_bytes()
+        for place in (len(whole) - 10, 0, len(whole) // 2):
+            file.seek(place)
+            assert file.read(5000) == whole[place : place + 5000]
+    with pytest.raises(FileNotFoundError):
+        (folder / "nothing").stat()
+    house.holdfast("session", "stop", str(session))
+    report = ended(house, session)
+    assert (report["result"], folder.exists(), left_over(house)) == ("success", False, [])
+
+
+def test_a_mount_ends_with_an_unmount_and_with_a_kill(house: Installation, fuse: None) -> None:
+    folder = house.out / "again"
+    folder.mkdir()
+    session = mounted(house, folder)
+    subprocess.run(["fusermount3", "-u", folder], check=True)
+    assert ended(house, session)["result"] == "success"
+    session = mounted(house, folder)
+    assert house.agent is not None
+    (looker,) = (pid for pid in children(house.agent.pid, "holdfast_agent.files"))
+    os.kill(looker, signal.SIGKILL)
+    wait_until(lambda: not folder.is_mount() and list(folder.iterdir()) == [])
+    assert ended(house, session)["result"] == "failed"
+    (folder / "something").touch()
+    with pytest.raises(CommandFailed, match="not empty"):
+        house.holdfast("point", "mount", "latest", folder, "--vm", VM)
+    with pytest.raises(CommandFailed, match="outside"):
+        house.holdfast("point", "mount", "latest", "/mnt/holdfast-elsewhere", "--vm", VM)
+    wait_until(lambda: not list((house.home / "agent" / "exports").glob("*/*")))

@@ -19,7 +19,7 @@ from .handshake import Handshake
 from .image import Image
 
 MOST_CLIENTS = 32
-"""Connections at a time; nbdcopy makes four, QEMU one for each disk."""
+"""Connections at a time, and one more for each disk: nbdcopy makes four, and a VM one for each of its disks."""
 
 HANDSHAKE_S = 30.0
 """From the connection to the choice of an export, TLS included."""
@@ -45,6 +45,7 @@ class Server:
         """Takes over a listening socket, over which ``tls`` (if given) is the only thing that is spoken."""
         self._listener = listener
         self._images = images
+        self._most = MOST_CLIENTS + len(images)
         self._description = description
         self._tls = tls
         self._stall_s = stall_s
@@ -102,13 +103,13 @@ class Server:
 
     def _admit(self, peer: socket.socket) -> None:
         with self._lock:
-            full = len(self._open) >= MOST_CLIENTS
+            full = len(self._open) >= self._most
             if not full:
                 stream = PlainStream(peer, self._stall_s)
                 thread = threading.Thread(target=self._serve, args=(peer, stream), name="client", daemon=True)
                 self._open[thread] = stream
         if full:
-            _log.warning("a client was sent away: there are %d already", MOST_CLIENTS)
+            _log.warning("a client was sent away: there are %d already", self._most)
             peer.close()
             return
         thread.start()

@@ -68,8 +68,24 @@ class Ended(Told, frozen=True, tag=True):
     error: ErrorRecord | None = None
 
 
+class ShowFolder(Told, frozen=True, tag=True):
+    """A question: what is in the folder ``path``? Answered by :class:`Found` with names, or a complaint, and Ended."""
+
+    path: bytes
+
+
+class ShowPart(Told, frozen=True, tag=True):
+    """A question: the content of the file ``path`` in a range. Answered by :class:`Data`, or a complaint, and Ended."""
+
+    path: bytes
+    offset: int
+    length: int
+
+
+Question = ShowFolder | ShowPart
 Frame = Confined | Volumes | Found | Data | Complete | Complaint | Ended
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+_questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -80,12 +96,12 @@ def complaint(path: bytes, reason: object) -> Complaint:
 
 
 class Outlet:
-    """The reader's end."""
+    """The end that tells, or asks."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame | Question) -> None:
         """Blocks while nobody takes it. Raises OSError when nobody ever will."""
         body = _encoder.encode(frame)
         left = memoryview(_LENGTH.pack(len(body)) + body)
@@ -101,16 +117,25 @@ class Inlet:
 
     def take(self) -> Frame | None:
         """The next frame, waiting for the rest of it; None at the end. Raises :class:`MalformedMessage`."""
+        body = self._body()
+        try:
+            return None if body is None else _decoder.decode(body)
+        except NOT_DECODED as error:
+            raise MalformedMessage(peer="the reader of file systems", reason=str(error)) from error
+
+    def question(self) -> Question | None:
+        """In the reader: what it is asked next; None when nobody asks any more."""
+        body = self._body()
+        return None if body is None else _questions.decode(body)
+
+    def _body(self) -> bytes | None:
         head = self._exactly(_LENGTH.size)
         if not head:
             return None
         (length,) = _LENGTH.unpack(head)
         if length > _MOST_FRAME_BYTES:
             raise MalformedMessage(peer="the reader of file systems", reason=f"a frame of {length} bytes")
-        try:
-            return _decoder.decode(self._exactly(length))
-        except NOT_DECODED as error:
-            raise MalformedMessage(peer="the reader of file systems", reason=str(error)) from error
+        return self._exactly(length)
 
     def _exactly(self, length: int) -> bytes:
         """Nothing at the end of the pipe."""

@@ -17,18 +17,20 @@ from holdfast_agent.disks.nbd.dial import Dialler, connect_unix
 from holdfast_agent.disks.nbd.negotiation import Wish
 from holdfast_agent.errors import FilesUnreadable, UsageError, from_record
 from holdfast_agent.export.folder import SOCKET_NAME, folder_of
+from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.mover.control import Control
 from holdfast_agent.mover.life import live
-from holdfast_agent.wire.files import SendFile
+from holdfast_agent.wire.files import FilesFound, MountFiles, SendFile
 from holdfast_agent.wire.movers import Connected, Finished, MoverHost
 from holdfast_agent.wire.specs import FilesSpec, MoverResult
 
 from .answer import Answer
-from .frames import Confined, Ended, Inlet
+from .frames import Confined, Ended, Inlet, Outlet
+from .mount import Mount
 from .reader import read_files
 from .sending import send_file
 
-_MOST_DISKS = 28  # each is a connection to the exporter, which has 32 at a time
+_MOST_DISKS = 256  # as many as an export has
 _log = logging.getLogger("holdfast.files")
 
 
@@ -48,8 +50,10 @@ def _look(control: Control) -> Finished:
     with contextlib.ExitStack() as stack:
         empty = Path(tempfile.mkdtemp(prefix="files-", dir=host.runtime_dir))
         stack.callback(shutil.rmtree, empty, ignore_errors=True)
-        child, pipe = _start_reader(spec, host, export, empty)
+        child, pipe, questions = _start_reader(spec, host, export, empty)
         stack.callback(_end, child)
+        if isinstance(spec.wish, MountFiles):
+            return _show(control, host, spec.wish, Inlet(pipe), Outlet(questions))
         if isinstance(spec.wish, SendFile):
             return send_file(control, Inlet(pipe), spec.secret, host)
         answer = Answer(spec.wish, host)
@@ -57,6 +61,18 @@ def _look(control: Control) -> Finished:
         control.report(Connected())
         _take(control, Inlet(pipe), answer)
         return Finished(result=MoverResult(files=answer.result()), counters=answer.counters)
+
+
+def _show(control: Control, host: MoverHost, wish: MountFiles, inlet: Inlet, questions: Outlet) -> Finished:
+    """Until it is unmounted. Raises ``Cancelled``, and as :class:`~.mount.Mount`."""
+    first = inlet.take()
+    if isinstance(first, Ended) and first.error is not None:
+        raise from_record(first.error)
+    with contextlib.closing(Mount(wish.target, host, control, questions, inlet)) as mount:
+        mount.begin()
+        control.report(Connected())
+        mount.serve()
+    return Finished(result=MoverResult(files=FilesFound()), counters=TransferCounters())
 
 
 def _take(control: Control, inlet: Inlet, answer: Answer) -> None:
@@ -84,19 +100,21 @@ def _take(control: Control, inlet: Inlet, answer: Answer) -> None:
         control.progress(answer.counters)
 
 
-def _start_reader(spec: FilesSpec, host: MoverHost, export: Path, empty: Path) -> tuple[int, int]:
-    """(process id, what it tells). Raises :class:`DiskError`."""
+def _start_reader(spec: FilesSpec, host: MoverHost, export: Path, empty: Path) -> tuple[int, int, int]:
+    """(process id, what it tells, what it is asked). Raises :class:`DiskError`."""
     sockets: list[socket.socket] = []
     disks = [_connect(export, name, host, sockets) for name in spec.disks]
     inlet, outlet = os.pipe()
+    asked, questions = os.pipe()
     child = os.fork()  # no other thread lives in this process
     if child:
         os.close(outlet)
-        return child, inlet
+        os.close(asked)
+        return child, inlet, questions
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _keep_only({outlet, *(each.fileno() for each in sockets)})
-        read_files(spec, disks, host.agent, str(empty), outlet)
+        _keep_only({outlet, asked, *(each.fileno() for each in sockets)})
+        read_files(spec, disks, host.agent, str(empty), outlet, asked)
     finally:
         os._exit(1)
 

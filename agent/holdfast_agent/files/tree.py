@@ -172,7 +172,7 @@ class _Folder:
     def target(self) -> bytes:
         raise AssertionError("a folder is no link")
 
-    def data(self) -> Iterator[tuple[int, bytes]]:
+    def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         raise AssertionError("a folder has no content")
 
 

@@ -37,7 +37,11 @@ def carry_out(wish: FilesWish, tree: Tree, send: Send) -> None:
             send(Volumes(tuple(_entry_of_volume(tree, number) for number in range(len(tree.volumes)))))
             send(Ended())
         case ListFiles(path=path, after=after):
-            send(Ended(more=_list(tree.at(path), tree, after, send)))
+            place = tree.at(path)
+            note = tree.volumes[place.volume].note if place.volume >= 0 else ""
+            if note:
+                send(complaint(place.path, note))
+            send(Ended(more=_list(place, tree, after, send)))
         case FindFiles(path=path, pattern=pattern):
             send(Ended(more=_find(tree.at(path), tree, pattern, send)))
         case FetchFiles(paths=paths):
@@ -80,7 +84,7 @@ class _Shelf:
         return self._room >= 0
 
     def _put(self, place: Place) -> None:
-        entry = _entry(place, place.path, place.node.facts())
+        entry = entry_of(place, place.path, place.node.facts())
         self._room -= entry.told_bytes
         if self._room >= 0:
             self._send(Found(entry))
@@ -158,7 +162,7 @@ class _Fetch:
     def _one(self, place: Place, path: bytes) -> None:
         facts = place.node.facts()
         same_as = self._names.get(place.key, b"") if facts.links > 1 and facts.kind is FileKind.FILE else b""
-        self._send(Found(_entry(place, path, facts), same_as))
+        self._send(Found(entry_of(place, path, facts), same_as))
         if facts.kind is not FileKind.FILE or same_as:
             return
         for offset, data in place.node.data():
@@ -168,7 +172,7 @@ class _Fetch:
             self._names[place.key] = path
 
 
-def _entry(place: Place, path: bytes, facts: Facts) -> FileEntry:
+def entry_of(place: Place, path: bytes, facts: Facts) -> FileEntry:
     """(The libraries' numbers are of types of their own, which do not travel.)"""
     return FileEntry(
         path=path,

@@ -98,7 +98,14 @@ class SendFile(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     path: Path
 
 
-FilesWish = ListVolumes | ListFiles | FindFiles | FetchFiles | SendFile
+class MountFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Show all files below the folder ``target`` of the proxy's host, read-only, until they are unmounted there or the
+    task is stopped. Since 1.3. The folder is made if it is missing, and must be empty."""
+
+    target: str
+
+
+FilesWish = ListVolumes | ListFiles | FindFiles | FetchFiles | SendFile | MountFiles
 
 
 class FileBegins(msgspec.Struct, frozen=True, tag=True):

@@ -13,6 +13,7 @@ from .commands import Group
 from .naming import LATEST, chosen_point
 from .point_diff import diff
 from .point_files import find, ls, volumes
+from .point_mount import mount
 
 
 @click.group(cls=Group)
@@ -20,7 +21,7 @@ def point() -> None:
     """Restore points: a VM at one instant, each whole in itself."""
 
 
-for _command in (ls, find, volumes, diff):
+for _command in (ls, find, volumes, diff, mount):
     point.add_command(_command)
 
 

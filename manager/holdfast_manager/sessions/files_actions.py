@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast_agent.model.units import format_size
 from holdfast_agent.sealing.keys import RepositoryKeys
-from holdfast_agent.wire.files import FetchFiles, FilesFound
+from holdfast_agent.wire.files import FetchFiles, FilesFound, FilesWish, MountFiles
 from holdfast_agent.wire.messages import MoverState
 from holdfast_agent.wire.specs import FilesSpec
 from holdfast_manager.reports.table import printable
@@ -18,7 +18,7 @@ _MOST_NOTED = 20
 
 
 class FilesActions(ExportUser):
-    """A restore of files."""
+    """A restore of files, or a mount."""
 
     def __init__(self, context: Context, request: FilesRequest, keys: RepositoryKeys) -> None:
         super().__init__(context, request, keys)
@@ -27,9 +27,13 @@ class FilesActions(ExportUser):
 
     def program(self, export: str, disks: tuple[str, ...]) -> tuple[FilesSpec, str]:
         wanted = self._wanted
-        wish = FetchFiles(paths=wanted.paths, target=wanted.target, overwrite=wanted.overwrite, setuid=wanted.setuid)
+        wish: FilesWish = MountFiles(target=wanted.target)
+        if not wanted.mount:
+            wish = FetchFiles(
+                paths=wanted.paths, target=wanted.target, overwrite=wanted.overwrite, setuid=wanted.setuid
+            )
         spec = FilesSpec(task_id=export, secret=b"", export=export, disks=disks, wish=wish, volume=wanted.volume)
-        return spec, f"to {wanted.target} on {wanted.proxy}"
+        return spec, f"{'mounted at' if wanted.mount else 'to'} {wanted.target} on {wanted.proxy}"
 
     def _ended(self, state: MoverState) -> None:
         found = state.result.files if state.result is not None else None
@@ -46,6 +50,8 @@ class FilesActions(ExportUser):
         self._context.driver.post(TransferFinished(task=self._key, mode=None, reason=self.told()))
 
     def told(self) -> str:
+        if self._wanted.mount:
+            return f"{self._wanted.target} was unmounted"
         found = self._found or FilesFound()
         counts = ((found.files, "file"), (found.folders, "folder"), (found.links, "link"))
         told = [f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count]

@@ -240,7 +240,10 @@ class SessionProcess:
         context = self._context(request.repository, cleanup)
         actions = FilesActions(context, request, session_keys(context))
         self._handlers.append(actions.push)
-        return self._drive(context, RestoreMachine(RetryPolicy()), actions)
+        policy = RetryPolicy(retries=0) if request.mount else RetryPolicy()
+        result = self._drive(context, RestoreMachine(policy), actions)
+        stopped = request.mount and result == SessionResult.CANCELLED.value  # which is how a mount ends well
+        return SessionResult.SUCCESS.value if stopped else result
 
     def _run_instantly(self, request: InstantRequest, cleanup: ExitStack) -> str:
         destination = self._destination(request.server, cleanup)

@@ -48,6 +48,6 @@ class BtrfsNode:
     def target(self) -> bytes:
         return name_of(self._node.link)
 
-    def data(self) -> Iterator[tuple[int, bytes]]:
+    def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         stream = self._node.open()
-        return pieces_of(stream)
+        return pieces_of(stream, start)

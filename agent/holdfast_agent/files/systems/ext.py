@@ -55,9 +55,9 @@ class ExtNode:
         self._check(_INLINE_BYTES)
         return name_of(self._node.link)
 
-    def data(self) -> Iterator[tuple[int, bytes]]:
+    def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         self._check(_INLINE_BYTES)
-        return pieces_of(self._node.open())
+        return pieces_of(self._node.open(), start)
 
     def _check(self, inline_bytes: int) -> None:
         flags = self._node.inode.i_flags

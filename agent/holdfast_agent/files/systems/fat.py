@@ -57,9 +57,9 @@ class FatNode:
     def target(self) -> bytes:
         raise AssertionError("FAT has no links")
 
-    def data(self) -> Iterator[tuple[int, bytes]]:
+    def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         self._place()
-        return pieces_of(self._entry.open())
+        return pieces_of(self._entry.open(), start)
 
     def _place(self) -> None:
         """Where it lies, found by ourselves: the library joins clusters that do not follow each other, and goes round

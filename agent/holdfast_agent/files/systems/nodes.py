@@ -45,8 +45,8 @@ class Node(Protocol):
     def target(self) -> bytes:
         """Of a link, as it stands."""
 
-    def data(self) -> Iterator[tuple[int, bytes]]:
-        """(offset, bytes) of a file's content, ascending; what is left out reads as zeros."""
+    def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """(offset, bytes) of a file's content from ``start`` on, ascending; what is left out reads as zeros."""
 
 
 class FileSystem(NamedTuple):
@@ -76,10 +76,14 @@ def name_of(name: str) -> bytes:
         return name.encode("utf-8", "backslashreplace")
 
 
-def pieces_of(stream: Any, valid_bytes: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """The content of a library's stream, up to ``valid_bytes`` if that is less, without what is known to be zeros."""
+def pieces_of(stream: Any, from_byte: int, valid_bytes: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """The content of a library's stream from there on, up to ``valid_bytes`` if that is less, without what is known to
+    be zeros."""
     size = stream.size if valid_bytes is None else min(stream.size, valid_bytes)
-    for start, end in _stretches(stream, size):
+    for begin, end in _stretches(stream, size):
+        start = max(begin, from_byte)
+        if start >= end:
+            continue
         stream.seek(start)
         while start < end:
             data = stream.read(min(PIECE_BYTES, end - start))

@@ -72,7 +72,7 @@ class NtfsNode:
         point = self._record.attributes[ATTRIBUTE_TYPE_CODE.REPARSE_POINT]
         return name_of((point.print_name or point.substitute_name or "").replace("\\", "/"))
 
-    def data(self) -> Iterator[tuple[int, bytes]]:
+    def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         tag = self._reparse_tag()
         if tag:
             raise Unreadable(f"its content is kept elsewhere (reparse tag {tag:#x}), which cannot be read here")
@@ -90,7 +90,7 @@ class NtfsNode:
                 for each in streams
                 if not each.resident and each.header.lowest_vcn == 0
             )
-        return pieces_of(streams.open(), valid)
+        return pieces_of(streams.open(), start, valid)
 
     def _is_parent_of(self, name: Any) -> bool:
         return bool(segment_reference(name.attr.ParentDirectory) == self.key)

@@ -50,14 +50,14 @@ class XfsNode:
     def target(self) -> bytes:
         return name_of(self._node.link)
 
-    def data(self) -> Iterator[tuple[int, bytes]]:
+    def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         inode = self._node.inode
         if inode.di_flags & _REALTIME:
             raise Unreadable("its content is on a realtime device, which cannot be read here")
         if inode.di_format == _LOCAL:
-            return pieces_of(self._node.open())
+            return pieces_of(self._node.open(), start)
         system = self._node.xfs
-        return pieces_of(RunlistStream(system.fh, self._runs(), self._node.size, system.block_size))
+        return pieces_of(RunlistStream(system.fh, self._runs(), self._node.size, system.block_size), start)
 
     def _runs(self) -> list[tuple[int | None, int]]:
         """As the library's own, but that what was reserved and never written reads as zeros."""
