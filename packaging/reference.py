@@ -69,9 +69,8 @@ def _help_of(context: click.Context, path: str) -> Iterator[tuple[str, str]]:
         for name in context.command.list_commands(context):
             sub = context.command.get_command(context, name)
             if sub is not None and not sub.hidden:
-                inner = click.Context(
-                    sub, info_name=name, parent=context, terminal_width=WIDTH, max_content_width=WIDTH
-                )
+                settings = {**sub.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+                inner = click.Context(sub, info_name=name, parent=context, **settings)
                 yield from _help_of(inner, f"{path} {name}")
 
 
