@@ -27,6 +27,7 @@ _REQUEST_BYTES = (128 << 10) + 4096
 _MINOR = 31
 _OPTIONS = "ro,nosuid,nodev,noexec,auto_unmount,fsname=holdfast,subtype=holdfast"
 _MOUNT_S = 20.0
+_REFUSED = "fusermount3 refuses. The agent's user must own the folder, and its systemd unit gives up the right to mount"
 _VALID_S = 3600
 """For so long the kernel need not ask again: a restore point never changes."""
 
@@ -112,7 +113,7 @@ class Mounted:
         if not descriptors:
             self._watcher.kill()
             self._watcher.wait()
-            raise UsageError(reason=f"{folder} cannot be mounted: fusermount3 refuses (may this user mount there?)")
+            raise UsageError(reason=f"{folder} cannot be mounted: {_REFUSED}")
         os.set_blocking(descriptors[0], False)
         return descriptors[0]
 
