@@ -52,7 +52,7 @@ def _mirror() -> str:
 
 def run_in_debian(shared: Path, script: str, timeout_s: float, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script as root in a fresh Debian; ``shared`` is its /shared. ``options``: of systemd-nspawn."""
-    return _run(shared, script, timeout_s, (*options, "--as-pid2"), (f"{_SHARED}/steps.sh",))
+    return _run(shared, script, timeout_s, (*options, "--as-pid2", "--console=pipe"), (f"{_SHARED}/steps.sh",))
 
 
 def run_in_booted_debian(shared: Path, script: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
