@@ -51,6 +51,9 @@ _HERE: Final = Rule(Right.VIEW, here=True)
 _ON_THE_HOST: Final = "it makes or moves the manager itself: run it on the manager's host"
 
 
+_MOUNTS: Final = Rule(Right.RESTORE, changes=True, stays="it mounts files on the host where it runs: log in there")
+
+
 def _stays(rule: Rule) -> Rule:
     return msgspec.structs.replace(rule, stays=_ON_THE_HOST)
 
@@ -113,7 +116,7 @@ COMMANDS: Final[Mapping[CommandPath, Rule]] = MappingProxyType(
         **_group(
             "point",
             list=_VIEW, show=_VIEW, diff=_LOOK_INSIDE, find=_LOOK_INSIDE, ls=_LOOK_INSIDE, volumes=_LOOK_INSIDE,
-            undo_prune=_OPERATE,
+            undo_prune=_OPERATE, mount=_MOUNTS,
         ),
         ("prune",): _DELETE,
         ("protect",): _OPERATE,
