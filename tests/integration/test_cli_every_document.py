@@ -33,6 +33,7 @@ ELSEWHERE = {
     "holdfast instant migrate": "see above",
     "holdfast instant resume": "see above",
     "holdfast verify boot": "needs a guest that boots: test_verify_boot.py",
+    "holdfast point mount": "needs FUSE, and goes on until it is unmounted: test_files_mount.py",
     "holdfast export resume": "needs a session that was killed: test_exports.py",
     "holdfast export discard": "needs an export with an overlay: test_exports.py",
     "holdfast notifier test": "needs a server that takes notices: test_notices.py",

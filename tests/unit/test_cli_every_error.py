@@ -130,6 +130,7 @@ WRONG = {
     "holdfast point find": nobody("beef", "holdfast point list", arguments="{} *.conf"),
     "holdfast point list": BEFORE_INIT,
     "holdfast point ls": POINT,
+    "holdfast point mount": nobody("beef", "holdfast point list", arguments="{} /mnt/web"),
     "holdfast point show": usage("latest", "--vm"),
     "holdfast point undo-prune": POINT,
     "holdfast point volumes": POINT,
