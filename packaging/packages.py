@@ -61,7 +61,7 @@ PACKAGES = (
         extras="",
         scripts=("holdfast-agent", "holdfast-agent-immutable"),
         units=("holdfast-agent.service", "holdfast-agent-immutable.service"),
-        suggests="qemu-utils, qemu-system-x86, nbdkit",
+        suggests="qemu-utils, qemu-system-x86, nbdkit, fuse3",
     ),
     Package(
         name="holdfast-manager",
