@@ -18,7 +18,7 @@ from holdfast_manager.reports.times import moment
 from .app import App, pass_app
 from .commands import Group
 from .following import POLL_S, interrupts
-from .naming import chosen_point, chosen_proxy
+from .naming import chosen_point, chosen_proxy, point_options
 from .running import EXIT_CANCELLED, Launched
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def export() -> None:
         "holdfast export start --vm web --point latest --writable --keep",
     )
 )
-@click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".')
-@click.option("--vm", help='With "latest": the newest restore point of this VM.')
-@click.option("--repository", help='With "latest": in this repository only.')
+@point_options
 @click.option("--disk", "disks", multiple=True, help="Name or id of a disk; may be given again. Default: all.")
 @click.option("--proxy", help="The agent that serves. Default: the repository's own, if it is a proxy.")
 @click.option(

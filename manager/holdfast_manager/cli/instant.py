@@ -17,7 +17,7 @@ from holdfast_manager.reports.times import moment
 from .app import App, pass_app
 from .commands import Group
 from .export import begin_serving, export_line, serving_agent, state_text
-from .naming import chosen_point
+from .naming import chosen_point, point_options
 from .running import EXIT_CANCELLED, detach_option, run_session
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def instant() -> None:
         "holdfast instant start --point 3f2a1b0c --server kvm1 --listen unix:/run/holdfast-instant/web.sock",
     )
 )
-@click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".')
-@click.option("--vm", help='With "latest": the newest restore point of this VM.')
-@click.option("--repository", help='With "latest": in this repository only.')
+@point_options
 @click.option("--server", required=True, help="The server that runs the VM; the proxy is on its host.")
 @click.option("--name", help="What the VM is called there. Default: its name and -instant.")
 @click.option("--disk", "disks", multiple=True, help="Only these disks, by name or id. Default: all.")

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
 from holdfast_agent.errors import NotFound, UsageError
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import AgentRole, PointEntryRow, PointState
 
 LATEST = "latest"
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def point_options(function: _Function) -> _Function:
+    """Of commands that work on one restore point: what :func:`chosen_point` takes."""
+    for option in (
+        click.option("--repository", help='With "latest": in this repository only.'),
+        click.option("--vm", help='With "latest": the newest restore point of this VM.'),
+        click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".'),
+    ):
+        function = option(function)
+    return function
 
 
 def chosen_point(catalog: Catalog, point: str, vm: str | None, repository: str | None = None) -> PointEntryRow:

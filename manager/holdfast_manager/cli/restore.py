@@ -16,13 +16,10 @@ from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
 from .commands import Group
-from .naming import chosen_point, chosen_proxy
+from .naming import chosen_point, chosen_proxy, point_options
 from .restore_files import files
 from .running import detach_option, run_session
 
-_point = click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".')
-_vm = click.option("--vm", help='With "latest": the newest restore point of this VM.')
-_repository = click.option("--repository", help='With "latest": in this repository only.')
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace what is in the way, once all is restored.")
 _in_place = click.option("--in-place", is_flag=True, help="Rewrite what is there, and only where it differs.")
 
@@ -43,9 +40,7 @@ restore.add_command(files)
         "holdfast restore disk --vm web --point latest --to /dev/vg0/web --in-place",
     )
 )
-@_point
-@_vm
-@_repository
+@point_options
 @click.option("--disk", help="Name or id of the disk; may be left out where there is only one.")
 @click.option("--to", "target", required=True, metavar="PLACE", help="The image to write, on the proxy's host.")
 @click.option(
@@ -113,9 +108,7 @@ def disk(
         "holdfast restore vm --vm web --point latest --server kvm1 --in-place",
     )
 )
-@_point
-@_vm
-@_repository
+@point_options
 @click.option("--server", required=True, help="The server that gets the VM.")
 @click.option("--name", help="What the VM is called there. Default: as it was.")
 @click.option("--proxy", help="The agent that writes the disks. Default: any with the role.")

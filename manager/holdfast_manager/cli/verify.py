@@ -15,7 +15,7 @@ from holdfast_manager.catalog.values import BootSettings, SessionKind
 from .app import App, pass_app
 from .commands import Group
 from .export import serving_agent
-from .naming import chosen_point
+from .naming import chosen_point, point_options
 from .running import detach_option, run_session
 
 
@@ -31,9 +31,7 @@ def verify() -> None:
         "holdfast verify boot --point 3f2a1b0c --bus sata --firmware uefi",
     )
 )
-@click.option("--point", required=True, metavar="POINT", help='An id, the beginning of one, or "latest".')
-@click.option("--vm", help='With "latest": the newest restore point of this VM.')
-@click.option("--repository", help='With "latest": in this repository only.')
+@point_options
 @click.option("--disk", "disks", multiple=True, help="Only these disks, by name or id; the first one boots.")
 @click.option("--proxy", help="The agent that runs it. Default: the repository's own, if it is a proxy.")
 @click.option("--console", metavar="TEXT", help="It is up when its serial console has said this. Default: its agent.")
