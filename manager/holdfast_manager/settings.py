@@ -144,7 +144,19 @@ class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _Kind = Literal[
-    "backup", "restore", "verify", "gc", "copy", "heal", "clean-up", "export", "boot", "files", "instant", "settle"
+    "backup",
+    "restore",
+    "verify",
+    "gc",
+    "copy",
+    "heal",
+    "clean-up",
+    "evacuate",
+    "export",
+    "boot",
+    "files",
+    "instant",
+    "settle",
 ]
 
 

@@ -105,7 +105,7 @@ class Transports:
         if not urls:
             reason = f"the proxy {name} cannot read {source.disk.disk_id}: {self._choice(source, name).reason}"
             raise SnapshotFailed(vm=source.vm.name, reason=reason)
-        return self._with_access(urls)
+        return self._with_living_access(urls)
 
     def written_by(self, source: Source, name: str, journal: Journal) -> tuple[str, tuple[DiskAccess, ...]]:
         """The URL by which the proxy ``name`` writes a disk, and the secrets for it. Raises ``UsageError``."""
@@ -114,7 +114,7 @@ class Transports:
             disk = f"{source.vm.name}/{source.disk.disk_id}"
             reason = self._choice(source, name).reason
             raise UsageError(reason=f"the proxy {name} cannot write to {disk}, and the log says why: {reason}")
-        (url,), access = self._with_access((url,))
+        (url,), access = self._with_living_access((url,))
         return url, access
 
     def access(self) -> DiskAccess:
@@ -170,6 +170,11 @@ class Transports:
                 machine = source.machine._GetMoId()
                 snapshot = "" if source.is_written else source.snapshot._GetMoId()
                 return vddk_url(options.host, options.port, machine, snapshot, _name(disk))
+
+    def _with_living_access(self, urls: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[DiskAccess, ...]]:
+        """For somebody who opens them now: a session that has ended lets nobody at files, and asking begins another."""
+        self._connection.server_time()
+        return self._with_access(urls)
 
     def _with_access(self, urls: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[DiskAccess, ...]]:
         """Secrets for the servers that the URLs name, and for no other."""
