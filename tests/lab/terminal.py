@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 PATIENCE_S = 60.0
 _CTRL_C = b"\x03"
+_AGAIN_S = 3.0
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -42,9 +43,20 @@ class Terminal:
             time.sleep(0.005)
         os.write(self._ours, line.encode() + b"\n")
 
-    def interrupt(self) -> None:
-        """Ctrl-C."""
-        os.write(self._ours, _CTRL_C)
+    def interrupt(self) -> int:
+        """Ctrl-C until the program ends; returns its exit code.
+
+        Once is not always enough: what comes after a question is shown, and before Python waits for the answer, is
+        heeded with the next key only. People press again, too.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while self._process.poll() is None:
+            assert time.monotonic() < deadline, f"Ctrl-C does not end it:\n{self.shown}"
+            os.write(self._ours, _CTRL_C)
+            again = time.monotonic() + _AGAIN_S
+            while self._read(again):
+                pass
+        return self.end()
 
     def end(self) -> int:
         """Read to the end of the program; returns its exit code."""
