@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.overview import Overview
 from holdfast_manager.catalog.values import EventEntry
-from holdfast_plugins.api import VmRef
 
 from .estate import EstateReport, estate_report
 from .protection import vm_lines
 from .session_report import SessionReport, session_report
+
+if TYPE_CHECKING:
+    from holdfast_plugins.api import VmRef
 
 
 def whole_report(catalog: Catalog, number: int) -> SessionReport:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from holdfast_manager.catalog.overview import VmPoints
-from holdfast_plugins.api import VmRef
+
+if TYPE_CHECKING:
+    from holdfast_plugins.api import VmRef
 
 
 class VmState(StrEnum):
