@@ -15,7 +15,8 @@ from holdfast_agent.boot.lines import JsonLines
 from holdfast_agent.boot.machine import _command
 from holdfast_agent.errors import ToolMissing, UsageError
 from holdfast_agent.export.folder import discard, folder_of
-from holdfast_agent.wire.specs import BootBus, BootFirmware, BootSpec, BootWish
+from holdfast_agent.model.boot import BootBus, BootFirmware
+from holdfast_agent.wire.specs import BootSpec, BootWish
 from lab.tools import require_tool
 
 

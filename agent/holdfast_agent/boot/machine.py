@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from holdfast_agent.errors import BootNotProven, ToolMissing
-from holdfast_agent.wire.specs import BootBus, BootFirmware, BootSpec
+from holdfast_agent.model.boot import BootBus, BootFirmware
+from holdfast_agent.wire.specs import BootSpec
 
 from .lines import READS_AT_ONCE, JsonLines
 

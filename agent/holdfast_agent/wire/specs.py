@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
+from holdfast_agent.model.boot import BootBus, BootFirmware
 from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent, Geometry
@@ -150,19 +151,6 @@ class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     writable: bool = False
     keep: bool = False
     description: str = ""
-
-
-class BootBus(StrEnum):
-    """How the guest of a boot proof sees its disks: it needs a driver for that before it can do anything."""
-
-    VIRTIO = "virtio"
-    SCSI = "scsi"
-    SATA = "sata"
-
-
-class BootFirmware(StrEnum):
-    BIOS = "bios"
-    UEFI = "uefi"
 
 
 class BootWish(StrEnum):

@@ -2,6 +2,8 @@
 
 Each value is bound to its row (kind, name, column) as associated data, so that a sealed secret copied to another
 row does not open. What is stored: a version byte, 12 random bytes of nonce, the ciphertext with its tag.
+
+The package cryptography is loaded when the first secret is: most commands need none.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import os
 import secrets
 import stat
 from pathlib import Path
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING
 
 from .errors import SealingKeyUnusable, SecretUnreadable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _VERSION = b"\x01"
 _NONCE_BYTES = 12
@@ -39,6 +42,8 @@ class Sealer:
 
     def unseal(self, sealed: bytes, kind: str, name: str, what: str) -> bytes:
         """The inverse of ``seal``. Raises :class:`SecretUnreadable` or :class:`SealingKeyUnusable`."""
+        from cryptography.exceptions import InvalidTag
+
         nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
             if sealed[:1] != _VERSION or len(nonce) != _NONCE_BYTES:
@@ -52,6 +57,8 @@ class Sealer:
         return hmac.digest(self._secret(), b"\0".join((_LABEL, b"derived", purpose.encode())), hashlib.sha256)
 
     def _key(self) -> AESGCM:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         return AESGCM(self._secret())
 
     def _secret(self) -> bytes:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from holdfast_agent.model.boot import BootBus, BootFirmware
 from holdfast_agent.model.units import format_duration, format_size
-from holdfast_agent.wire.specs import BootBus, BootFirmware
 from holdfast_manager.catalog.values import BootSettings
 
 F = TypeVar("F", bound=Callable[..., Any])

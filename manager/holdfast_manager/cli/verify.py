@@ -7,8 +7,8 @@ from functools import partial
 import click
 import msgspec
 
+from holdfast_agent.model.boot import BootBus, BootFirmware
 from holdfast_agent.model.units import parse_duration, parse_size
-from holdfast_agent.wire.specs import BootBus, BootFirmware
 from holdfast_manager.catalog.rows import checked
 from holdfast_manager.catalog.values import BootSettings, SessionKind
 

@@ -1,15 +1,19 @@
-"""Passwords of users: kept as scrypt hashes only (RFC 7914), each with its own salt and its own cost."""
+"""Passwords of users: kept as scrypt hashes only (RFC 7914), each with its own salt and its own cost.
+
+The package cryptography is loaded when the first password is hashed: commands need none.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import os
-
-from cryptography.exceptions import InvalidKey
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from typing import TYPE_CHECKING
 
 from holdfast_agent.errors import UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 LEAST_CHARACTERS = 12
 MOST_CHARACTERS = 256
@@ -39,6 +43,8 @@ def matches(password: str, kept: str) -> bool:
 
     Blocks for about a tenth of a second and takes 32 MiB: bound how many run at once.
     """
+    from cryptography.exceptions import InvalidKey
+
     cost, salt, key = _parsed(kept) or (_COST_LOG2, bytes(16), bytes(_BYTES))
     try:
         _kdf(cost, salt).verify(password[: MOST_CHARACTERS + 1].encode(), key)
@@ -48,6 +54,8 @@ def matches(password: str, kept: str) -> bool:
 
 
 def _kdf(cost_log2: int, salt: bytes) -> Scrypt:
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
     return Scrypt(salt=salt, length=_BYTES, n=1 << cost_log2, r=_BLOCK, p=_LANES)
 
 

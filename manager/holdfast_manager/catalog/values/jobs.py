@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import msgspec
 
+from holdfast_agent.model.boot import BootBus, BootFirmware
 from holdfast_agent.model.change import AuditRate
 from holdfast_agent.model.geometry import DEFAULT_BLOCK_LOG2, MAX_BLOCK_LOG2, MIN_BLOCK_LOG2
 from holdfast_agent.model.rules import Compression
-from holdfast_agent.wire.specs import BootBus, BootFirmware
 
 from ...retention.policy import RetentionPolicy
 from ...schedules.schedule import JobSchedule
