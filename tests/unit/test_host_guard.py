@@ -19,15 +19,9 @@ from holdfast_agent.errors import (
 )
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent
-from holdfast_manager.host import boundary, guard
-from holdfast_manager.host.guard import (
-    GuardedAgentChannel,
-    GuardedDriver,
-    GuardedGuestProcessor,
-    GuardedInGuest,
-    GuardedNotifier,
-    GuardedTracker,
-)
+from holdfast_manager.host import boundary, guest_guard
+from holdfast_manager.host.guard import GuardedDriver, GuardedNotifier, GuardedTracker
+from holdfast_manager.host.guest_guard import GuardedAgentChannel, GuardedGuestProcessor, GuardedInGuest
 from holdfast_plugins.api import (
     DiskInfo,
     RestoreDisk,
@@ -254,7 +248,7 @@ def test_a_call_that_hangs_is_given_up_and_its_vm_left_alone(hanging: Callable[[
 
 def test_every_call_of_a_plugin_has_a_limit(hanging: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each method of each guard in turn, with a plugin all of whose methods hang."""
-    monkeypatch.setattr(guard, "SLACK_S", 0.05)
+    monkeypatch.setattr(guest_guard, "SLACK_S", 0.05)
 
     processors = (GuardedGuestProcessor, GuardedAgentChannel, GuardedInGuest)
     guards = (GuardedDriver, *processors, GuardedTracker, GuardedNotifier)

@@ -8,7 +8,7 @@ plugin may do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -21,12 +21,7 @@ from holdfast_plugins.api import (
     AgentChannel,
     ChangeTracker,
     ChecksRights,
-    ConsistencyLevel,
     DiskBitmap,
-    Finished,
-    FreezeHandle,
-    GuestAccess,
-    GuestProcessor,
     HypervisorDriver,
     InGuest,
     Journal,
@@ -52,12 +47,11 @@ from holdfast_plugins.api import (
     WritesByTransports,
 )
 
+from . import guest_guard
 from .boundary import Boundary, ContractBroken
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-SLACK_S = 30.0
-"""For what should answer at once, or has a time-out of its own."""
 MAX_CONFIG_BYTES = 4 * MIB
 MAX_BITMAP_NAME = 1023  # QEMU's own bound
 
@@ -200,14 +194,16 @@ class GuardedDriver:
             reason = f"the hypervisor plugin {self._plugin} has no channel to it"
             raise GuestAgentSilent(vm=vm.name, reason=reason)
         channel = self._boundary.call("guest_agent", lambda: own.guest_agent(vm), vm.vm_id)
-        return GuardedAgentChannel(self._plugin, channel)
+        return guest_guard.GuardedAgentChannel(self._plugin, channel)
 
     def programs(self, vm: VmRef) -> InGuest:
         own = self.unguarded
         if not isinstance(own, OffersPrograms):
             reason = f"the hypervisor plugin {self._plugin} runs no programs in guests"
             raise GuestProcessingFailed(vm=vm.name, phase="programs", reason=reason)
-        return GuardedInGuest(self._plugin, self._boundary.call("programs", lambda: own.programs(vm), vm.vm_id))
+        return guest_guard.GuardedInGuest(
+            self._plugin, self._boundary.call("programs", lambda: own.programs(vm), vm.vm_id)
+        )
 
     def near_proxies(self, info: VmInfo, disk_id: str) -> Sequence[Collection[str]]:
         """None where the plugin's driver offers one way for all."""
@@ -250,33 +246,6 @@ class GuardedDriver:
         )
 
 
-class GuardedAgentChannel:
-    """An ``AgentChannel`` around a hypervisor plugin's; it is another plugin that uses it."""
-
-    def __init__(self, plugin: str, channel: AgentChannel) -> None:
-        self._boundary = Boundary(plugin)
-        self._channel = channel
-
-    def exchange(self, command: bytes, timeout_s: float) -> bytes:
-        return self._boundary.call(
-            "exchange", lambda: self._channel.exchange(command, timeout_s), limit_s=timeout_s + SLACK_S
-        )
-
-
-class GuardedInGuest:
-    """An ``InGuest`` around a hypervisor plugin's; it is another plugin that uses it."""
-
-    def __init__(self, plugin: str, guest: InGuest) -> None:
-        self._boundary = Boundary(plugin)
-        self._guest = guest
-
-    def run(self, command: Sequence[str], timeout_s: float) -> Finished:
-        return self._boundary.call("run", lambda: self._guest.run(command, timeout_s), limit_s=timeout_s + SLACK_S)
-
-    def put(self, path: str, data: bytes) -> None:
-        self._boundary.call("put", lambda: self._guest.put(path, data))
-
-
 def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:
     """The snapshot holds just the disks asked for, each with a URL that an agent can open."""
     _unique("disk ids", (disk.disk_id for disk in snapshot.disks))
@@ -303,48 +272,6 @@ def _check_access(disk_id: str, urls: Iterable[str], access: Iterable[DiskAccess
     _expect(not strange, f"disk {disk_id} has secrets for {', '.join(strange)}, which none of its URLs names")
 
 
-class GuardedFreezeHandle:
-    """A ``FreezeHandle`` around a plugin's."""
-
-    def __init__(self, boundary: Boundary, vm: VmRef, handle: FreezeHandle) -> None:
-        self._boundary = boundary
-        self._vm = vm
-        self._handle = handle
-
-    @property
-    def consistency(self) -> ConsistencyLevel:
-        return self._told("consistency", lambda: ConsistencyLevel(self._handle.consistency))
-
-    @property
-    def note(self) -> str:
-        return self._told("note", lambda: str(self._handle.note))
-
-    @property
-    def shortfall(self) -> str:
-        return self._told("shortfall", lambda: str(self._handle.shortfall))
-
-    def thaw(self) -> None:
-        self._boundary.call("thaw", lambda: self._handle.thaw(), self._vm.vm_id)
-
-    def _told(self, what: str, tell: Callable[[], T]) -> T:
-        return self._boundary.call(what, tell, self._vm.vm_id, SLACK_S)
-
-
-class GuardedGuestProcessor:
-    """A ``GuestProcessor`` around a plugin's."""
-
-    def __init__(self, plugin: str, processor: GuestProcessor) -> None:
-        self._boundary = Boundary(plugin)
-        self._processor = processor
-
-    def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
-        handle = self._boundary.call("freeze", lambda: self._processor.freeze(vm, access, deadline_s), vm.ref.vm_id)
-        return GuardedFreezeHandle(self._boundary, vm.ref, handle)
-
-    def close(self) -> None:
-        self._boundary.close(lambda: self._processor.close())
-
-
 class GuardedNotifier:
     """A ``Notifier`` around a plugin's."""
 
@@ -353,7 +280,9 @@ class GuardedNotifier:
         self._notifier = notifier
 
     def send(self, notice: Notice, timeout_s: float) -> None:
-        self._boundary.call("send", lambda: self._notifier.send(notice, timeout_s), limit_s=timeout_s + SLACK_S)
+        self._boundary.call(
+            "send", lambda: self._notifier.send(notice, timeout_s), limit_s=timeout_s + guest_guard.SLACK_S
+        )
 
 
 class GuardedTracker:

@@ -17,7 +17,8 @@ from holdfast_plugins.api.registry import Family, Registration
 from .boundary import Boundary
 from .checks import age_of, fault_of
 from .discovery import Candidate, candidates
-from .guard import GuardedDriver, GuardedGuestProcessor, GuardedNotifier, GuardedTracker
+from .guard import GuardedDriver, GuardedNotifier, GuardedTracker
+from .guest_guard import GuardedGuestProcessor
 from .hooks import HookError, HookManager
 from .patience import NotInTime, Patience
 from .report import PluginReport, PluginStatus, Provided
