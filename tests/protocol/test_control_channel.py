@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.specs import BackupOrder, BlockTree, ReaderSpec
 from lab.agents import RunningAgent, start_agent
 from lab.control_peer import RawPeer
+from lab.services import wait_until
 
 MANAGER = KeyPair.generate()
 SID = new_sid()
@@ -198,6 +200,27 @@ def test_an_unauthorised_key_gets_no_answer(bare: RunningAgent) -> None:
     with pytest.raises(Unreachable, match=r"holdfast-agent show") as caught:
         stranger.connect()
     assert caught.value.retryable
+
+
+def test_a_key_refused_before_the_first_word_ends_no_later(bare: RunningAgent) -> None:
+    """libzmq gives such a connection up for good, and a send would wait for another one for ever."""
+
+    class Slow(ControlClient):
+        """It greets only when the agent has refused its key and its own socket has seen that."""
+
+        def _greet(self, timeout_s: float) -> None:
+            wait_until(lambda: self._keys.public in bare.log.read_text(), "the agent to refuse the key")
+            ended.wait(0.1)
+            super()._greet(timeout_s)
+
+    def connect() -> None:
+        with pytest.raises(Unreachable):
+            Slow(bare.endpoint, bare.public_key, KeyPair.generate(), print, 0.3).connect()
+        ended.set()
+
+    ended = threading.Event()
+    threading.Thread(target=connect, daemon=True).start()
+    assert ended.wait(30), "the client hangs"
 
 
 def test_a_wrong_server_key_gets_no_answer(bare: RunningAgent) -> None:

@@ -113,7 +113,8 @@ class DealerLoop:
                 os.eventfd_read(self._wake_fd)
             if self._stopping.is_set():
                 return "closed by this side"
-            self._flush(socket)
+            if not self._flush(socket) and self._watching.is_set():
+                return "the connection is gone"
             if socket in ready and not self._receive(socket):
                 return "the other side no longer knows this connection"
             if monitor in ready:
@@ -123,7 +124,7 @@ class DealerLoop:
             silent_s = time.monotonic() - self._last_heard
             if self._watching.is_set() and silent_s > self._timeout_s:
                 return f"nothing heard for {silent_s:.1f} s"
-            self._keep_alive(socket)
+            self._keep_alive()
 
     def _wait_ms(self) -> int:
         now = time.monotonic()
@@ -132,15 +133,22 @@ class DealerLoop:
         wait_s = min(until_heartbeat_s, until_silence_s) if self._watching.is_set() else self._heartbeat_s
         return max(1, int(wait_s * 1000) + 1)
 
-    def _flush(self, socket: zmq.Socket[bytes]) -> None:
+    def _flush(self, socket: zmq.Socket[bytes]) -> bool:
+        """Send what is waiting; False when there is nobody to send to. Never blocks: a peer that refuses the key takes
+        the connection away for good, and a send would wait for another one for ever."""
         while self._outbox:
-            correlation, frame = self._outbox.popleft()
-            socket.send_multipart([codec.pack_correlation(correlation), frame])
+            correlation, frame = self._outbox[0]
+            try:
+                socket.send_multipart([codec.pack_correlation(correlation), frame], zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            self._outbox.popleft()
             self._last_sent = time.monotonic()
+        return True
 
-    def _keep_alive(self, socket: zmq.Socket[bytes]) -> None:
+    def _keep_alive(self) -> None:
         if self._watching.is_set() and time.monotonic() - self._last_sent >= self._heartbeat_s:
-            socket.send_multipart([codec.pack_correlation(_HEARTBEAT_CORRELATION), codec.encode(Heartbeat())])
+            self.send(_HEARTBEAT_CORRELATION, codec.encode(Heartbeat()))
             self._last_sent = time.monotonic()
 
     def _receive(self, socket: zmq.Socket[bytes]) -> bool:
