@@ -48,7 +48,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not soak" $(ARGS) $(TESTS)
 
 soak: $(STAMP)
-	@$(BIN)/python -m pytest -v -m soak --timeout 7200 $(ARGS) $(TESTS)
+	@$(BIN)/python -m pytest -v -m soak --timeout 7200 -o faulthandler_timeout=0 $(ARGS) $(TESTS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet $(CODE)

@@ -12,13 +12,23 @@ _START_TIME = 19  # field 22 of /proc/PID/stat, counted from after the name
 
 def children(pid: int, module: str = "") -> list[int]:
     """Living children of ``pid``, the oldest first; only those that run ``module`` if it is given."""
-    found = [child for child in _children(pid) if alive(child) and module in _command(child)]
+    found = [child for child in _children(pid) if alive(child) and module in command(child)]
     return sorted(found, key=lambda child: (_started(child) or 0, child))
 
 
 def alive(pid: int) -> bool:
     """Whether the process runs: neither gone nor waiting for being reaped."""
     return _started(pid) is not None
+
+
+def command(pid: int) -> str:
+    """Its arguments with spaces between; empty for a process that is gone."""
+    return _read(pid, "cmdline").replace("\0", " ")
+
+
+def waits_in(pid: int) -> str:
+    """The kernel's functions in which its threads sleep; "0" is one that computes, or that the kernel hides."""
+    return ", ".join(sorted({_read(pid, f"task/{task.name}/wchan") for task in Path(f"/proc/{pid}/task").glob("*")}))
 
 
 def memory_kib(pid: int, field: str) -> int:
@@ -41,10 +51,6 @@ def _started(pid: int) -> int | None:
     """Clock ticks since boot; None for a process that is gone or waits for being reaped."""
     fields = _read(pid, "stat").rpartition(") ")[2].split()
     return int(fields[_START_TIME]) if fields and fields[0] not in "ZX" else None
-
-
-def _command(pid: int) -> str:
-    return _read(pid, "cmdline").replace("\0", " ")
 
 
 def _read(pid: int, name: str) -> str:
