@@ -1,7 +1,8 @@
 """One image backed up, unchanged, changed by 5 %, restored and verified: Holdfast and other programs, in one run.
 
-The order alternates from round to round. A verification reads, decodes and compares all data. Programs that are not
-installed are named with how to get them.
+All times are until what was written is durable: what a program leaves to the kernel is synced, in its time, and told.
+Before a restore the repository leaves the page cache. The order alternates from round to round. A verification reads,
+decodes and compares all data. Programs that are not installed are named with how to get them.
 
 Writes bench-work/compare_peers.json and prints medians and ratios as Markdown, ready for docs/performance.md.
 """
@@ -177,6 +178,13 @@ def _markdown(medians: dict[str, Measured], hash_s: float, size_mib: int, used_m
     hashing = asdict(replace(own, full_s=nan, changed_s=nan, restore_s=nan, verify_s=nan))
     cells = [_beside(hash_s, hashing[field]) if field == "unchanged_s" else "" for field in _COLUMNS.values()]
     lines.append(f"| b3sum, one thread, allocated data | {' | '.join(cells)} | |")
+    lines.append("")
+    for name, each in medians.items():
+        if each.full_sync_s + each.restore_sync_s >= 0.1:
+            lines.append(
+                f"{name}: in the full {each.full_sync_s:.1f} s and in the restore {each.restore_sync_s:.1f} s are the "
+                "sync that it leaves to others."
+            )
     absent = [peer for peer in peers if peer.version is None]
     lines += ["", *(f"Not installed: {peer.name} ({peer.how_to_get})." for peer in absent)]
     others = [each.full_s for name, each in medians.items() if not name.startswith("holdfast")]

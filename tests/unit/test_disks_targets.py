@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
+from holdfast_agent.disks.disk import ReservingDisk
 from holdfast_agent.disks.open import open_disk, open_target
-from holdfast_agent.errors import DiskDenied, DiskExists, DiskNotFound, UsageError
+from holdfast_agent.errors import DiskDenied, DiskExists, DiskNotFound, DiskUnwritable, UsageError
 from lab.contents import assert_same
 from lab.disks import host_for
 
@@ -35,6 +37,30 @@ def test_a_restore_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     target = open_target(f"file:{tmp_path}/new", host_for(tmp_path), SIZE, create=True, overwrite=False)
     target.write(0, b"data")
     target.abort()
+    target.abort()
+    assert entries(tmp_path) == set()
+
+
+def test_a_range_that_will_be_written_has_its_space_beforehand_and_nothing_else_has(tmp_path: Path) -> None:
+    target = open_target(f"file:{tmp_path}/new", host_for(tmp_path), SIZE, create=True, overwrite=False)
+    assert isinstance(target, ReservingDisk)
+    target.write(1 << 20, b"early")
+    target.reserve(1 << 20, 1 << 20)
+    target.finish()
+    assert (tmp_path / "new").stat().st_blocks * 512 == 1 << 20
+    assert_same((tmp_path / "new").read_bytes(), bytes(1 << 20) + b"early" + bytes(SIZE - (1 << 20) - 5))
+
+
+def test_space_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    target = open_target(f"file:{tmp_path}/new", host_for(tmp_path), SIZE, create=True, overwrite=False)
+    assert isinstance(target, ReservingDisk)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, hard))
+    try:
+        with pytest.raises(DiskUnwritable, match="too large"):
+            target.reserve(SIZE - 1, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     target.abort()
     assert entries(tmp_path) == set()
 

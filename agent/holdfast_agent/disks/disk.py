@@ -97,3 +97,14 @@ class RewritableDisk(WritableDisk, Protocol):
 
     now: ReadableDisk
     """The disk as it is, writes that have returned included. Closed with its target, and by nobody else."""
+
+
+@runtime_checkable
+class ReservingDisk(WritableDisk, Protocol):
+    """A disk that does better when it knows beforehand what will be written."""
+
+    def reserve(self, offset: int, length: int) -> None:
+        """All of this range will be written: get its space now, in one piece where that can be had.
+
+        Thread-safe, also beside writes to the range. Raises :class:`DiskUnwritable` where there is not enough.
+        """

@@ -12,6 +12,7 @@ from typing import Any
 from .disk import DiskExtent
 
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE
 _ZERO_RANGE = 0x10 | 0x01  # FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE
 _UNKNOWN = (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL, errno.ENOSYS)
 
@@ -25,6 +26,12 @@ def reserve_zeros(fd: int, offset: int, length: int) -> bool:
     """Make a range read as zeros, with space of its own; False where the storage cannot but by writing them. Raises
     OSError."""
     return _fallocate(fd, _ZERO_RANGE, offset, length)
+
+
+def reserve(fd: int, offset: int, length: int) -> bool:
+    """Give holes in a range space of their own, which reads as zeros still; False where the storage cannot. Raises
+    OSError."""
+    return _fallocate(fd, _KEEP_SIZE, offset, length)
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:

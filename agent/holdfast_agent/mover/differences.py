@@ -41,16 +41,19 @@ Want = Callable[[int, BlockId], None]
 """Told of a block that must be written, and its id."""
 WantZeros = Callable[[Run], None]
 """Told of blocks that must become zeros."""
+Announce = Callable[[Run], None]
+"""Told beforehand of blocks all of which are going to be written."""
 
 
 class Everything:
     """See :class:`ToWrite`. For a disk of which nothing is known: all its blocks are written."""
 
-    def __init__(self, geometry: Geometry, want: Want, want_zeros: WantZeros) -> None:
+    def __init__(self, geometry: Geometry, want: Want, want_zeros: WantZeros, announce: Announce) -> None:
         self._blocks = geometry.blocks
         self._next = 0
         self._want = want
         self._want_zeros = want_zeros
+        self._announce = announce
 
     def wanted(self) -> int | None:
         return self._next if self._next < self._blocks else None
@@ -62,6 +65,8 @@ class Everything:
             if first > following:
                 self._want_zeros((following, first - following))
             following = first + count
+        for run in page.data:
+            self._announce(run)
         for block in page.data_blocks(page.first, end):
             self._want(block, page[block])
         self._next = end

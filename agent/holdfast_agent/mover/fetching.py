@@ -81,6 +81,10 @@ class Fetching:
         """Blocks that must become zeros."""
         self._workers.submit(self._zeroed, self._work.zeros, run)
 
+    def announce(self, run: Run) -> None:
+        """Blocks all of which will be wanted."""
+        self._workers.submit(self._announced, self._work.reserve, run)
+
     def record(self, record: Pieces, cost_bytes: int) -> None:
         """A record that was asked for has come."""
         block_id = parse_header(record[0]).id
@@ -100,6 +104,9 @@ class Fetching:
         self._tally.processed += plain_bytes
         self._tally.sent += plain_bytes
         self._connection.release(cost_bytes)
+
+    def _announced(self, _nothing: None) -> None:
+        """The space is there."""
 
     def _zeroed(self, length: int) -> None:
         self._tally.zero += length

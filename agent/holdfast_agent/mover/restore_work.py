@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast_agent.disks.disk import WritableDisk
+from holdfast_agent.disks.disk import ReservingDisk, WritableDisk
 from holdfast_agent.errors import ObjectDamaged, RestoredBlockWrong
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId
@@ -46,10 +46,15 @@ class RestoreWork:
                 total += extent.length
         return len(places), total, cost_bytes
 
+    def reserve(self, run: Run) -> None:
+        """A run of blocks will be written. Raises :class:`DiskUnwritable`."""
+        if isinstance(self._disk, ReservingDisk):
+            with self._target:
+                self._disk.reserve(*self._bytes_of(run))
+
     def zeros(self, run: Run) -> int:
         """Make a run of blocks zeros; the bytes of the disk that it covers."""
-        start = run[0] << self._geometry.block_log2
-        length = self._geometry.extent(sum(run) - 1).end - start
+        start, length = self._bytes_of(run)
         if self._disk is not None:
             with self._target:
                 self._disk.write_zeros(start, length)
@@ -60,6 +65,11 @@ class RestoreWork:
         if self._disk is not None:
             with self._target:
                 self._disk.finish()
+
+    def _bytes_of(self, run: Run) -> tuple[int, int]:
+        """Where it begins, and its length."""
+        start = run[0] << self._geometry.block_log2
+        return start, self._geometry.extent(sum(run) - 1).end - start
 
     def _wrong(self, block: int) -> RestoredBlockWrong:
         return RestoredBlockWrong(block=block, disk=self._disk.url if self._disk is not None else "the restore point")

@@ -103,7 +103,8 @@ class Writer:
     def _opened(self, order: RestoreOrder) -> None:
         """The tree is there: find out what is to be written."""
         if not order.differing or not isinstance(self._disk, RewritableDisk):
-            self._to_write = Everything(order.geometry, self._fetching.want, self._fetching.want_zeros)
+            fetching = self._fetching
+            self._to_write = Everything(order.geometry, fetching.want, fetching.want_zeros, fetching.announce)
             return
         now = self._disk.now
         work = BlockWork(now, order.geometry, self._spec.keys, self.tally.source, self.tally.proxy)
