@@ -346,7 +346,7 @@ def refusal(reply: object) -> str:
 
 
 def test_the_service_is_killed_under_a_command(office: Office) -> None:
-    """The client is told; a new service serves again, and clears up."""
+    """The client is told, the command ends, though nohup has it ignore SIGHUP; a new service serves again, and clears up."""
     context = office.user("vera", Role.VIEWER)
     office.server.close()
     port = context.place.endpoint.rpartition(":")[2]
@@ -368,7 +368,7 @@ def test_the_service_is_killed_under_a_command(office: Office) -> None:
 @contextlib.contextmanager
 def running_service(office: Office) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, "HOLDFAST_HOME": str(office.settings.home), "HOLDFAST_CONFIG": str(office.config)}
-    process = subprocess.Popen([HOLDFAST, "service", "run", "-q"], env=environment)
+    process = subprocess.Popen(["nohup", HOLDFAST, "service", "run", "-q"], stdin=subprocess.DEVNULL, env=environment)
     try:
         yield process
     finally:

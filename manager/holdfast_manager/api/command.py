@@ -48,7 +48,11 @@ def main() -> None:
 
 
 def _end_with(service: int) -> None:
-    """When the service is killed, nobody is left who could tell this command that its user has gone."""
+    """When the service is killed, nobody is left who could tell this command that its user has gone.
+
+    What hangs up ends it whatever the service was started with: under nohup it would ignore that, and stay for good.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
     if os.getppid() != service:
         os.kill(os.getpid(), signal.SIGHUP)
