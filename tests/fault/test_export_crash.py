@@ -101,11 +101,11 @@ def test_what_was_flushed_survives_kill_9_in_the_midst_of_writes(tmp_path: Path)
             writers = [Writer(export, range(half, CELLS, 2), 10 * turn + half, own(numbers, half)) for half in (0, 1)]
             for writer in writers:
                 writer.start()
-            assert all(writer.began.wait(20) for writer in writers)
+            assert all(writer.began.wait(60) for writer in writers)
             time.sleep(chance.uniform(0, 0.3))  # the moment itself, not a wait for something
             export.mover.process.kill()
             for writer in writers:
-                writer.join(20)
+                writer.join(60)
                 assert not writer.is_alive()
             assert any(writer.durable for writer in writers)
 

@@ -378,7 +378,7 @@ def protected_point(cache: Path, path: Path) -> Sid:
 
 
 def wait_until_marked(path: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not marked(path):
         assert time.monotonic() < deadline, "the point was not marked"
         time.sleep(0.02)

@@ -20,7 +20,7 @@ from lab.agents import RunningAgent, start_agent
 from lab.processes import children
 
 MANAGER = KeyPair.generate()
-WAIT_S = 30.0
+WAIT_S = 60.0
 GEOMETRY = Geometry(8 * lab.BLOCK, lab.LOG2)
 
 

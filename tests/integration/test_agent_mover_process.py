@@ -19,7 +19,7 @@ from holdfast_agent.wire.messages import MoverState
 from holdfast_agent.wire.specs import BackupOrder, ReaderSpec
 from lab import mover_child
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 HOST = pipe.MoverHost(
     agent="a",
     disk_paths=(),

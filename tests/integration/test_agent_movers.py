@@ -41,7 +41,7 @@ from lab.processes import children
 
 CHILD = (sys.executable, "-P", mover_child.__file__)
 MANAGER = KeyPair.generate()
-WAIT_S = 20.0
+WAIT_S = 60.0
 SECRET = b"the secret of this task: 32 byte"
 ORDER = BackupOrder(geometry=Geometry(4096), disks=("file:/x",), mode=ChangeMode.FULL)
 

@@ -24,7 +24,7 @@ from lab.agents import RunningAgent, start_agent
 from lab.repositories import DATA_KEYS, KEYS, REPOSITORY_ID, block, point_of
 
 MANAGER = KeyPair.generate()
-WAIT_S = 15.0
+WAIT_S = 60.0
 SECRET = os.urandom(32)
 SID = new_sid()
 MIB = 1 << 20

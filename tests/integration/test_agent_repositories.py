@@ -40,7 +40,7 @@ from lab.agents import RunningAgent, start_agent
 from lab.repositories import KEYS, REPOSITORY_ID, point_of
 
 MANAGER = KeyPair.generate()
-WAIT_S = 20.0
+WAIT_S = 60.0
 SLOT = m.KeySlot("first", public_slot(REPOSITORY_ID))
 
 

@@ -24,7 +24,7 @@ from lab.agents import RunningAgent, start_agent
 from lab.repositories import KEYS, REPOSITORY_ID, point_of
 
 MANAGER = KeyPair.generate()
-WAIT_S = 20.0
+WAIT_S = 60.0
 DAY_S = 86400.0
 
 

@@ -16,7 +16,7 @@ from holdfast_agent.wire.messages import Done, Heartbeat, ListMovers, MoverList,
 from lab.agents import start_agent
 
 MANAGER = KeyPair.generate()
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def test_a_silent_agent_is_lost_and_pending_calls_fail(tmp_path: Path) -> None:

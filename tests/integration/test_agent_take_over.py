@@ -23,7 +23,7 @@ from lab.agents import RunningAgent, start_agent
 
 MANAGER = KeyPair.generate()
 OTHER = RepositoryHost(KeyPair.generate().public, "the other one")
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ from holdfast_manager.settings import ApiSettings, ManagerSettings
 from lab.control_peer import RawPeer
 
 HOLDFAST = str(Path(sys.executable).parent / "holdfast")
-WAIT_S = 30.0
+WAIT_S = 60.0
 PIPES = Terminal()
 
 
@@ -346,7 +346,7 @@ def refusal(reply: object) -> str:
 
 
 def test_the_service_is_killed_under_a_command(office: Office) -> None:
-    """The client is told, the command ends, though nohup has it ignore SIGHUP; a new service serves again, and clears up."""
+    """The client is told; the command ends, though nohup ignores SIGHUP; a new service serves again, and clears up."""
     context = office.user("vera", Role.VIEWER)
     office.server.close()
     port = context.place.endpoint.rpartition(":")[2]

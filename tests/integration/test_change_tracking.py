@@ -24,7 +24,7 @@ from lab.tools import require_tool
 
 MIB = 1 << 20
 PLUGIN = "lab.storage_plugin"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from lab.installation import BIN
 from lab.network import network
 from lab.processes import children
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import msgspec
@@ -276,6 +275,8 @@ def order(disk: Disk, size: int | None = None) -> Begin:
 
 
 SLOW = TransferRules(bandwidth_bytes_per_s=100_000)
+PATIENT = LinkTimeouts(silence_s=600.0, stall_s=600.0, resume_s=0.0)
+"""Who notices the other's end by silence only does not notice it within a test."""
 """So slow that what a test does happens in the middle of the transfer."""
 
 
@@ -294,15 +295,13 @@ def in_transfer(source: Mover) -> None:
 def test_a_dead_source_ends_the_target_and_its_blocks_are_kept_for_the_retry(site: Site) -> None:
     disk = slow_disk(site)
     with site.session() as session:
-        with site.backup_pair(session.sid, SLOW) as (source, target):
+        with site.backup_pair(session.sid, SLOW, link=PATIENT) as (source, target):
             source.send(order(disk))
             in_transfer(source)
             source.send(NewRules(rules=TransferRules(bandwidth_bytes_per_s=20 * MIB)))
             in_transfer(source)
             source.process.send_signal(signal.SIGKILL)
-            began = time.monotonic()
             assert isinstance(target.failure(), ConnectionLost)
-            assert time.monotonic() - began < 5
         retried = site.backup(disk.url, disk.geometry, sid=session.sid)
         assert retried.counters.deduplicated_bytes > 0
         assert retried.counters.deduplicated_bytes + retried.counters.sent_bytes == 400 * BLOCK
@@ -350,16 +349,14 @@ def end(mover: Mover, how: str) -> None:
 @pytest.mark.parametrize("how", ["stop", "sigterm", "end of the pipe"])
 def test_a_mover_that_is_stopped_cleans_up_and_tells_the_other(site: Site, how: str) -> None:
     disk = slow_disk(site)
-    with site.session() as session, site.backup_pair(session.sid, SLOW) as (source, target):
+    with site.session() as session, site.backup_pair(session.sid, SLOW, link=PATIENT) as (source, target):
         source.send(order(disk))
         in_transfer(source)
-        began = time.monotonic()
         end(source, how)
         assert isinstance(source.failure(), Cancelled)
         lost = target.failure()
         # That the other was stopped is no reason to give the task up: it may go on at another proxy.
         assert isinstance(lost, ConnectionLost) and lost.retryable and "cancelled" in lost.text
-        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("how", ["stop", "sigterm", "end of the pipe"])
@@ -368,10 +365,8 @@ def test_a_pair_in_one_process_that_is_stopped_cleans_up(site: Site, how: str) -
     with site.session() as session, site.backup_within(session.sid, SLOW) as (pair, _):
         pair.send(order(disk))
         in_transfer(pair)
-        began = time.monotonic()
         end(pair, how)
         assert isinstance(pair.failure(), Cancelled)
-        assert time.monotonic() - began < 5
         assert not list(site.folder.glob("repository/packs/**/*.tmp"))
 
 

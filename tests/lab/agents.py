@@ -27,8 +27,8 @@ from holdfast_agent.config.settings import (
 from holdfast_agent.config.template import render
 from holdfast_agent.wire.messages import Push
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 40.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
 _ON_LOOPBACK = DataSettings(listen_address="127.0.0.1", port_range=(0, 0))
 
 _LAUNCHER = """

@@ -21,7 +21,7 @@ from lab.commands import PROGRAMS, Commands, shared_server
 
 BIN = Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 300.0
-STOP_TIMEOUT_S = 40.0
+STOP_TIMEOUT_S = 60.0
 
 _AGENT = """\
 name = "local"

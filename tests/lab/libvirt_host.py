@@ -36,7 +36,7 @@ from lab.tools import missing, require_tool
 
 SECTOR = 512
 GRAIN = 64 << 10
-_START_S = 20.0
+_START_S = 60.0
 _STATE = ("run/libvirt", "etc/libvirt", "var/lib/libvirt", "var/log/libvirt", "var/cache/libvirt")
 QEMU_CONF = """\
 user = "root"

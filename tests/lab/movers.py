@@ -59,7 +59,7 @@ F = TypeVar("F", bound=FromMover)
 _decoder: msgspec.msgpack.Decoder[FromMover] = msgspec.msgpack.Decoder(
     Listening | Connected | Progressed | Finished | Failed
 )
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 _RULES = TransferRules()
 
 

@@ -20,7 +20,7 @@ from .users import NOBODY
 
 _VERSIONS = Path("/usr/lib/postgresql")
 _USER = "holdfast"
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
 
 
 class PostgresServer:

@@ -18,7 +18,7 @@ from lab.tools import require_tool
 
 MIB = 1 << 20
 GRAIN = 64 << 10
-_START_S = 30.0
+_START_S = 60.0
 
 
 class QemuVm:

@@ -6,7 +6,6 @@ import contextlib
 import random
 import struct
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -247,14 +246,13 @@ def test_silence_and_endless_chatter_end_in_time(tmp_path: Path, answer: Answer)
 
 
 def test_a_negotiation_that_drips_ends_in_time(tmp_path: Path) -> None:
-    """Each reply is in time; all of them would take six seconds."""
-    never = threading.Event()
-    drips = (option_reply(OPTION_STRUCTURED, INFO) for _ in range(60) if not never.wait(0.1))
-    began = time.monotonic()
+    """Each reply is in time, and there is no end of them."""
+    over = threading.Event()
+    drips = iter(lambda: b"" if over.wait(0.1) else option_reply(OPTION_STRUCTURED, INFO), b"")
     with serving(Peer(tmp_path / "nbd.sock", options={OPTION_STRUCTURED: drips})) as peer:
         with pytest.raises(DiskUnreadable):
             opened(peer, timeout_s=0.3)
-        assert time.monotonic() - began < 3
+        over.set()
 
 
 def test_replies_of_many_requests_in_any_order_and_mixed(tmp_path: Path) -> None:
@@ -286,7 +284,7 @@ def test_a_buffer_is_left_alone_once_its_read_has_failed(tmp_path: Path) -> None
     def late(request: Request) -> Iterator[bytes]:
         asked.append(request)
         if len(asked) == 2:
-            answered.wait(20)
+            answered.wait(60)
             for request in asked:
                 yield data_chunk(request, request.offset, request.length)
 

@@ -15,7 +15,7 @@ from lab.installation import Installation, installed
 from lab.processes import MOVER, children
 
 MIB = 1 << 20
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ class Running:
         os.kill(self.process, signal.SIGKILL)
         self.monitor.close()
         if self.owned is not None:
-            self.owned.wait(20)
+            self.owned.wait(60)
         wait_until(lambda: not listens(self.folder / "lab.qmp"))
 
 

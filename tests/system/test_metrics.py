@@ -36,7 +36,7 @@ def house(tmp_path: Path) -> Iterator[Installation]:
 
 
 def scrape(port: int) -> dict[str, list[tuple[dict[str, str], float]]]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text = answer.read().decode()
     found: dict[str, list[tuple[dict[str, str], float]]] = {}

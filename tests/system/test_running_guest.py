@@ -21,10 +21,10 @@ pytestmark = pytest.mark.timeout(300)  # the first test of a fresh checkout buil
 PARTITION_START = 1 << 20
 MARKS = "CREATE TABLE seq (i INT); CREATE TABLE marks (mark VARCHAR(20))"
 _PAIR_WRITER = (
-    "(i=0; while [ ! -e /run/enough ]; do i=$((i + 1)); echo $i >/mnt/1/first; echo $i >/second; usleep 5000; done) "
-    ">/dev/null 2>&1 &"
+    "(i=0; while [ ! -e /run/enough ]; do i=$((i + 1)); echo $i 1<>/mnt/1/first; echo $i 1<>/second; usleep 5000; done)"
+    " >/dev/null 2>&1 & while [ ! -s /second ]; do usleep 5000; done"
 )
-"""What is on the one disk is the same as on the other, or one more."""
+"""What is on the one disk is the same as on the other, or one more. Neither is ever empty: nothing is truncated."""
 
 
 class Databases:

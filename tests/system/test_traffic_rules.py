@@ -20,7 +20,7 @@ from lab.installation import Installation, another_proxy, installed
 from lab.network import Host
 
 MIB = 1 << 20
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 _NETWORKS = ("127.0.0.1", "127.2.0.1", "127.3.0.1")
 
 

@@ -43,7 +43,7 @@ def talker(path: Path, *said: bytes) -> Iterator[JsonLines]:
         with closing(JsonLines(path)) as lines:
             yield lines
             lines.close()
-        thread.join(20)
+        thread.join(60)
     finally:
         listener.close()
 

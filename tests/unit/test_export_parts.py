@@ -154,7 +154,7 @@ def test_a_block_is_loaded_once_however_many_ask_and_an_error_reaches_all() -> N
 
         def load() -> bytes:
             calls.append(1)
-            assert go.wait(20)
+            assert go.wait(60)
             return b"x" * 100
 
         asked = [cache.get(BlockId(b"a" * 32), load) for _ in range(50)]

@@ -15,12 +15,14 @@ import pytest
 
 from holdfast_agent.errors import DiskUnsupported, HypervisorUnreachable
 from holdfast_plugins.hypervisors.image_locks import ImageKept
+from holdfast_plugins.hypervisors.image_server import ImageServers
 from holdfast_plugins.hypervisors.libvirt import LibvirtOptions
 from holdfast_plugins.hypervisors.libvirt.connection import Connection
 from holdfast_plugins.hypervisors.libvirt.definition import disks_of
 from holdfast_plugins.hypervisors.libvirt.liveness import Alive, is_alive
 from holdfast_plugins.hypervisors.libvirt.promises import parse_promised
 from holdfast_plugins.hypervisors.libvirt.restored_xml import NewDisk, NewIdentity, plain, restored
+from lab.tools import require_tool
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "libvirt.toml"
 XML = """<domain type='kvm' id='7'><name>web</name><uuid>11111111-2222-4333-8444-555555555555</uuid>
@@ -169,3 +171,17 @@ def test_an_image_that_is_kept_tells_when_it_was_written_to(tmp_path: Path) -> N
     changed = ImageKept(image)
     assert changed.stamp != before
     changed.release()
+
+
+def test_an_image_that_is_not_wanted_after_all_is_closed_in_order(tmp_path: Path) -> None:
+    """Whatever the moment: a server that listens only does not heed SIGTERM yet, and the restore would wait for it."""
+    require_tool("qemu-nbd", "qemu-utils")
+    servers = ImageServers()
+    try:
+        for number in range(8):
+            image = tmp_path / f"{number}.qcow2"
+            servers.create(image, 1 << 20, tmp_path / "s", "disk")
+            servers.stop(image)
+            assert not (tmp_path / "s").exists()
+    finally:
+        servers.close()

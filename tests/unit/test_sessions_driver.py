@@ -68,7 +68,7 @@ def test_a_stop_waits_for_the_start_that_came_before_it(catalog: Catalog) -> Non
     stop_given = threading.Event()
 
     def start() -> e.Event:
-        assert stop_given.wait(5), "the stop was given while the start runs"
+        assert stop_given.wait(60), "the stop was given while the start runs"
         order.append("start")
         return e.MoversStarted(task=KEY, rules="")
 
@@ -186,7 +186,7 @@ def test_a_catalogue_that_is_away_is_waited_out_and_then_told_all(catalog: Catal
     script.answers[e.MoversStarted] = END
 
     def begin() -> e.Event:
-        assert away.wait(5)
+        assert away.wait(60)
         return e.MoversStarted(task=KEY, rules="")
 
     assert Driver(recorder, stop, poll_s=0.01).run(script, Deeds({i.BeginTransfer: begin})) == "success"

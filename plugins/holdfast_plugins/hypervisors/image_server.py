@@ -18,7 +18,7 @@ from holdfast_agent.errors import ToolMissing, UsageError
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
 
 _START_S, _STOP_S = 20.0, 60.0
-_POLL_S = 0.01
+_POLL_S, _GREETS_S = 0.01, 5.0
 _MOST_CLIENTS = 32
 
 
@@ -89,7 +89,7 @@ class _Server:
     def wait_ready(self) -> None:
         """Raises ``UsageError`` when it does not serve."""
         deadline = time.monotonic() + _START_S
-        while not _answers(self._address):
+        while not _greets(self._address):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise UsageError(reason=f"qemu-nbd does not serve {self._image}: {self._said()}")
             time.sleep(_POLL_S)
@@ -129,6 +129,12 @@ def _run(command: list[str]) -> None:
         raise UsageError(reason=f"{command[0]}: {error}") from error
 
 
-def _answers(address: Path) -> bool:
+def _greets(address: Path) -> bool:
+    """Whether the server speaks. One that merely listens loses a SIGTERM (QEMU 7.2), and would not end when stopped."""
     with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(address)) == 0
+        probe.settimeout(_GREETS_S)
+        try:
+            probe.connect(str(address))
+            return bool(probe.recv(1))
+        except OSError:
+            return False

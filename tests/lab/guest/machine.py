@@ -20,7 +20,7 @@ from .monitors import Agent, Monitor
 
 Format = Literal["raw", "qcow2"]
 Bus = Literal["virtio-blk", "virtio-scsi"]
-_STOP_S = 30.0
+_STOP_S = 60.0
 
 
 @dataclass(frozen=True)
