@@ -43,7 +43,8 @@ BENJI = Benji()
 PEERS: tuple[Peer, ...] = (
     *FILE_PEERS,
     BENJI,
-    QemuImg(),
+    QemuImg("qemu-img convert, zstd"),
+    QemuImg("qemu-img convert, zstd, written in any order", "-m", "16", "-W"),
     Virtnbdbackup("virtnbdbackup, not compressed"),
     Virtnbdbackup("virtnbdbackup, lz4", "--compress"),
 )

@@ -9,8 +9,11 @@ from peer import NotOffered, Peer, output_of
 
 
 class QemuImg(Peer):
-    name = "qemu-img convert, zstd"
     how_to_get = "apt install qemu-utils"
+
+    def __init__(self, name: str, *options: str) -> None:
+        self.name = name
+        self._options = options
 
     @property
     def version(self) -> str | None:
@@ -22,7 +25,7 @@ class QemuImg(Peer):
         copy = home / "repo" / "disk.qcow2"
         if copy.exists():
             raise NotOffered  # a second one is a full copy again
-        options = ("-c", "-o", "compression_type=zstd", "-m", "16", "-W")
+        options = ("-c", "-o", "compression_type=zstd", *self._options)
         output_of(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, image, copy])
 
     def restore_to(self, home: Path, folder: Path) -> None:
