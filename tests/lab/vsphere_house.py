@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.installation import Installation
+from lab.processes import MOVER, children
 from lab.vcenter import VCenter
+
+_POLL_S = 0.01
 
 
 class VsphereHouse(Installation):
@@ -36,6 +40,19 @@ class VsphereHouse(Installation):
 
     def add_vsphere_job(self, name: str, include: str, *options: str) -> None:
         self.holdfast("job", "create", name, "--server", "vc", "--include", include, "--repository", "main", *options)
+
+    def movers(self) -> list[int]:
+        """The movers that the agent has at work."""
+        return children(self.agent.pid, MOVER) if self.agent is not None else []
+
+    def reading(self, session: int) -> list[int]:
+        """The movers of a session, once they read."""
+        while True:
+            shown = self.holdfast("session", "show", str(session))
+            assert shown["state"] != "ended", shown
+            if any(disk["counters"]["read_bytes"] for disk in shown["disks"]):
+                return self.movers()
+            time.sleep(_POLL_S)
 
     def restored(self, vm: str, sid: str, disk: str) -> bytes:
         """A disk of a restore point, as it comes back."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from lab.processes import MOVER, children
+from lab.processes import children
 from lab.proxy_devices import guest_of
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import destroy_named, instance_uuid, named
@@ -212,7 +212,7 @@ def test_a_disk_that_is_attached_when_its_reader_dies_is_detached(center: VCente
         house.add_vsphere_job("near", vm.name, "--retry-pause", "0")
         house.holdfast("repository", "edit", "main", "--write-limit", "1 MiB")
         begun = house.holdfast("job", "run", "near", "--detach")["session"]
-        movers = reading(house, begun)
+        movers = house.reading(begun)
         assert center.state()["machines"][proxy.name]["disks"][:-1] == own
         house.holdfast("repository", "edit", "main", "--reset", "write-limit")
         if who == "session":
@@ -233,16 +233,6 @@ def test_a_disk_that_is_attached_when_its_reader_dies_is_detached(center: VCente
     center.assert_clean()
     destroy_named(center, vm.name)
     destroy_named(center, proxy.name)
-
-
-def reading(house: VsphereHouse, session: int) -> list[int]:
-    """The movers of a session, once they read."""
-    while True:
-        shown = house.holdfast("session", "show", str(session))
-        assert shown["state"] != "ended", shown
-        if house.agent is not None and any(disk["counters"]["read_bytes"] for disk in shown["disks"]):
-            return children(house.agent.pid, MOVER)
-        time.sleep(POLL_S)
 
 
 def test_a_server_is_tried_before_it_is_added(center: VCenter, house: VsphereHouse, tmp_path: Path) -> None:
