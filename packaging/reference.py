@@ -191,7 +191,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 ERRORS_HEAD = """\
 Every error has a code that never changes its meaning, says what happened, and what to do. With `--output json` a
 command that fails prints it as `{"error": {"code", "message", "action", "retryable", "exit_code"}}`. Words in braces
-stand for what it is about. What is *retried* a session tries again by itself.
+stand for what it is about. Where no advice stands here, it comes with each case. What is *retried* a session tries
+again by itself.
 
 Exit codes: 0 success · 1 failed · 2 wrong usage or configuration · 3 some VMs failed · 4 warnings (with `--strict`) ·
 10 not found · 11 in use · 12 wrong key or passphrase · 13 denied · 14 verification found damage · 130 cancelled.
@@ -211,10 +212,9 @@ def errors_page() -> str:
 def _error(code: str, kind: type[HoldfastError]) -> str:
     facts = [f"exit code {kind.exit_code}"] + ["retried"] * kind.retryable
     told = f"## `{code}`\n\n> {_sentence(kind.message)}\n\n"
-    words = inspect.getdoc(kind) if "__doc__" in vars(kind) else None
-    if words:
+    if words := vars(kind).get("__doc__"):  # its own, not that of its family
         told += " ".join(_plain(words).split()) + "\n\n"
-    if kind.action.strip("{}") and kind.action != "{advice}":
+    if kind.action not in ("", "{advice}"):
         told += f"What to do: {_sentence(kind.action)}.\n\n"
     return told + f"*{', '.join(facts)}*\n"
 

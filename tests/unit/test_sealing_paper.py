@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from holdfast_agent.errors import HoldfastError, PaperKeyWrong
 from holdfast_agent.sealing.keys import MasterKey, new_repository_id
 from holdfast_agent.sealing.paper import decode_paper, encode_paper
-from holdfast_manager.cli.key import qr_text
+from holdfast_manager.cli.key import _PAPER, qr_text
 
 ID = "00112233445566778899aabbccddeeff"
 MASTER = MasterKey(bytes(range(32)))
@@ -48,6 +48,13 @@ def test_what_is_printed_comes_back(secret: bytes) -> None:
 )
 def test_spaces_case_and_lookalikes_do_not_matter(typed: str) -> None:
     assert decode_paper(typed) == (MASTER, ID)
+
+
+def test_the_whole_page_in_a_file_opens_as_its_four_lines_do() -> None:
+    """Who kept what `key paper` printed has words and a code around the letters."""
+    lines = "\n".join(f"    {line}" for line in LINES)
+    page = _PAPER.format(name="main", repository_id=ID, lines=lines, code="█▀▄ █\n")
+    assert decode_paper(page) == (MASTER, ID)
 
 
 @pytest.mark.parametrize("number", range(4))

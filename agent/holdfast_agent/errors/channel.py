@@ -16,7 +16,7 @@ class Unreachable(ChannelError):
     message = "no answer from {peer} within {timeout_s:g} s"
     action = (
         "Check that the agent runs, that a firewall lets {peer} through, "
-        "and that each side has the other's public key (holdfast-agent show)"
+        "and that each side has the other's public key (`holdfast-agent show`)"
     )
     retryable = True
 
@@ -37,7 +37,7 @@ class VersionMismatch(ChannelError):
 class MalformedMessage(ChannelError):
     code = "malformed_message"
     message = "malformed message from {peer}: {reason}"
-    action = "If both sides run the same version of Holdfast, something else is talking on this port"
+    action = "Use the same version of Holdfast on both sides; if it is, something else is talking on this port"
 
 
 class MessageTooLarge(ChannelError):
@@ -57,7 +57,7 @@ class NotAuthorised(ChannelError):
 
     code = "not_authorised"
     message = "{peer} may not do this: {reason}"
-    action = "Authorise the manager's key on the agent: holdfast-agent authorize KEY"
+    action = "Authorise the manager's key on the agent: `holdfast-agent authorize KEY`"
     exit_code = 13
 
 
@@ -81,7 +81,7 @@ class LeaseUnknown(ChannelError):
 
     code = "lease_unknown"
     message = "there is no lease {lease} on this agent for this manager"
-    action = "The task is started anew"
+    action = "Nothing has to be done: the task is started anew"
     retryable = True
 
 

@@ -54,7 +54,7 @@ class DiskServerUntrusted(DiskError):
 class DiskReadOnly(DiskError):
     code = "disk_read_only"
     message = "{url} cannot be written: its server exports it read-only"
-    action = "Export it for writing, or restore to another disk"
+    action = "Have its server export it for writing, or restore to another disk"
     exit_code = 13
 
 
@@ -70,14 +70,14 @@ class DiskChanged(DiskError):
 class DiskUnreadable(DiskError):
     code = "disk_unreadable"
     message = "reading {length_bytes} bytes at {offset_bytes} of {url} failed: {reason}"
-    action = "Check the storage (a medium error needs a repair of the disk, not of the backup)"
+    action = "Check the storage: a medium error wants another disk, not another backup"
     retryable = True
 
 
 class DiskUnwritable(DiskError):
     code = "disk_unwritable"
     message = "writing {length_bytes} bytes at {offset_bytes} of {url} failed: {reason}"
-    action = "Check free space and the storage"
+    action = "See that there is free space, and that the storage is sound"
 
 
 class DiskShrunk(DiskError):
@@ -106,7 +106,7 @@ class FilesUnreadable(DiskError):
 class DiskInUse(DiskError):
     code = "disk_in_use"
     message = "{url} is in use: {reason}"
-    action = "Stop what uses it first"
+    action = "Stop what uses it, then try again"
     exit_code = 11
 
 

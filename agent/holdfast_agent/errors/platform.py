@@ -51,7 +51,7 @@ class DiskUnsupported(PlatformError):
 class SnapshotFailed(PlatformError):
     code = "snapshot_failed"
     message = "the snapshot of {vm} failed: {reason}"
-    action = "The VM is unharmed; the task is retried"
+    action = "The VM is unharmed, and the task is retried; if that fails too, the hypervisor's own log says more"
     retryable = True
 
 
@@ -83,7 +83,7 @@ class GuestAgentSilent(PlatformError):
 class GuestAgentRefused(PlatformError):
     code = "guest_agent_refused"
     message = "the guest agent of {vm} refused {command}: {reason}"
-    action = "See the agent's configuration in the guest"
+    action = "See by the agent's configuration in the guest which commands it may carry out"
 
 
 class ChangeTrackingLost(PlatformError):
@@ -125,7 +125,7 @@ class PluginDefect(PlatformError):
 class NotDelivered(PlatformError):
     code = "not_delivered"
     message = "{place} could not be told: {reason}"
-    action = "It is tried again for a day"
+    action = "It is tried again for a day; `holdfast notifier test` tries it at once"
     retryable = True
 
 

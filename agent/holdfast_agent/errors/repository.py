@@ -42,7 +42,7 @@ class RepositoryClaimed(RepositoryError):
 class RepositoryFull(RepositoryError):
     code = "repository_full"
     message = "no space left in the repository at {path}"
-    action = "Free space or extend the storage; no restore point was harmed and nothing half-written is kept"
+    action = "Extend the storage, or free space: `holdfast prune`, then `holdfast repository gc`. All points are whole"
 
 
 class RepositoryReadOnly(RepositoryError):
@@ -71,7 +71,7 @@ class ObjectDamaged(RepositoryError):
 
     code = "object_damaged"
     message = "{name} is damaged at byte {offset_bytes}: {reason}"
-    action = "Run `holdfast repository verify` to see which restore points it touches"
+    action = "`holdfast repository verify` tells which points it touches; the next backup heals what disks still have"
     exit_code = 14
 
 
@@ -163,14 +163,14 @@ class SessionFenced(RepositoryError):
 class SessionUnknown(RepositoryError):
     code = "session_unknown"
     message = "the repository has no open session {sid}"
-    action = "The task is started anew"
+    action = "Nothing has to be done: the task is started anew"
     retryable = True
 
 
 class WrongPassphrase(RepositoryError):
     code = "wrong_passphrase"
     message = "the passphrase does not open the repository {name}"
-    action = "Try again; every slot was tried"
+    action = "Try another one, all key slots were tried; or open it by the paper key (--paper, --paper-file)"
     exit_code = 12
 
 
@@ -179,7 +179,7 @@ class WrongKey(RepositoryError):
 
     code = "wrong_key"
     message = "the key does not fit {name}: {reason}"
-    action = "Give the repository's passphrase again: holdfast repository unlock"
+    action = "Give the repository's passphrase again: `holdfast repository unlock`"
     exit_code = 12
 
 

@@ -7,6 +7,7 @@ whole carries one over all, so that lines of two papers are never mixed. Nothing
 from __future__ import annotations
 
 import base64
+import re
 
 from blake3 import blake3
 
@@ -22,6 +23,7 @@ _LINE_BYTES = 13
 _LINE_CHECK_BYTES = 2
 _WHOLE_CHECK_BYTES = 3
 _LOOKALIKES = str.maketrans("018", "OIB")  # base32 has none of these digits
+_PRINTED_LINE = re.compile(r"[ \t]*(?:[A-Z0-8]{4} ){5}[A-Z0-8]{4}[ \t]*")
 
 
 def encode_paper(master: MasterKey, repository_id: str) -> tuple[str, ...]:
@@ -38,12 +40,14 @@ def encode_paper(master: MasterKey, repository_id: str) -> tuple[str, ...]:
 
 
 def decode_paper(text: str) -> tuple[MasterKey, str]:
-    """(master key, repository id) from what a person typed or a QR code gave.
+    """(master key, repository id) from what a person typed, a QR code gave, or a file of the whole printed page holds.
 
     Spaces, hyphens and case do not matter; 0, 1 and 8 are taken for the letters that they look like. Raises
     :class:`PaperKeyWrong`, which names the line of a slip.
     """
-    lines = [letters for line in text.splitlines() if (letters := _letters(line))]
+    given = text.splitlines()
+    printed = [line for line in given if _PRINTED_LINE.fullmatch(line)]
+    lines = [letters for line in (printed if len(printed) == LINES else given) if (letters := _letters(line))]
     if len(lines) == 1 and len(lines[0]) == LINES * LINE_LETTERS:
         lines = [lines[0][place : place + LINE_LETTERS] for place in range(0, len(lines[0]), LINE_LETTERS)]
     if len(lines) != LINES:

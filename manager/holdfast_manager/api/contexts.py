@@ -18,7 +18,7 @@ from holdfast_agent.model import strict
 from holdfast_manager.catalog.rows import not_found
 from holdfast_manager.catalog.values import Name
 
-DEFAULT_PORT = 8440
+DEFAULT_PORT = 8431  # beside an agent's 8430, and none of the ports of its movers
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,16 +97,18 @@ class _Progress:
 def _text(proxy: str, repository: str, prediction: Prediction, found: dict[BenchmarkStage, TransferCounters]) -> str:
     size = format_size(max(counters.processed_bytes for counters in found.values()))
     rows = [(each.stage, each.what, _rate(each)) for each in prediction.stages]
+    full = f"{format_rate(prediction.full_bytes_per_s)}, bottleneck {prediction.bottleneck_full}"
     changed = f"{prediction.changed_percent:g} % changed"
+    incremental = (
+        f"{format_rate(prediction.incremental_bytes_per_s)} by digest with {changed}, "
+        f"bottleneck {prediction.bottleneck_incremental}"
+    )
     pairs = [
-        ("Full", f"{format_rate(prediction.full_bytes_per_s)}, bottleneck {prediction.bottleneck_full}"),
-        ("", prediction.load_full),
-        ("Incremental", f"{format_rate(prediction.incremental_bytes_per_s)} by digest with {changed}, "
-                        f"bottleneck {prediction.bottleneck_incremental}"),
-        ("", prediction.load_incremental),
+        ("Full", f"{full}\n{prediction.load_full}"),
+        ("Incremental", f"{incremental}\n{prediction.load_incremental}"),
         ("With tracking", f"{format_rate(prediction.full_bytes_per_s)} of what changed"),
         ("Compression", f"x {prediction.ratio:.1f}"),
-    ]  # fmt: skip
+    ]
     return (
         f"Proxy {proxy} and repository {repository}, measured with {size}\n\n"
         f"Stages, each for itself\n{indented(table(('stage', 'what', 'rate'), rows, right=('rate',)))}\n\n"

@@ -39,7 +39,10 @@ _passphrase_file = click.option(
     help="Its first line is the passphrase (mode 0600). Default: a prompt, or a line of standard input.",
 )
 _paper_file = click.option(
-    "--paper-file", type=click.Path(path_type=Path), metavar="FILE", help="By the paper key in FILE (mode 0600)."
+    "--paper-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="By the paper key in FILE (mode 0600): the page as `holdfast key paper` prints it, or its four lines.",
 )
 
 
