@@ -53,8 +53,8 @@ def test_one_leaves_nothing_to_the_next(server: CommandServer, tmp_path: Path) -
 
 def test_one_that_takes_too_long_is_killed(server: CommandServer, tmp_path: Path) -> None:
     program, config = str(BIN / "holdfast-agent"), ("--config", str(tmp_path / "agent.toml"))
-    init = (program, "init", "--proxy", str(tmp_path), "--state-dir", str(tmp_path / "state"), *config)
-    assert server.run(init, os.environ, PATIENCE_S).returncode == 0
+    places = ("--proxy", str(tmp_path), "--state-dir", str(tmp_path / "state"), "--listen", "tcp://127.0.0.1:0")
+    assert server.run((program, "init", *places, *config), os.environ, PATIENCE_S).returncode == 0
     with pytest.raises(subprocess.TimeoutExpired):
         server.run((program, "run", *config), os.environ, 1.0)
     deadline = time.monotonic() + PATIENCE_S
