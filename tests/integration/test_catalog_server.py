@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from holdfast_agent.errors import ConfigInvalid
-from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog import Catalog, again, database
 from holdfast_manager.catalog.database import Database, url_of
 from holdfast_manager.catalog.errors import CatalogUnavailable
 from holdfast_manager.catalog.tables import commits
@@ -108,7 +108,9 @@ def test_nothing_is_lost_or_doubled_however_often_connections_are_cut(
     assert left < 10, "marks of commits that were answered stay"
 
 
-def test_a_server_that_never_answered_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_server_that_never_answered_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "_AGAIN_S", 600.0)
+    monkeypatch.setattr(database, "_BUSY_S", 600.0)
     url = f"postgresql://holdfast@/x?host={tmp_path}"
     with pytest.raises(CatalogUnavailable, match="No such file or directory"):
         Catalog.open(ManagerSettings(data_dir=str(tmp_path), database=DatabaseSettings(url)))

@@ -77,11 +77,13 @@ class Database:
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
-        mark = None
+        mark, connected = None, False
         try:
-            with self._connect(engine) as connection, connection.begin():
-                yield connection
-                mark = self._leave_mark(connection)
+            with self._connect(engine) as connection:
+                connected = True
+                with connection.begin():
+                    yield connection
+                    mark = self._leave_mark(connection)
         except IntegrityError as error:
             # checks inside the transaction name the cause; this is left for two hosts racing on a shared server
             raise Locked(
@@ -90,7 +92,7 @@ class Database:
         except DBAPIError as error:
             if any(word in str(error.orig) for word in _SAYS_LOCKED):
                 raise Locked(what="the configuration database", holder="another process") from error
-            if not error.connection_invalidated:
+            if not connected or not error.connection_invalidated:
                 raise CatalogUnavailable(place=self.place, reason=str(error.orig)) from error
             if mark is None or not self._was_committed(mark):
                 raise ConnectionCut(place=self.place, reason=str(error.orig)) from error
