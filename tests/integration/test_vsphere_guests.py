@@ -1,11 +1,12 @@
 """Programs in guests by VMware Tools, and the guest processor that works by them.
 
 The simulator's guest is this machine (``lab/container.sh``): files are made and programs run for real, by its own
-implementation of guest operations.
+implementation of guest operations. Only its /dev/shm is a folder of the tests: others run on this machine, too.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -19,20 +20,29 @@ from holdfast_plugins.guest.options import GuestOptions
 from holdfast_plugins.guest.vmware_tools import VmwareToolsProcessor
 from holdfast_plugins.hypervisors.vsphere import VsphereDriver
 from lab.guest_access import NoAccess
+from lab.tools import missing
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import machine_of, options_of, reconfigured, run_task, secret_of, service_of
 
 MIB = 1 << 20
 OURS = re.compile(r"holdfast(\.[A-Za-z0-9]{8}|-[0-9a-f]{16}\..*|-put)$")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where the guest's files are)
+IN_GUEST = Path("/dev/shm")  # noqa: S108 (the fixture `memory`, as the guest sees it)
 
 
 @pytest.fixture(scope="module")
-def center(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenter]:
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if os.geteuid() != 0:
+        missing("only root gives the guest a /dev/shm of its own")
+    return tmp_path_factory.mktemp("memory")
+
+
+@pytest.fixture(scope="module")
+def center(memory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenter]:
     tools = tmp_path_factory.mktemp("tools")
     (tools / "docker").symlink_to(Path(__file__).parents[1] / "lab" / "container.sh")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(tools), prepend=":")
+        patch.setenv("GUEST_MEMORY", str(memory))
         with vcenter() as made:
             yield made
 
@@ -47,19 +57,18 @@ def vm(center: VCenter) -> LabVm:
 
 
 @pytest.fixture
-def driver(center: VCenter, vm: LabVm) -> Iterator[VsphereDriver]:
+def driver(center: VCenter, vm: LabVm, memory: Path) -> Iterator[VsphereDriver]:
     assert vm
     secret = secret_of(center) | {"guest_user": "root", "guest_password": "of the guest"}
     made = VsphereDriver(options_of(center), secret)
     made.connect()
-    before = left()
     yield made
     made.close()
-    assert left() == before, "something stays in the guest"
+    assert left(memory) == set(), "something stays in the guest"
 
 
-def left() -> set[Path]:
-    return {each for each in SHARED_MEMORY.iterdir() if OURS.match(each.name)}
+def left(memory: Path) -> set[Path]:
+    return {each for each in memory.iterdir() if OURS.match(each.name)}
 
 
 class ToolsAccess(NoAccess):
@@ -94,11 +103,11 @@ def test_a_program_that_takes_too_long_is_ended(driver: VsphereDriver) -> None:
         guest_of(driver).run(["sleep", "2"], 0.3)
 
 
-def test_a_file_is_put_and_run(driver: VsphereDriver) -> None:
-    guest, path = guest_of(driver), SHARED_MEMORY / "holdfast-put"
+def test_a_file_is_put_and_run(driver: VsphereDriver, memory: Path) -> None:
+    guest, path = guest_of(driver), IN_GUEST / "holdfast-put"
     content = b"#!/bin/sh\necho \xc3\xa4\n" * 5
     guest.put(str(path), content)
-    assert path.read_bytes() == content
+    assert (memory / path.name).read_bytes() == content
     assert guest.run(["sh", str(path)], 20).output == "ä\n" * 5
     assert guest.run(["rm", "-f", str(path)], 20).code == 0
 
@@ -122,10 +131,10 @@ def test_without_tools_or_credentials_nothing_is_tried(center: VCenter, driver: 
     poor.close()
 
 
-def test_scripts_run_before_and_after_and_leave_nothing(driver: VsphereDriver, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
+def test_scripts_run_before_and_after_and_leave_nothing(driver: VsphereDriver, memory: Path, tmp_path: Path) -> None:
+    trace = memory / "trace"
     for phase in ("pre", "post"):
-        (tmp_path / phase).write_text(f"#!/bin/sh\necho $HOLDFAST_PHASE $HOLDFAST_VM >>{trace}\n")
+        (tmp_path / phase).write_text(f"#!/bin/sh\necho $HOLDFAST_PHASE $HOLDFAST_VM >>{IN_GUEST / trace.name}\n")
     options = GuestOptions(
         pre_freeze=str(tmp_path / "pre"), post_thaw=str(tmp_path / "post"), databases=(),
         consistency=ConsistencyLevel.APPLICATION,
@@ -155,11 +164,11 @@ def test_a_script_that_fails_is_told_and_cleaned_up(driver: VsphereDriver, tmp_p
         processor.freeze(info(driver), access(driver), 30)
 
 
-def test_a_hold_that_took_too_long_is_told(driver: VsphereDriver) -> None:
+def test_a_hold_that_took_too_long_is_told(driver: VsphereDriver, memory: Path) -> None:
     """The watchdog in the guest has let go by then, whatever became of this host."""
     processor = VmwareToolsProcessor(GuestOptions(databases=(), freeze_limit=1), {})
     held = processor.freeze(info(driver), access(driver), 30)
-    while not any((each / "fired").exists() for each in left()):
+    while not any((each / "fired").exists() for each in left(memory)):
         time.sleep(0.01)  # the test's own time-out ends it
     with pytest.raises(GuestProcessingFailed, match="the deadline passed"):
         held.thaw()

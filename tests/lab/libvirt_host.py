@@ -223,10 +223,10 @@ class LibvirtVm:
         self.host = to
 
     def process(self) -> int:
-        """QEMU's process id."""
+        """QEMU's process id. Names are not looked for: tests that run beside this one have VMs of the same name."""
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if f"guest={self.name},".encode() in (entry / "cmdline").read_bytes():
+                if self.uuid.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
                     return int(entry.name)
         raise AssertionError(f"no QEMU runs {self.name}")
 
