@@ -6,28 +6,14 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-import msgspec
-
-from holdfast_agent.errors import (
-    HoldfastError,
-    SnapshotFailed,
-)
+from holdfast_agent.errors import HoldfastError
 from holdfast_agent.model.rules import TransferRules
-from holdfast_manager.broker.broker import Broker
-from holdfast_manager.catalog.values import JobSpec, ServerLimits
+from holdfast_manager.catalog.values import JobSpec
 from holdfast_manager.scheduler.capacities import job_limit, server_limits
-from holdfast_plugins.api import (
-    ChangeTracker,
-    HypervisorDriver,
-    Journal,
-    OffersTransports,
-    SnapshotDisk,
-    SnapshotRequest,
-    VmInfo,
-)
+from holdfast_plugins.api import OffersTransports, VmInfo
 
 from .base_points import BasePoints
-from .change_choice import Ground, backup_order, change_ids, choose_mode, comparable, geometry_of, left_out, trackable
+from .change_choice import backup_order, choose_mode
 from .committing import Committer
 from .events import (
     Event,
@@ -47,6 +33,7 @@ from .events import (
 )
 from .failures import failure
 from .homes import Home, Homes, VmKey
+from .hypervisor_side import Platform, datastore_of
 from .instructions import (
     AbandonVm,
     BeginRepositorySession,
@@ -66,28 +53,14 @@ from .instructions import (
     VmInstruction,
 )
 from .orphans import adopt_orphaned_points
-from .quiescing import DriverAccess, Guest, Quiesced, better, snapshot_quiesced
+from .quiescing import Quiesced
 from .spacing import SnapshotSpacing
 from .steps import Step
 from .storage_care import StorageCare
 from .tasks import Context, TaskWork
-from .tracking import Told, ask_allocated, ask_changes
 from .vm_work import VmWork
 from .write_sessions import begin_write_session, give_up_write_session
 from .writing_movers import start_writing_movers, told_rules
-
-
-class Platform(msgspec.Struct, frozen=True):
-    """The hypervisor's side of a backup session."""
-
-    server: str
-    limits: ServerLimits
-    driver: HypervisorDriver
-    broker: Broker
-    trackers: Sequence[tuple[str, ChangeTracker]]
-    journal: Journal
-    guest: Guest | None
-    snapshot_options: object
 
 
 class _Place:
@@ -235,7 +208,7 @@ class BackupActions:
             if self._only is not None and self._only.isdisjoint((ref.vm_id, ref.name)):
                 continue
             try:
-                info = _with_disks(self._platform.broker.info(ref))
+                info = self._platform.known_facts(ref)
             except HoldfastError as error:
                 self._context.recorder.note(f"{ref.name}: {error}", "error", Step.START)
                 unplanned.append(ref.name)
@@ -269,36 +242,21 @@ class BackupActions:
     # --- inventory, guest, snapshot ---------------------------------------------------------------------------
 
     def _read_inventory(self, vm: VmWork) -> Event:
-        vm.info = _with_disks(self._platform.driver.vm_info(vm.info.ref))
+        vm.info = self._platform.facts(vm.info.ref)
         self._add_tasks(vm.info)
         return InventoryRead(vm=vm.info.ref.vm_id, disks=tuple(disk.disk_id for disk in vm.info.disks))
 
     def _take_snapshot(self, vm: VmWork) -> Event:
-        platform, ref = self._platform, vm.info.ref
+        ref, series = vm.info.ref, self._place(vm).keys.repository_id
         self._spacing.wait({disk.datastore for disk in vm.info.disks if disk.datastore})
-        request = SnapshotRequest(
-            vm=ref,
-            tag=f"holdfast {self._job.name} {self._context.session}",
-            disk_ids=tuple(disk.disk_id for disk in vm.info.disks),
-            options=platform.snapshot_options,
-            series=self._place(vm).keys.repository_id,
-            since=change_ids(vm.base),
-        )
 
         def announce(quiesced: Quiesced) -> None:
             consistency, note, warning = quiesced.consistency, quiesced.note, quiesced.warning
             event = GuestQuiesced(vm=ref.vm_id, consistency=consistency, note=note, warning=warning)
             self._context.driver.post(event, quiesced.took_s)
 
-        taken = snapshot_quiesced(
-            platform.guest,
-            vm.info,
-            DriverAccess(platform.driver, ref),
-            lambda: platform.driver.create_snapshot(request, platform.journal),
-            lambda unwanted: platform.driver.remove_snapshot(unwanted, False, platform.journal),
-            announce,
-        )
-        vm.snapshot, vm.consistency = taken.snapshot, better(taken.consistency, taken.snapshot.consistency)
+        tag = f"holdfast {self._job.name} {self._context.session}"
+        taken = self._platform.take_snapshot(vm, tag, series, announce)
         return SnapshotTaken(
             vm=ref.vm_id,
             snapshot=taken.snapshot.snapshot_id,
@@ -312,7 +270,8 @@ class BackupActions:
     def _begin_transfer(self, key: TaskKey) -> None:
         """Tells TransferBegan by itself: a transfer of what was tracked may be over before the agent has answered."""
         began, vm = time.monotonic(), self._vms[key.vm]
-        ground = self._ground(vm, self._disk_for(vm, key))
+        disk = self._platform.disk_for(vm, key.disk, self.tasks.proxy_of(key))
+        ground = self._platform.ground(vm, disk, self._job)
         decision = vm.decisions[key.disk] = choose_mode(ground)
         event = TransferBegan(task=key, mode=decision.mode, reason=decision.reason)
         self._context.driver.post(event, time.monotonic() - began)
@@ -320,27 +279,6 @@ class BackupActions:
         order = backup_order(ground, decision)
         vm.ways[key.disk] = order.disks
         self.tasks.begin(key, order, writes=self._place(vm).context.repository.name)
-
-    def _disk_for(self, vm: VmWork, key: TaskKey) -> SnapshotDisk:
-        """The disk with the ways to it that its proxy has."""
-        disk, driver = vm.snapshot_disk(key.disk), self._platform.driver
-        if vm.snapshot is None or not isinstance(driver, OffersTransports):
-            return disk
-        return driver.disk_for(vm.snapshot, disk, self.tasks.proxy_of(key), self._platform.journal)
-
-    def _ground(self, vm: VmWork, disk: SnapshotDisk) -> Ground:
-        """All that the choice of a mode rests on. Trackers are asked here, and only what their answer is needed for."""
-        job, log2, geometry = self._job, self._job.block_log2, geometry_of(disk, self._job.block_log2)
-        doubt = "an audit found changes that tracking had missed" if vm.distrusts(disk.disk_id) else vm.doubt
-        doubt = doubt or left_out(vm.base, disk.disk_id)
-        told = Told()
-        if vm.snapshot is not None and comparable(vm.base, disk, log2) is None:
-            if not disk.allocation:
-                told = ask_allocated(self._platform.trackers, vm.snapshot, disk, geometry)
-        elif vm.snapshot is not None and not doubt:
-            since = trackable(vm.base, disk, log2)
-            told = ask_changes(self._platform.trackers, vm.snapshot, disk, geometry, since)
-        return Ground(disk, log2, vm.base, told, doubt, job.on_cbt_loss, job.audit_rate, job.skip_unused)
 
     # --- commit -----------------------------------------------------------------------------------------------
 
@@ -362,8 +300,7 @@ class BackupActions:
 
         The hypervisor has the last word on what was read: a snapshot that it gave up meanwhile makes no point.
         """
-        if vm.snapshot is not None:
-            self._platform.driver.check_snapshot(vm.snapshot)
+        self._platform.check_snapshot(vm)
         for disk in vm.snapshot_disks():
             self._look_for_doubt(TaskKey(vm.info.ref.vm_id, disk.disk_id))
         point = self._place(vm).committer.commit(vm)
@@ -371,7 +308,7 @@ class BackupActions:
         return PointCommitted(vm=vm.info.ref.vm_id, sid=point.sid)
 
     def _remove_snapshot(self, vm: VmWork) -> Event:
-        return SnapshotRemoved(vm=vm.info.ref.vm_id, warning=self._drop_snapshot(vm, committed=True))
+        return SnapshotRemoved(vm=vm.info.ref.vm_id, warning=self._platform.drop_snapshot(vm, committed=True))
 
     def _abandon(self, vm: VmWork) -> Event:
         """Fence the write session, so that nothing can commit it later, and leave nothing on the hypervisor."""
@@ -379,30 +316,7 @@ class BackupActions:
             return PointCommitted(vm=vm.info.ref.vm_id, sid=vm.sid)
         self._homes.settle(self._key(vm))
         vm.home = None  # the next attempt may go elsewhere
-        warning = self._drop_snapshot(vm, committed=False)
+        warning = self._platform.drop_snapshot(vm, committed=False)
         if warning:
             self._context.recorder.note(warning, "warning", Step.COMMIT)
         return VmAbandoned(vm=vm.info.ref.vm_id)
-
-    def _drop_snapshot(self, vm: VmWork, committed: bool) -> str:
-        """Remove the snapshot; a sentence if that failed, in which case its obligation stays open."""
-        if vm.snapshot is None:
-            return ""
-        try:
-            self._platform.driver.remove_snapshot(vm.snapshot, committed, self._platform.journal)
-        except HoldfastError as error:
-            return str(error)
-        vm.snapshot = None
-        return ""
-
-
-def datastore_of(info: VmInfo, disk_id: str) -> str:
-    """What a disk lies on; "" if that is all the same."""
-    return next((disk.datastore for disk in info.disks if disk.disk_id == disk_id), "")
-
-
-def _with_disks(info: VmInfo) -> VmInfo:
-    """``info`` itself. A VM without disks is an error: a point of nothing would look like a backup."""
-    if not info.disks:
-        raise SnapshotFailed(vm=info.ref.name, reason="it has no disks to back up")
-    return info
