@@ -132,3 +132,12 @@ def test_the_distribution_names_what_is_there() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (ROOT / project["readme"]).exists()
     assert all((ROOT / name).exists() for name in project["license-files"])
+
+
+def test_a_blocks_way_is_where_the_architecture_says() -> None:
+    """Each row of its table names a file and what of it the block passes through."""
+    rows = re.findall(r"^\| `(\S+\.py)` \| `(\w+)` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 8
+    for file, name in rows:
+        code = (ROOT / "agent/holdfast_agent" / file).read_text()
+        assert re.search(rf"^(class|def) {name}\b", code, re.MULTILINE), f"{file} has no {name}"

@@ -157,6 +157,34 @@ class BackupActions:
                 return self._abandon(vm)
         raise AssertionError(f"a VM has no {type(instruction).__name__}")
 
+    # --- 1 start ------------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> Event:
+        """Step `start`: the job's VMs, and that the repository is there, before anything is done to any VM."""
+        for home in self._homes.open():
+            adopt_orphaned_points(home.context, self._job.name, home.keys)
+        planned, unplanned = [], []
+        for ref in self._platform.broker.resolve(self._job.include, self._job.exclude):
+            if self._only is not None and self._only.isdisjoint((ref.vm_id, ref.name)):
+                continue
+            try:
+                info = self._platform.known_facts(ref)
+            except HoldfastError as error:
+                self._context.recorder.note(f"{ref.name}: {error}", "error", Step.START)
+                unplanned.append(ref.name)
+                continue
+            self._vms[ref.vm_id] = VmWork(info)
+            self._add_tasks(info)
+            planned.append(PlannedVm(ref.vm_id, ref.name, tuple(disk.disk_id for disk in info.disks)))
+        return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned))
+
+    def _add_tasks(self, info: VmInfo) -> None:
+        for disk in info.disks:
+            key = TaskKey(info.ref.vm_id, disk.disk_id)
+            self._context.recorder.add_task(key, info.ref.name, disk.name, disk.size_bytes)
+
+    # --- 2 schedule ---------------------------------------------------------------------------------------------------
+
     def _request_slot(self, key: TaskKey) -> None:
         job, info = self._job, self._vms[key.vm].info
         datastore = datastore_of(info, key.disk)
@@ -197,33 +225,7 @@ class BackupActions:
             self._context.recorder.note(f"{info.ref.name}: {error}", "warning", Step.SCHEDULE)
             return ()
 
-    # --- start ------------------------------------------------------------------------------------------------
-
-    def _plan(self) -> Event:
-        """Step `start`: the job's VMs, and that the repository is there, before anything is done to any VM."""
-        for home in self._homes.open():
-            adopt_orphaned_points(home.context, self._job.name, home.keys)
-        planned, unplanned = [], []
-        for ref in self._platform.broker.resolve(self._job.include, self._job.exclude):
-            if self._only is not None and self._only.isdisjoint((ref.vm_id, ref.name)):
-                continue
-            try:
-                info = self._platform.known_facts(ref)
-            except HoldfastError as error:
-                self._context.recorder.note(f"{ref.name}: {error}", "error", Step.START)
-                unplanned.append(ref.name)
-                continue
-            self._vms[ref.vm_id] = VmWork(info)
-            self._add_tasks(info)
-            planned.append(PlannedVm(ref.vm_id, ref.name, tuple(disk.disk_id for disk in info.disks)))
-        return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned))
-
-    def _add_tasks(self, info: VmInfo) -> None:
-        for disk in info.disks:
-            key = TaskKey(info.ref.vm_id, disk.disk_id)
-            self._context.recorder.add_task(key, info.ref.name, disk.name, disk.size_bytes)
-
-    # --- movers, rules, connect -------------------------------------------------------------------------------
+    # --- 3 movers, 4 rules, 5 connect (the movers do that by themselves) ----------------------------------------------
 
     def _begin_session(self, vm: VmWork) -> Event:
         """The write session first, only then the base point: what it builds on can then no longer be collected."""
@@ -239,7 +241,7 @@ class BackupActions:
         start_writing_movers(place.context, key, self.tasks.proxy_of(key), vm, rules, place.keys)
         return MoversStarted(task=key, rules=told_rules(place.context, job.compression, job.bandwidth_bytes_per_s))
 
-    # --- inventory, guest, snapshot ---------------------------------------------------------------------------
+    # --- 6 inventory, 7 guest, 8 snapshot -----------------------------------------------------------------------------
 
     def _read_inventory(self, vm: VmWork) -> Event:
         vm.info = self._platform.facts(vm.info.ref)
@@ -265,7 +267,7 @@ class BackupActions:
             warning=taken.warning,
         )
 
-    # --- transfer ---------------------------------------------------------------------------------------------
+    # --- 9 transfer ---------------------------------------------------------------------------------------------------
 
     def _begin_transfer(self, key: TaskKey) -> None:
         """Tells TransferBegan by itself: a transfer of what was tracked may be over before the agent has answered."""
@@ -280,7 +282,7 @@ class BackupActions:
         vm.ways[key.disk] = order.disks
         self.tasks.begin(key, order, writes=self._place(vm).context.repository.name)
 
-    # --- commit -----------------------------------------------------------------------------------------------
+    # --- 10 commit ----------------------------------------------------------------------------------------------------
 
     def _look_for_doubt(self, key: TaskKey) -> None:
         """A task is stopped: what it has found out about its base must outlive it."""

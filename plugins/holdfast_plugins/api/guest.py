@@ -28,12 +28,19 @@ class OffersGuestAgent(Protocol):
     """What a ``HypervisorDriver`` has besides if it reaches qemu-guest-agent in its guests."""
 
     def guest_agent(self, vm: VmRef) -> AgentChannel:
-        """The channel of a VM. Raises ``GuestAgentSilent`` when the VM has none, or ``VmNotFound``."""
+        """The channel of a VM. Called for each freeze, before the snapshot; quick, without asking the agent anything.
+
+        Raises ``GuestAgentSilent`` when the VM has none, or ``VmNotFound``.
+        """
         ...
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A program that has ended. ``code`` is its exit code, or the negative number of the signal that ended it."""
+    """A program that has ended. ``code`` is its exit code, or the negative number of the signal that ended it.
+
+    ``output`` and ``errors``: what it wrote to both streams, as UTF-8 with what is none replaced. They come from a
+    guest, which may be hostile: whoever made the ``InGuest`` bounds them.
+    """
 
     code: int
     output: str
@@ -44,11 +51,19 @@ class InGuest(Protocol):
     """One guest in which programs can be run, reached somehow. Used by one thread at a time."""
 
     def run(self, command: Sequence[str], timeout_s: float) -> Finished:
-        """Run a program to its end and return what it printed. Raises a ``PlatformError`` when it takes longer."""
+        """Run a program to its end, as root or as near to it as the way allows, and return what it printed.
+
+        ``command``: the program's path and its arguments, no shell's words. An exit code other than 0 is no error here.
+        Raises a ``PlatformError`` when it cannot be started, or takes longer than ``timeout_s``; it may go on running
+        in the guest then.
+        """
         ...
 
     def put(self, path: str, data: bytes) -> None:
-        """Make or replace a file. Raises a ``PlatformError``."""
+        """Make or replace the file at the absolute ``path``, closed to others where the way lets that be said.
+
+        Some KiB at most. Raises a ``PlatformError``; a part of the file may be there then.
+        """
         ...
 
 
@@ -57,12 +72,15 @@ class OffersPrograms(Protocol):
     """What a ``HypervisorDriver`` has besides if it can run programs in its guests by tools of its own."""
 
     def programs(self, vm: VmRef) -> InGuest:
-        """The way into a VM's guest. Raises ``GuestProcessingFailed`` when there is none, or ``VmNotFound``."""
+        """The way into a VM's guest. Called for each freeze, before the snapshot.
+
+        Raises ``GuestProcessingFailed`` when there is none, or ``VmNotFound``.
+        """
         ...
 
 
 class GuestAccess(Protocol):
-    """The ways into one guest that its hypervisor offers."""
+    """The ways into one guest that its hypervisor offers. Made by the session; valid until the guest is thawed."""
 
     def agent(self) -> AgentChannel:
         """Raises ``GuestAgentSilent`` when the hypervisor offers none for this guest."""
@@ -74,7 +92,11 @@ class GuestAccess(Protocol):
 
 
 class FreezeHandle(Protocol):
-    """A quiesced guest. It has a deadline of its own and thaws by itself when nobody does in time."""
+    """A quiesced guest. It has a deadline of its own and thaws by itself when nobody does in time.
+
+    Also when the session's process is killed: the deadline is kept in the guest, or by a process of its own. Used by
+    one thread; ``consistency``, ``note`` and ``shortfall`` are read once, before the snapshot, and answer at once.
+    """
 
     @property
     def consistency(self) -> ConsistencyLevel:
@@ -101,11 +123,15 @@ class FreezeHandle(Protocol):
 
 
 class GuestProcessor(Protocol):
-    """Quiesces guests of one job. Made by the registered factory with the job's guest options."""
+    """Quiesces guests of one job. Made by the registered factory with the job's guest options.
+
+    Lives in one session's process. ``freeze`` is called from several threads at once, never by two for the same VM.
+    """
 
     def freeze(self, vm: VmInfo, access: GuestAccess, deadline_s: float) -> FreezeHandle:
-        """Quiesce the guest for at most ``deadline_s``.
+        """Quiesce the guest for at most ``deadline_s`` seconds, counted from when it is at rest.
 
+        Called for each try of each VM, when its movers are connected and directly before the snapshot.
         A part that fails and leaves something worth having is the handle's ``shortfall``; the session decides by the
         job's policy whether that is enough. On an error the guest is thawed before this returns. Raises
         ``GuestProcessingFailed``.
@@ -113,5 +139,5 @@ class GuestProcessor(Protocol):
         ...
 
     def close(self) -> None:
-        """Called once, last. Must not raise; removes anything deployed into guests."""
+        """Called once, last, with no guest frozen: removes anything deployed into guests. Must not raise."""
         ...

@@ -21,9 +21,12 @@ class HypervisorCapabilities(msgspec.Struct, frozen=True):
 class HypervisorDriver(Protocol):
     """A connection to one server (a hypervisor, a cluster, a directory of images).
 
-    Made by the registered factory with the server's options; used by one session process. Methods may be called from
-    several threads at once, but never two for the same VM. All may block; none may outlive its own time-outs. Errors
-    are ``holdfast_agent.errors.PlatformError`` subclasses; anything else is reported as a defect of the plugin.
+    Made by the registered factory with the server's options; used by one process: a session, a command that asks the
+    server something, or the service's. Methods may be called from several threads at once, but never two for the same
+    VM. All may block; none may outlive its own time-outs: what has not come back after a while (``connect`` 5 minutes,
+    inventory 10, ``create_snapshot`` an hour, what removes or restores a day) is given up, and nothing more is asked
+    about that VM. Errors are ``holdfast_agent.errors.PlatformError`` subclasses, of which those whose ``retryable`` is
+    true are tried again; anything else is reported as a defect of the plugin.
     """
 
     def connect(self) -> None:
@@ -35,17 +38,25 @@ class HypervisorDriver(Protocol):
         ...
 
     def list_vms(self) -> Sequence[VmRef]:
-        """All VMs, in no particular order. Cheap: names and ids only."""
+        """All VMs, in no particular order, each id once. Cheap: names and ids only.
+
+        Called at the start of a backup, and whenever somebody looks at the server. Raises ``HypervisorUnreachable``.
+        """
         ...
 
     def vm_info(self, vm: VmRef) -> VmInfo:
-        """The facts of one VM now. Raises ``VmNotFound``, or ``DiskUnsupported`` for what can never be backed up."""
+        """The facts of one VM now, each disk's id once.
+
+        Called for each VM of a job at its start, and again for each try, directly before the snapshot. Raises
+        ``VmNotFound``, or ``DiskUnsupported`` for what can never be backed up.
+        """
         ...
 
     def create_snapshot(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
         """Freeze all disks of ``request`` at one instant.
 
-        The guest is frozen (by a guest processor) while this runs: be quick. Whatever is made is promised to
+        The guest is frozen (by a guest processor) while this runs: be quick. What is returned has just the disks asked
+        for. Whatever is made is promised to
         ``journal`` first and struck off when it is removed. On an error nothing may be left behind that is not
         promised. Raises ``SnapshotFailed`` (retryable), ``DiskUnsupported`` or ``VmNotFound``.
         """
@@ -63,7 +74,8 @@ class HypervisorDriver(Protocol):
     def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
         """Remove the snapshot and consolidate. ``committed``: the restore point exists (rotate change tracking).
 
-        Idempotent. Raises ``SnapshotNotRemoved``; the obligation then stays open.
+        Called when the point is committed or given up, by the process that made the snapshot. Idempotent. Raises
+        ``SnapshotNotRemoved``; the obligation then stays open.
         """
         ...
 
@@ -80,6 +92,7 @@ class HypervisorDriver(Protocol):
     def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
         """Make room for a restored VM called ``name`` and say where each disk is to be written.
 
+        Called once for a restore, before anything is read; what is made is promised to ``journal`` first.
         ``info`` is what ``vm_info`` told at the backup, perhaps by another kind of hypervisor. A VM that is to be
         replaced stays as it is until ``finish_restore``, and the new one is not listed before. Raises
         ``AlreadyExists`` when there is a VM of that name and ``overwrite`` is not given.
@@ -95,7 +108,10 @@ class HypervisorDriver(Protocol):
         ...
 
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
-        """The restore failed: remove what ``prepare_restore`` and the writers made. Idempotent."""
+        """The restore failed: remove what ``prepare_restore`` and the writers made. Idempotent.
+
+        Called when no writer is at work any more. Raises a ``PlatformError``; the obligation then stays open.
+        """
         ...
 
 

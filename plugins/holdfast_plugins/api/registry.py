@@ -72,7 +72,12 @@ class Registry:
         capabilities: HypervisorCapabilities = HypervisorCapabilities(),  # noqa: B008 (frozen value)
         api_version: int = FIRST_API_VERSION,
     ) -> None:
-        """Register a hypervisor driver under ``name``."""
+        """Register a hypervisor driver under ``name``: what `server add --plugin` takes.
+
+        ``factory(options, secret)`` is called in each process that needs the server, before ``connect``; it may keep
+        both, and connects to nothing. ``snapshot_options_type``: of the table `snapshot` of jobs, which
+        ``SnapshotRequest.options`` has.
+        """
         self.registrations.append(
             Registration(
                 family=Family.HYPERVISOR,
@@ -95,7 +100,11 @@ class Registry:
         options_type: type[msgspec.Struct] = NoOptions,
         api_version: int = FIRST_API_VERSION,
     ) -> None:
-        """Register a guest processor under ``name``."""
+        """Register a guest processor under ``name``: what the `processor` of a job's table `guest` says.
+
+        ``factory(options, secret)`` is called once for each session of such a job; it reaches no guest. ``secret`` is
+        empty: what a guest asks for lies in files that the options name.
+        """
         self.registrations.append(
             Registration(
                 family=Family.GUEST_PROCESSOR,
@@ -116,7 +125,11 @@ class Registry:
         hypervisor: str,
         api_version: int = FIRST_API_VERSION,
     ) -> None:
-        """Register a change tracker for the hypervisor driver called ``hypervisor``."""
+        """Register a change tracker for the hypervisor driver called ``hypervisor``, which may have several.
+
+        ``factory(driver)`` is called with the plugin's own driver, connected, once for each backup session. The first
+        tracker that can tell what changed is believed.
+        """
         self.registrations.append(
             Registration(
                 family=Family.CHANGE_TRACKER,
@@ -137,7 +150,10 @@ class Registry:
         options_type: type[msgspec.Struct] = NoOptions,
         api_version: int = FIRST_API_VERSION,
     ) -> None:
-        """Register a notifier under ``name``."""
+        """Register a notifier under ``name``: what the `plugin` of a table `notifiers.NAME` says.
+
+        ``factory(options, secret)`` is called for each delivery, in a process that runs no session.
+        """
         self.registrations.append(
             Registration(
                 family=Family.NOTIFIER,

@@ -13,7 +13,7 @@ from holdfast_agent.model.geometry import Extent
 
 
 class ConsistencyLevel(StrEnum):
-    """A point's data is as after a power cut, has clean file systems, or has applications at rest."""
+    """A point's data is as after a power cut, has clean file systems, or has applications at rest; the best last."""
 
     CRASH = "crash"
     FILE_SYSTEM = "file-system"
@@ -30,6 +30,7 @@ class VmRef(msgspec.Struct, frozen=True):
 class DiskInfo(msgspec.Struct, frozen=True):
     """A virtual disk. ``disk_id`` is stable within its VM and survives other disks being added or removed.
 
+    ``name``: for people, and for the files of a restore. ``size_bytes``: as the guest sees it, exact.
     ``datastore``: names where it lies, so that not too many are read there at once; "" if that is all the same.
     """
 
@@ -42,8 +43,8 @@ class DiskInfo(msgspec.Struct, frozen=True):
 class VmInfo(msgspec.Struct, frozen=True):
     """A VM as the inventory tells it. ``config`` is the driver's own description of the VM, enough to create it anew.
 
-    It is kept sealed in the restore point and handed back at restore. At most 4 MiB. ``host``: names the host that runs
-    it, so that not too many of one are backed up at once; "" if that is all the same.
+    It is kept sealed in the restore point and handed back at restore. At most 4 MiB. ``running``: whether a guest runs.
+    ``host``: names the host that runs it, so that not too many of one are backed up at once; "" if it is all the same.
     """
 
     ref: VmRef
@@ -76,10 +77,13 @@ class SnapshotRequest(msgspec.Struct, frozen=True):
 class SnapshotDisk(msgspec.Struct, frozen=True):
     """One disk frozen at the instant of the snapshot.
 
-    ``urls``: disk URLs that an agent can open, best transport first. ``change_id``: names this instant to the driver's
-    change tracker, or None. ``allocation``: whether ``urls`` tell holes from data, so that the mode `allocation` can
-    be used for a first full. ``access``: secrets for servers that ``urls`` name, as a session with the hypervisor gave
-    them. They go to the proxy with its order, over the sealed control channel, and are neither stored nor logged.
+    ``size_bytes``: of the frozen disk as the guest sees it, exact; of an image format the virtual size. ``urls``: disk
+    URLs that an agent can open (:mod:`holdfast_agent.model.disk_url`), best transport first, at least one. Each stands
+    for this frozen disk until the snapshot is removed: movers open it again when a connection is lost. ``change_id``:
+    names this instant to the driver's change tracker, or None. ``allocation``: whether ``urls`` tell holes from data,
+    so that the mode `allocation` can be used for a first full. ``access``: secrets for servers that ``urls`` name, as a
+    session with the hypervisor gave them. They go to the proxy with its order, over the sealed control channel, and are
+    neither stored nor logged.
     """
 
     disk_id: str
@@ -117,6 +121,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 class RestoreDisk(msgspec.Struct, frozen=True):
     """One disk to be restored: where the writer puts it. ``create``: the writer makes it; else it exists already.
 
+    ``size_bytes``: of what is written to. ``url``: a disk URL that agents can write.
     ``access``: secrets for the server that ``url`` names, as in :class:`SnapshotDisk`.
 
     Of a rollback: ``changed``: ascending areas that may differ from the point, where change tracking has told; None:
@@ -152,10 +157,12 @@ class Journal(Protocol):
     def promise(self, kind: str, data: dict[str, str]) -> int:
         """Write down, before the act, how something that is about to be made will be removed.
 
-        ``kind`` and ``data`` come back to ``HypervisorDriver.fulfil`` after a crash. Returns the obligation's number.
+        ``kind`` and ``data`` come back to ``HypervisorDriver.fulfil`` after a crash: short words, no secrets, enough to
+        find the thing again in years. Returns the obligation's number. Raises what keeps it from being written; then
+        nothing may be made.
         """
         ...
 
     def strike(self, number: int) -> None:
-        """What ``number`` stands for is gone; idempotent."""
+        """What ``number`` stands for is gone. Idempotent. What is never struck off, the next session fulfils."""
         ...
