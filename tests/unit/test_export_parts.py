@@ -41,6 +41,8 @@ class Shelf:
 
     def __init__(self, blocks: dict[int, bytes], geometry: Geometry) -> None:
         self.reads: list[BlockId] = []
+        self.first_homes: dict[BlockId, Pieces | None] = {}
+        self.forgotten: list[BlockId] = []
         self._records: dict[BlockId, Pieces] = {}
         self._nodes: dict[BlockId, bytes] = {}
         level_ids = {number: lab.block_id(block) for number, block in blocks.items()}
@@ -72,6 +74,14 @@ class Shelf:
                 future.set_exception(NoWholeRecord("it is not there"))
             futures.append(future)
         return futures
+
+    def read(self, record_id: BlockId) -> Pieces | None:
+        """As it stands in its first home, for small reads."""
+        self.reads.append(record_id)
+        return self.first_homes.get(record_id, self._records.get(record_id))
+
+    def forget(self, record_id: BlockId) -> None:
+        self.forgotten.append(record_id)
 
 
 def bytes_of(image: PointImage | OverlayImage, offset: int, length: int, at_hand: bool = False) -> bytes | None:
@@ -209,7 +219,7 @@ def near() -> Iterator[tuple[PointImage, Shelf, BlockCache]]:
     """An image whose records are on its host."""
     shelf = Shelf(BLOCKS, GEOMETRY)
     with closing(BlockCache(1 << 20, 2)) as cache:
-        yield PointImage(ExportDisk(name="d", tree=shelf.tree), shelf, lab.DATA_KEYS, cache, near=True), shelf, cache
+        yield PointImage(ExportDisk(name="d", tree=shelf.tree), shelf, lab.DATA_KEYS, cache, near=shelf), shelf, cache
 
 
 def test_a_block_is_kept_once_it_is_read_again_and_again(near: tuple[PointImage, Shelf, BlockCache]) -> None:
@@ -245,6 +255,21 @@ def test_a_small_read_of_what_is_damaged_is_an_error(near: tuple[PointImage, She
         image.read(2 * lab.BLOCK, 1)
 
 
+def test_a_first_home_that_is_gone_or_altered_is_passed_over_for_a_whole_one(
+    near: tuple[PointImage, Shelf, BlockCache],
+) -> None:
+    image, shelf, _ = near
+    wanted = lab.block_id(BLOCKS[2])
+    head, payload = shelf._records[wanted]
+    altered = (head, bytes([payload[0] ^ 1]) + bytes(payload[1:]))
+    of_another = shelf._records[lab.block_id(BLOCKS[0])]
+    for first in (None, altered, of_another, (head[:50], b""), (head, payload[:-1])):
+        shelf.first_homes[wanted] = first
+        assert bytes_of(image, 2 * lab.BLOCK + 7, 50) == BLOCKS[2][7:57]
+        image._first_reads._reads.clear()
+    assert shelf.forgotten == [wanted] * 4
+
+
 def test_what_no_key_vouches_for_is_proved_by_its_id_before_a_byte_of_it_is_served() -> None:
     """Without encryption anybody could have written a record, with all its checksums right."""
     shelf = Shelf(BLOCKS, GEOMETRY)
@@ -252,7 +277,7 @@ def test_what_no_key_vouches_for_is_proved_by_its_id_before_a_byte_of_it_is_serv
     true, false = lab.block_id(BLOCKS[2]), lab.block("false")
     shelf._records[true] = seal_record(RecordKind.DATA, false, true, keys)
     with closing(BlockCache(1 << 20, 2)) as cache:
-        image = PointImage(ExportDisk(name="d", tree=shelf.tree), shelf, keys, cache, near=True)
+        image = PointImage(ExportDisk(name="d", tree=shelf.tree), shelf, keys, cache, near=shelf)
         with pytest.raises(OriginDamaged, match="block 2 of d"):
             image.read(2 * lab.BLOCK, 1)
 
@@ -281,7 +306,7 @@ class OverlayModel(RuleBasedStateMachine):
         disk = ExportDisk(name="d", tree=shelf.tree)
         self.cache = BlockCache(1 << 20, 2)
         self.near = not getattr(self, "near", False)  # the next time the other way
-        point = PointImage(disk, shelf, lab.DATA_KEYS, self.cache, near=self.near)
+        point = PointImage(disk, shelf, lab.DATA_KEYS, self.cache, near=shelf if self.near else None)
         self.image = OverlayImage(point, disk, self.folder / "o")
 
     _places = st.tuples(st.integers(0, GEOMETRY.size_bytes - 1), st.integers(1, 20_000))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from holdfast_agent.disks.nbd import protocol
+from holdfast_agent.errors import ObjectDamaged, WrongKey
 from holdfast_agent.model.ids import HOLE as NO_BLOCK
 from holdfast_agent.model.ids import BlockId
 from holdfast_agent.mover.whole import Records, part_of_block, whole_block, whole_nodes
 from holdfast_agent.sealing.keys import Cipher, DataKeys
+from holdfast_agent.sealing.records import part_of_pieces
 from holdfast_agent.wire.specs import ExportDisk
 
 from .cache import BlockCache
 from .first_reads import SMALL_BYTES, FirstReads
 from .readahead import ReadAhead
+from .records import Near
 from .tree import TreeIds
 
 Part = memoryview | int
@@ -85,9 +89,14 @@ class PointImage:
     writable = False
 
     def __init__(
-        self, disk: ExportDisk, records: Records, keys: DataKeys, cache: BlockCache, *, near: bool = False
+        self,
+        disk: ExportDisk,
+        records: Records,
+        keys: DataKeys,
+        cache: BlockCache,
+        near: Near | None = None,
     ) -> None:
-        """``near``: the records are on this host."""
+        """``near``: for small reads of records that are on this host."""
         self.name = disk.name
         self.geometry = disk.tree.geometry
         self.size_bytes = self.geometry.size_bytes
@@ -95,7 +104,7 @@ class PointImage:
         self._records = records
         self._keys = keys
         self._cache = cache
-        self._vouched_here = near and keys.cipher != Cipher.NONE
+        self._near = near if keys.cipher != Cipher.NONE else None
         self._first_reads = FirstReads()
         self._ids = TreeIds(disk.tree, self._read_nodes)
 
@@ -123,11 +132,11 @@ class PointImage:
         return parts
 
     def waits_for_read(self, offset: int, length: int) -> bool:
-        return not self._small(length)
+        return self._near is None or length > SMALL_BYTES
 
     def read(self, offset: int, length: int) -> list[Part]:
-        if self._small(length):
-            return [self._small_part(*piece) for piece in self._pieces(offset, length)]
+        if self._near is not None and length <= SMALL_BYTES:
+            return [self._small_part(self._near, *piece) for piece in self._pieces(offset, length)]
         wanted = [(self._ids.of(block), block, inside, count) for block, inside, count in self._pieces(offset, length)]
         coming = [
             None if block_id == NO_BLOCK else self._cache.get(block_id, self._load(block_id, block))
@@ -174,21 +183,24 @@ class PointImage:
             offset += count
             length -= count
 
-    def _small(self, length: int) -> bool:
-        """Whether a read is better served with a part of a block than with all of it."""
-        return self._vouched_here and length <= SMALL_BYTES
-
-    def _small_part(self, block: int, inside: int, count: int) -> Part:
+    def _small_part(self, near: Near, block: int, inside: int, count: int) -> Part:
         block_id = self._ids.of(block)
         if block_id == NO_BLOCK:
             return count
         plain = self._cache.peek(block_id)
         if plain is None and self._first_reads.take_part(block_id):
-            place = (block, self.name)
-            return memoryview(part_of_block(self._records, self._keys, block_id, inside, inside + count, place))
+            return memoryview(self._first_part(near, block_id, block, inside, inside + count))
         if plain is None:
             plain = self._cache.get(block_id, self._load(block_id, block)).result()
         return memoryview(plain)[inside : inside + count]
+
+    def _first_part(self, near: Near, block_id: BlockId, block: int, start: int, end: int) -> bytes:
+        """Bytes of a block by the word of who sealed it: from its first home if that is whole, as nearly all are."""
+        if (sealed := near.read(block_id)) is not None:
+            with suppress(ObjectDamaged, WrongKey):
+                return part_of_pieces(sealed, self._keys, block_id, start, end)
+            near.forget(block_id)
+        return part_of_block(self._records, self._keys, block_id, start, end, (block, self.name))
 
     def _load(self, block_id: BlockId, block: int) -> partial[bytes]:
         return partial(whole_block, self._records, self._keys, block_id, self.geometry, (block, self.name))

@@ -78,7 +78,7 @@ class _Exporter:
         overlays: list[OverlayImage] = []
         stack.callback(self._close_overlays, overlays)
         for disk in spec.disks:
-            point = PointImage(disk, records, spec.keys, cache, near=records.near)
+            point = PointImage(disk, records, spec.keys, cache, records.near)
             point.open()
             images[disk.name] = point
             if spec.writable:

@@ -12,6 +12,7 @@ from holdfast_agent.model.ids import BlockId
 from holdfast_agent.mover.fetcher import Fetcher, NoWholeRecord
 from holdfast_agent.mover.store import open_repository
 from holdfast_agent.mover.whole import Records
+from holdfast_agent.repository.quick_reads import QuickReader
 from holdfast_agent.sealing.records import Pieces, split_record
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import ExporterSpec, OriginSpec
@@ -21,12 +22,22 @@ REMOTE_THREADS = 16
 """That wait for records of another host: so many are on their way at a time."""
 
 
+class Near(Protocol):
+    """Records of this host, for who opens them by their seal; :class:`QuickReader` is one. Thread-safe."""
+
+    def read(self, record_id: BlockId) -> Pieces | None:
+        """What stands where the record should, unproved; overwritten by the thread's next call. None: ask elsewhere."""
+
+    def forget(self, record_id: BlockId) -> None:
+        """That was not the record."""
+
+
 class OpenRecords(Records, Protocol):
-    """Records with an end. ``threads``: how many of them may be waited for at once. ``near``: they are on this host.
-    ``lost``: why no more will come."""
+    """Records with an end. ``threads``: how many of them may be waited for at once. ``near``: for small reads of those
+    that are on this host. ``lost``: why no more will come."""
 
     threads: int
-    near: bool
+    near: Near | None
     lost: HoldfastError | None
 
     def close(self) -> None:
@@ -40,7 +51,7 @@ class LocalRecords:
     being pruned meanwhile, and a record that a collector moves is found where it went.
     """
 
-    near = True
+    near: Near | None
     lost: HoldfastError | None = None
 
     def __init__(self, spec: ExporterSpec, host: MoverHost) -> None:
@@ -50,6 +61,7 @@ class LocalRecords:
             repository = open_repository(spec.repository, host)
             stack.callback(repository.close)
             self._reader = repository.reader()
+            self.near = QuickReader(repository.store, self._reader)
             self._open = stack.pop_all()
 
     def fetch(self, ids: Sequence[BlockId], refused: int = 0) -> list[Future[Pieces]]:
@@ -74,7 +86,7 @@ class RemoteRecords:
     """Asks a reader mover on the repository's host."""
 
     threads = REMOTE_THREADS
-    near = False
+    near: Near | None = None
     lost: HoldfastError | None = None
 
     def __init__(self, spec: ExporterSpec, host: MoverHost) -> None:

@@ -52,7 +52,6 @@ class LocalIndex:
         self._store = store
         self._lock = threading.RLock()
         self._path, self._database = database.open_current(folder, repository_id)
-        self._pack_names: dict[int, str] = {}
 
     def close(self) -> None:
         with self._lock:
@@ -157,7 +156,6 @@ class LocalIndex:
     def _renew(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._database.close()
-        self._pack_names.clear()
         self._path, self._database = database.replace(self.folder, self._repository_id, self._path)
 
     def _update(self, unreadable: Unreadable | None = None) -> None:
@@ -240,7 +238,6 @@ class LocalIndex:
                 rows = ((each, row[0]) for each in ids)
                 self._database.executemany("DELETE FROM records WHERE id = ? AND pack = ?", rows)
             self._database.execute("DELETE FROM packs WHERE number = ?", row)
-            self._pack_names.pop(row[0], None)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -265,21 +262,11 @@ class LocalIndex:
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]
             marks = ",".join("?" * len(batch))
-            query = f"SELECT id, pack, offset, length, kind FROM records WHERE id IN ({marks})"  # noqa: S608 -- marks only
-            self._database.execute("BEGIN")  # records and packs as of one moment: a collector may remove both
-            try:
-                for identity, pack, offset, length, kind in self._database.execute(query, batch).fetchall():
-                    place = Location(self._pack_name(pack), offset, length, kind)
-                    found.setdefault(BlockId(identity), []).append(place)
-            finally:
-                self._database.execute("ROLLBACK")
+            # One statement: records and packs as of one moment, for a collector may remove both.
+            query = f"""SELECT id, packs.name, offset, length, kind FROM records
+                LEFT JOIN packs ON packs.number = records.pack WHERE id IN ({marks})"""  # noqa: S608 -- marks only
+            for identity, pack, offset, length, kind in self._database.execute(query, batch).fetchall():
+                if pack is None:
+                    raise database.IndexOdd("a row names a pack that the index does not know")
+                found.setdefault(BlockId(identity), []).append(Location(pack, offset, length, kind))
         return found
-
-    def _pack_name(self, number: int) -> str:
-        name = self._pack_names.get(number)
-        if name is None:
-            row = self._database.execute("SELECT name FROM packs WHERE number = ?", (number,)).fetchone()
-            if row is None:
-                raise database.IndexOdd("a row names a pack that the index does not know")
-            name = self._pack_names[number] = str(row[0])
-        return name

@@ -72,6 +72,12 @@ class ObjectStore(Protocol):
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """``[offset, offset + length)`` of an object, shorter only at its end. Raises :class:`ObjectMissing`."""
 
+    def read_into(self, name: str, offset: int, into: memoryview) -> int:
+        """Fill ``into`` from ``offset`` on; how many bytes that were, fewer only at the end of the object.
+
+        For many small reads: nothing is allocated. Raises :class:`ObjectMissing`.
+        """
+
     def size(self, name: str) -> int:
         """Size in bytes. Raises :class:`ObjectMissing`."""
 
@@ -190,6 +196,19 @@ class FileStore:
                 with _gone_meanwhile():
                     return self._read(name, offset, length)
             return self._read(name, offset, length)
+
+    def read_into(self, name: str, offset: int, into: memoryview) -> int:
+        try:
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                done = 0
+                while done < len(into) and (more := os.preadv(fd, [into[done:]], offset + done)):
+                    done += more
+                return done
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self._error("reading", name, error) from error
 
     def _read(self, name: str, offset: int, length: int) -> bytes:
         fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)

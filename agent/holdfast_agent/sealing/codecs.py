@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import enum
-import mmap
 import threading
 
 import cramjam
@@ -19,6 +18,7 @@ import zstandard
 from holdfast_agent.errors import BlockNotVerified
 from holdfast_agent.model.rules import Compression
 
+from .buffers import ThreadBuffer
 from .xaes import Buffer
 
 DEFAULT_ZSTD_LEVEL = 1
@@ -87,10 +87,10 @@ def decompress_prefix(codec: Codec, packed: memoryview, plain_length: int, wante
     """
     if codec is Codec.NONE:
         return packed[:wanted] if len(packed) == plain_length else None
-    prefix = _scratch.room(wanted)
+    prefix = _plain.view(wanted)
     try:
         if codec is Codec.LZ4:
-            decoded = _lz4_partial(_place(packed), _place(prefix), len(packed), wanted, wanted)
+            decoded = _lz4_partial(_place(packed), _place(prefix), len(packed), wanted, wanted) if len(packed) else 0
         elif zstandard.frame_content_size(packed) == plain_length:
             with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
                 decoded = reader.readinto(prefix)
@@ -108,8 +108,9 @@ _lz4_partial.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.
 _lz4_partial.restype = ctypes.c_int
 
 
-def _place(view: memoryview) -> ctypes.Array[ctypes.c_char]:
-    return (ctypes.c_char * len(view)).from_buffer(view)
+def _place(view: memoryview) -> object:
+    """Where a view begins. (An array of its length would be a new type for each length, which takes 20 µs.)"""
+    return ctypes.byref(ctypes.c_char.from_buffer(view))
 
 
 class _Scratch(threading.local):
@@ -118,7 +119,6 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self._packed = bytearray()
         self._decoded = bytearray()
-        self._plain = memoryview(b"")
 
     def lz4(self, plain: Buffer) -> Buffer:
         most = len(plain) + len(plain) // 255 + 16  # LZ4_COMPRESSBOUND
@@ -132,18 +132,12 @@ class _Scratch(threading.local):
 
     def plain(self, packed: Buffer, length: int) -> memoryview | None:
         """What ``packed`` decodes to, if that is just ``length`` bytes."""
-        plain = self.room(length)
+        plain = _plain.view(length)
         try:
             decoded = cramjam.lz4.decompress_block_into(packed, plain, output_len=length)
         except cramjam.DecompressionError:
             return None
         return plain if decoded == length else None
-
-    def room(self, length: int) -> memoryview:
-        """Where a block, or its beginning, is decoded to."""
-        if len(self._plain) < length:
-            self._plain = memoryview(mmap.mmap(-1, length))
-        return self._plain[:length]
 
     def decodes(self, codec: Codec, packed: Buffer, plain: Buffer) -> bool:
         """Whether ``packed`` decodes to ``plain``."""
@@ -160,3 +154,5 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
+_plain = ThreadBuffer()
+"""Where a block, or its beginning, is decoded to."""

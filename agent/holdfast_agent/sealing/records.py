@@ -7,10 +7,8 @@ prove that it is what its id says. The byte layout stands in docs/repository-for
 from __future__ import annotations
 
 import enum
-import mmap
 import os
 import struct
-import threading
 
 import msgspec
 from blake3 import blake3
@@ -22,6 +20,7 @@ from holdfast_agent.model.ids import BlockId
 from holdfast_agent.model.rules import Compression
 
 from . import xaes
+from .buffers import ThreadBuffer
 from .checksum import crc32
 from .codecs import DEFAULT_ZSTD_LEVEL, Codec, compress, decompress_prefix, decompress_to_view
 from .keys import Cipher, DataKeys, repository_id_bytes
@@ -43,6 +42,10 @@ class RecordKind(enum.IntEnum):
     DATA = 1
     NODE = 2
     BLOB = 3
+
+
+_OPENED_KINDS = frozenset((RecordKind.DATA, RecordKind.BLOB))
+_CODECS, _CIPHERS = frozenset(Codec), frozenset(Cipher)
 
 
 class RecordHeader(msgspec.Struct, frozen=True):
@@ -218,9 +221,9 @@ def _check_usable(header: RecordHeader, keys: DataKeys, expected: BlockId | None
     name = _name(header.id)
     if expected is not None and header.id != expected:
         raise ObjectDamaged(name=_name(expected), offset_bytes=0, reason="another record stands here")
-    if header.kind not in (RecordKind.DATA, RecordKind.BLOB):
+    if header.kind not in _OPENED_KINDS:
         raise FormatUnsupported(name=name, feature=f"the record kind {header.kind}")
-    if header.codec not in tuple(Codec) or header.cipher not in tuple(Cipher) or header.flags:
+    if header.codec not in _CODECS or header.cipher not in _CIPHERS or header.flags:
         raise FormatUnsupported(
             name=name, feature=f"codec {header.codec}, cipher {header.cipher}, flags {header.flags:#x}"
         )
@@ -245,20 +248,8 @@ def _decrypt(header: RecordHeader, pieces: Pieces, keys: DataKeys, name: str) ->
     return plain
 
 
-class _Opened(threading.local):
-    """What one thread decrypted last, before it is decoded. Begins at a page: a block that did not shrink is written
-    to a disk as it is."""
-
-    def __init__(self) -> None:
-        self._buffer = memoryview(b"")
-
-    def view(self, length: int) -> memoryview:
-        if len(self._buffer) < length:
-            self._buffer = memoryview(mmap.mmap(-1, length))
-        return self._buffer[:length]
-
-
-_opened = _Opened()
+_opened = ThreadBuffer()
+"""What one thread decrypted last, before it is decoded."""
 
 
 def _header(
