@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.guest.monitors import Monitor
+from lab.guest import saved
+from lab.guest.monitors import Agent, Monitor
 from lab.installation import CommandFailed, Installation, installed
 from lab.instants import exporting, kill_session, left_over, listed, served, wait_until
 from lab.qemu_vms import MIB, QemuVm
@@ -21,6 +22,8 @@ from lab.services import service
 
 SIZE = 8 * MIB
 NAME = "vm-instant"
+RECORDS = "(n=0; until [ -e /stop ]; do n=$((n + 1)); echo $n; sync; done; touch /finished) >/records 2>&1 &"
+READ_BACK = "touch /stop; until [ -e /finished ]; do usleep 10000; done; sync; echo 3 >/proc/sys/vm/drop_caches"
 
 
 class House:
@@ -196,3 +199,45 @@ def test_a_migration_that_dies_is_cleared_up_by_the_next(house: House) -> None:
     assert (vm.read(0, SIZE) == vm.content) is True
     vm.kill()
     house.clear()
+
+
+@pytest.mark.timeout(240)  # the first test of a fresh checkout builds the guest
+def test_a_guest_is_paused_while_nobody_serves_its_disk_and_hears_of_no_error(tmp_path: Path) -> None:
+    """A real one that writes, while the agent dies, and its manager's session after it; the service resumes both."""
+    with installed(tmp_path / "h") as house:
+        sockets, restored = house.home / "sockets", house.home / "restored"
+        for folder in (sockets, restored, house.home / "scratch"):
+            folder.mkdir()
+        options = {"sockets": sockets, "scratch_dir": house.home / "scratch", "restore_dir": restored}
+        told = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+        house.holdfast("server", "add", "q", "--plugin", "qemu", *told)
+        house.add_repository("main", encrypted=True)
+        house.holdfast("job", "create", "nightly", "--server", "q", "--include", "vm", "--repository", "main")
+        with saved().resume(tmp_path, "qcow2") as original:
+            (sockets / "vm.qmp").symlink_to(original.qmp)
+            house.run_job("nightly")
+        (sockets / "vm.qmp").unlink()
+        started = ("start", "--vm", "vm", "--point", "latest", "--server", "q")
+        number = house.holdfast("instant", *started)["instant"]["session"]
+        monitor, guest = Monitor(restored / NAME / "lab.qmp"), Agent(restored / NAME / "qga")
+
+        def state() -> str:
+            return str(monitor.run("query-status")["status"])
+
+        guest.ping(120)
+        guest.shell(RECORDS)
+        house.kill_agent()
+        wait_until(lambda: state() == "io-error")
+        kill_session(house, str(number))
+        wait_until(lambda: state() == "io-error")
+        house.start_agent()
+        with service(house):
+            wait_until(lambda: listed(house)[0]["state"] == "serving")
+            wait_until(lambda: state() == "running")
+            guest.shell(READ_BACK)
+            records = guest.read("/records").decode().split()
+            assert records and records == [str(number) for number in range(1, len(records) + 1)]
+            assert "I/O error" not in guest.shell("dmesg")
+            monitor.close()
+            assert house.holdfast("instant", "stop", str(listed(house)[0]["session"]))["result"] == "success"
+        assert [*listed(house), *left_over(house), *restored.iterdir(), *sockets.iterdir()] == []
