@@ -20,6 +20,7 @@ import platform
 import resource
 import signal
 import struct
+from pathlib import Path
 
 NOBODY = 65534
 
@@ -51,8 +52,8 @@ class NotConfined(Exception):
 def confine(empty_folder: str, memory_bytes: int, cpu_s: int) -> str:
     """Called once, with all modules loaded, all descriptors open that will be needed and no other thread.
 
-    ``empty_folder``: becomes the root directory where this process is root. Returns what was done, for the log. Raises
-    :class:`NotConfined`, OSError.
+    ``empty_folder``: removed, so that whatever ends this process leaves nothing; and where this process is root, its
+    root directory all the same. Returns what was done, for the log. Raises :class:`NotConfined`, OSError.
     """
     done = ["no new files"]
     limits = {
@@ -62,9 +63,10 @@ def confine(empty_folder: str, memory_bytes: int, cpu_s: int) -> str:
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NOFILE: 0,
     }
+    os.chdir(empty_folder)
+    Path(empty_folder).rmdir()
     if os.geteuid() == 0:
-        os.chroot(empty_folder)
-        os.chdir("/")
+        os.chroot(".")
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
