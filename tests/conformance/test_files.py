@@ -54,6 +54,7 @@ def make_ntfs(image: Path, content: Path) -> Path:
         for number in range(0, trees.MANY, 2):
             (folder / "many" / f"a file with quite a long name, number {number}").unlink()
         (folder / "twin").hardlink_to(folder / "size-4096")
+        os.setxattr(folder / "etc" / "hostname", "user.Zone.Identifier", b"[ZoneTransfer]\r\nZoneId=3\r\n")
         trees.date(folder)
     return image
 
@@ -69,7 +70,8 @@ MAKERS: dict[str, Callable[[Path, Path], Path]] = {
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_file_system_of_unix_is_restored_as_it_was(kind: str, site: Site, unix: Path, tmp_path: Path) -> None:
-    """Content, holes, links of both kinds, owners, modes, times and names; what is left out is told."""
+    """Content, holes, links of both kinds, owners, modes, attributes, access lists, times and names; what is left out
+    is told."""
     image = MAKERS[kind](tmp_path / "image", unix)
     wish = FetchFiles(paths=(b"/",), target=str(site.folder / "disks" / "out"), setuid=True)
     with trees.served(site, {"root.img": image}) as disks:
@@ -104,6 +106,40 @@ def test_ntfs_is_restored_with_what_was_deleted_left_out(site: Site, tmp_path: P
     assert trees.described(out, unix=False) == trees.described(tmp_path / "content", unix=False)
     assert (out / "twin").samefile(out / "size-4096")
     assert (out / "etc" / "hostname").stat().st_mtime_ns == trees.MOMENT_NS
+    stream = {"user.Zone.Identifier": b"[ZoneTransfer]\r\nZoneId=3\r\n"}
+    assert trees.attributes_of(out / "etc" / "hostname") == stream  # as ntfs-3g shows it
+
+
+def make_full_of_attributes(kind: str, image: Path) -> dict[str, bytes]:
+    """More on one file than a block holds, and one value as long as such can be."""
+    program, *options = FILE_SYSTEMS[kind].maker
+    maker = trees.require_tool(program, FILE_SYSTEMS[kind].package)
+    if kind == "ext4":
+        options += ["-O", "ea_inode", "-b", "4096"]
+    trees.run_tool(maker, *options, trees.blank(image, FILE_SYSTEMS[kind].least_bytes))
+    wanted = {f"user.{number:03}-{'n' * 100}": b"%03d" % number * 60 for number in range(300 if kind == "xfs" else 12)}
+    wanted["user.long"] = bytes(range(256)) * 256
+    with mounted_apart(image, image.with_name("mounted"), kind=kind) as folder:
+        (folder / "full").touch()
+        for name, value in wanted.items():
+            os.setxattr(folder / "full", name, value)
+        for number in range(0, len(wanted) - 1, 3):  # so that blocks get holes
+            os.removexattr(folder / "full", list(wanted)[number])
+    return {name: value for number, (name, value) in enumerate(wanted.items()) if number % 3 or name == "user.long"}
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_attributes_are_read_from_wherever_a_file_system_puts_them(kind: str, site: Site, tmp_path: Path) -> None:
+    """And where they are restored to there is no room for all of them: that is told once, and the file is whole."""
+    expected = make_full_of_attributes(kind, tmp_path / "image")
+    out = site.folder / "disks" / "out"
+    with trees.served(site, {"root.img": tmp_path / "image"}) as disks:
+        (full,) = trees.look(site, disks, ListFiles(path=b"/full")).entries
+        found = trees.look(site, disks, FetchFiles(paths=(b"/full",), target=str(out)))
+    assert {name.decode(): value for name, value in full.attributes} == expected
+    restored = trees.attributes_of(out / "full")
+    assert (len(found.complaints) <= 1 and restored.items() <= expected.items()) is True
+    assert bool(found.complaints) == (restored != expected)
 
 
 @pytest.mark.parametrize(("bits", "size"), [(12, 8 * MIB), (16, 64 * MIB), (32, 300 * MIB)])
@@ -156,17 +192,6 @@ def swap_clusters(image: Path, name: bytes) -> None:
     image.write_bytes(disk)
 
 
-def test_a_journal_that_was_not_replayed_is_told_where_files_are_listed(site: Site, unix: Path, tmp_path: Path) -> None:
-    image = trees.make_ext4(tmp_path / "image", unix)
-    trees.run_tool("debugfs", "-w", "-R", "feature needs_recovery", image)
-    with trees.served(site, {"root.img": image}) as disks:
-        found = trees.look(site, disks, ListFiles(path=b"/etc"))
-        assert [each.path for each in found.entries] == [b"/etc/hostname"]
-        assert any("not frozen" in each for each in found.complaints)
-        (volume,) = trees.look(site, disks, ListVolumes()).volumes
-        assert "not frozen" in volume.note
-
-
 class TestLooking:
     @pytest.fixture(scope="class")
     @classmethod
@@ -186,6 +211,7 @@ class TestLooking:
         assert entries[b"/pipe"].kind is FileKind.OTHER
         hostname = trees.look(site, disks, ListFiles(path=b"/folder-link/../er/../../etc/hostname")).entries[0]
         assert hostname.path == b"/etc/hostname"
+        assert dict(hostname.attributes)[b"security.selinux"] == b"system_u:object_r:etc_t:s0\0"
         assert (hostname.kind, hostname.size, hostname.uid, hostname.gid) == (FileKind.FILE, 4, 1234, 70000)
         after = trees.look(site, disks, ListFiles(path=b"/", after=b"size-1")).entries
         assert [each.path for each in after] == [path for path in entries if path > b"/size-1"]
@@ -227,6 +253,9 @@ class TestLooking:
         found = trees.look(site, disks, FetchFiles(paths=(b"/secret",), target=str(out)))
         assert (out / "secret").stat().st_mode & 0o7777 == 0o750
         assert found.complaints == ("secret: its setuid and setgid bits were left out",)
+        found = trees.look(site, disks, FetchFiles(paths=(b"/size-4095",), target=str(out)))
+        assert trees.attributes_of(out / "size-4095") == {}
+        assert found.complaints == ("size-4095: its capabilities were left out",)
 
     def test_what_is_not_there_and_where_nothing_may_be_written_is_told(
         self, export: tuple[Site, tuple[str, ...]]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,27 @@ def furnish_as_unix(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     os.chown(folder / "etc" / "hostname", 1234, 70000)
     (folder / "deep").chmod(0o2701)
+    _furnish_attributes(folder)
+
+
+CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service, effective
+SHARED = "u::rw-,u:2345:r--,u:2346:---,g::r--,m::rw-,o::---"
+INHERITED = "u::rwx,g::r-x,g:70000:rwx,m::rwx,o::---"
+
+
+def _furnish_attributes(folder: Path) -> None:
+    """Extended attributes of all kinds, and access lists as their own tool sets them."""
+    for name in ("size-1", "etc", "size-70000"):
+        os.setxattr(folder / name, "user.note", f"of {name}".encode())
+    os.setxattr(folder / "size-1", "user.empty", b"")
+    os.setxattr(folder / "size-1", "user.binary", bytes(range(200)) * 3)  # which is too much for an inode
+    os.setxattr(folder / "size-1", "trusted.marker", b"x")
+    os.setxattr(folder / "link", "trusted.of-link", b"on the link itself", follow_symlinks=False)
+    os.setxattr(folder / "etc" / "hostname", "security.selinux", b"system_u:object_r:etc_t:s0\0")
+    os.setxattr(folder / "size-4095", "security.capability", CAPABILITY)
+    tool = require_tool("setfacl", "acl")
+    run_tool(tool, "-m", SHARED, folder / "etc" / "hostname")
+    run_tool(tool, "-d", "-m", INHERITED, folder / "deep" / "er")
 
 
 def date(folder: Path) -> None:
@@ -86,8 +108,15 @@ def described(folder: Path, *, unix: bool = True) -> dict[bytes, tuple[object, .
             continue
         twin = first_names.setdefault(facts.st_ino, name) if stat.S_ISREG(facts.st_mode) else name
         mode = 0 if stat.S_ISLNK(facts.st_mode) else stat.S_IMODE(facts.st_mode)
-        found[name] = (content, twin, mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns)
+        attributes = attributes_of(path)
+        found[name] = (content, twin, mode, attributes, facts.st_uid, facts.st_gid, facts.st_mtime_ns)
     return found
+
+
+def attributes_of(path: Path) -> dict[str, bytes]:
+    """Its extended attributes, access lists among them."""
+    names = os.listxattr(path, follow_symlinks=False)
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def run_tool(*command: str | Path) -> None:

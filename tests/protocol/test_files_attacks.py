@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -77,8 +78,10 @@ def test_no_link_leads_out_of_the_target(answer: Answer, site: Site) -> None:
         [Found(FileEntry(b"a", FILE, size=1)), Data(1, b"x")],
         [Found(FileEntry(b"a", FILE, size=1)), Data(1 << 62, b"x")],
         [Volumes(())],
+        [Found(FileEntry(b"a", LINK, target=b"t", attributes=((b"user.a\0b", b""),)))],
+        [Found(FileEntry(b"a", LINK, target=b"t", attributes=((b"system.nfs4_acl", b""),)))],
     ],
-    ids=["beyond the end", "far beyond the end", "out of place"],
+    ids=["beyond the end", "far beyond the end", "out of place", "a name cut short", "a foreign attribute"],
 )
 def test_nonsense_ends_it_and_leaves_nothing(frames: list[Frame], answer: Answer, site: Site) -> None:
     with pytest.raises(MalformedMessage):
@@ -86,6 +89,17 @@ def test_nonsense_ends_it_and_leaves_nothing(frames: list[Frame], answer: Answer
             answer.take(frame)
     answer.close()
     assert not (site.folder / "disks" / "out").exists()
+
+
+def test_what_cannot_be_set_is_told_once(answer: Answer, site: Site) -> None:
+    """No link can have an attribute of a user's."""
+    for number in range(5):
+        attributes = ((b"user.%d" % number, b"value"),)
+        answer.take(Found(FileEntry(b"%d" % number, LINK, target=b"t", attributes=attributes)))
+    answer.end(more=False)
+    (told,) = answer.result().complaints
+    assert "its attribute user.0 was left out, as others may be" in told
+    assert answer.result().links == 5
 
 
 def test_an_answer_is_bounded(site: Site) -> None:
@@ -107,7 +121,7 @@ def test_what_is_no_frame_is_refused(body: bytes) -> None:
 
 def forbidden(*attempts: Callable[[], object]) -> str:
     """Confine this process, try each; what succeeded."""
-    confine("/tmp", 1 << 30, 60)  # noqa: S108 - any folder will do
+    confine(tempfile.mkdtemp(), 1 << 30, 60)
     succeeded = []
     for number, attempt in enumerate(attempts):
         try:

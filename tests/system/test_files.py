@@ -67,6 +67,12 @@ def test_a_point_is_browsed_and_its_files_are_restored(house: Installation) -> N
     root = listed(house, "ls", "latest")
     assert root["/secret"]["mode"] == "4750"
     assert root["/link"]["target"] == "etc/hostname"
+    assert root["/size-1"]["attributes"]["user.note"] == "of size-1"
+    assert root["/size-1"]["attributes"]["user.binary"].startswith("0x00010203")
+    hostname = listed(house, "ls", "latest:/etc")["/etc/hostname"]["attributes"]
+    assert hostname["security.selinux"] == "system_u:object_r:etc_t:s0"
+    shared = "user::rw-,user:2345:r--,user:2346:---,group::r--,mask::rw-,other::---"
+    assert hostname["system.posix_acl_access"] == shared
     assert "/not utf-8 \\xff\\xe9 \n and a new line" in root
     assert list(listed(house, "find", "latest:/deep", "h*")) == ["/deep/er/still/here"]
     report = house.holdfast("restore", "files", "latest:/etc", "latest:/deep/er", house.out / "files", "--vm", VM)
@@ -145,7 +151,7 @@ def test_an_agent_that_is_killed_in_the_midst_leaves_nothing_that_looks_whole(ho
     assert left_over(house) == []
 
 
-def seen(folder: Path) -> dict[bytes, tuple[int, int, int, int, bytes]]:
+def seen(folder: Path) -> dict[bytes, tuple[int, int, int, int, bytes, dict[str, bytes]]]:
     """Everything below a folder, as whoever looks there sees it."""
     found = {}
     for place, folders, files in os.walk(os.fsencode(folder)):
@@ -158,7 +164,9 @@ def seen(folder: Path) -> dict[bytes, tuple[int, int, int, int, bytes]]:
             elif stat.S_ISREG(facts.st_mode):
                 content = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).digest()
             mode = facts.st_mode & ~(stat.S_ISUID | stat.S_ISGID)
-            about = (mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns, content)
+            attributes = trees.attributes_of(Path(os.fsdecode(path)))
+            attributes.pop("security.capability", None)  # left out of a restore without --setuid
+            about = (mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns, content, attributes)
             found[os.path.relpath(path, os.fsencode(folder))] = about
     return found
 
@@ -170,8 +178,8 @@ def fuse() -> None:
     assert Path("/dev/fuse").exists(), "this host has no /dev/fuse: give the container the device, or load the module"
 
 
-def mounted(house: Installation, folder: Path) -> int:
-    session: int = house.holdfast("point", "mount", "latest", folder, "--vm", VM, "--detach")["session"]
+def mounted(house: Installation, folder: Path, *options: str) -> int:
+    session: int = house.holdfast("point", "mount", "latest", folder, "--vm", VM, "--detach", *options)["session"]
     wait_until(lambda: folder.is_mount())
     return session
 
@@ -196,6 +204,36 @@ def test_a_mounted_point_shows_what_a_restore_brings_back(house: Installation, f
     assert (report["result"], folder.exists(), left_over(house)) == ("success", False, [])
 
 
+def may_read(path: Path, uid: int, gid: int) -> bool:
+    """Whether that user of this host can, by what the kernel says."""
+    command = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "cat", path]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_others_see_of_a_mount_what_the_guest_would_let_them(house: Installation, fuse: None) -> None:
+    """By owner, group, mode and access list; without the option nobody but the agent's user sees anything."""
+    require_tool("setpriv", "util-linux")
+    folder = house.out / "others"
+    for each in house.out.parents:
+        if not each.stat().st_mode & stat.S_IXOTH:
+            each.chmod(each.stat().st_mode | stat.S_IXOTH)
+    hostname = folder / "etc" / "hostname"  # rw-rw---- of user 1234 and group 70000, with a list of its own
+    looks = (
+        (folder / "size-1", 4321, 4321, True),
+        (folder / "secret", 4321, 4321, False),
+        (hostname, 4321, 70000, True),
+        (hostname, 4321, 4321, False),
+        (hostname, 2345, 4321, True),  # whom the list names
+        (hostname, 2346, 70000, False),  # and whom it names with nothing
+    )
+    for options in ((), ("--allow-other",)):
+        session = mounted(house, folder, *options)
+        told = [may_read(path, uid, gid) for path, uid, gid, _ in looks]
+        house.holdfast("session", "stop", str(session))
+        assert ended(house, session)["result"] == "success"
+        assert told == [bool(options) and expected for *_, expected in looks]
+
+
 def test_a_mount_ends_with_an_unmount_and_with_a_kill(house: Installation, fuse: None) -> None:
     folder = house.out / "again"
     folder.mkdir()
@@ -208,6 +246,7 @@ def test_a_mount_ends_with_an_unmount_and_with_a_kill(house: Installation, fuse:
     os.kill(looker, signal.SIGKILL)
     wait_until(lambda: not folder.is_mount() and list(folder.iterdir()) == [])
     assert ended(house, session)["result"] == "failed"
+    assert list((house.home / "agent" / "run").iterdir()) == []
     (folder / "something").touch()
     with pytest.raises(CommandFailed, match="not empty"):
         house.holdfast("point", "mount", "latest", folder, "--vm", VM)

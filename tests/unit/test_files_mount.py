@@ -13,10 +13,11 @@ import pytest
 
 from holdfast_agent.errors import MalformedMessage
 from holdfast_agent.files import mount
+from holdfast_agent.files.asking import Refused
 from holdfast_agent.files.frames import Complaint, Data, Ended, Found, Frame, Inlet, Outlet
 from holdfast_agent.files.fuse import ROOT, Call, Opcode
 from holdfast_agent.mover.control import Control
-from holdfast_agent.wire.files import FileEntry, FileKind
+from holdfast_agent.wire.files import FileEntry, FileKind, MountFiles
 from holdfast_agent.wire.movers import MoverHost
 
 ROOT_ENTRY = FileEntry(b".", FileKind.FOLDER, mode=0o755)
@@ -34,7 +35,9 @@ class Asked:
         control = type("Quiet", (), {"fds": (self.quiet,), "take": lambda self: None})()
         self._reader = Outlet(self._told)
         nobody = cast(MoverHost, None)
-        self.mount = mount.Mount("/m", nobody, cast(Control, control), Outlet(self._questions), Inlet(inlet))
+        self.mount = mount.Mount(
+            MountFiles(target="/m"), nobody, cast(Control, control), Outlet(self._questions), Inlet(inlet)
+        )
         self.mount._nodes[ROOT] = mount._Known(b"/", ROOT_ENTRY)
 
     def answer(self, *frames: Frame) -> None:
@@ -66,7 +69,7 @@ def test_names_that_lead_elsewhere_are_not_there(asked: Asked) -> None:
     asked.answer(Found(ROOT_ENTRY), *(Found(FileEntry(name, FileKind.FILE)) for name in names))
     told = asked.call(Opcode.READDIR, ROOT, read())
     assert b"good" in told and b"a/b" not in told and b"x" * 100 not in told
-    with pytest.raises(mount.Refused) as refused:
+    with pytest.raises(Refused) as refused:
         asked.look_up(b"a/b")
     assert refused.value.number == errno.ENOENT
 
@@ -92,12 +95,31 @@ def test_what_cannot_be_read_is_an_error_and_what_is_forgotten_is_stale(asked: A
     asked.answer(Found(FileEntry(b"f", FileKind.FILE, size=100)))
     node = asked.look_up(b"f")
     asked.answer(Data(0, b"part"), Complaint(b"/f", "damaged"))
-    with pytest.raises(mount.Refused) as refused:
+    with pytest.raises(Refused) as refused:
         asked.call(Opcode.READ, node, read())
     assert refused.value.number == errno.EIO
     asked.answer(Data(10, b"here"))
     assert asked.call(Opcode.READ, node, read()) == bytes(10) + b"here" + bytes(86)
     asked.mount._forget(node, 1)
-    with pytest.raises(mount.Refused) as refused:
+    with pytest.raises(Refused) as refused:
         asked.call(Opcode.READ, node, read())
     assert refused.value.number == errno.ESTALE
+
+
+def test_attributes_are_told_as_getxattr_does_and_only_those_of_files(asked: Asked) -> None:
+    asked.answer(Found(FileEntry(b"f", FileKind.FILE)))
+    node = asked.look_up(b"f")
+    attributes = ((b"user.note", b"value"), (b"system.nfs4_acl", b"x"), (b"user.a\0user.b", b"x"), (b"user.", b""))
+    asked.answer(Found(FileEntry(b".", FileKind.FILE, attributes=attributes)))
+    assert asked.call(Opcode.LISTXATTR, node, struct.pack("<II", 100, 0)) == b"user.note\0"
+    assert asked.call(Opcode.LISTXATTR, node, struct.pack("<II", 0, 0)) == struct.pack("<II", 10, 0)
+    assert asked.call(Opcode.GETXATTR, node, struct.pack("<II", 5, 0) + b"user.note\0") == b"value"
+    assert asked.call(Opcode.GETXATTR, node, struct.pack("<II", 0, 0) + b"user.note\0") == struct.pack("<II", 5, 0)
+    for room, name, number in ((4, b"user.note", errno.ERANGE), (100, b"system.nfs4_acl", errno.ENODATA)):
+        with pytest.raises(Refused) as refused:
+            asked.call(Opcode.GETXATTR, node, struct.pack("<II", room, 0) + name + b"\0")
+        assert refused.value.number == number
+    asked.mount._reader._attributes.clear()
+    asked.answer(Data(0, b"x"))
+    with pytest.raises(MalformedMessage):
+        asked.call(Opcode.LISTXATTR, node, struct.pack("<II", 100, 0))

@@ -82,7 +82,19 @@ class ShowPart(Told, frozen=True, tag=True):
     length: int
 
 
-Question = ShowFolder | ShowPart
+class ShowAttributes(Told, frozen=True, tag=True):
+    """A question: the extended attributes of ``path``? Answered by :class:`Found`, or a complaint, and Ended."""
+
+    path: bytes
+
+
+class ShowDoubts(Told, frozen=True, tag=True):
+    """A question: where may a kernel show something else, below ``path``? Answered by complaints and Ended."""
+
+    path: bytes
+
+
+Question = ShowFolder | ShowPart | ShowAttributes | ShowDoubts
 Frame = Confined | Volumes | Found | Data | Complete | Complaint | Ended
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 _questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)

@@ -26,8 +26,11 @@ _ATTRIBUTES = struct.Struct("<QQQQQQIIIIIIIIII")
 _REQUEST_BYTES = (128 << 10) + 4096
 _MINOR = 31
 _OPTIONS = "ro,nosuid,nodev,noexec,auto_unmount,fsname=holdfast,subtype=holdfast"
+_TO_OTHERS = ",allow_other,default_permissions"
+_POSIX_ACL = 1 << 20  # FUSE_POSIX_ACL: the kernel asks for access lists and goes by them
 _MOUNT_S = 20.0
 _REFUSED = "fusermount3 refuses. The agent's user must own the folder, and its systemd unit gives up the right to mount"
+_REFUSED_TO_OTHERS = "; so that others may look, /etc/fuse.conf must have the line user_allow_other"
 _VALID_S = 3600
 """For so long the kernel need not ask again: a restore point never changes."""
 
@@ -41,6 +44,8 @@ class Opcode(IntEnum):
     READ = 15
     STATFS = 17
     RELEASE = 18
+    GETXATTR = 22
+    LISTXATTR = 23
     FLUSH = 25
     INIT = 26
     OPENDIR = 27
@@ -81,15 +86,19 @@ class Attributes(NamedTuple):
 
 
 class Mounted:
-    """A mount at a folder. ``fd``: to wait on for calls. One thread."""
+    """A mount at a folder. ``fd``: to wait on for calls. One thread.
 
-    def __init__(self, folder: str, host: str) -> None:
+    ``to_others``: other users see it too, each what the owners, modes and access lists of the files let him see.
+    """
+
+    def __init__(self, folder: str, host: str, *, to_others: bool = False) -> None:
         """Raises :class:`ToolMissing`, :class:`Denied` where this host has no FUSE, :class:`UsageError`."""
         tool = shutil.which("fusermount3")
         if tool is None:
             raise ToolMissing(tool="fusermount3", host=host, package="fuse3")
         if not Path("/dev/fuse").exists():
             raise Denied(reason=f"{host} has no /dev/fuse: load the kernel's module there (modprobe fuse)")
+        self._to_others = to_others
         self._held, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with theirs:
@@ -99,10 +108,11 @@ class Mounted:
             raise
 
     def _mount(self, tool: str, folder: str, theirs: socket.socket) -> int:
+        options = _OPTIONS + (_TO_OTHERS if self._to_others else "")
         environment = {"PATH": os.environ.get("PATH", os.defpath), "_FUSE_COMMFD": str(theirs.fileno())}
         # Of a session of its own: it must outlive whatever ends us.
         self._watcher = subprocess.Popen(
-            [tool, "-o", _OPTIONS, "--", folder], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            [tool, "-o", options, "--", folder], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
         )  # fmt: skip
         theirs.close()
@@ -113,7 +123,8 @@ class Mounted:
         if not descriptors:
             self._watcher.kill()
             self._watcher.wait()
-            raise UsageError(reason=f"{folder} cannot be mounted: {_REFUSED}")
+            why = _REFUSED + (_REFUSED_TO_OTHERS if self._to_others else "")
+            raise UsageError(reason=f"{folder} cannot be mounted: {why}")
         os.set_blocking(descriptors[0], False)
         return descriptors[0]
 
@@ -150,12 +161,13 @@ class Mounted:
             self._watcher.wait(_MOUNT_S)
 
 
-def init_reply(body: bytes) -> bytes:
-    """What we speak. Raises :class:`Denied` for a kernel that speaks something else."""
-    major, minor, readahead, _ = struct.unpack_from("<IIII", body)
+def init_reply(body: bytes, *, to_others: bool) -> bytes:
+    """What we speak; to others by access lists. Raises :class:`Denied` for a kernel that speaks something else."""
+    major, minor, readahead, offered = struct.unpack_from("<IIII", body)
     if major != 7:
         raise Denied(reason=f"this kernel speaks version {major} of FUSE")
-    return struct.pack("<IIIIHHIIHHI7I", 7, min(minor, _MINOR), readahead, 0, 16, 12, 4096, 1, 0, 0, 0, *[0] * 7)
+    flags = offered & _POSIX_ACL if to_others else 0
+    return struct.pack("<IIIIHHIIHHI7I", 7, min(minor, _MINOR), readahead, flags, 16, 12, 4096, 1, 0, 0, 0, *[0] * 7)
 
 
 def entry_reply(attributes: Attributes) -> bytes:
@@ -179,6 +191,16 @@ def reading(body: bytes) -> tuple[int, int]:
     """(offset, bytes) of READ and READDIR."""
     _, offset, length = struct.unpack_from("<QQI", body)
     return offset, length
+
+
+def attribute_asked(body: bytes) -> tuple[int, bytes]:
+    """(room for the answer, 0 to ask for its length; name) of GETXATTR and LISTXATTR, which has none."""
+    (room,) = struct.unpack_from("<I", body)
+    return room, body[8:].rstrip(b"\0")
+
+
+def attribute_length_reply(length: int) -> bytes:
+    return struct.pack("<II", length, 0)
 
 
 def directory_entry(name: bytes, following: int, kind: int) -> bytes:

@@ -11,37 +11,27 @@ import errno
 import os
 import select
 import stat
-from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 
 from holdfast_agent.disks.places import explain, open_allowed, real_path
-from holdfast_agent.errors import FilesUnreadable, MalformedMessage, UsageError, from_record
+from holdfast_agent.errors import FilesUnreadable, UsageError
 from holdfast_agent.mover.control import Control
-from holdfast_agent.wire.files import FileEntry, FileKind
+from holdfast_agent.wire.files import FileEntry, FileKind, MountFiles
 from holdfast_agent.wire.movers import MoverHost
 
 from . import fuse
-from .frames import Complaint, Data, Ended, Found, Frame, Inlet, Outlet, ShowFolder, ShowPart
+from .asking import PIECE_BYTES, Reader, Refused
+from .frames import Inlet, Outlet
 from .fuse import ROOT, Attributes, Call, Mounted, Opcode
 
-_PIECE_BYTES = 1 << 20
-_PIECES = 32
-_FOLDERS = 512
-_MOST_ENTRIES = 1_000_000
 _MOST_LINK_BYTES = 4095
+_MOST_DOUBTS = 20
 _TYPES = {
     FileKind.FILE: stat.S_IFREG,
     FileKind.FOLDER: stat.S_IFDIR,
     FileKind.LINK: stat.S_IFLNK,
     FileKind.OTHER: stat.S_IFIFO,
 }
-
-
-class Refused(Exception):
-    """The kernel gets this error number."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 class _Known:
@@ -58,25 +48,27 @@ class _Known:
 class Mount:
     """One thread. ``questions``, ``answers``: to and from the reader."""
 
-    def __init__(self, target: str, host: MoverHost, control: Control, questions: Outlet, answers: Inlet) -> None:
+    def __init__(self, wish: MountFiles, host: MoverHost, control: Control, questions: Outlet, answers: Inlet) -> None:
         """Nothing is mounted yet. Raises as :func:`~holdfast_agent.disks.places.open_allowed`, :class:`UsageError`."""
         self._host, self._control = host, control
-        self._questions, self._answers = questions, answers
+        self._reader = Reader(control, questions, answers)
         self._nodes: dict[int, _Known] = {}
         self._numbers: dict[bytes, int] = {}
         self._last = ROOT
-        self._folders: OrderedDict[bytes, dict[bytes, FileEntry]] = OrderedDict()
-        self._pieces: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
         self._mounted: Mounted | None = None
-        self._folder, self._made = _prepared(target, host)
+        self._to_others = wish.to_others
+        self._folder, self._made = _prepared(wish.target, host)
 
-    def begin(self) -> None:
-        """Mount. Raises what the reader failed with, and as :class:`~.fuse.Mounted`."""
-        root = self._listed(b"/").get(b".")
+    def begin(self) -> tuple[str, ...]:
+        """Mount. Returns what is to be known of the files. Raises what the reader failed with, and as
+        :class:`~.fuse.Mounted`."""
+        doubts = self._reader.doubts()
+        root = self._reader.folder(b"/").get(b".")
         if root is None:
             raise FilesUnreadable(reason="the reader tells nothing of its root")
         self._nodes[ROOT] = _Known(b"/", root)
-        self._mounted = Mounted(self._folder, self._host.agent)
+        self._mounted = Mounted(self._folder, self._host.agent, to_others=self._to_others)
+        return doubts[:_MOST_DOUBTS]
 
     def serve(self) -> None:
         """After :meth:`begin`, until it is unmounted. Raises ``Cancelled``, and what ends the reader."""
@@ -123,7 +115,7 @@ class Mount:
     def _answer(self, call: Call) -> bytes:
         match call.opcode:
             case Opcode.INIT:
-                return fuse.init_reply(call.body)
+                return fuse.init_reply(call.body, to_others=self._to_others)
             case Opcode.STATFS:
                 return fuse.statfs_reply()
             case Opcode.OPEN | Opcode.OPENDIR:
@@ -140,6 +132,10 @@ class Mount:
                 return self._read_folder(self._known(call), *fuse.reading(call.body))
             case Opcode.READ:
                 return self._read(self._known(call), *fuse.reading(call.body))
+            case Opcode.GETXATTR:
+                return self._attribute(self._known(call), *fuse.attribute_asked(call.body))
+            case Opcode.LISTXATTR:
+                return self._attribute_names(self._known(call), fuse.attribute_asked(call.body)[0])
         raise Refused(errno.ENOSYS)
 
     def _known(self, call: Call) -> _Known:
@@ -149,7 +145,7 @@ class Mount:
         return known
 
     def _look_up(self, folder: _Known, name: bytes) -> bytes:
-        entry = self._listed(folder.path).get(name)
+        entry = self._reader.folder(folder.path).get(name)
         if entry is None or name == b".":
             raise Refused(errno.ENOENT)
         path = folder.path.rstrip(b"/") + b"/" + name
@@ -171,7 +167,9 @@ class Mount:
 
     def _read_folder(self, folder: _Known, offset: int, length: int) -> bytes:
         entries = [(b".", stat.S_IFDIR), (b"..", stat.S_IFDIR)]
-        entries += [(name, _TYPES[entry.kind]) for name, entry in self._listed(folder.path).items() if name != b"."]
+        entries += [
+            (name, _TYPES[entry.kind]) for name, entry in self._reader.folder(folder.path).items() if name != b"."
+        ]
         told = bytearray()
         for place in range(offset, len(entries)):
             name, kind = entries[place]
@@ -185,75 +183,20 @@ class Mount:
         end = min(offset + length, known.entry.size)
         found = bytearray()
         while offset < end:
-            number, inside = divmod(offset, _PIECE_BYTES)
-            part = self._piece(known, number)[inside : inside + end - offset]
+            number, inside = divmod(offset, PIECE_BYTES)
+            part = self._reader.piece(known.path, known.entry.size, number)[inside : inside + end - offset]
             found += part
             offset += len(part)
         return bytes(found)
 
-    def _piece(self, known: _Known, number: int) -> bytes:
-        key = (known.path, number)
-        piece = self._pieces.get(key)
-        if piece is not None:
-            self._pieces.move_to_end(key)
-            return piece
-        start = number * _PIECE_BYTES
-        content = bytearray(min(_PIECE_BYTES, known.entry.size - start))
-        for frame in self._ask(ShowPart(known.path, start, len(content))):
-            if not isinstance(frame, Data) or not start <= frame.offset <= start + len(content) - len(frame.data):
-                raise MalformedMessage(peer="the reader of file systems", reason="not what was asked for")
-            content[frame.offset - start : frame.offset - start + len(frame.data)] = frame.data
-        self._pieces[key] = bytes(content)
-        if len(self._pieces) > _PIECES:
-            self._pieces.popitem(last=False)
-        return self._pieces[key]
+    def _attribute(self, known: _Known, room: int, name: bytes) -> bytes:
+        value = self._reader.attributes(known.path).get(name)
+        if value is None:
+            raise Refused(errno.ENODATA)
+        return _fitting(value, room)
 
-    def _listed(self, path: bytes) -> dict[bytes, FileEntry]:
-        entries = self._folders.get(path)
-        if entries is not None:
-            self._folders.move_to_end(path)
-            return entries
-        entries = {}
-        for frame in self._ask(ShowFolder(path)):
-            if not isinstance(frame, Found):
-                raise MalformedMessage(peer="the reader of file systems", reason="not what was asked for")
-            name = frame.entry.path
-            if 0 < len(name) <= 255 and b"/" not in name and b"\0" not in name and name != b"..":
-                entries[name] = frame.entry
-        self._folders[path] = entries
-        if len(self._folders) > _FOLDERS:
-            self._folders.popitem(last=False)
-        return entries
-
-    def _ask(self, question: ShowFolder | ShowPart) -> list[Frame]:
-        """All that the reader answers. Raises :class:`Refused`, ``Cancelled``, and what ends the reader."""
-        with contextlib.suppress(BrokenPipeError):  # it has told why, or its end tells
-            self._questions.send(question)
-        poller = select.poll()
-        for fd in (self._answers.fd, *self._control.fds):
-            poller.register(fd, select.POLLIN)
-        answer: list[Frame] = []
-        complained = False
-        while True:
-            ready = [fd for fd, _ in poller.poll()]
-            self._control.take()
-            if self._answers.fd not in ready:
-                continue
-            frame = self._answers.take()
-            if frame is None:
-                raise FilesUnreadable(reason="its reader ended in the midst of it")
-            if isinstance(frame, Ended):
-                if frame.error is not None:
-                    raise from_record(frame.error)
-                if complained:
-                    raise Refused(errno.EIO)
-                return answer
-            if isinstance(frame, Complaint):
-                complained = True
-            elif len(answer) > _MOST_ENTRIES:
-                raise MalformedMessage(peer="the reader of file systems", reason="more than was asked for")
-            else:
-                answer.append(frame)
+    def _attribute_names(self, known: _Known, room: int) -> bytes:
+        return _fitting(b"".join(name + b"\0" for name in self._reader.attributes(known.path)), room)
 
 
 def _prepared(target: str, host: MoverHost) -> tuple[str, bool]:
@@ -280,6 +223,15 @@ def _prepared(target: str, host: MoverHost) -> tuple[str, bool]:
         return real_path(fd), made
     finally:
         os.close(fd)
+
+
+def _fitting(told: bytes, room: int) -> bytes:
+    """As getxattr(2) has it: without room the length is told. Raises :class:`Refused`."""
+    if not room:
+        return fuse.attribute_length_reply(len(told))
+    if len(told) > room:
+        raise Refused(errno.ERANGE)
+    return told
 
 
 def _attributes(number: int, entry: FileEntry) -> Attributes:

@@ -68,9 +68,9 @@ def _show(control: Control, host: MoverHost, wish: MountFiles, inlet: Inlet, que
     first = inlet.take()
     if isinstance(first, Ended) and first.error is not None:
         raise from_record(first.error)
-    with contextlib.closing(Mount(wish.target, host, control, questions, inlet)) as mount:
-        mount.begin()
-        control.report(Connected())
+    with contextlib.closing(Mount(wish, host, control, questions, inlet)) as mount:
+        doubts = mount.begin()
+        control.report(Connected(notes=doubts))
         mount.serve()
     return Finished(result=MoverResult(files=FilesFound()), counters=TransferCounters())
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from holdfast_agent.errors import HoldfastError, NotFound
 from holdfast_agent.wire.files import FileKind
 
-from .frames import Data, Ended, Found, Frame, Inlet, Question, ShowFolder, complaint
+from .frames import Data, Ended, Found, Frame, Inlet, Question, ShowAttributes, ShowDoubts, ShowFolder, complaint
 from .tree import Place, Tree
-from .walk import entry_of
+from .walk import attributes_of, entry_of, tell_doubts
 
 _MOST_PLACES = 20_000
 
@@ -45,6 +45,12 @@ class Shown:
             for child in self._tree.children(place):
                 self._keep(child)
                 self._tell(child, child.names[-1])
+            return
+        if isinstance(question, ShowDoubts):
+            tell_doubts(self._tree, place, self._send, below=True)
+            return
+        if isinstance(question, ShowAttributes):
+            self._send(Found(entry_of(place, b".", place.node.facts(), attributes_of(place, self._send))))
             return
         if place.node.facts().kind is not FileKind.FILE:
             return

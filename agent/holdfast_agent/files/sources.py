@@ -15,7 +15,8 @@ from holdfast_agent.disks.nbd.connection import Connection
 from holdfast_agent.disks.nbd.protocol import NbdConnectionLost, NbdRequestError
 from holdfast_agent.disks.nbd.requests import ReadRequest
 from holdfast_agent.errors import DiskUnreadable
-from holdfast_agent.filesystems.reading import Doubt
+from holdfast_agent.filesystems.reading import Doubt, Volume
+from holdfast_agent.model.geometry import Extent
 
 _PAGE_BYTES = 64 << 10
 _PAGES = 512  # 32 MiB, the metadata of some ten thousand files
@@ -36,7 +37,7 @@ class Source(Protocol):
 
 
 class ExportedDisk:
-    """A disk of an export as a :class:`Source`, and as ``filesystems`` reads disks. Small reads are kept."""
+    """A disk of an export as a :class:`Source`. Small reads are kept."""
 
     def __init__(self, name: str, connection: Connection) -> None:
         self.url = name
@@ -48,7 +49,7 @@ class ExportedDisk:
         length = max(0, min(length, self.size_bytes - offset))
         if length > _PAGE_BYTES:
             buffer = bytearray(length)
-            self.read_into(offset, memoryview(buffer))
+            self._read_into(offset, memoryview(buffer))
             return bytes(buffer)
         first, inside = divmod(offset, _PAGE_BYTES)
         last = (offset + length - 1) // _PAGE_BYTES
@@ -56,7 +57,7 @@ class ExportedDisk:
             return self._page(first)[inside : inside + length]
         return b"".join(self._page(number) for number in range(first, last + 1))[inside : inside + length]
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
+    def _read_into(self, offset: int, buffer: memoryview) -> None:
         facts = self._connection.export
         wanted = (
             ReadRequest(piece.start, buffer[piece.at : piece.at + piece.length])
@@ -70,12 +71,6 @@ class ExportedDisk:
             place = {"offset_bytes": offset, "length_bytes": len(buffer)}
             raise DiskUnreadable(url=self.url, reason=str(error), **place) from error
 
-    def extents(self) -> Iterator[DiskExtent]:
-        yield DiskExtent(0, self.size_bytes, data=True)
-
-    def close(self) -> None:
-        """Its connection belongs to whoever made it."""
-
     def _page(self, number: int) -> bytes:
         page = self._pages.get(number)
         if page is not None:
@@ -83,7 +78,7 @@ class ExportedDisk:
             return page
         start = number * _PAGE_BYTES
         buffer = bytearray(min(_PAGE_BYTES, self.size_bytes - start))
-        self.read_into(start, memoryview(buffer))
+        self._read_into(start, memoryview(buffer))
         page = self._pages[number] = bytes(buffer)
         if len(self._pages) > _PAGES:
             self._pages.popitem(last=False)
@@ -152,12 +147,36 @@ class Striped:
         return b"".join(found)
 
 
+class _Disk:
+    """A source as ``filesystems`` reads disks."""
+
+    url = ""
+
+    def __init__(self, source: Source) -> None:
+        self.size_bytes = source.size_bytes
+        self._source = source
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self._source.read(offset, len(buffer))
+
+    def extents(self) -> Iterator[DiskExtent]:
+        yield DiskExtent(0, self.size_bytes, data=True)
+
+    def close(self) -> None:
+        """Nothing is its own."""
+
+
+def whole(source: Source) -> Volume:
+    """As ``filesystems`` looks at one that has no partitions."""
+    return Volume(_Disk(source), Extent(0, source.size_bytes))
+
+
 class SourceFile(io.RawIOBase):
     """A source as a file, as libraries take it."""
 
     def __init__(self, source: Source) -> None:
+        self.source = source
         self.size = source.size_bytes
-        self._source = source
         self._position = 0
 
     def readable(self) -> bool:
@@ -177,7 +196,7 @@ class SourceFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
             size = self.size - self._position
-        data = self._source.read(self._position, size)
+        data = self.source.read(self._position, size)
         self._position += len(data)
         return data
 

@@ -13,8 +13,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import stat
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from holdfast_agent.disks.places import explain, open_allowed
@@ -22,14 +20,15 @@ from holdfast_agent.errors import AlreadyExists, DiskUnwritable, MalformedMessag
 from holdfast_agent.wire.files import FetchFiles, FileEntry, FileKind
 from holdfast_agent.wire.movers import MoverHost
 
+from .attributes import DEFAULT
+from .dress import Complain, Dresser
+
 _PREFIX, _SUFFIX = b".holdfast-", b".partial"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_DEPTH = 200
 _NOREPLACE, _EXCHANGE = 1, 2  # linux/fs.h
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-
-Complain = Callable[[bytes, str], None]
 
 
 class Target:
@@ -41,7 +40,7 @@ class Target:
         self.file_bytes = 0
         self._wish = wish
         self._complain = complain
-        self._is_root = os.geteuid() == 0
+        self._dresser = Dresser(wish.setuid, complain)
         self._made = False
         self._fd = self._open(host)
         self._file: tuple[FileEntry, int] | None = None
@@ -54,6 +53,8 @@ class Target:
             os.mkdir(self._staging, 0o700, dir_fd=self._fd)
             self._stack.append((b"", None, os.open(self._staging, _FOLDER, dir_fd=self._fd)))
             fcntl.flock(self._stack[0][2], fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):
+                os.removexattr(self._stack[0][2], DEFAULT)  # what is restored inherits nothing from where it is put
         except OSError as error:
             self.abort()
             raise self._unwritable(error) from error
@@ -103,7 +104,7 @@ class Target:
         entry, fd = self._file
         try:
             os.ftruncate(fd, entry.size)
-            self._dress(entry, fd)
+            self._dresser.dress(entry, fd)
         except OSError as error:
             self._judge(entry.path, error)
             self.drop()
@@ -220,7 +221,7 @@ class Target:
             _, entry, fd = self._stack.pop()
             try:
                 if entry is not None:
-                    self._dress(entry, fd)
+                    self._dresser.dress(entry, fd)
             finally:
                 os.close(fd)
 
@@ -234,9 +235,7 @@ class Target:
                 self._file = (entry, os.open(name, _NEW_FILE, 0o600, dir_fd=folder))
             case FileKind.LINK:
                 os.symlink(entry.target, name, dir_fd=folder)
-                if self._is_root:
-                    os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
-                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+                self._dresser.dress_link(entry, folder, name)
                 self.links += 1
             case FileKind.OTHER:
                 self._complain(entry.path, "devices, pipes and sockets are not restored")
@@ -252,16 +251,6 @@ class Target:
         finally:
             os.close(source)
         self.files += 1
-
-    def _dress(self, entry: FileEntry, fd: int) -> None:
-        mode = entry.mode & 0o7777
-        if entry.kind is FileKind.FILE and mode & (stat.S_ISUID | stat.S_ISGID) and not self._wish.setuid:
-            mode &= ~(stat.S_ISUID | stat.S_ISGID)
-            self._complain(entry.path, "its setuid and setgid bits were left out")
-        if self._is_root:
-            os.fchown(fd, entry.uid, entry.gid)
-        os.fchmod(fd, mode)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _publish(self, name: bytes) -> None:
         staging = self._stack[0][2]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from holdfast_agent.errors import HoldfastError, NotFound, UsageError
 from holdfast_agent.wire.files import FileKind
 
+from .attributes import Attribute
 from .systems.nodes import Facts, Node
 from .volumes import Volume
 
@@ -65,6 +66,17 @@ class Tree:
         """The shortest path of a volume, b"" if it has none."""
         places = [names for names, (_, volume) in self._mounts.items() if volume == number]
         return min((b"/" + b"/".join(names) for names in places), key=len, default=b"")
+
+    def doubts(self, place: Place, *, below: bool) -> Iterator[tuple[bytes, str]]:
+        """(path, reason) of the volume that a place is on, and of those mounted ``below`` it, where a mount might show
+        something else than is read here."""
+        told = {place.volume}
+        for names, (_, number) in self._mounts.items():
+            if below and names[: len(place.names)] == place.names:
+                told.add(number)
+        for number in sorted(told - {-1}):
+            if self.volumes[number].doubt:
+                yield self.mounted(number), self.volumes[number].doubt
 
     def at(self, path: bytes) -> Place:
         """What is there; links on the way are followed, one at the end is not. Raises ``NotFound``."""
@@ -174,6 +186,9 @@ class _Folder:
 
     def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         raise AssertionError("a folder has no content")
+
+    def attributes(self) -> Iterator[Attribute]:
+        return iter(())
 
 
 _LISTS = "`holdfast point ls` lists what is there"

@@ -12,7 +12,7 @@ from holdfast_agent.filesystems.reading import Doubt
 from holdfast_agent.filesystems.reading import Volume as Region
 
 from . import lvm
-from .sources import ExportedDisk, Part, Source, SourceFile, Unreadable
+from .sources import ExportedDisk, Part, Source, SourceFile, Unreadable, whole
 from .systems.btrfs import open_btrfs, set_of
 from .systems.ext import open_ext
 from .systems.fat import open_fat
@@ -27,7 +27,7 @@ _MOST_VOLUMES = 1024
 
 class Volume(NamedTuple):
     """``device``: how guests call it, as ``vda1``, and by the groups of LVM. ``system`` None: it has no files for us,
-    for the reason ``note``."""
+    for the reason ``note``. ``doubt``: as of a file system."""
 
     name: str
     device: str
@@ -35,6 +35,7 @@ class Volume(NamedTuple):
     size_bytes: int
     system: FileSystem | None
     note: str = ""
+    doubt: str = ""
 
 
 class _Found(NamedTuple):
@@ -50,7 +51,7 @@ def volumes(disks: Sequence[ExportedDisk]) -> list[Volume]:
     physical: list[lvm.PhysicalVolume] = []
     for number, disk in enumerate(disks):
         try:
-            regions = partitions.volumes(disk)
+            regions = partitions.volumes(whole(disk).disk)
         except (Doubt, Unreadable) as doubt:
             told.append(Volume(disk.url, "", "", disk.size_bytes, None, f"its partition table: {doubt}"))
             continue
@@ -126,7 +127,7 @@ def _open(each: _Found, kind: str, parts: Sequence[Source]) -> Volume:
         raise
     except Exception as error:  # noqa: BLE001 - a library met something that it does not understand
         return Volume(each.name, each.device, kind, size, None, f"it cannot be read: {error or type(error).__name__}")
-    return Volume(each.name, each.device, system.kind, size, system, system.note)
+    return Volume(each.name, each.device, system.kind, size, system, system.note, system.doubt)
 
 
 def _first(open_one: Callable[[Any], FileSystem]) -> Callable[[Sequence[Any]], FileSystem]:

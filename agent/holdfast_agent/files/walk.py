@@ -8,6 +8,7 @@ from functools import partial
 
 from holdfast_agent.errors import HoldfastError, UsageError
 from holdfast_agent.wire.files import (
+    MOST_ATTRIBUTE_BYTES,
     MOST_RESULT_BYTES,
     FetchFiles,
     FileEntry,
@@ -20,6 +21,7 @@ from holdfast_agent.wire.files import (
     VolumeEntry,
 )
 
+from .attributes import Attribute, is_told
 from .frames import Complete, Data, Ended, Found, Frame, Volumes, complaint
 from .sources import Unreadable
 from .systems.nodes import Facts
@@ -38,27 +40,34 @@ def carry_out(wish: FilesWish, tree: Tree, send: Send) -> None:
             send(Ended())
         case ListFiles(path=path, after=after):
             place = tree.at(path)
-            note = tree.volumes[place.volume].note if place.volume >= 0 else ""
-            if note:
-                send(complaint(place.path, note))
+            tell_doubts(tree, place, send, below=False)
             send(Ended(more=_list(place, tree, after, send)))
         case FindFiles(path=path, pattern=pattern):
-            send(Ended(more=_find(tree.at(path), tree, pattern, send)))
+            place = tree.at(path)
+            tell_doubts(tree, place, send, below=True)
+            send(Ended(more=_find(place, tree, pattern, send)))
         case FetchFiles(paths=paths):
             places = [tree.at(path) for path in paths]
             for place in places:
-                _Fetch(tree, send).fetch(place)
+                tell_doubts(tree, place, send, below=True)
+                _Fetch(tree, send, attributes=True).fetch(place)
             send(Ended())
         case SendFile(path=path):
             place = tree.at(path)
             if place.node.facts().kind is not FileKind.FILE:
                 raise UsageError(reason=f"{path.decode('utf-8', 'backslashreplace')!r} is no file")
-            _Fetch(tree, send).fetch(place)
+            _Fetch(tree, send, attributes=False).fetch(place)
             send(Ended())
 
 
+def tell_doubts(tree: Tree, place: Place, send: Send, *, below: bool) -> None:
+    """As :meth:`~.tree.Tree.doubts` has them."""
+    for path, doubt in tree.doubts(place, below=below):
+        send(complaint(path, doubt))
+
+
 def _list(place: Place, tree: Tree, after: bytes, send: Send) -> bool:
-    shelf = _Shelf(send)
+    shelf = _Shelf(send, attributes=True)
     if place.node.facts().kind is not FileKind.FOLDER:
         return not shelf.put(place)
     inside = {child.names[-1]: child for child in _inside(place, tree, send)}
@@ -74,8 +83,9 @@ def _find(place: Place, tree: Tree, pattern: bytes, send: Send) -> bool:
 class _Shelf:
     """An answer, as far as there is room."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, attributes: bool = False) -> None:
         self._send = send
+        self._attributes = attributes
         self._room = MOST_RESULT_BYTES
 
     def put(self, place: Place) -> bool:
@@ -84,7 +94,8 @@ class _Shelf:
         return self._room >= 0
 
     def _put(self, place: Place) -> None:
-        entry = entry_of(place, place.path, place.node.facts())
+        attributes = attributes_of(place, self._send) if self._attributes else ()
+        entry = entry_of(place, place.path, place.node.facts(), attributes)
         self._room -= entry.told_bytes
         if self._room >= 0:
             self._send(Found(entry))
@@ -147,9 +158,10 @@ def _guarded(place: Place, work: Callable[[], None], send: Send) -> bool:
 class _Fetch:
     """One path that was asked for, with all below it."""
 
-    def __init__(self, tree: Tree, send: Send) -> None:
+    def __init__(self, tree: Tree, send: Send, *, attributes: bool) -> None:
         self._tree = tree
         self._send = send
+        self._attributes = attributes
         self._names: dict[object, bytes] = {}  # of files with several: where the first one was told
 
     def fetch(self, top: Place) -> None:
@@ -162,7 +174,9 @@ class _Fetch:
     def _one(self, place: Place, path: bytes) -> None:
         facts = place.node.facts()
         same_as = self._names.get(place.key, b"") if facts.links > 1 and facts.kind is FileKind.FILE else b""
-        self._send(Found(entry_of(place, path, facts), same_as))
+        # Before the file is told: a complaint behind it would be about its content.
+        attributes = attributes_of(place, self._send) if self._attributes and not same_as else ()
+        self._send(Found(entry_of(place, path, facts, attributes), same_as))
         if facts.kind is not FileKind.FILE or same_as:
             return
         for offset, data in place.node.data():
@@ -172,7 +186,25 @@ class _Fetch:
             self._names[place.key] = path
 
 
-def entry_of(place: Place, path: bytes, facts: Facts) -> FileEntry:
+def attributes_of(place: Place, send: Send) -> tuple[Attribute, ...]:
+    """The extended attributes of a file, as far as they can be read; what cannot is told."""
+    found: list[Attribute] = []
+    room = MOST_ATTRIBUTE_BYTES
+    try:
+        for name, value in place.node.attributes():
+            room -= len(name) + len(value)
+            if room < 0:
+                raise Unreadable("there are more than are read")
+            if is_told(name):
+                found.append((name, value))
+    except HoldfastError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a library met something that it does not understand
+        send(complaint(place.path, f"its extended attributes: {error or type(error).__name__}"))
+    return tuple(found)
+
+
+def entry_of(place: Place, path: bytes, facts: Facts, attributes: tuple[Attribute, ...] = ()) -> FileEntry:
     """(The libraries' numbers are of types of their own, which do not travel.)"""
     return FileEntry(
         path=path,
@@ -183,6 +215,7 @@ def entry_of(place: Place, path: bytes, facts: Facts) -> FileEntry:
         uid=int(facts.uid),
         gid=int(facts.gid),
         target=place.node.target() if facts.kind is FileKind.LINK else b"",
+        attributes=attributes,
     )
 
 
@@ -196,7 +229,7 @@ def _entry_of_volume(tree: Tree, number: int) -> VolumeEntry:
         label=_printable(system.label) if system else "",
         uuid=system.uuid if system else "",
         place=_printable(tree.mounted(number).decode("utf-8", "backslashreplace")),
-        note=_printable(volume.note),
+        note=_printable(volume.doubt or volume.note),
     )
 
 

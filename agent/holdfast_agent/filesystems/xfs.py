@@ -49,6 +49,12 @@ def unused(volume: Volume) -> Iterator[Extent]:
         raise Doubt("its superblock has another number of free blocks than its groups")
 
 
+def check_log(volume: Volume) -> None:
+    """Raises :class:`Doubt` where the next mount may change more than the superblock, and errors of the disk."""
+    shape = _shape(volume)
+    xfs_log.read_state(volume, shape.log, shape.log_uuid)
+
+
 class _Shape(NamedTuple):
     """``log`` in bytes of the volume. ``uuid``: as its metadata bears it. ``free_blocks``: of all groups."""
 

@@ -279,8 +279,8 @@ class MoverProcess:
             case pipe.Listening(endpoints=endpoints):
                 self.endpoints = endpoints
                 self._change("listening")
-            case pipe.Connected(route=route):
-                self._change("connected", route=route)
+            case pipe.Connected(route=route, notes=notes):
+                self._change("connected", route=route, notes=notes)
             case pipe.Progressed(counters=counters):
                 self._change("transferring", counters=counters)
             case pipe.Finished(result=result, counters=counters):

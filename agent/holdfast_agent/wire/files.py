@@ -13,7 +13,12 @@ import msgspec
 MOST_RESULT_BYTES = 2 << 20
 """Of the paths that one answer tells; what does not fit is not told, and the answer says so."""
 
+MOST_ATTRIBUTE_BYTES = 1 << 20
+"""Of the extended attributes of one file, names and values together."""
+
 Path = Annotated[bytes, msgspec.Meta(min_length=1, max_length=4096)]
+AttributeName = Annotated[bytes, msgspec.Meta(min_length=1, max_length=255)]
+AttributeValue = Annotated[bytes, msgspec.Meta(max_length=65536)]
 
 
 class FileKind(StrEnum):
@@ -26,7 +31,11 @@ class FileKind(StrEnum):
 
 
 class FileEntry(msgspec.Struct, frozen=True, array_like=True):
-    """``mode``: permission bits. ``size``: bytes of a file's content. ``target``: of a symbolic link, as it stands."""
+    """``mode``: permission bits. ``size``: bytes of a file's content. ``target``: of a symbolic link, as it stands.
+
+    ``attributes``: extended ones and access lists by their names in Linux (``user.…``, ``security.…``, ``trusted.…``,
+    ``system.posix_acl_…``), where they were asked for. Since 1.3.
+    """
 
     path: bytes
     kind: FileKind
@@ -36,11 +45,12 @@ class FileEntry(msgspec.Struct, frozen=True, array_like=True):
     uid: int = 0
     gid: int = 0
     target: bytes = b""
+    attributes: tuple[tuple[AttributeName, AttributeValue], ...] = ()
 
     @property
     def told_bytes(self) -> int:
         """What it takes of an answer."""
-        return len(self.path) + len(self.target) + 64
+        return len(self.path) + len(self.target) + sum(len(name) + len(value) for name, value in self.attributes) + 64
 
 
 class VolumeEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +73,7 @@ class ListVolumes(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class ListFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """One folder, its entries by name, those after the name ``after``; or one file."""
+    """One folder, its entries by name with their attributes, those after the name ``after``; or one file."""
 
     path: Path
     after: bytes = b""
@@ -79,8 +89,8 @@ class FindFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 class FetchFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Copy files and whole folders into the folder ``target`` of the proxy's host, which is made if it is missing.
 
-    ``overwrite``: what has their names there is replaced, once all has been fetched. Owners are set where the agent may
-    do that. ``setuid``: such bits are kept too.
+    ``overwrite``: what has their names there is replaced, once all has been fetched. Owners and extended attributes are
+    set where the agent may do that. ``setuid``: such bits are kept too, and capabilities of programs.
     """
 
     paths: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1, max_length=1000)]
@@ -100,9 +110,14 @@ class SendFile(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 class MountFiles(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Show all files below the folder ``target`` of the proxy's host, read-only, until they are unmounted there or the
-    task is stopped. Since 1.3. The folder is made if it is missing, and must be empty."""
+    task is stopped. Since 1.3. The folder is made if it is missing, and must be empty.
+
+    ``to_others``: not to the agent's user alone, but to every user of that host what the owners, modes and access lists
+    of the files let him see.
+    """
 
     target: str
+    to_others: bool = False
 
 
 FilesWish = ListVolumes | ListFiles | FindFiles | FetchFiles | SendFile | MountFiles

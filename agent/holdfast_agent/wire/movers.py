@@ -110,9 +110,11 @@ class Connected(FromMover, frozen=True, tag=True, kw_only=True):
     """Both movers have authenticated each other; told again when the connection broke and goes on.
 
     ``route``: only the mover that connects can tell it. Of a pair in one process it is the way to the reader of a copy.
+    ``notes``: of files that are mounted, why a kernel may show other ones.
     """
 
     route: Route | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Progressed(FromMover, frozen=True, tag=True, kw_only=True):

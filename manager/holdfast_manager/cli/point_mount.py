@@ -30,6 +30,11 @@ from .running import detach_option, run_session
 @click.option("--volume", default="", metavar="NAME", help="This volume only.")
 @click.option("--disk", "disks", multiple=True, help="Look at this disk only, by name or id; may be given again.")
 @click.option("--proxy", help="The agent on whose host FOLDER is. Default: the repository's own, if it is a proxy.")
+@click.option(
+    "--allow-other",
+    is_flag=True,
+    help="Show it to all users of that host: to each what owners, modes and access lists let him see.",
+)
 @detach_option
 @pass_app
 def mount(
@@ -40,11 +45,13 @@ def mount(
     volume: str,
     disks: tuple[str, ...],
     proxy: str | None,
+    allow_other: bool,
     detach: bool,
 ) -> int:
     """Show the files of a restore point in a folder of the proxy's host, read-only, without restoring anything.
 
-    FOLDER is empty or missing, below the directories that the agent may use; only the agent's user sees what is in it.
+    FOLDER is empty or missing, below the directories that the agent may use; only the agent's user sees what is in it,
+    unless --allow-other is given. Owners and groups count by their numbers, which are the guest's.
     It goes on until it is unmounted there (`fusermount3 -u FOLDER`), Ctrl-C, or `holdfast session stop`. The kernel
     reads no file system of the guest: the confined reader does, and FUSE (package fuse3) shows what it tells.
     """
@@ -58,6 +65,7 @@ def mount(
         paths=(),
         target=folder,
         mount=True,
+        to_others=allow_other,
         volume=volume,
         disks=disks,
     )

@@ -33,7 +33,7 @@ from .running import detach_option, run_session
 @click.option("--disk", "disks", multiple=True, help="Look at this disk only, by name or id; may be given again.")
 @click.option("--proxy", help="The agent that writes the files. Default: the repository's own, if it is a proxy.")
 @click.option("--overwrite", is_flag=True, help="Replace what has their names in TARGET, once all is restored.")
-@click.option("--setuid", is_flag=True, help="Keep setuid and setgid bits of files.")
+@click.option("--setuid", is_flag=True, help="Keep setuid and setgid bits of files, and their capabilities.")
 @detach_option
 @pass_app
 def files(
@@ -51,8 +51,8 @@ def files(
     """Restore files and whole folders from a restore point, without restoring its disks.
 
     TARGET is a folder on the proxy's host, below those that its agent may use; it is made if it is missing, for its
-    agent's user alone. Owners are set where the agent runs as root; modes, times and links are set everywhere.
-    Extended attributes and access lists are not restored, nor devices, pipes and sockets. Ends with warnings where
+    agent's user alone. Modes, times, links and access lists are set everywhere; owners, security labels and trusted
+    attributes where the agent runs as root. Devices, pipes and sockets are not restored. Ends with warnings where
     something could not be restored as it was.
     """
     from holdfast_manager.sessions.requests import FilesRequest

@@ -11,6 +11,7 @@ import msgspec
 from holdfast_agent.model.units import format_size
 from holdfast_agent.wire.files import FileEntry, FileKind, VolumeEntry
 
+from .file_attributes import ACCESS, attribute_texts
 from .table import table
 
 FILE_TYPES = {
@@ -22,7 +23,10 @@ FILE_TYPES = {
 
 
 class FileLine(msgspec.Struct, frozen=True, kw_only=True):
-    """``path``: what is not UTF-8 stands as ``\\xNN``. ``mode``: as chmod takes it. ``target``: of links."""
+    """``path``: what is not UTF-8 stands as ``\\xNN``. ``mode``: as chmod takes it. ``target``: of links.
+
+    ``attributes``: extended ones as :func:`~.file_attributes.attribute_texts` tells them, where a folder is listed.
+    """
 
     path: str
     kind: FileKind
@@ -32,6 +36,7 @@ class FileLine(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     gid: int
     target: str = ""
+    attributes: dict[str, str] = {}
 
 
 def file_line(entry: FileEntry) -> FileLine:
@@ -44,11 +49,12 @@ def file_line(entry: FileEntry) -> FileLine:
         uid=entry.uid,
         gid=entry.gid,
         target=shown(entry.target),
+        attributes=attribute_texts(entry.attributes),
     )
 
 
 def files_text(entries: Sequence[FileEntry], *, whole_paths: bool) -> str:
-    """As `ls -l` shows them; by their names alone, or by ``whole_paths``."""
+    """As `ls -l` shows them, with + for an access list; by their names alone, or by ``whole_paths``."""
     if not entries:
         return "Nothing"
     rows = []
@@ -57,6 +63,7 @@ def files_text(entries: Sequence[FileEntry], *, whole_paths: bool) -> str:
         target = f" -> {shown(entry.target)}" if entry.kind is FileKind.LINK else ""
         size = format_size(entry.size) if entry.kind is FileKind.FILE else "-"
         mode = stat.filemode(FILE_TYPES[entry.kind] | entry.mode)
+        mode += "+" if any(each == ACCESS.encode() for each, _ in entry.attributes) else ""
         rows.append((mode, str(entry.uid), str(entry.gid), size, changed_at(entry.mtime_ns), name + target))
     return table(("mode", "uid", "gid", "size", "modified (UTC)", "name"), rows, right=("uid", "gid", "size"))
 

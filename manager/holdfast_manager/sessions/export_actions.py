@@ -29,6 +29,7 @@ from holdfast_agent.wire.messages import (
     StopMover,
 )
 from holdfast_agent.wire.specs import AnySpec, ExporterSpec
+from holdfast_manager.reports.table import printable
 from holdfast_manager.reports.times import moment
 
 from .events import (
@@ -94,6 +95,7 @@ class ExportActions:
         self._key = TaskKey(request.sid, request.export)
         self._protect_at: float | None = None
         self._uris: tuple[str, ...] = ()
+        self._noted: set[str] = set()  # a state is told again with each change
 
     def perform(self, instruction: Instruction) -> Event | None:
         match instruction:
@@ -143,6 +145,8 @@ class ExportActions:
                 self._ended(state)
             elif ours:
                 self._context.recorder.progress(self._key, state.counters)
+                for note in state.notes:
+                    self._note_once(note)
         elif isinstance(push, AgentLost):
             with self._lock:
                 touched = agent in self._movers.values()
@@ -152,6 +156,11 @@ class ExportActions:
                 )
                 name = f"look for movers of {agent}"
                 threading.Thread(target=self._look_for_movers, args=(agent,), name=name, daemon=True).start()
+
+    def _note_once(self, note: str) -> None:
+        if note not in self._noted:
+            self._noted.add(note)
+            self._context.recorder.note(printable(note), "warning")
 
     def _ended(self, state: MoverState) -> None:
         """Something that runs for this session has ended."""

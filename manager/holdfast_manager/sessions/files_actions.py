@@ -27,7 +27,7 @@ class FilesActions(ExportUser):
 
     def program(self, export: str, disks: tuple[str, ...]) -> tuple[FilesSpec, str]:
         wanted = self._wanted
-        wish: FilesWish = MountFiles(target=wanted.target)
+        wish: FilesWish = MountFiles(target=wanted.target, to_others=wanted.to_others)
         if not wanted.mount:
             wish = FetchFiles(
                 paths=wanted.paths, target=wanted.target, overwrite=wanted.overwrite, setuid=wanted.setuid

@@ -152,7 +152,8 @@ class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Restore files of the point ``sid`` of ``repository`` to the folder ``target`` on the host of the agent ``proxy``.
 
     ``paths``, ``overwrite`` and ``setuid``: as in :class:`~holdfast_agent.wire.files.FetchFiles`. ``volume``: of this
-    one only. ``disks``: ids, empty for all. ``mount``: all files are shown there instead, until it is unmounted.
+    one only. ``disks``: ids, empty for all. ``mount``: all files are shown there instead, until it is unmounted;
+    ``to_others``: as in :class:`~holdfast_agent.wire.files.MountFiles`.
     """
 
     repository: str
@@ -161,6 +162,7 @@ class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[bytes, ...]
     target: str
     mount: bool = False
+    to_others: bool = False
     volume: str = ""
     disks: tuple[str, ...] = ()
     overwrite: bool = False

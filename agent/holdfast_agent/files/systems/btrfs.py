@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dissect.btrfs import Btrfs
 from dissect.btrfs.c_btrfs import c_btrfs
 
-from .nodes import Facts, FileSystem, Node, kind_of, name_of, pieces_of
+from ..attributes import Attribute
+from ..sources import Unreadable
+from .nodes import WHAT_TO_DO, Facts, FileSystem, Node, kind_of, name_of, pieces_of
+
+_LOG_ROOT_AT = 0x60
+_NAMED = struct.Struct("<25xHHx")  # struct btrfs_dir_item: the lengths of value and name, which follow it
 
 
 def open_btrfs(files: Sequence[Any]) -> FileSystem:
     """Its topmost root. Raises anything."""
     system = Btrfs(list(files))
-    return FileSystem("btrfs", system.label, str(system.uuid), BtrfsNode(system.fs_tree.root))
+    files[0].seek(c_btrfs.BTRFS_SUPER_INFO_OFFSET + _LOG_ROOT_AT)
+    doubt = ""
+    if any(files[0].read(8)):
+        doubt = f"it was in use and not frozen, and its tree of late writes is not carried out here: {WHAT_TO_DO}"
+    return FileSystem("btrfs", system.label, str(system.uuid), BtrfsNode(system.fs_tree.root), doubt=doubt)
 
 
 def set_of(file: Any) -> bytes:
@@ -51,3 +61,15 @@ class BtrfsNode:
     def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         stream = self._node.open()
         return pieces_of(stream, start)
+
+    def attributes(self) -> Iterator[Attribute]:
+        cursor = self._node.subvolume.tree.cursor()
+        for _, item in cursor.iter(self._node.inum, c_btrfs.BTRFS_XATTR_ITEM_KEY, 0, ignore_offset=True):
+            left = bytes(item)
+            while left:  # several whose names have one hash
+                value_bytes, name_bytes = _NAMED.unpack_from(left)
+                end = _NAMED.size + name_bytes + value_bytes
+                if end > len(left):
+                    raise Unreadable("an extended attribute does not lie where it is said to")
+                yield left[_NAMED.size : _NAMED.size + name_bytes], left[_NAMED.size + name_bytes : end]
+                left = left[end:]

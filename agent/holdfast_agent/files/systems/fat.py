@@ -11,6 +11,7 @@ from dissect.fat import FATFS
 
 from holdfast_agent.wire.files import FileKind
 
+from ..attributes import Attribute
 from ..sources import Unreadable
 from .nodes import Facts, FileSystem, Node, name_of, pieces_of
 
@@ -60,6 +61,9 @@ class FatNode:
     def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         self._place()
         return pieces_of(self._entry.open(), start)
+
+    def attributes(self) -> Iterator[Attribute]:
+        return iter(())
 
     def _place(self) -> None:
         """Where it lies, found by ourselves: the library joins clusters that do not follow each other, and goes round

@@ -10,9 +10,16 @@ from dissect.util.stream import RunlistStream
 
 from holdfast_agent.wire.files import FileKind
 
+from ..attributes import Attribute
 from ..sources import Unreadable
 
 PIECE_BYTES = 1 << 20
+WHAT_TO_DO = (
+    "what was written last may be missing here, or be there in part. To have it, restore the disk and mount that, or"
+    " start the VM by `holdfast verify boot` or `holdfast instant start`"
+)
+"""What a doubt about a file system ends with."""
+
 _ZEROS = bytes(PIECE_BYTES)
 
 
@@ -48,15 +55,19 @@ class Node(Protocol):
     def data(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """(offset, bytes) of a file's content from ``start`` on, ascending; what is left out reads as zeros."""
 
+    def attributes(self) -> Iterator[Attribute]:
+        """Its extended attributes, access lists among them, in no order, as Linux calls them."""
+
 
 class FileSystem(NamedTuple):
-    """``note``: what to know of it. ``subvolumes``: other roots by their paths, which a mount may name."""
+    """``note``: what to know of it. ``doubt``: why what is read may be other than what a mount would show."""
 
     kind: str
     label: str
     uuid: str
     root: Node
     note: str = ""
+    doubt: str = ""
 
 
 def kind_of(mode: int) -> FileKind:

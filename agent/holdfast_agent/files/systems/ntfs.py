@@ -11,6 +11,7 @@ from dissect.ntfs.util import segment_reference
 
 from holdfast_agent.wire.files import FileKind
 
+from ..attributes import MOST_VALUE_BYTES, Attribute
 from ..sources import Unreadable
 from .nodes import Facts, FileSystem, Node, name_of, pieces_of
 
@@ -77,20 +78,23 @@ class NtfsNode:
         if tag:
             raise Unreadable(f"its content is kept elsewhere (reparse tag {tag:#x}), which cannot be read here")
         streams = self._record.attributes.find("", ATTRIBUTE_TYPE_CODE.DATA)
-        if not streams:
-            return iter(())
-        header = streams[0].header
-        if header.flags & _ENCRYPTED_STREAM:
-            raise Unreadable("the guest encrypted it")
-        valid = None
-        if not header.resident and not header.flags & _COMPRESSED:
-            # What was reserved and never written is zeros, whatever lies there.
-            valid = min(
-                each.header.header.Form.Nonresident.ValidDataLength
-                for each in streams
-                if not each.resident and each.header.lowest_vcn == 0
-            )
-        return pieces_of(streams.open(), start, valid)
+        return _content(streams, start) if streams else iter(())
+
+    def attributes(self) -> Iterator[Attribute]:
+        """Its alternate data streams, as far as they are short enough, and called as ntfs-3g calls them."""
+        too_long = []
+        for name in sorted({each.header.name for each in self._record.attributes.DATA} - {""}):
+            streams = self._record.attributes.find(name, ATTRIBUTE_TYPE_CODE.DATA)
+            size = streams.size()
+            if size > MOST_VALUE_BYTES:
+                too_long.append(name)
+                continue
+            value = bytearray(size)
+            for offset, data in _content(streams, 0):
+                value[offset : offset + len(data)] = data
+            yield b"user." + name_of(name), bytes(value)
+        if too_long:
+            raise Unreadable(f"alternate data streams too long to be kept as such: {', '.join(too_long)[:500]}")
 
     def _is_parent_of(self, name: Any) -> bool:
         return bool(segment_reference(name.attr.ParentDirectory) == self.key)
@@ -98,3 +102,19 @@ class NtfsNode:
     def _reparse_tag(self) -> int:
         points = self._record.attributes[ATTRIBUTE_TYPE_CODE.REPARSE_POINT]
         return int(points.tag) & 0xFFFFFFFF if points else 0
+
+
+def _content(streams: Any, start: int) -> Iterator[tuple[int, bytes]]:
+    """Of a stream by its attributes, as :meth:`NtfsNode.data` tells it. Raises :class:`Unreadable`."""
+    header = streams[0].header
+    if header.flags & _ENCRYPTED_STREAM:
+        raise Unreadable("the guest encrypted it")
+    valid = None
+    if not header.resident and not header.flags & _COMPRESSED:
+        # What was reserved and never written is zeros, whatever lies there.
+        valid = min(
+            each.header.header.Form.Nonresident.ValidDataLength
+            for each in streams
+            if not each.resident and each.header.lowest_vcn == 0
+        )
+    return pieces_of(streams.open(), start, valid)

@@ -10,19 +10,29 @@ from dissect.xfs import XFS
 from dissect.xfs.c_xfs import c_xfs
 from dissect.xfs.xfs import fsb_to_bb
 
-from ..sources import Unreadable
-from .nodes import Facts, FileSystem, Node, kind_of, name_of, pieces_of
+from holdfast_agent.filesystems.reading import Doubt
+from holdfast_agent.filesystems.xfs import check_log
+
+from ..attributes import Attribute
+from ..sources import SourceFile, Unreadable, whole
+from .nodes import WHAT_TO_DO, Facts, FileSystem, Node, kind_of, name_of, pieces_of
+from .xfs_attributes import attributes_of
 
 _REALTIME = 0x1  # di_flags: its content is on another device
 _LOCAL = c_xfs.xfs_dinode_fmt.XFS_DINODE_FMT_LOCAL
 
 
-def open_xfs(file: Any) -> FileSystem:
+def open_xfs(file: SourceFile) -> FileSystem:
     """Raises anything."""
     system = XFS(file)
     if system.sb.sb_dirblklog:
         raise Unreadable("its folders have blocks of another size, which cannot be read here")
-    return FileSystem("XFS", system.name, str(system.uuid), XfsNode(system.root))
+    doubt = ""
+    try:
+        check_log(whole(file.source))
+    except Doubt as reason:
+        doubt = f"its log is not carried out here, and may hold what was changed last ({reason}): {WHAT_TO_DO}"
+    return FileSystem("XFS", system.name, str(system.uuid), XfsNode(system.root), doubt=doubt)
 
 
 class XfsNode:
@@ -58,6 +68,9 @@ class XfsNode:
             return pieces_of(self._node.open(), start)
         system = self._node.xfs
         return pieces_of(RunlistStream(system.fh, self._runs(), self._node.size, system.block_size), start)
+
+    def attributes(self) -> Iterator[Attribute]:
+        return attributes_of(self._node)
 
     def _runs(self) -> list[tuple[int | None, int]]:
         """As the library's own, but that what was reserved and never written reads as zeros."""

@@ -91,7 +91,8 @@ class ListMovers(Request, frozen=True, tag=True, kw_only=True):
 class MoverState(msgspec.Struct, frozen=True, kw_only=True):
     """One mover as its agent sees it. ``phase``: starting, listening, connected, transferring, done, failed.
 
-    ``route``: once connected, of a mover on a proxy (since 1.1).
+    ``route``: once connected, of a mover on a proxy (since 1.1). ``notes``: once connected, what people should know of
+    it (since 1.3).
     """
 
     mover: str
@@ -101,6 +102,7 @@ class MoverState(msgspec.Struct, frozen=True, kw_only=True):
     result: MoverResult | None = None
     error: ErrorRecord | None = None
     route: Route | None = None
+    notes: tuple[str, ...] = ()
 
 
 class MoverList(Reply, frozen=True, tag=True, kw_only=True):
