@@ -11,7 +11,7 @@ from holdfast_agent.filesystems import partitions
 from holdfast_agent.filesystems.reading import Doubt
 from holdfast_agent.filesystems.reading import Volume as Region
 
-from . import lvm
+from . import lvm, md
 from .sources import ExportedDisk, Part, Source, SourceFile, Unreadable, whole
 from .systems.btrfs import open_btrfs, set_of
 from .systems.ext import open_ext
@@ -19,6 +19,9 @@ from .systems.fat import open_fat
 from .systems.nodes import FileSystem
 from .systems.ntfs import open_ntfs
 from .systems.xfs import open_xfs
+
+INSTEAD = "restore its disks and mount them where a kernel knows it, or give such a system an export of them"
+"""What to do with what cannot be read here."""
 
 _BTRFS = "btrfs"
 _RAID = b"\xfc\x4e\x2b\xa9"
@@ -45,46 +48,75 @@ class _Found(NamedTuple):
 
 
 def volumes(disks: Sequence[ExportedDisk]) -> list[Volume]:
-    """All of them, disk by disk, then logical volumes. Raises errors of the disks, nothing else."""
-    found: list[_Found] = []
-    told: list[Volume] = []
-    physical: list[lvm.PhysicalVolume] = []
+    """All of them, disk by disk, then arrays, then logical volumes. Raises errors of the disks, nothing else."""
+    survey = _Survey()
     for number, disk in enumerate(disks):
+        survey.take(disk, disk.url, _letters(number))
+    for array in md.arrays(survey.members):
+        if array.source is None:
+            survey.refuse(array.name, array.device, f"RAID {array.level}", 0, array.note)
+        else:
+            survey.take(array.source, array.name, array.device)
+    survey.take_groups()
+    return _unique([*_opened(survey.found), *survey.told])
+
+
+class _Survey:
+    """What is found on the way. ``told``: volumes without files for us; ``members``: parts of arrays."""
+
+    def __init__(self) -> None:
+        self.found: list[_Found] = []
+        self.told: list[Volume] = []
+        self.members: list[md.Member] = []
+        self._physical: list[lvm.PhysicalVolume] = []
+
+    def refuse(self, name: str, device: str, kind: str, size_bytes: int, note: str) -> None:
+        self.told.append(Volume(name, device, kind, size_bytes, None, f"{note}: {INSTEAD}"))
+
+    def take(self, source: Source, name: str, device: str) -> None:
+        """A disk, or an array, with all that is on it."""
         try:
-            regions = partitions.volumes(whole(disk).disk)
+            regions = partitions.volumes(whole(source).disk)
         except (Doubt, Unreadable) as doubt:
-            told.append(Volume(disk.url, "", "", disk.size_bytes, None, f"its partition table: {doubt}"))
-            continue
-        for region in regions[: _MOST_VOLUMES - len(found)]:
-            each = _region(disk, number, region)
-            try:
-                member = lvm.physical_volume(each.source)
-            except (Doubt, Unreadable) as doubt:
-                told.append(Volume(each.name, each.device, "LVM", each.source.size_bytes, None, str(doubt)))
-                continue
-            if member is None:
-                found.append(each)
-            else:
-                physical.append(member)
-    try:
-        for logical in lvm.logical_volumes(physical):
-            name = f"{logical.group}-{logical.name}"
-            device = f"mapper/{logical.group.replace('-', '--')}-{logical.name.replace('-', '--')}"
-            if logical.source is None:
-                told.append(Volume(name, device, "LVM", logical.size_bytes, None, logical.note))
-            else:
-                found.append(_Found(name, device, logical.source))
-    except (Doubt, Unreadable) as doubt:
-        told.append(Volume("lvm", "", "LVM", 0, None, str(doubt)))
-    return _unique([*_opened(found), *told])
+            self.refuse(name, "", "", source.size_bytes, f"its partition table: {doubt}")
+            return
+        for region in regions[: _MOST_VOLUMES - len(self.found)]:
+            self._sort(_region(source, name, device, region))
+
+    def _sort(self, each: _Found) -> None:
+        try:
+            member = md.member(each.source)
+            physical = lvm.physical_volume(each.source) if member is None else None
+        except (Doubt, Unreadable) as doubt:
+            self.refuse(each.name, each.device, "LVM or RAID", each.source.size_bytes, str(doubt))
+            return
+        if member is not None:
+            self.members.append(member)
+        elif physical is not None:
+            self._physical.append(physical)
+        else:
+            self.found.append(each)
+
+    def take_groups(self) -> None:
+        """The logical volumes of all that was taken."""
+        try:
+            for logical in lvm.logical_volumes(self._physical):
+                name = f"{logical.group}-{logical.name}"
+                device = f"mapper/{logical.group.replace('-', '--')}-{logical.name.replace('-', '--')}"
+                if logical.source is None:
+                    self.refuse(name, device, "LVM", logical.size_bytes, logical.note)
+                else:
+                    self.found.append(_Found(name, device, logical.source))
+        except (Doubt, Unreadable) as doubt:
+            self.refuse("lvm", "", "LVM", 0, str(doubt))
 
 
-def _region(disk: ExportedDisk, number: int, region: Region) -> _Found:
-    letter = _letters(number)
+def _region(source: Source, name: str, device: str, region: Region) -> _Found:
     if not region.number:
-        return _Found(disk.url, letter, disk)
-    part = Part(disk, region.extent.start, region.extent.length)
-    return _Found(f"{disk.url}.p{region.number}", f"{letter}{region.number}", part)
+        return _Found(name, device, source)
+    part = Part(source, region.extent.start, region.extent.length)
+    between = "p" if device[-1:].isdigit() else ""
+    return _Found(f"{name}.p{region.number}", f"{device}{between}{region.number}", part)
 
 
 def _letters(number: int) -> str:
@@ -122,11 +154,12 @@ def _open(each: _Found, kind: str, parts: Sequence[Source]) -> Volume:
     try:
         system = opener([SourceFile(part) for part in parts])
     except (Unreadable, Doubt) as reason:
-        return Volume(each.name, each.device, kind, size, None, str(reason))
+        return Volume(each.name, each.device, kind, size, None, f"{reason}: {INSTEAD}")
     except HoldfastError:
         raise
     except Exception as error:  # noqa: BLE001 - a library met something that it does not understand
-        return Volume(each.name, each.device, kind, size, None, f"it cannot be read: {error or type(error).__name__}")
+        why = f"it cannot be read ({error or type(error).__name__}): {INSTEAD}"
+        return Volume(each.name, each.device, kind, size, None, why)
     return Volume(each.name, each.device, system.kind, size, system, system.note, system.doubt)
 
 
@@ -144,8 +177,8 @@ _OPENERS: dict[str, Callable[[Sequence[Any]], FileSystem]] = {
 _NOTES = {
     "LUKS": "the guest encrypted it",
     "BitLocker": "the guest encrypted it",
-    "RAID": "Linux RAID cannot be read here",
-    "exFAT": "exFAT cannot be read here",
+    "RAID": f"Linux RAID of an old form cannot be read here: {INSTEAD}",
+    "exFAT": f"exFAT cannot be read here: {INSTEAD}",
 }
 _MAGIC = (
     (1024 + 56, b"\x53\xef", "ext"),
