@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.errors import FilesUnreadable
 from holdfast_agent.wire.files import FetchFiles, FindFiles, ListFiles, ListVolumes
 from lab import file_trees as trees
 from lab.devices import MIB
@@ -98,7 +99,9 @@ def test_the_volumes_of_a_guest_are_told_with_their_places(guest: tuple[Site, tu
 def test_files_are_found_where_the_guest_has_them(guest: tuple[Site, tuple[str, ...]]) -> None:
     """Across mounts; what a mount hides is not there."""
     site, disks = guest
-    found = {each.path for each in trees.look(site, disks, FindFiles(path=b"/", pattern=b"*")).entries}
+    told = trees.look(site, disks, FindFiles(path=b"/", pattern=b"*"))
+    assert told.complaints == ("/srv/my data: the guest mounts /dev/sdz1 here, which is not among what can be read",)
+    found = {each.path for each in told.entries}
     assert {b"/etc/hostname", b"/home/me/letter", b"/boot/vmlinuz", b"/boot/efi/EFI/BOOT/BOOTX64"} <= found
     assert b"/boot/efi/hidden" not in found
     hidden = trees.look(site, disks, ListFiles(path=b"/efi"), volume="sda.img.p1").entries
@@ -125,3 +128,16 @@ def test_a_disk_that_is_not_there_takes_only_its_own_volumes(guest: tuple[Site, 
     assert [each.path for each in entries] == [b"/sda.img.p1", b"/sda.img.p14"]
     kernel = trees.look(site, ("sda.img",), ListFiles(path=b"/sda.img.p1/vmlinuz")).entries
     assert kernel[0].size == 6
+
+
+def test_a_disk_without_files_for_us_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    """Not an empty folder, which would look like a guest without files."""
+    trees.run_tool(require_tool("mkfs.exfat", "exfatprogs"), trees.blank(tmp_path / "image", 16 * MIB))
+    site = Site(tmp_path)
+    with trees.served(site, {"stick.img": tmp_path / "image"}) as disks:
+        (volume,) = trees.look(site, disks, ListVolumes()).volumes
+        for chosen in ("", volume.name):
+            with pytest.raises(
+                FilesUnreadable, match=r"stick.img \(exFAT\): exFAT cannot be read here: restore its disks"
+            ):
+                trees.look(site, disks, ListFiles(path=b"/"), volume=chosen)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
-from holdfast_agent.errors import HoldfastError, NotFound, UsageError
+from holdfast_agent.errors import FilesUnreadable, HoldfastError, NotFound, UsageError
 from holdfast_agent.wire.files import FileKind
 
 from .attributes import Attribute
@@ -14,6 +14,7 @@ from .systems.nodes import Facts, Node
 from .volumes import Volume
 
 _MOST_LINKS = 40
+_MOST_TOLD = 10
 _MOST_FSTAB_BYTES = 1 << 20
 _ROOTS = ((), (b"@",), (b"root",), (b"@rootfs",))
 """Where in a btrfs distributions keep what they call ``/``."""
@@ -42,13 +43,15 @@ class Tree:
 
     def __init__(self, volumes: Sequence[Volume], only: str = "") -> None:
         """``only``: the name of the volume whose files are wanted, its root as ``/``. Raises ``NotFound``."""
-        self.volumes = volumes
+        self.volumes = self._asked = volumes
         self._mounts: dict[Names, tuple[Node, int]] = {}
+        self._absent: dict[Names, str] = {}
         if only:
             chosen = [number for number, volume in enumerate(volumes) if volume.name == only]
             if not chosen:
                 names = ", ".join(volume.name for volume in volumes)
                 raise NotFound(kind="volume in this restore point", name=only, advice=f"It has {names}")
+            self._asked = [volumes[chosen[0]]]
             self._mount((), chosen[0], ())
             return
         with_files = [number for number, volume in enumerate(volumes) if volume.system is not None]
@@ -57,7 +60,7 @@ class Tree:
             self._mount_as_the_guest(*tables[0])
         elif len(with_files) == 1:
             self._mount((), with_files[0], ())
-        if () not in self._mounts:
+        if () not in self._mounts and with_files:
             self._mounts[()] = (_Folder(), -1)
             for number in with_files:
                 self._mount((volumes[number].name.encode(),), number, ())
@@ -68,8 +71,8 @@ class Tree:
         return min((b"/" + b"/".join(names) for names in places), key=len, default=b"")
 
     def doubts(self, place: Place, *, below: bool) -> Iterator[tuple[bytes, str]]:
-        """(path, reason) of the volume that a place is on, and of those mounted ``below`` it, where a mount might show
-        something else than is read here."""
+        """(path, reason): of the volume that a place is on, and of those mounted ``below`` it, where a mount might show
+        something else than is read here; and where the guest mounts what is not here at all."""
         told = {place.volume}
         for names, (_, number) in self._mounts.items():
             if below and names[: len(place.names)] == place.names:
@@ -77,9 +80,16 @@ class Tree:
         for number in sorted(told - {-1}):
             if self.volumes[number].doubt:
                 yield self.mounted(number), self.volumes[number].doubt
+        for names, reason in self._absent.items():
+            if place.names[: len(names)] == names or (below and names[: len(place.names)] == place.names):
+                yield b"/" + b"/".join(names), reason
 
     def at(self, path: bytes) -> Place:
-        """What is there; links on the way are followed, one at the end is not. Raises ``NotFound``."""
+        """What is there; links on the way are followed, one at the end is not. Raises ``NotFound``, and
+        :class:`FilesUnreadable` where no volume has files for us."""
+        if () not in self._mounts:
+            why = "; ".join(_why(volume) for volume in self._asked[:_MOST_TOLD])
+            raise FilesUnreadable(reason=why or "there is no volume on its disks")
         place = self._root()
         left = _split(path)
         links = 0
@@ -147,7 +157,9 @@ class Tree:
         self._mount((), number, root)
         for what, where, options in table:
             volume = self._named_by(what)
-            if volume is not None and where:
+            if volume is None and where and what.startswith(_DEVICES) and "noauto" not in options.split(","):
+                self._absent[where] = f"the guest mounts {what[:200]} here, which is not among what can be read"
+            elif volume is not None and where:
                 wanted = re.search(r"(?:^|,)subvol=/?([^,]+)", options)
                 self._mount(where, volume, tuple(_split(wanted[1].encode())) if wanted else ())
 
@@ -191,7 +203,12 @@ class _Folder:
         return iter(())
 
 
+_DEVICES = ("/dev/", "UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=")
 _LISTS = "`holdfast point ls` lists what is there"
+
+
+def _why(volume: Volume) -> str:
+    return f"{volume.name} ({volume.kind or 'unknown'}): {volume.note or 'it has no files'}"
 
 
 def _mount_table(volume: Volume) -> tuple[Names, list[tuple[str, Names, str]]] | None:
