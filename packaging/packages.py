@@ -27,6 +27,7 @@ from holdfast_manager.cli.root import root as manager_root
 ROOT = Path(__file__).resolve().parents[1]
 DIST = Path(os.environ.get("DIST") or ROOT / "dist").absolute()
 PYTHON = Path("/usr/bin/python3")
+COMPRESSION = os.environ.get("PACKAGE_COMPRESSION") or "xz"
 COMPLETIONS: tuple[tuple[type[ShellComplete], str], ...] = (
     (BashComplete, "bash-completion/completions/{}"),
     (ZshComplete, "zsh/vendor-completions/_{}"),
@@ -88,7 +89,7 @@ def main() -> None:
             fill(tree, package, wheel)
             control(tree, package, version)
             target = DIST / f"{package.name}_{version}_{architecture()}.deb"
-            run("dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", str(tree), str(target))
+            run("dpkg-deb", "--root-owner-group", f"-Z{COMPRESSION}", "-z1", "--build", str(tree), str(target))
     print("\n".join(str(path) for path in sorted(DIST.iterdir())))
 
 

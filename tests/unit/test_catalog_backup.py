@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -34,10 +35,10 @@ def backed_up(settings: ManagerSettings, file: Path) -> Manifest:
     return back_up(settings, file, PASSPHRASE, memory_kib=LEAST_MEMORY_KIB)
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> ManagerSettings:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> ManagerSettings:
     """A configuration with an agent and a repository whose key is kept."""
-    made = settings_of(tmp_path / "old")
+    made = settings_of(tmp_path_factory.mktemp("original") / "home")
     key = KeyPair.generate()
     with Catalog.create(made) as catalog:
         agent = AgentEntry(name="a", endpoint="tcp://h:1", public_key=key.public, roles=(AgentRole.REPOSITORY,))
@@ -46,6 +47,20 @@ def settings(tmp_path: Path) -> ManagerSettings:
         catalog.repositories.add(entry, MASTER)
     key.save(made.identity_file)
     return made
+
+
+@pytest.fixture
+def settings(original: ManagerSettings, tmp_path: Path) -> ManagerSettings:
+    """Those of a copy, for one test."""
+    return settings_of(shutil.copytree(original.home, tmp_path / "old"))
+
+
+@pytest.fixture(scope="module")
+def sealed(original: ManagerSettings, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A backup of it."""
+    file = tmp_path_factory.mktemp("sealed") / "config.backup"
+    backed_up(original, file)
+    return file.read_bytes()
 
 
 def files(folder: Path) -> set[str]:
@@ -103,9 +118,9 @@ def test_a_restore_that_was_cut_off_goes_on(settings: ManagerSettings, tmp_path:
         assert catalog.repositories.master_key("main") == MASTER
 
 
-def test_the_wrong_passphrase_opens_nothing(settings: ManagerSettings, tmp_path: Path) -> None:
+def test_the_wrong_passphrase_opens_nothing(sealed: bytes, tmp_path: Path) -> None:
     file = tmp_path / "config.backup"
-    backed_up(settings, file)
+    file.write_bytes(sealed)
     new = settings_of(tmp_path / "new")
     with pytest.raises(ConfigBackupLocked):
         restore(new, file, "another passphrase")
@@ -138,10 +153,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_tampered_backup_is_refused_and_leaves_nothing(settings: ManagerSettings, tmp_path: Path, what: str) -> None:
+def test_a_tampered_backup_is_refused_and_leaves_nothing(sealed: bytes, tmp_path: Path, what: str) -> None:
     file = tmp_path / "config.backup"
-    backed_up(settings, file)
-    file.write_bytes(DAMAGE[what](file.read_bytes()))
+    file.write_bytes(DAMAGE[what](sealed))
     new = settings_of(tmp_path / "new")
     with pytest.raises((ConfigBackupUnreadable, ConfigBackupLocked)):
         restore(new, file, PASSPHRASE)
