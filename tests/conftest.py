@@ -23,6 +23,11 @@ settings.register_profile("holdfast", deadline=None)
 settings.load_profile("holdfast")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, the end waits for nobody who has just begun a long one."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests with the mark ``both_databases`` run once with each, as far as they use the catalogue."""
     if "kind_of_database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):

@@ -20,6 +20,7 @@ CHOSEN = (
 MOST_S = 240
 
 
+@pytest.mark.first
 @pytest.mark.timeout(MOST_S + 20)
 def test_a_repository_lives_on_nfs(disk_path_factory: pytest.TempPathFactory) -> None:
     command = [

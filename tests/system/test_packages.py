@@ -92,6 +92,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_packages(tmp_path_factory.mktemp("dist") / "made")
 
 
+@pytest.mark.first
 @pytest.mark.timeout(600)
 def test_packages_are_installed_upgraded_and_removed(packages: Path, tmp_path: Path) -> None:
     (packages / "steps.sh").write_text(STEPS)
