@@ -25,8 +25,9 @@ EXTRAS ?= dev
 TESTS := $(wildcard $(addprefix tests/,unit model protocol conformance integration system fault))
 CODE := agent manager plugins tests benchmarks packaging examples
 ARGS ?=
-# Tests wait for processes more than they compute; a worker that is done takes tests over from the others.
-WORKERS ?= $(shell nproc)
+# Tests wait for processes about as long as they compute: three workers keep two processors busy. One that is done takes
+# tests over from the others.
+WORKERS ?= $(shell expr \( $$(nproc) \* 3 + 1 \) / 2)
 PARALLEL := -n $(WORKERS) --dist worksteal
 BENCH_SIZE_MIB ?= 4096
 
