@@ -404,9 +404,9 @@ def test_a_limit_holds_and_is_told_as_throttling(site: Site) -> None:
     disk = Disk(site, 20 * BLOCK)
     disk.write(0, random.Random(1).randbytes(20 * BLOCK))
     done = site.backup(disk.url, disk.geometry, rules=TransferRules(bandwidth_bytes_per_s=2 * MIB))
-    assert 0.4 < done.counters.elapsed_s < 2
+    assert done.counters.elapsed_s > 0.4
     assert done.counters.stages.throttled_s > 0.4
-    assert done.counters.stages.network_s < 0.2
+    assert done.counters.stages.network_s < done.counters.stages.throttled_s
 
 
 def test_a_slow_target_does_not_make_the_source_grow(site: Site) -> None:
