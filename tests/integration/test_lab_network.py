@@ -25,9 +25,9 @@ with socket.create_server(("", 7000)) as server:
 """
 _CLIENT = """
 import socket, sys, time
-host, count = sys.argv[1], int(sys.argv[2])
+host, count, patience_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 try:
-    with socket.create_connection((host, 7000), 0.7) as peer:
+    with socket.create_connection((host, 7000), patience_s) as peer:
         began = time.monotonic()
         peer.settimeout(20)
         for _ in range(count):
@@ -52,16 +52,21 @@ def hosts() -> Iterator[tuple[Host, ...]]:
         server.stdout.close()
 
 
-def _talk(hosts: tuple[Host, ...], to: str = "", kib: int = 1) -> str:
+def _talk(hosts: tuple[Host, ...], to: str = "", patience_s: float = 0.7, kib: int = 1) -> str:
+    """How long it takes until the other has it all, or what becomes of it; ``patience_s``: for the connection."""
     left, right = hosts
-    return left.run(sys.executable, "-c", _CLIENT, to or right.address, str(kib)).strip()
+    return left.run(sys.executable, "-c", _CLIENT, to or right.address, str(kib), str(patience_s)).strip()
+
+
+def _seconds(hosts: tuple[Host, ...], to: str = "", kib: int = 1) -> float:
+    return float(_talk(hosts, to, 60, kib))
 
 
 def test_hosts_reach_each_other_in_each_network(hosts: tuple[Host, ...]) -> None:
     before = hosts[0].sent_bytes(1), hosts[1].received_bytes(1)
-    assert float(_talk(hosts)) < 10
+    _seconds(hosts)
     assert hosts[0].sent_bytes(1) - before[0] < 2000, "the other network was used"
-    assert float(_talk(hosts, hosts[1].addresses[1], 64)) < 10
+    _seconds(hosts, hosts[1].addresses[1], 64)
     assert hosts[0].sent_bytes(1) - before[0] > 64 << 10
     assert hosts[1].received_bytes(1) - before[1] > 64 << 10
 
@@ -78,26 +83,27 @@ def test_each_fault_happens_and_heals(hosts: tuple[Host, ...]) -> None:
         happen()
         assert _talk(hosts) == seen, name
         if name == "cut":
-            assert float(_talk(hosts, right.addresses[1])) < 10, "only the one network was cut"
+            _seconds(hosts, right.addresses[1])  # only the one network was cut
         left.heal()
         right.heal()
-        assert float(_talk(hosts)) < 10, f"healed after {name}"
+        _seconds(hosts)
 
 
 def test_a_slow_line_is_slow_in_one_direction(hosts: tuple[Host, ...]) -> None:
     hosts[0].slow(200_000)
-    assert 1.2 < float(_talk(hosts, kib=400)) < 6
+    slow = _seconds(hosts, kib=400)
+    assert slow > 1.2
     hosts[0].heal()
-    assert float(_talk(hosts, kib=400)) < 1
+    assert _seconds(hosts, kib=400) < slow
 
 
 def test_an_address_can_change(hosts: tuple[Host, ...]) -> None:
     moved = hosts[1].readdress("10.66.0.77")
     assert moved.addresses == ("10.66.0.77", "10.66.1.2")
-    assert float(_talk(hosts, moved.address)) < 10
+    _seconds(hosts, moved.address)
     assert _talk(hosts) in ("TimeoutError", "OSError")
     moved.readdress(hosts[1].address)
-    assert float(_talk(hosts)) < 10
+    _seconds(hosts)
 
 
 def test_nothing_is_left_even_of_a_killed_run() -> None:
@@ -109,12 +115,12 @@ def test_nothing_is_left_even_of_a_killed_run() -> None:
     with network(["b"]) as (host,):
         sleeper = host.start("sleep", "600")
         assert not list(Path("/run/netns").glob(f"hflab-{dead.pid}-*"))
-    assert sleeper.wait(10) != 0
+    assert sleeper.wait(60) != 0
     assert not list(Path("/run/netns").glob(f"hflab-{os.getpid()}-*-b"))
 
 
 def test_a_long_line_takes_its_time_and_carries_no_more_than_it_may(hosts: tuple[Host, ...]) -> None:
     with delay_line(hosts[0], hosts[1], 0.06, 4_000_000) as (_, far):
-        assert float(_talk(hosts, far)) >= 0.12
-        assert 2 * 1024 * 1024 / 4_000_000 <= float(_talk(hosts, far, 2048)) < 10
+        assert _seconds(hosts, far) >= 0.12
+        assert _seconds(hosts, far, 2048) >= 2 * 1024 * 1024 / 4_000_000
     assert "line0" not in hosts[0].run("ip", "link"), "the line is gone with its devices"
