@@ -156,6 +156,7 @@ def test_what_cannot_be_carried_out_is_told_wherever_files_are(site: Site, tmp_p
     doubts = {
         "flipped": "its journal is damaged",
         "newer": "unknown features (0x80)",
+        "fast": "its fast commits",
         "xfs": "its log is not carried out",
     }
     with trees.served(site, images) as disks:
