@@ -144,6 +144,11 @@ class Installation:
         options = ("--option", f"path={self.vms}", "--option", f"snapshot={snapshot}")
         self.holdfast("server", "add", "lab", "--plugin", "images", *options)
 
+    def add_server(self, name: str, plugin: str, **options: object) -> None:
+        """A server without a secret."""
+        words = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+        self.holdfast("server", "add", name, "--plugin", plugin, *words)
+
     def add_repository(self, name: str, *, encrypted: bool) -> None:
         """A new repository at ``store/NAME``; its passphrase lies in the file ``NAME.pass``."""
         place = ("--agent", "local", "--path", self.store / name, "--create")

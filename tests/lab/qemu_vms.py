@@ -24,7 +24,7 @@ _START_S = 60.0
 class QemuVm:
     """Runs while it is entered. ``disks`` by id: format and size. ``monitor``, ``fleecing``: what the plugin is told.
 
-    ``objects``: more of QEMU's objects, as its command line takes them.
+    ``objects``: more of QEMU's objects, as its command line takes them. ``scsi``: the disks are on one controller.
 
     Monitor and scratch directory lie in ``folder``. The images are ``ID.FORMAT``; the node is named after the disk.
     """
@@ -38,6 +38,7 @@ class QemuVm:
         tcp: int = 0,
         fleecing: Fleecing = Fleecing.AUTO,
         objects: tuple[str, ...] = (),
+        scsi: bool = False,
     ) -> None:
         self.folder, self.disks = folder, disks
         self.scratch = folder / "scratch"
@@ -45,7 +46,7 @@ class QemuVm:
         self.monitor = f"tcp:127.0.0.1:{tcp}" if tcp else f"unix:{folder / 'vm.qmp'}"
         self._io_thread = io_thread
         self.fleecing = fleecing
-        self._objects = objects
+        self._objects, self._scsi = objects, scsi
         self.process: subprocess.Popen[bytes] | None = None
         for disk, (kind, size_bytes) in disks.items():
             if not self.image(disk).exists():
@@ -91,10 +92,12 @@ class QemuVm:
         lab = self.folder / "lab.qmp"
         at_once = ",nodelay=on" if self.monitor.startswith("tcp:") else ""
         command += ["-qmp", f"{self.monitor},server=on,wait=off{at_once}", "-qmp", f"unix:{lab},server=on,wait=off"]
+        command += ["-device", "virtio-scsi-pci,id=scsi"] if self._scsi else []
+        model = "scsi-hd" if self._scsi else "virtio-blk-pci"
         for disk, (kind, _) in self.disks.items():
             file = f"file.driver=file,file.filename={self.image(disk)},file.discard=unmap"
             command += ["-blockdev", f"driver={kind},node-name={disk},discard=unmap,{file}"]
-            command += ["-device", f"virtio-blk-pci,drive={disk},id={disk}{thread}"]
+            command += ["-device", f"{model},drive={disk},id={disk}{thread}"]
         lab.unlink(missing_ok=True)
         # qemu-io tells of failed requests on QEMU's standard output, at once only if that is a terminal.
         self._told, terminal = os.openpty()
@@ -137,7 +140,8 @@ class QemuVm:
     def io(self, disk: str, *commands: str) -> None:
         """Commands of qemu-io through the guest's device; an error of one fails the test."""
         for command in commands:
-            line = f'qemu-io -d /machine/peripheral/{disk}/virtio-backend "{command}"'
+            backend = "" if self._scsi else "/virtio-backend"
+            line = f'qemu-io -d /machine/peripheral/{disk}{backend} "{command}"'
             told = self.lab.run("human-monitor-command", **{"command-line": line})
             with contextlib.suppress(BlockingIOError):
                 told += os.read(self._told, 1 << 16).decode()

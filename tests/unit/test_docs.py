@@ -50,6 +50,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in headings(linked), f"{page} links to {target}; there is no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / page).read_text()):
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), f"{page} names {name} of {file}, which is not there"
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     text = (ROOT / page).read_text().replace("\\\n", " ")
     fenced = [found for block in FENCED.findall(text) for found in COMMAND.findall(block)]

@@ -55,7 +55,7 @@ def command(*words: str, fresh: bool = True, image: str | Served = "root,1.raw")
         ("-pidfile", "/run/web.pid", "web.pid"),
         ("-m", "4096", "4096"),
         ("-device", "virtio-blk-pci,drive=disk-node,id=root", "virtio-blk-pci,drive=disk-node,id=root"),
-        ("-name", "web,process=web", "web2"),
+        ("-name", "web,process=web", "guest=web2"),
         ("-kernel", "/boot/vmlinuz", "/boot/vmlinuz"),
     ],
 )
@@ -95,8 +95,8 @@ def test_nothing_in_it_is_the_shells() -> None:
 
 
 def test_a_vm_whose_command_is_not_known_gets_its_disks() -> None:
-    text = start_file(None, Renewed("web", {"a": "a.raw", "b": "b.raw"}, True))
-    assert "is not known" in text
+    text = start_file(None, Renewed("web, a=b", {"a": "a.raw", "b": "b.raw"}, True))
+    assert "is not known" in text and "guest=web,, a=b" in text
     assert text.count("-blockdev") == text.count("virtio-blk-pci") == 2
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
-from holdfast_agent.errors import ChangeTrackingLost
+from holdfast_agent.errors import ChangeTrackingLost, DiskUnsupported
 from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_plugins.hypervisors.tracking_names import new_tracking_name
 from holdfast_plugins.hypervisors.vsphere import VsphereOptions
 from holdfast_plugins.hypervisors.vsphere.datastores import DatastoreState, short_of_room
-from holdfast_plugins.hypervisors.vsphere.devices import Disk, datastore_and_path
+from holdfast_plugins.hypervisors.vsphere.devices import Disk, datastore_and_path, disks_of
 from holdfast_plugins.hypervisors.vsphere.promises import Promised, parse_promised
 from holdfast_plugins.hypervisors.vsphere.rights import sentences
 from holdfast_plugins.hypervisors.vsphere.tracked_ids import change_since, tracked_id
@@ -37,6 +39,54 @@ def test_a_change_id_is_asked_with_only_if_nothing_speaks_against_it() -> None:
     ):
         with pytest.raises(ChangeTrackingLost, match=why):
             change_since(now, kept)
+
+
+def hardware(**odd: dict[str, Any]) -> list[Any]:
+    """Of a VM with an empty drive and disks at these units of its second controller; by unit what is odd with one."""
+    from pyVmomi import vim
+
+    kinds = vim.vm.device
+    devices = [kinds.ParaVirtualSCSIController(key=1001, busNumber=1, sharedBus="noSharing"), kinds.VirtualCdrom(key=3)]
+    for unit in ("10", "2", "0"):
+        change = odd.get(f"unit{unit}", {})
+        raw = "compatibilityMode" in change
+        backing = (kinds.VirtualDisk.RawDiskMappingVer1BackingInfo if raw else kinds.VirtualDisk.FlatVer2BackingInfo)(
+            **{"fileName": f"[store {unit}] web/web.vmdk", "diskMode": "persistent"} | change
+        )
+        disk = kinds.VirtualDisk(key=2000 + int(unit), controllerKey=1001, unitNumber=int(unit), capacityInKB=1024)
+        disk.backing = backing
+        devices.append(disk)
+    return devices
+
+
+def test_disks_are_told_in_the_order_of_their_units_and_drives_are_not() -> None:
+    from pyVmomi import vim
+
+    told = disks_of(vim, hardware())
+    assert [(disk.disk_id, disk.datastore) for disk in told] == [
+        ("scsi1:0", "store 0"), ("scsi1:2", "store 2"), ("scsi1:10", "store 10")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"diskMode": "independent_persistent"}, "independent persistent"),
+        ({"compatibilityMode": "physicalMode"}, "raw device in physical mode"),
+        ({"sharing": "sharingMultiWriter"}, "several VMs write to it"),
+        ({"fileName": ""}, "no file behind it"),
+    ],
+    ids=["independent", "raw device", "shared", "without a file"],
+)
+def test_a_disk_that_no_snapshot_freezes_is_refused_unless_it_is_left_out(odd: dict[str, Any], why: str) -> None:
+    from pyVmomi import vim
+
+    devices = hardware(unit2=odd)
+    with pytest.raises(DiskUnsupported, match=f"scsi1:2.*{why}"):
+        disks_of(vim, devices)
+    left = ["scsi1:0", "scsi1:10"]
+    assert [disk.disk_id for disk in disks_of(vim, devices, lambda disk_id: disk_id == "scsi1:2")] == left
+    assert [disk.disk_id for disk in disks_of(vim, devices, refuse=False)] == left
 
 
 @pytest.mark.parametrize("since", ["", "*", "vsphere::*", f"{RECORD}/81", "vsphere:x:y/1", "holdfast-x"])

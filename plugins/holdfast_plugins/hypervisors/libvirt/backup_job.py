@@ -28,6 +28,8 @@ from .options import LibvirtOptions
 
 log = logging.getLogger(__name__)
 _BROKEN = re.compile(r"for disk '([^']+)'|of disk '([^']+)'")
+_KEEPS_NONE = re.compile(r"bitmap '[^']+' persistent in 'libvirt-([0-9]+)-format'")
+"""QEMU's words for an image that cannot keep one: qcow2 of version 2, which libvirt's own storage pools make."""
 _BEGIN_TIMEOUT_S, _END_TIMEOUT_S = 60.0, 60.0
 _MOST_PORTS_TRIED = 16
 _LOST = (Code.CHECKPOINT_INCONSISTENT, Code.NO_DOMAIN_CHECKPOINT)
@@ -37,7 +39,7 @@ class Begun(msgspec.Struct, frozen=True):
     """A backup job that runs. ``urls``: by disk; ``tracked``: the disks that the new checkpoint has.
 
     ``bitmaps``: by disk the change id asked for, which is also the name of the bitmap in its export; ``lost``: why
-    there is none. ``refused``: why there is no checkpoint.
+    there is none. ``refused``: why there is no checkpoint, or none of which disk.
     """
 
     urls: Mapping[str, str]
@@ -123,7 +125,7 @@ class _Plan:
         self._tracked = {disk.target for disk in disks if disk.tracks}
         self._since: dict[str, str] = {}
         self._lost: dict[str, str] = {}
-        self._refused = ""
+        self._refused: list[str] = []
 
     def ask_changes(self, disk: Disk, since: str | None) -> None:
         if since is None:
@@ -147,7 +149,7 @@ class _Plan:
             tracked=frozenset(self._tracked),
             bitmaps=self._since,
             lost=self._lost,
-            refused=self._refused,
+            refused="; ".join(self._refused),
         )
 
     def _give_way(self, error: LibvirtRefused) -> None:
@@ -158,15 +160,26 @@ class _Plan:
             for target in [named] if named in self._since else list(self._since):
                 self._lost[target] = str(error)
                 del self._since[target]
+        elif keeps_none := self._keeps_none(error):
+            self._refused.append(
+                f"{keeps_none} keeps no dirty bitmaps (qcow2 of version 2; `qemu-img amend -o compat=1.1` mends it)"
+            )
+            self._tracked.discard(keeps_none)
         elif self._tracked and error.code in (
             Code.CONFIG_UNSUPPORTED,
             Code.OPERATION_UNSUPPORTED,
             Code.OPERATION_INVALID,
         ):
-            self._refused = f"no checkpoint could be made ({error})"
+            self._refused.append(f"no checkpoint could be made ({error})")
             self._tracked.clear()
         else:
             raise error
+
+    def _keeps_none(self, error: LibvirtRefused) -> str:
+        """The disk, among those that are tracked, of which this says that its image keeps no bitmap; "" for none."""
+        match = _KEEPS_NONE.search(str(error))
+        tracked = (disk for disk in self._disks if disk.target in self._tracked)
+        return next((disk.target for disk in tracked if match is not None and disk.top.index == match[1]), "")
 
     def _begin(self) -> Mapping[str, str]:
         """Begin the job as it is planned now; returns the NBD server's attributes."""

@@ -13,11 +13,15 @@ _LONGEST_XML = 4 << 20
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One image of a disk. ``kind``: libvirt's, such as file or block. ``place``: its path, where it has one."""
+    """One image of a disk. ``kind``: libvirt's, such as file or block. ``place``: its path, where it has one.
+
+    ``index``: by which libvirt names its block node in a running QEMU ("libvirt-3-format").
+    """
 
     kind: str
     format: str
     place: str = ""
+    index: str = ""
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -107,5 +111,6 @@ def _layers(element: ElementTree.Element) -> Iterator[Layer]:
 
 def _layer(element: ElementTree.Element, image_format: str) -> Layer:
     source = element.find("source")
-    place = "" if source is None else source.get("file") or source.get("dev") or ""
-    return Layer(element.get("type", "file"), image_format, place)
+    told = {} if source is None else source.attrib
+    place = told.get("file") or told.get("dev") or ""
+    return Layer(element.get("type", "file"), image_format, place, told.get("index", ""))

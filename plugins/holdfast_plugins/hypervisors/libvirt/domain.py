@@ -11,6 +11,8 @@ from holdfast_plugins.api import VmRef
 
 from .binding import Code, LibvirtRefused
 from .starts import Starts
+from .volumes import capacity_bytes as volume_bytes
+from .volumes import resolved
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -79,9 +81,8 @@ class Domain:
             self._ask(lambda: self._raw.undefineFlags(flags))
 
     def xml(self, *, inactive: bool = False) -> str:
-        """The definition: as QEMU runs, or as the next start will find it."""
-        flags = self._flag("DOMAIN_XML_INACTIVE") if inactive else 0
-        return str(self._ask(lambda: self._raw.XMLDesc(flags)))
+        """The definition: as QEMU runs, or as the next start will find it. Volumes of pools are told by their paths."""
+        return resolved(self._connection, self._xml(inactive))
 
     def whole_xml(self) -> str:
         """All that is needed to define it anew, passwords of consoles too where the connection may read them."""
@@ -97,7 +98,15 @@ class Domain:
 
     def capacity_bytes(self, target: str) -> int:
         """The size of a disk as the guest sees it. ``target``: such as "vda"."""
+        if not self.active:  # then libvirt does not look for a volume
+            found = volume_bytes(self._connection, self._xml(inactive=True), target)
+            if found is not None:
+                return found
         return int(self._ask(lambda: self._raw.blockInfo(target))[0])
+
+    def _xml(self, inactive: bool) -> str:
+        flags = self._flag("DOMAIN_XML_INACTIVE") if inactive else 0
+        return str(self._ask(lambda: self._raw.XMLDesc(flags)))
 
     # --- backup jobs and checkpoints ----------------------------------------------------------------------------------
 

@@ -268,9 +268,12 @@ class Restores:
 
 
 def _named_images(connection: Connection) -> Iterator[Path]:
+    """Raises :class:`LibvirtRefused` where that is not known of all."""
     for domain in connection.domains():
         for inactive in (False, True):
             for disk in disks_of(domain.xml(inactive=inactive), refuse=False):
+                if disk.top.kind == "volume":
+                    raise LibvirtRefused(0, f"the volume that is {disk.target} of {domain.vm.name} cannot be found")
                 yield from (Path(layer.place) for layer in disk.layers if layer.place)
 
 

@@ -16,6 +16,8 @@ from .monitor import CommandRefused, Monitor
 
 _OURS = "holdfast-"
 _MAX_COMMAND_BYTES = 1 << 20
+_PASSED_ON = frozenset({"scsi-block", "scsi-generic"})
+"""Devices whose commands QEMU hands to the host's disk as they are, past bitmaps and filters."""
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -52,7 +54,8 @@ class Description(msgspec.Struct, frozen=True):
 def disks_of(monitor: Monitor) -> list[Disk]:
     """The disks that a guest can write to, in QEMU's order; CD drives and other removable or read-only media are not.
 
-    Raises :class:`DiskUnsupported` for one that has no name by which it could be found again.
+    Raises :class:`DiskUnsupported` for one that has no name by which it could be found again, or whose content QEMU
+    does not see.
     """
     found = []
     for told in monitor.run("query-block"):
@@ -60,6 +63,7 @@ def disks_of(monitor: Monitor) -> list[Disk]:
         device = told.get("qdev", "")
         if inserted is None or inserted["ro"] or told["removable"] or not device:
             continue
+        _check_seen(monitor, device)
         image = inserted["image"]
         details = image.get("format-specific", {}).get("data", {})
         found.append(
@@ -123,6 +127,16 @@ def vm_info_of(vm: VmRef, description: Description, *, running: bool) -> VmInfo:
     """What the inventory tells of a VM."""
     disks = tuple(disk.info for disk in description.disks)
     return VmInfo(vm, disks, running, msgspec.json.encode(description), socket.gethostname())
+
+
+def _check_seen(monitor: Monitor, device: str) -> None:
+    path = device if device.startswith("/") else f"/machine/peripheral/{device}"
+    kind = monitor.run("qom-get", {"path": path, "property": "type"})
+    if kind in _PASSED_ON:
+        reason = f"it is a device that the guest commands itself ({kind}), past QEMU: no snapshot freezes it"
+        raise DiskUnsupported(
+            disk=device, reason=reason, advice="Give the guest the device as scsi-hd, or back it up in it"
+        )
 
 
 def _disk_id(told: dict[str, Any], device: str) -> str:

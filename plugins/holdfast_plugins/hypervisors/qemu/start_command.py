@@ -82,17 +82,27 @@ def start_file(description: Description | None, renewed: Renewed) -> str:
     return f'#!/bin/sh\n# Starts the restored VM.{told}\ncd "$(dirname "$0")" || exit 1\nexec {lines}\n'
 
 
-_UNKNOWN = " How the original was started is not known: see to its hardware."
+_UNKNOWN = " How the original was started is not known: see to its hardware (-accel kvm, -m, -smp, -nic, -vnc)."
+_FIRST_SLOT, _FUNCTIONS = 4, 8
+"""Of q35's bus: slots below are others'. Without the functions of each slot 28 disks would be the most."""
 
 
 def _plain(renewed: Renewed) -> list[str]:
-    words = ["qemu-system-x86_64", "-machine", "q35", "-m", "2048", "-name", renewed.name]
-    words += ["-qmp", f"unix:{_socket(renewed.name)},server=on,wait=off"]
+    words = ["qemu-system-x86_64", "-machine", "q35", "-m", "2048", "-smp", "2", "-name", _guest(renewed.name)]
+    words += ["-nic", "none", "-vnc", "unix:vm.vnc", "-qmp", "unix:vm.qmp,server=on,wait=off"]
+    words += ["-chardev", "socket,path=vm.qga,server=on,wait=off,id=qga", "-device", "virtio-serial-pci,addr=3"]
+    words += ["-device", "virtserialport,chardev=qga,name=org.qemu.guest_agent.0"]
     for number, image in enumerate(renewed.images.values()):
         file = image.node if isinstance(image, Served) else {"driver": "file", "filename": image}
         words += ["-blockdev", json.dumps({"driver": "raw", "node-name": f"disk{number}", "file": file})]
-        words += ["-device", f"virtio-blk-pci,drive=disk{number},id=disk{number}"]
+        words += ["-device", f"virtio-blk-pci,drive=disk{number},id=disk{number},{_place(number)}"]
     return words
+
+
+def _place(number: int) -> str:
+    """Of a disk on the bus, and among what the guest may boot from."""
+    slot, function = divmod(number, _FUNCTIONS)
+    return f"addr={_FIRST_SLOT + slot:#x}.{function},multifunction=on,bootindex={number}"
 
 
 def _rewritten(description: Description, renewed: Renewed) -> list[str]:
@@ -114,7 +124,7 @@ def _rewritten(description: Description, renewed: Renewed) -> list[str]:
 
 def _value(description: Description, renewed: Renewed, option: str, value: str) -> str:
     if option == "-name":
-        return renewed.name
+        return _guest(renewed.name)
     if option == "-uuid":
         return str(uuid.uuid4()) if renewed.fresh else value
     if option in _OWN_FILES:
@@ -212,6 +222,11 @@ def _split(value: str) -> Sequence[str]:
     return [part.replace("\0", ",") for part in value.replace(",,", "\0").split(",")]
 
 
+def _guest(name: str) -> str:
+    """As `-name` takes one that may hold "=" and ","."""
+    return f"guest={_escaped(name)}"
+
+
 def _escaped(text: str) -> str:
     return text.replace(",", ",,")
 
@@ -219,7 +234,3 @@ def _escaped(text: str) -> str:
 def _new_mac() -> str:
     """Of the range that is QEMU's own."""
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
-
-
-def _socket(name: str) -> str:
-    return _escaped(f"{name}.qmp")

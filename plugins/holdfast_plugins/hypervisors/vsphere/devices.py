@@ -17,6 +17,7 @@ _CONTROLLERS = (
     ("VirtualIDEController", "ide"),
 )
 _FILE_NAME = re.compile(r"\[([^\[\]/\0]{1,255})\] ?([^\0]{1,4096})")
+_LONGEST_NUMBER = 10
 _ADVICE = 'Leave it out by skip = ["VM/DISK"] in the options of the server'
 
 
@@ -61,7 +62,7 @@ def disks_of(
                 continue
             raise DiskUnsupported(disk=disk_id, reason=reason, advice=_ADVICE)
         found.append(_disk(disk_id, device))
-    return tuple(sorted(found, key=lambda disk: disk.disk_id))
+    return tuple(sorted(found, key=lambda disk: _by_number(disk.disk_id)))
 
 
 def datastore_and_path(name: str) -> tuple[str, str]:
@@ -70,6 +71,11 @@ def datastore_and_path(name: str) -> tuple[str, str]:
     if match is None or ".." in match[2].split("/"):
         raise ValueError(f"{name[:100]!r} is not a path in a datastore")
     return match[1], match[2]
+
+
+def _by_number(disk_id: str) -> tuple[str, ...]:
+    """So that "scsi0:2" comes before "scsi0:10", also where a plain VM gets the disks in this order."""
+    return tuple(part.zfill(_LONGEST_NUMBER) if part.isdigit() else part for part in re.split(r"(\d+)", disk_id))
 
 
 def _disk(disk_id: str, device: Any) -> Disk:

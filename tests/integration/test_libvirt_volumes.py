@@ -1,0 +1,121 @@
+"""Disks that a VM's definition names by storage pools and volumes, as libvirt's tools make them."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast_agent.errors import DiskUnsupported
+from holdfast_plugins.api import SnapshotRequest, VmRef
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
+from holdfast_plugins.testkit import MemoryJournal
+from lab.libvirt_backups import read_whole
+from lab.libvirt_host import LibvirtHost, libvirt_daemon
+
+MIB = 1 << 20
+DISKS = {"vda": ("old", "qcow2", "0.10"), "vdb": ("new", "qcow2", "1.1"), "vdc": ("plain", "raw", "")}
+"""By target the volume, its format, and the version of qcow2; the first is what pools make unless told otherwise."""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[LibvirtHost]:
+    with libvirt_daemon() as host:
+        yield host
+
+
+@pytest.fixture
+def domain(host: LibvirtHost) -> Iterator[Any]:
+    """On two pools, shut off; each disk holds what ``content`` says."""
+    folders = [host.shared / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+        target = f"<target><path>{folder}</path></target>"
+        host.raw.storagePoolCreateXML(f"<pool type='dir'><name>{folder.name}</name>{target}</pool>", 0)
+    disks = ""
+    for number, (target, (name, image_format, version)) in enumerate(DISKS.items()):
+        folder = folders[number % 2]
+        (folder / "raw").write_bytes(content(target))
+        options = ["-o", f"compat={version}"] if version else []
+        command = ["qemu-img", "convert", "-f", "raw", "-O", image_format, *options, folder / "raw", folder / name]
+        subprocess.run(command, check=True)
+        (folder / "raw").unlink()
+        disks += f"""<disk type='volume' device='disk'><driver name='qemu' type='{image_format}'/>
+            <source pool='{folder.name}' volume='{name}'/><target dev='{target}' bus='virtio'/></disk>"""
+        host.raw.storagePoolLookupByName(folder.name).refresh()
+    yield host.raw.defineXML(
+        f"""<domain type='qemu'><name>pools</name><memory unit='MiB'>64</memory>
+        <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
+        <emulator>{shutil.which("qemu-system-x86_64")}</emulator>{disks}
+        <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"""
+    )
+    host.clear()
+    for folder in folders:
+        host.raw.storagePoolLookupByName(folder.name).destroy()
+        shutil.rmtree(folder)
+
+
+def content(target: str) -> bytes:
+    return random.Random(target).randbytes(MIB)
+
+
+@pytest.fixture
+def driver(host: LibvirtHost) -> Iterator[LibvirtDriver]:
+    driver = LibvirtDriver(LibvirtOptions(**host.options()), {})
+    driver.connect()
+    yield driver
+    driver.close()
+
+
+def backed_up(driver: LibvirtDriver, host: LibvirtHost, method: Method = Method.AUTO) -> tuple[set[str], str]:
+    """The disks that are tracked from now on, and what is said of the snapshot. Each is read as it is."""
+    (vm,) = driver.list_vms()
+    info = driver.vm_info(vm)
+    assert [(disk.disk_id, disk.size_bytes, Path(disk.datastore).name) for disk in info.disks] == [
+        ("vda", MIB, "one"), ("vdb", MIB, "two"), ("vdc", MIB, "one")
+    ]  # fmt: skip
+    journal = MemoryJournal()
+    request = SnapshotRequest(vm, "test", tuple(DISKS), LibvirtSnapshotOptions(method=method), series="one")
+    snapshot = driver.create_snapshot(request, journal)
+    for disk in snapshot.disks:
+        assert read_whole(disk.urls[0], host.shared.parent)[:MIB] == content(disk.disk_id)
+    driver.check_snapshot(snapshot)
+    driver.remove_snapshot(snapshot, True, journal)
+    assert not journal.open
+    return {disk.disk_id for disk in snapshot.disks if disk.change_id}, snapshot.note
+
+
+def test_running_ones_are_backed_up_and_an_image_that_keeps_no_bitmap_costs_only_its_own_tracking(
+    host: LibvirtHost, driver: LibvirtDriver, domain: Any
+) -> None:
+    domain.createWithFlags(1)  # paused
+    for _ in range(2):
+        tracked, note = backed_up(driver, host)
+        assert tracked == {"vdb"}
+        assert "vda keeps no dirty bitmaps (qcow2 of version 2" in note
+    assert len(domain.listAllCheckpoints()) == 1
+    assert not list(host.scratch.iterdir())
+
+
+def test_running_ones_are_frozen_by_overlays(host: LibvirtHost, driver: LibvirtDriver, domain: Any) -> None:
+    domain.createWithFlags(1)
+    tracked, note = backed_up(driver, host, Method.SNAPSHOT)
+    assert (tracked, note) == (set(), "overlays")
+    assert not list(host.scratch.iterdir())
+
+
+def test_those_of_a_vm_that_is_off_are_read_where_they_lie(
+    host: LibvirtHost, driver: LibvirtDriver, domain: Any
+) -> None:
+    backed_up(driver, host)
+    host.raw.storagePoolLookupByName("two").destroy()
+    with pytest.raises(DiskUnsupported, match="virsh pool-start two"):
+        driver.vm_info(VmRef(domain.UUIDString(), "pools"))
+    host.raw.storagePoolCreateXML(
+        f"<pool type='dir'><name>two</name><target><path>{host.shared}/two</path></target></pool>", 0
+    )
