@@ -11,6 +11,7 @@ import pytest
 
 from holdfast_plugins.api import VmRef
 from lab import guest as lab
+from lab.instants import wait_until
 from lab.libvirt_guest import LibvirtGuest
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
 from lab.vcenter import VCenter, vcenter
@@ -69,13 +70,16 @@ def test_libvirt(house: VsphereHouse, host: LibvirtHost) -> None:
     assert xml.count("bus='virtio'") >= 2
     host.raw.defineXML(xml.replace("type='kvm'", "type='qemu'", 1))  # what every machine of the tests can do
     domain.create()
-    check_up(LibvirtGuest.found(host, VmRef(domain.UUIDString(), "elsewhere")).agent)
+    guest = LibvirtGuest.found(host, VmRef(domain.UUIDString(), "elsewhere"))
+    guest.wait_up()
+    check_up(guest.agent)
 
 
 def test_qemu(house: VsphereHouse) -> None:
     restored(house, "q")
     folder = house.home / "restored" / "elsewhere"
     with running(folder):
+        wait_until((folder / "vm.qga").is_socket)
         check_up(lab.Agent(folder / "vm.qga"))
 
 
