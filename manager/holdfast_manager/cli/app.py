@@ -66,6 +66,15 @@ class App:
         return JsonOutput(self.quiet) if self.output is OutputForm.JSON else TextOutput(self.quiet)
 
     @contextmanager
+    def telling(self, told: Output) -> Iterator[None]:
+        """Have ``told`` take the results meanwhile."""
+        before, self._told = self._told, told
+        try:
+            yield
+        finally:
+            self._told = before
+
+    @contextmanager
     def step(self, arguments: Sequence[str], told: Output) -> Iterator[App]:
         """What a command needs that is a step of this one: as if it were typed, but that it tells ``told``."""
         inner = App(arguments)

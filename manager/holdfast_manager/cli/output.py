@@ -45,7 +45,9 @@ class Output(ABC):
 
 class TextOutput(Output):
     def result(self, document: Any, text: Callable[[], str] | str) -> None:
-        _write(text if isinstance(text, str) else text())
+        told = text if isinstance(text, str) else text()
+        if told:  # people have read the parts of a whole already
+            _write(told)
 
     def error(self, record: ErrorRecord) -> int:
         click.echo(f"{click.style('Error:', fg='red', bold=True)} {record.message}", err=True)
@@ -66,14 +68,7 @@ class JsonOutput(Output):
         _write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
     def error(self, record: ErrorRecord) -> int:
-        told = {
-            "code": record.code,
-            "message": record.message,
-            "action": record.action,
-            "retryable": record.retryable,
-            "exit_code": record.exit_code,
-        }
-        click.echo(msgspec.json.format(msgspec.json.encode({"error": told}), indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode({"error": error_document(record)}), indent=2))
         return record.exit_code
 
     def note(self, text: str) -> None:
@@ -84,26 +79,39 @@ class JsonOutput(Output):
 
 
 class Collected(Output):
-    """Keeps the documents of commands that are steps of another; for people they are told as they come."""
+    """Keeps the documents of what is a part of one command; people are told the parts as they come."""
 
     def __init__(self, beneath: Output) -> None:
         super().__init__(beneath.quiet)
         self.documents: list[Any] = []
-        self._beneath = beneath
+        self._beneath: Output = beneath._beneath if isinstance(beneath, Collected) else beneath
+        self._people = isinstance(self._beneath, TextOutput)
 
     def result(self, document: Any, text: Callable[[], str] | str) -> None:
         self.documents.append(document)
-        if isinstance(self._beneath, TextOutput):
+        if self._people:
             self._beneath.result(document, text)
 
     def error(self, record: ErrorRecord) -> int:
-        return self._beneath.error(record)
+        """Of a part, beside which others may go well: programs find it in the document of the whole."""
+        return self._beneath.error(record) if self._people else record.exit_code
 
     def note(self, text: str) -> None:
         self._beneath.note(text)
 
     def warning(self, text: str) -> None:
         self._beneath.warning(text)
+
+
+def error_document(record: ErrorRecord) -> dict[str, Any]:
+    """An error as programs read it."""
+    return {
+        "code": record.code,
+        "message": record.message,
+        "action": record.action,
+        "retryable": record.retryable,
+        "exit_code": record.exit_code,
+    }
 
 
 def _write(text: str) -> None:

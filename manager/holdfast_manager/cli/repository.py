@@ -20,6 +20,7 @@ from .app import App, pass_app
 from .approving import require_approval
 from .asking import existing_passphrase, new_passphrase, paper_key
 from .commands import Group
+from .members import in_each, repository_or_group
 from .repository_copy import copy
 from .repository_edit import SLOTS, edit, limit_options, limits_given, limits_text
 from .repository_gc import gc
@@ -167,13 +168,18 @@ for command in (edit, verify, gc, stats, copy, heal, group, seal, unseal, evacua
     repository.add_command(command)
 
 
-@repository.command(examples=("holdfast repository rescan main",))
-@click.argument("name")
+@repository.command(examples=("holdfast repository rescan main", "holdfast repository rescan pool"))
+@repository_or_group
 @pass_app
-def rescan(app: App, name: str) -> None:
+def rescan(app: App, name: str) -> int:
     """Read the list of restore points from the repository anew."""
-    found = _rescan(app, name)
-    app.out.result({"repository": name, "points": found}, f"{counted(found, 'restore point')} in {name}")
+
+    def read(member: str) -> int:
+        found = _rescan(app, member)
+        app.out.result({"repository": member, "points": found}, f"{counted(found, 'restore point')} in {member}")
+        return 0
+
+    return in_each(app, name, read)
 
 
 @repository.command("rebuild-index", examples=("holdfast repository rebuild-index main",))

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 import msgspec
 
-from holdfast_manager.catalog.values import SessionEntry, SessionKind
+from holdfast_manager.catalog.values import SessionKind
 
 from .app import App, pass_app
 from .commands import Command
-from .running import detach_option, run_in_each
+from .members import in_each, repository_or_group
+from .running import detach_option, run_session
 
 
 @click.command(cls=Command, examples=("holdfast repository gc main", "holdfast repository gc main --dry-run"))
-@click.argument("name")
+@repository_or_group
 @click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
 @detach_option
 @pass_app
 def gc(app: App, name: str, dry_run: bool, detach: bool) -> int:
-    """Collect garbage: remove what no restore point refers to, beside whatever runs. NAME: a repository or a group."""
+    """Collect garbage: remove what no restore point refers to, beside whatever runs."""
     from holdfast_manager.sessions.requests import GcRequest
 
-    def begin(member: str) -> SessionEntry:
-        request = GcRequest(repository=member, dry_run=dry_run)
-        return app.catalog.sessions.begin(SessionKind.GC, msgspec.to_builtins(request))
+    def collect(member: str) -> int:
+        request = msgspec.to_builtins(GcRequest(repository=member, dry_run=dry_run))
+        return run_session(app, partial(app.catalog.sessions.begin, SessionKind.GC, request), detach, strict=False)
 
-    members = [entry.name for entry in app.catalog.groups.behind(name)]
-    return run_in_each(app, members, begin, detach, strict=False)
+    return in_each(app, name, collect)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 import msgspec
 
-from holdfast_manager.catalog.values import SessionEntry, SessionKind
+from holdfast_manager.catalog.values import SessionKind
 
 from .app import App, pass_app
 from .budgets import budget_of
 from .commands import Command
+from .members import in_each, repository_or_group
 from .naming import in_repository
-from .running import detach_option, run_in_each
+from .running import detach_option, run_session
 
 
 @click.command(
@@ -24,7 +27,7 @@ from .running import detach_option, run_in_each
         "holdfast repository verify main --level 2 --sample 5",
     ),
 )
-@click.argument("name")
+@repository_or_group
 @click.option(
     "--level", type=click.IntRange(0, 2), default=1, show_default=True,
     help="0: all is there. 1: every stored byte by its checksum. 2: every block decrypted and compared with its id.",
@@ -52,23 +55,22 @@ def verify(
     sample: float,
     detach: bool,
 ) -> int:
-    """Verify a repository, or all of a group.
+    """Verify a repository.
 
     Exits with 14 when something is damaged; the report names what is touched.
     Nothing is deleted. Bad blocks are put in quarantine: the next backup of their disks stores them again.
     """
     from holdfast_manager.sessions.requests import VerifyRequest
 
-    members = [entry.name for entry in app.catalog.groups.behind(name)]
     if proxy:
         app.catalog.agents.get(proxy)
     rows = [in_repository(app.catalog, name, point) for point in points]
     budget = budget_of(level, older_than, max_duration, sample)
 
-    def begin(member: str) -> SessionEntry:
+    def check(member: str) -> int:
         sids = tuple(row.sid for row in rows if row.repository == member)
         request = VerifyRequest(repository=member, level=level, points=sids, proxy=proxy, budget=budget)
-        return app.catalog.sessions.begin(SessionKind.VERIFY, msgspec.to_builtins(request))
+        begin = partial(app.catalog.sessions.begin, SessionKind.VERIFY, msgspec.to_builtins(request))
+        return run_session(app, begin, detach, strict=False)
 
-    wanted = [member for member in members if not rows or any(row.repository == member for row in rows)]
-    return run_in_each(app, wanted, begin, detach, strict=False)
+    return in_each(app, name, check, {row.repository for row in rows} or None)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 
 import click
 
@@ -41,18 +40,6 @@ def run_session(app: App, begin: Callable[[], SessionEntry], detach: bool, stric
         with interrupts() as interrupt:
             launched.begin(launcher.run(entry.id))
             return _see_through(launched, interrupt, detach, strict, launcher.wait)
-
-
-def run_in_each(
-    app: App, repositories: Iterable[str], begin: Callable[[str], SessionEntry], detach: bool, strict: bool
-) -> int:
-    """Run a session for each of some repositories, one after another; the worst exit code. Ends when one is stopped."""
-    worst = 0
-    for name in repositories:
-        worst = max(worst, code := run_session(app, partial(begin, name), detach, strict))
-        if code == EXIT_CANCELLED:
-            break
-    return worst
 
 
 def _see_through(

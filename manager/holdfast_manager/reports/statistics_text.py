@@ -9,6 +9,7 @@ from holdfast_agent.model.units import format_size
 from holdfast_agent.wire.messages import PointSizes, Sizes, StatisticsEnded, VmSizes
 from holdfast_manager.catalog.values import PointEntryRow
 
+from .sentences import counted
 from .table import facts, indented, table
 from .times import moment
 
@@ -20,7 +21,8 @@ def statistics_text(
     repository: str, found: StatisticsEnded, rows: Mapping[Sid, PointEntryRow], with_points: bool
 ) -> str:
     """The repository, its VMs and, if asked for, its points. ``rows``: what the catalogue knows of them, by sid."""
-    parts = [f"Repository {repository}\n{indented(facts(_totals(found)))}"]
+    points = sum(vm.points for vm in found.vms)
+    parts = [totals_text(f"Repository {repository}", found.total, points, found.packs_bytes)]
     if found.vms:
         parts.append(f"VMs\n{indented(_vms(found.vms))}")
     if with_points and found.points:
@@ -28,6 +30,21 @@ def statistics_text(
     if found.left_off:
         parts.append(f"{found.left_off} older points are not shown")
     return "\n\n".join(parts)
+
+
+def totals_text(of: str, total: Sizes, points: int, packs_bytes: int) -> str:
+    """A repository's, or a group's: what the packs hold and what of it the restore points need."""
+    unneeded = max(0, packs_bytes - total.stored_bytes - total.metadata_bytes)
+    dedup, compression = _ratio(dedup_ratio(total)), _ratio(compression_ratio(total))
+    pairs = [
+        ("Logical", f"{format_size(total.logical_bytes)} in {counted(points, 'restore point')}"),
+        ("Used", f"{format_size(total.used_bytes)} of them are no holes"),
+        ("Unique", f"{format_size(total.unique_bytes)} of blocks, each counted once: dedup {dedup}"),
+        ("Stored", f"{format_size(total.stored_bytes)} of blocks: compression {compression}"),
+        ("Metadata", format_size(total.metadata_bytes)),
+        ("Packs", f"{format_size(packs_bytes)}, of which no restore point needs {format_size(unneeded)}"),
+    ]
+    return f"{of}\n{indented(facts(pairs))}"
 
 
 def dedup_ratio(sizes: Sizes) -> float | None:
@@ -38,20 +55,6 @@ def dedup_ratio(sizes: Sizes) -> float | None:
 def compression_ratio(sizes: Sizes) -> float | None:
     """Plain bytes of distinct blocks for each byte that they take, with their headers."""
     return sizes.unique_bytes / sizes.stored_bytes if sizes.stored_bytes else None
-
-
-def _totals(found: StatisticsEnded) -> list[tuple[str, str]]:
-    total = found.total
-    unneeded = max(0, found.packs_bytes - total.stored_bytes - total.metadata_bytes)
-    dedup, compression = _ratio(dedup_ratio(total)), _ratio(compression_ratio(total))
-    return [
-        ("Logical", f"{format_size(total.logical_bytes)} in {sum(vm.points for vm in found.vms)} restore points"),
-        ("Used", f"{format_size(total.used_bytes)} of them are no holes"),
-        ("Unique", f"{format_size(total.unique_bytes)} of blocks, each counted once: dedup {dedup}"),
-        ("Stored", f"{format_size(total.stored_bytes)} of blocks: compression {compression}"),
-        ("Metadata", format_size(total.metadata_bytes)),
-        ("Packs", f"{format_size(found.packs_bytes)}, of which no restore point needs {format_size(unneeded)}"),
-    ]
 
 
 def _vms(vms: Sequence[VmSizes]) -> str:
