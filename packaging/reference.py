@@ -28,6 +28,7 @@ from holdfast_manager.cli.app import App
 from holdfast_manager.cli.root import root
 from holdfast_manager.declarative.document import AgentTable, NetworkTable, RepositoryTable, ServerTable
 from holdfast_manager.host import PluginHost
+from holdfast_manager.rights.four_eyes import ALONE, NEEDED
 from holdfast_manager.settings import ManagerSettings
 
 PLACE = Path(__file__).parents[1] / "docs" / "reference"
@@ -41,6 +42,7 @@ def pages() -> dict[str, str]:
         "commands.md": commands_page(),
         "configuration.md": configuration_page(),
         "errors.md": errors_page(),
+        "approvals.md": approvals_page(),
     }
 
 
@@ -72,6 +74,32 @@ def _help_of(context: click.Context, path: str) -> Iterator[tuple[str, str]]:
                 settings = {**sub.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
                 inner = click.Context(sub, info_name=name, parent=context, **settings)
                 yield from _help_of(inner, f"{path} {name}")
+
+
+# --- approvals ------------------------------------------------------------------------------------------------------
+
+
+def approvals_page() -> str:
+    """Which commands take a second person, and why the others do not."""
+    needed = [f"| `{' '.join(path)}` | {what} |" for path, what in NEEDED.items()]
+    alone: dict[str, list[str]] = {}
+    for path, reason in ALONE.items():
+        alone.setdefault(reason, []).append(f"`{' '.join(path)}`")
+    free = [f"| {reason} | {', '.join(paths)} |" for reason, paths in alone.items()]
+    return "\n".join(
+        (
+            MADE,
+            "# Commands that take a second person\n",
+            "Where approvals are required ([operations](../operations.md#four-eyes)), these wait until another "
+            "administrator has granted them. A `--dry-run` never waits.\n",
+            "| command | what of it waits |\n|---|---|",
+            *needed,
+            "\n## Commands that change something and take nobody else\n",
+            "| why | commands |\n|---|---|",
+            *free,
+            "\nAll others change nothing.\n",
+        )
+    )
 
 
 # --- configuration --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Clock
+from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.errors import Denied, NotFound, UsageError
 from holdfast_manager.api.carrying import Carrier
 from holdfast_manager.catalog import Catalog
@@ -19,8 +20,10 @@ from holdfast_manager.cli.main import run
 from holdfast_manager.retention.policy import PointFacts, RetentionPolicy, decide, shortened
 from holdfast_manager.rights.actor import Actor
 from holdfast_manager.rights.approval import ASKED_S, GRANTED_S, ApprovalNeeded, ApprovalState
+from holdfast_manager.rights.four_eyes import NEEDED
 from holdfast_manager.rights.roles import Role
 from holdfast_manager.rights.values import UserEntry
+from holdfast_manager.settings import ManagerSettings
 from lab.command_line import Holdfast
 
 LOCAL = Actor.service()
@@ -129,14 +132,19 @@ def as_ada(holdfast: Holdfast, stocked: Catalog, tmp_path: Path) -> Callable[...
     return lambda *arguments: run(arguments, App(arguments, ADA, Carrier(tmp_path, {})))
 
 
-def test_every_command_that_deletes_waits_for_somebody_else(
-    holdfast: Holdfast, stocked: Catalog, as_ada: Callable[..., int]
+def test_every_command_of_the_table_waits_for_somebody_else(
+    holdfast: Holdfast, stocked: Catalog, as_ada: Callable[..., int], manager_settings: ManagerSettings, tmp_path: Path
 ) -> None:
+    KeyPair.generate().save(manager_settings.identity_file)
     alone = holdfast("approval", "require")
     assert (alone.code, "no other administrator" in alone.err) == (2, True)
     key = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
     assert holdfast("user", "add", "ada", "--role", "administrator", "--key", key).code == 0
     assert holdfast("user", "add", "vera", "--role", "viewer").code == 0
+    assert holdfast("user", "add", "otto", "--role", "operator", "--role", "viewer").code == 0
+    assert holdfast("repository", "group", "create", "pool", "--member", "main").code == 0
+    site = tmp_path / "site.toml"
+    site.write_text('[jobs.web]\nserver = "lab"\nrepository = "main"\ninclude = ["web*"]\nretention.days = 1\n')
     stocked.points.add(
         PointEntryRow(
             sid="ab" * 16, repository="main", server="lab", job="old", vm_id="1", vm_name="web", created=1.0,
@@ -147,28 +155,46 @@ def test_every_command_that_deletes_waits_for_somebody_else(
     options = ("--server", "lab", "--include", "*", "--repository", "main")
     guarded = [
         ("repository", "remove", "main"),
+        ("repository", "evacuate", "main"),
+        ("agent", "remove", "b"),
+        ("job", "remove", "web"),
+        ("apply", str(site)),
+        *(("key", *command) for command in (("add", "main"), ("change", "main"), ("remove", "main", "1"))),
+        ("key", "paper", "main"),
         ("unprotect", "abab"),
         ("job", "edit", "web", "--keep-days", "1"),
         ("job", "create", "old", *options),
-        ("user", "add", "eve", "--role", "administrator"),
-        ("user", "edit", "vera", "--role", "administrator"),
+        ("user", "add", "eve", "--role", "viewer"),
+        ("user", "edit", "vera", "--role", "operator"),
+        ("user", "edit", "vera", "--key", KeyPair.generate().public),
         ("user", "edit", "ada", "--no-key"),
+        ("user", "edit", "ada", "--no-password"),
         ("user", "remove", "vera"),
         ("user", "token", "ada"),
         ("approval", "waive"),
     ]
-    before = (stocked.users.list(), stocked.jobs.list(), stocked.repositories.list())
+    elsewhere = {("prune",), ("config", "backup")}  # test_remote_work.py; the test below
+    assert {path for path in NEEDED if any(each[: len(path)] == path for each in guarded)} == NEEDED.keys() - elsewhere
+
+    def all_that_is() -> list[object]:
+        kept = (stocked.users, stocked.jobs, stocked.repositories, stocked.agents, stocked.sessions)
+        return [each.list() for each in kept]
+
+    before = all_that_is()
     for arguments in guarded:
         done = holdfast(*arguments)
         assert (done.code, "takes the approval of somebody else" in done.err) == (13, True), (arguments, done)
-    assert (stocked.users.list(), stocked.jobs.list(), stocked.repositories.list()) == before
+    assert all_that_is() == before
     numbers = [each["id"] for each in holdfast("approval", "list", "--output", "json").json["requests"]]
     assert len(numbers) == len(guarded)
     assert {holdfast("approval", "grant", str(number)).code for number in numbers} == {13}
     free = [
         ("job", "edit", "web", "--keep-days", "30"),
-        ("user", "edit", "vera", "--role", "operator"),
+        ("user", "edit", "otto", "--role", "viewer"),
+        ("user", "edit", "vera", "--no-key", "--disable"),
         ("user", "edit", "ada", "--disable", "--revoke-tokens"),
+        ("agent", "disable", "b"),
+        ("repository", "seal", "main"),
     ]
     for arguments in free:
         assert holdfast(*arguments).code == 0, arguments
@@ -187,3 +213,15 @@ def test_every_command_that_deletes_waits_for_somebody_else(
         (me, "approval waive", "", "approval_needed"),
         (me, "approval require", "", "done"),
     ]
+
+
+def test_keys_leave_the_host_with_approval_and_stay_on_it_without(
+    holdfast: Holdfast, stocked: Catalog, as_ada: Callable[..., int], manager_settings: ManagerSettings, tmp_path: Path
+) -> None:
+    KeyPair.generate().save(manager_settings.identity_file)
+    secret = tmp_path / "pass"
+    secret.touch(0o600)
+    secret.write_text("correct horse battery staple\n")
+    stocked.approvals.require(LOCAL)
+    assert as_ada("config", "backup", str(tmp_path / "for-ada")) == ApprovalNeeded.exit_code
+    assert holdfast("config", "backup", "--passphrase-file", secret, tmp_path / "here").code == 0

@@ -23,7 +23,7 @@ def reference() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["commands.md", "configuration.md", "errors.md"])
+@pytest.mark.parametrize("page", ["commands.md", "configuration.md", "errors.md", "approvals.md"])
 def test_the_reference_is_what_the_code_says(reference: ModuleType, page: str) -> None:
     """A help text, a key, a default or an error that changes shows here; `make reference` writes it anew."""
     written, now = (reference.PLACE / page).read_text(), reference.pages()[page]
@@ -56,7 +56,7 @@ def test_every_error_says_what_to_do_or_why_it_need_not(reference: ModuleType) -
 def test_stale_pages_are_told(reference: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "PLACE", tmp_path / "reference")
     monkeypatch.setattr(sys, "argv", ["reference.py", "--check"])
-    with pytest.raises(SystemExit, match=r"stale: commands\.md, configuration\.md, errors\.md"):
+    with pytest.raises(SystemExit, match=r"stale: commands\.md, configuration\.md, errors\.md, approvals\.md"):
         reference.main()
     monkeypatch.setattr(sys, "argv", ["reference.py"])
     reference.main()

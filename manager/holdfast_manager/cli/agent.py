@@ -16,6 +16,7 @@ from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 
 from .app import App, pass_app
+from .approving import require_approval
 from .asking import one_secret
 from .commands import Group
 from .whole import undisturbed
@@ -156,6 +157,8 @@ def enable(app: App, name: str) -> None:
 @pass_app
 def remove(app: App, name: str) -> None:
     """Forget an agent. Its own configuration is untouched; take this manager's key away there, too."""
+    entry = app.catalog.agents.get(name)
+    require_approval(app, [f"agent {name} ({entry.endpoint})"])
     app.catalog.agents.remove(name)
     app.out.result({"removed": name}, f"Removed agent {name}")
 
@@ -204,7 +207,11 @@ def _table(entries: tuple[AgentEntry, ...], states: list[dict[str, Any]], check:
     for entry, state in zip(entries, states, strict=True):
         state_text = "enabled" if entry.enabled else "disabled"
         rows.append((entry.name, entry.endpoint, _slots(entry), state_text, *(_checked(state) if check else ())))
-    return table(("agent", "endpoint", "roles", "state", *(_CHECKED if check else ())), rows)
+    return table(
+        ("agent", "endpoint", "roles", "state", *(_CHECKED if check else ())),
+        rows,
+        fold=("check",) if check else ("roles",),
+    )
 
 
 _CHECKED = ("check", "version", "clock", "movers", "free")

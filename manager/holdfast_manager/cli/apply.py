@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from holdfast_manager.declarative.document import Document
 
 
+_GUARDED = ("agent", "repository", "job")
+
+
 @click.command(
     cls=Command,
     examples=("holdfast apply site.toml --dry-run", "holdfast apply site.toml", "holdfast apply site.toml --prune"),
@@ -46,10 +49,11 @@ def apply(app: App, file: Path, dry_run: bool, prune: bool) -> None:
 
 
 def _deleted(app: App, document: Document, changes: Sequence[Change]) -> list[str]:
-    """What takes approval: repositories that are forgotten, and retention that keeps less."""
+    """What takes approval: all that is backed up or kept no more, and retention that keeps less."""
     from holdfast_manager.declarative.changes import Action
 
-    gone = [f"repository {each.name}" for each in changes if (each.kind, each.action) == ("repository", Action.REMOVE)]
+    removed = [each for each in changes if each.action is Action.REMOVE and each.kind in _GUARDED]
+    gone = [f"{each.kind} {each.name}" for each in removed]
     return gone + lowered_retention(app, document.jobs.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from holdfast_agent.errors import UsageError
-from holdfast_manager.reports.table import table
+from holdfast_manager.reports.table import printable
 from holdfast_manager.reports.times import moment
 from holdfast_manager.rights.approval import ApprovalEntry
 from holdfast_manager.rights.roles import Right
@@ -21,9 +21,9 @@ _number = click.argument("number", type=click.IntRange(min=1))
 def approval() -> None:
     """Four eyes: what one person asks for, another one grants.
 
-    Where approvals are required, a command that would delete restore points, forget a repository, lower a retention or
-    change who is an administrator is not carried out at first: it makes a request. Once another administrator has
-    granted that, the same command is carried out, once, within a day.
+    Where approvals are required, a command that would make restore points go, end backups for good, touch a key or give
+    somebody rights is not carried out at first: it makes a request. Once another administrator has granted that, the
+    same command is carried out, once, within a day. docs/reference/approvals.md has every command.
     """
 
 
@@ -35,7 +35,7 @@ def list_(app: App, everything: bool) -> None:
     entries = app.catalog.approvals.list(everything)
     required = app.catalog.approvals.required()
     heading = "Approvals are required" if required else "Approvals are not required (`holdfast approval require`)"
-    text = f"{heading}\n\n{_table(entries)}" if entries else heading
+    text = "\n\n".join([heading, *map(_told, entries)])
     app.out.result({"required": required, "requests": entries}, text)
 
 
@@ -78,20 +78,10 @@ def waive(app: App) -> None:
     app.out.result({"required": False}, "Approvals are not required any more")
 
 
-def _table(entries: tuple[ApprovalEntry, ...]) -> str:
-    rows = [
-        (
-            str(entry.id),
-            entry.asker,
-            "here" if entry.asker_local else "API",
-            entry.action,
-            entry.state.value,
-            moment(entry.expires),
-            entry.decider or "-",
-            "; ".join(entry.targets),
-        )
-        for entry in entries
-    ]
-    return table(
-        ("request", "who", "from", "what", "state", "until", "decided by", "would go"), rows, right=("request",)
-    )
+def _told(entry: ApprovalEntry) -> str:
+    """A request, and a line for each thing that it would act on: who grants it must see all of them."""
+    asker = f"{entry.asker} ({'on this host' if entry.asker_local else 'through the API'})"
+    decided = f" by {entry.decider}" if entry.decider else ""
+    head = f"Request {entry.id}: {entry.action}, for {asker}"
+    state = f"  {entry.state.value}{decided}, until {moment(entry.expires)}"
+    return "\n".join([head, state, *(f"    {printable(target)}" for target in entry.targets)])

@@ -13,6 +13,7 @@ from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
+from .approving import require_approval
 from .asking import existing_passphrase, new_passphrase
 from .commands import Group
 
@@ -60,6 +61,8 @@ def backup(app: App, file: Path, passphrase_file: Path | None) -> None:
     from holdfast_manager.catalog.config_backup import back_up
 
     app.catalog.agents.list()  # there is a configuration, and it can be read
+    if not app.actor.local:
+        require_approval(app, [f"the manager's database and keys, in a file for {app.actor.name}"])
     manifest = back_up(app.settings, file, new_passphrase(app, passphrase_file))
     size = file.stat().st_size
     document = {"file": str(file), "size_bytes": size, "created": manifest.created}

@@ -117,6 +117,7 @@ def edit(app: App, /, name: str, reset: tuple[str, ...], **given: Any) -> None:
 def remove(app: App, name: str) -> None:
     """Remove a job. Its restore points and its sessions' logs stay."""
     app.catalog.sessions.reap_dead()
+    require_approval(app, [f"job {app.catalog.jobs.get(name).name}"])
     app.catalog.jobs.remove(name)
     app.out.result({"removed": name}, f"Removed job {name}; its restore points stay")
 
@@ -168,7 +169,11 @@ def stop(app: App, name: str) -> None:
     app.catalog.jobs.get(name)
     running = [session for session in app.catalog.sessions.living() if session.job == name]
     if not running:
-        raise NotFound(kind="running session of the job", name=name, advice=f"`holdfast session list --job {name}`")
+        raise NotFound(
+            kind="running session of the job",
+            name=name,
+            advice=f"`holdfast session list --job {name}` shows those that ran",
+        )
     for session in running:
         app.catalog.sessions.request_stop(session.id)
     numbers = [session.id for session in running]
@@ -208,7 +213,7 @@ def _table(specs: tuple[JobSpec, ...], last: dict[str, SessionEntry | None]) -> 
         )
         for spec in specs
     ]
-    return table(("job", "source", "VMs", "repository", "next", "last session"), rows)
+    return table(("job", "source", "VMs", "repository", "next", "last session"), rows, fold=("VMs",))
 
 
 def _ended(session: SessionEntry | None) -> str:

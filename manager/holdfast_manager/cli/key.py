@@ -13,6 +13,7 @@ from holdfast_agent.sealing.slots import SlotFacts
 from holdfast_manager.reports.table import table
 
 from .app import App, pass_app
+from .approving import require_approval
 from .asking import new_passphrase
 from .commands import Group
 
@@ -69,6 +70,7 @@ def add(app: App, repository: str, slot: str | None, passphrase_file: Path | Non
     from holdfast_manager.enrolment.keys import KeyRing
 
     ring = KeyRing(app.catalog, repository, app.keys)
+    require_approval(app, [f"a further passphrase of repository {repository}{'' if slot is None else f': {slot}'}"])
     ring.master()  # before anybody is asked for a passphrase
     changed = ring.add(new_passphrase(app, passphrase_file), slot)
     app.out.result(
@@ -90,6 +92,7 @@ def change(app: App, repository: str, slot: str | None, passphrase_file: Path | 
     from holdfast_manager.enrolment.keys import KeyRing
 
     ring = KeyRing(app.catalog, repository, app.keys)
+    require_approval(app, [f"passphrase {slot or '(the only slot)'} of repository {repository}, for another"])
     ring.master()
     changed = ring.change(new_passphrase(app, passphrase_file), slot)
     text = f"The slot {changed.added} opens {repository} from now on; {changed.removed} does not any more"
@@ -105,7 +108,9 @@ def remove(app: App, repository: str, slot: str) -> None:
     """Remove a passphrase. The last one stays: without any nobody but this manager could open the repository."""
     from holdfast_manager.enrolment.keys import KeyRing
 
-    changed = KeyRing(app.catalog, repository, app.keys).remove(slot)
+    ring = KeyRing(app.catalog, repository, app.keys)
+    require_approval(app, [f"passphrase {slot} of repository {repository}"])
+    changed = ring.remove(slot)
     text = f"The slot {changed.removed} does not open {repository} any more"
     app.out.result({"repository": repository, "removed": changed.removed}, text)
     app.out.warning(NOT_REVOKED)
@@ -136,6 +141,7 @@ def paper(app: App, repository: str, no_code: bool) -> None:
     from holdfast_manager.enrolment.keys import KeyRing
 
     ring = KeyRing(app.catalog, repository, app.keys)
+    require_approval(app, [f"the master key of repository {repository}, to be read by {app.actor.name}"])
     lines = encode_paper(ring.master(), ring.entry.repository_id)
     document = {"repository": repository, "repository_id": ring.entry.repository_id, "lines": lines}
     numbered = "\n".join(f"    {line}" for line in lines)

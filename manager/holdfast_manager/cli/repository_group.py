@@ -15,6 +15,7 @@ from holdfast_manager.catalog.values import PlacingPolicy, RepositoryEntry, Repo
 from holdfast_manager.reports.table import facts, table
 
 from .app import App, pass_app
+from .approving import require_approval
 from .commands import Command, Group
 from .running import detach_option, run_session
 
@@ -105,7 +106,7 @@ def show(app: App, name: str) -> None:
         ]
     )
     rows = [(each["name"], each["agent"], each["state"], str(each["points"]), _space(each)) for each in members]
-    cells = table(("member", "agent", "state", "points", "free"), rows, right=("points", "free"))
+    cells = table(("member", "agent", "state", "points", "free"), rows, right=("points", "free"), fold=("state",))
     app.out.result({"group": entry, "members": members}, lambda: f"{head}\n\n{cells}")
 
 
@@ -156,6 +157,7 @@ def evacuate(app: App, name: str, detach: bool) -> int:
     entry = app.catalog.repositories.get(name)
     if entry.member_of is None:
         raise UsageError(reason=f"{name} is in no group: there is no other member that its points could go to")
+    require_approval(app, [f"restore points of repository {name}, which go to the rest of {entry.member_of}"])
     request = msgspec.to_builtins(EvacuateRequest(repository=name))
     return run_session(app, partial(app.catalog.sessions.begin, SessionKind.EVACUATE, request), detach, strict=False)
 

@@ -59,7 +59,7 @@ def add(
     """
     given = new_password(app, password_file) if password or password_file is not None else None
     wished = UserEntry(name=name, roles=_roles(roles), public_key=None if key is None else _checked(key))
-    require_approval(app, _powers(wished))
+    require_approval(app, [_told(wished)])
     entry = app.catalog.users.add(wished, given)
     app.out.result({"user": entry}, f"Added user {name}: {', '.join(entry.roles)}")
 
@@ -105,10 +105,7 @@ def edit(
     if changed == entry and not (asks or no_password or revoke_tokens):
         raise UsageError(reason="nothing to change; see `holdfast user edit --help`")
     given = "" if no_password else new_password(app, password_file) if asks else None
-    if asks or msgspec.structs.replace(changed, enabled=False) != msgspec.structs.replace(entry, enabled=False):
-        require_approval(app, _powers(entry, changed))
-    elif changed.enabled and not entry.enabled:
-        require_approval(app, _powers(changed))
+    require_approval(app, _powers(entry, changed, proof=asks, touched=asks or no_password))
     app.catalog.users.update(changed, given)
     if revoke_tokens:
         app.catalog.users.revoke_tokens(name)
@@ -155,16 +152,24 @@ def remove(app: App, name: str) -> None:
 @pass_app
 def token(app: App, name: str, label: str, days: int | None) -> None:
     """Make a token, by which a program is known as this user. It is shown now and never again."""
-    require_approval(app, _powers(app.catalog.users.get(name)))
+    require_approval(app, [_told(app.catalog.users.get(name))])
     expires = None if days is None else time.time() + days * _DAY_S
     entry, text = app.catalog.users.add_token(name, label, expires)
     app.out.result({"token": text, "entry": entry}, text)
 
 
-def _powers(*states: UserEntry) -> list[str]:
-    """What takes approval: whatever gives somebody the means to be an administrator, or takes them away."""
-    able = any(Right.SECURE in rights_of(each.roles) for each in states)
-    return [f"user {each.name}: {', '.join(each.roles)}, key {each.public_key or '-'}" for each in states if able]
+def _powers(old: UserEntry, new: UserEntry, *, proof: bool, touched: bool) -> list[str]:
+    """What takes approval: rights that are new, another proof of who one is (``proof``: a password), and whatever
+    touches an administrator (``touched``: more than the two show), but for shutting out."""
+    gains = bool(new.rights - old.rights)
+    proves = proof or new.public_key not in (None, old.public_key)
+    other = touched or msgspec.structs.replace(new, enabled=old.enabled) != old
+    able = any(Right.SECURE in rights_of(each.roles) for each in (old, new))
+    return [_told(old), _told(new)] if gains or proves or (able and other) else []
+
+
+def _told(entry: UserEntry) -> str:
+    return f"user {entry.name}: {', '.join(entry.roles)}, key {entry.public_key or '-'}"
 
 
 def _roles(names: tuple[str, ...]) -> tuple[Role, ...]:
