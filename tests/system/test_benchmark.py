@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_manager.scheduler.occupation import occupation
 from lab.installation import Installation, installed
 from lab.processes import MOVER, children
+from lab.services import catalogue, wait_until
 
 MIB = 1 << 20
 PATIENCE_S = 60.0
@@ -78,6 +80,23 @@ def test_what_cannot_be_measured_is_refused(house: Installation) -> None:
     assert refused["error"]["code"] == "disk_denied"
     full = house.holdfast("benchmark", "local", "plain", "--size", "8 TiB", expect=1)
     assert full["error"]["code"] == "repository_full"
+
+
+def test_it_is_refused_beside_a_session_that_works_there(house: Installation) -> None:
+    disk = house.vms / "busy" / "disk.raw"
+    disk.parent.mkdir()
+    disk.write_bytes(random.Random(2).randbytes(16 * MIB))
+    house.add_job("busy", "--bandwidth", "64 KiB", "--compression", "none", repository="sealed", include="busy")
+    session = house.holdfast("job", "run", "busy", "--detach")["session"]
+    with catalogue(house) as catalog:
+        wait_until(lambda: occupation(catalog.database).holding, "the backup's slots")
+        small = ("benchmark", "local", "plain", "--size", "8 MiB")
+        refused = house.holdfast(*small, expect=11)["error"]
+        assert (refused["code"], f"session {session} (--beside-others" in refused["message"]) == ("locked", True)
+        assert house.holdfast(*small, "--beside-others")["beside_sessions"] == [session]
+        house.holdfast("session", "stop", str(session))
+        wait_until(lambda: not catalog.sessions.living(), "the end of the backup")
+    assert house.holdfast(*small)["beside_sessions"] == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holdfast_agent.errors import Locked
 from holdfast_agent.model.rules import Compression, TransferRules
 from holdfast_agent.model.units import format_rate, format_size, parse_size
 from holdfast_manager.reports.table import facts, indented, table
@@ -40,17 +41,28 @@ _WHAT = {"read": "reading", "send": "sending", "store": "storing"}
 @click.option("--streams", type=click.IntRange(1, 16), default=1, show_default=True, help="As the job's.")
 @click.option("--changed", type=click.FloatRange(0, 100), default=5.0, show_default=True, metavar="PERCENT",
               help="How much of the disk an incremental finds changed.")  # fmt: skip
+@click.option("--beside-others", is_flag=True, help="Also while sessions work there; the rates are then lower.")
 @pass_app
 def benchmark(
-    app: App, proxy: str, repository: str, disk: str, size: str, compression: str, streams: int, changed: float
+    app: App,
+    proxy: str,
+    repository: str,
+    disk: str,
+    size: str,
+    compression: str,
+    streams: int,
+    changed: float,
+    beside_others: bool,
 ) -> None:
     """Measure what a proxy and a repository can do together, and predict what a job will.
 
     Real movers transfer the same data three times: up to the ids of its blocks, over the network, and into a throw-away
-    target on the repository's storage. Nothing of it stays; the repository itself is not written to. No slots are taken
-    and no traffic rule holds: do not run it beside backups whose time matters, nor they beside it.
+    target on the repository's storage. Nothing of it stays; the repository itself is not written to. It takes no slots,
+    and no traffic rule holds: beside a session that works on either host it is refused, and one that begins meanwhile
+    is slower and makes what is measured too low, which is told.
     """
     from holdfast_agent.wire.specs import BenchmarkStage
+    from holdfast_manager.benchmarking.neighbours import neighbours
     from holdfast_manager.benchmarking.passes import Wish, measure
     from holdfast_manager.benchmarking.prediction import predict
 
@@ -61,13 +73,25 @@ def benchmark(
         size_bytes=parse_size(size),
         rules=TransferRules(Compression(compression), streams),
     )
+    before = neighbours(app.catalog, wish.proxy, repository)
+    if before and not beside_others:
+        holder = f"{_sessions(before)} (--beside-others measures all the same)"
+        raise Locked(what=f"the host of proxy {wish.proxy} or of repository {repository}", holder=holder)
     progress = _Progress(app)
     found = measure(app.catalog, wish, app.keys, app.settings.timing, progress.tell)
     progress.end()
+    beside = tuple(sorted({*before, *neighbours(app.catalog, wish.proxy, repository)}))
+    if beside:
+        app.out.warning(f"{_sessions(beside)} worked there meanwhile: alone, both are faster than what was measured")
     prediction = predict(found[BenchmarkStage.READ], found[BenchmarkStage.SEND], found[BenchmarkStage.STORE], changed)
     passes = {stage.value: counters for stage, counters in found.items()}
-    document = {"proxy": proxy, "repository": repository, "prediction": prediction, "passes": passes}
+    measured = {"prediction": prediction, "passes": passes}
+    document = {"proxy": proxy, "repository": repository, "beside_sessions": beside, **measured}
     app.out.result(document, lambda: _text(proxy, repository, prediction, found))
+
+
+def _sessions(numbers: tuple[int, ...]) -> str:
+    return f"session{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 class _Progress:
