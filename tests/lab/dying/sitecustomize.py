@@ -1,0 +1,111 @@
+"""Has sessions die at one of their acts: Python loads this by itself where its directory is in PYTHONPATH.
+
+An act is named by the kind of session, what is done, "before" or "after", and which time it is that this is done, such
+as ``evacuate TombstonePoints after 1``. Each that is come to is a line in the file $HOLDFAST_ACTS; before the one that
+$HOLDFAST_DIES_AT names returns, the process gets SIGKILL.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_lock = threading.Lock()
+_count: Counter[str] = Counter()
+_kind = ""  # of the session that this process is
+
+
+def _act(what: str, when: str) -> None:
+    if not _kind:
+        return
+    with _lock:
+        _count[f"{what} {when}"] += 1
+        name = f"{_kind} {what} {when} {_count[f'{what} {when}']}"
+        with Path(os.environ["HOLDFAST_ACTS"]).open("a") as acts:
+            acts.write(f"{name}\n")
+        if name == os.environ.get("HOLDFAST_DIES_AT"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _between(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as an act."""
+
+    @functools.wraps(function)
+    def act(*arguments: Any, **keywords: Any) -> Any:
+        _act(what, "before")
+        result = function(*arguments, **keywords)
+        _act(what, "after")
+        return result
+
+    return act
+
+
+def _be(kind: str) -> None:
+    global _kind
+    _kind = kind
+
+
+def _hook_evacuations() -> None:
+    from holdfast_agent.wire.messages import RetainPoint, TombstonePoints
+    from holdfast_manager.catalog.points import Points
+    from holdfast_manager.catalog.repositories import Repositories
+    from holdfast_manager.catalog.sessions import Sessions
+    from holdfast_manager.sessions import evacuating
+
+    begun, child, asked = evacuating.Evacuation.__init__, evacuating.run_child, evacuating._Connections.ask
+
+    def evacuates(self: Any, *arguments: Any) -> None:
+        _be("evacuate")
+        begun(self, *arguments)
+
+    def run_child(settings: Any, catalog: Any, begin: Any, stopped: Any) -> Any:
+        return child(settings, catalog, _between("begin", begin), stopped)
+
+    def ask(self: Any, repository: str) -> Any:
+        plain = asked(self, repository)
+
+        def told(request: Any, reply: Any) -> Any:
+            does = isinstance(request, RetainPoint | TombstonePoints)
+            return (_between(type(request).__name__, plain) if does else plain)(request, reply)
+
+        return told
+
+    evacuating.Evacuation.__init__ = evacuates  # type: ignore[method-assign]
+    evacuating.run_child = _between("run_child", run_child)
+    evacuating._Connections.ask = ask  # type: ignore[method-assign]
+    for owner, names in (
+        (Points, ("set_retention", "set_boot", "cast_doubt", "remove")),
+        (Repositories, ("set_sealed",)),
+        (Sessions, ("end",)),
+    ):
+        for name in names:
+            setattr(owner, name, _between(name, getattr(owner, name)))
+
+
+def _hook_machines() -> None:
+    from holdfast_manager.sessions.driver import Driver
+
+    run, perform = Driver.run, Driver._perform
+
+    def runs(self: Any, machine: Any, actions: Any) -> str:
+        _be(type(actions).__name__.removesuffix("Actions").lower())
+        return run(self, machine, actions)
+
+    def performs(self: Any, instruction: Any, actions: Any, workers: Any) -> None:
+        _act(type(instruction).__name__, "before")
+        perform(self, instruction, actions, workers)
+        _act(type(instruction).__name__, "after")
+
+    Driver.run = runs  # type: ignore[method-assign]
+    Driver._perform = performs  # type: ignore[method-assign]
+
+
+if "HOLDFAST_ACTS" in os.environ:
+    _hook_evacuations()
+    _hook_machines()
