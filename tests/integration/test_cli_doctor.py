@@ -78,6 +78,16 @@ def test_a_schedule_without_a_service_is_a_problem(house: Installation) -> None:
         house.holdfast("job", "remove", "timed")
 
 
+def test_a_job_that_writes_to_a_sealed_repository_is_a_problem(house: Installation) -> None:
+    house.holdfast("repository", "seal", "main")
+    try:
+        (wrong,) = found(house, expect=1).values()
+        assert (wrong["subject"], wrong["level"]) == ("job nightly", Level.PROBLEM)
+        assert "main, where it writes, is sealed" in wrong["text"]
+    finally:
+        house.holdfast("repository", "unseal", "main")
+
+
 def test_a_repository_without_encryption_is_a_warning(house: Installation) -> None:
     house.add_repository("open", encrypted=False)
     try:

@@ -116,8 +116,10 @@ Steps
    #  step       at          took     moved  what
    1  start      08:00:00  0.50 s            1 VM with 2 disks: web
    2  schedule   08:00:00  6.50 s            web/disk0.img: proxy local, repository main
-                                             web/disk1.img: proxy local, repository main, after 6.25 s in the queue
-   3  movers     08:00:00  2.25 s            web: restore point 3f2a1b0c begun, compared with 11111111
+                                             web/disk1.img: proxy local, repository main, after 6.25
+                                               s in the queue
+   3  movers     08:00:00  2.25 s            web: restore point 3f2a1b0c begun, compared with
+                                               11111111
                                              web/disk0.img, web/disk1.img: movers run
    4  rules      08:00:02  0.00 s            web/disk0.img, web/disk1.img: lz4, encrypted
    5  connect    08:00:02  1.00 s            web/disk0.img, web/disk1.img: data channel open
@@ -125,8 +127,8 @@ Steps
    7  guest      08:00:02  1.00 s            web: file-system-consistent (scripts)
    8  snapshot   08:00:03  0.25 s            web: reflink, guest held for 0.20 s
    9  transfer   08:00:04  12.0 s  8.00 MiB  web/disk0.img, web/disk1.img: digest: compared
-                                             web/disk0.img, web/disk1.img: read 60.0 MiB, transferred 4.00 MiB \
-(x 2.0), stored 4.00 MiB
+                                             web/disk0.img, web/disk1.img: read 60.0 MiB,
+                                               transferred 4.00 MiB (x 2.0), stored 4.00 MiB
   10  commit     08:00:16  3.00 s            web: restore point 3f2a1b0c committed
                                              web: snapshot removed
 
@@ -171,8 +173,9 @@ def test_a_missed_change_is_told_with_its_numbers_and_by_the_mode_that_it_led_to
     ]
     report = session_report(session(), [task("d0", counters=audited), task("d1")], story)
     text = session_text(report)
-    assert "change tracking missed changes: 2 of 64 audited blocks differ; the whole disk is compared" in text
-    assert f"stored 4.00 MiB; digest: {reason}" in text
+    flat = " ".join(text.split())
+    assert "change tracking missed changes: 2 of 64 audited blocks differ; the whole disk is compared" in flat
+    assert f"stored 4.00 MiB; digest: {reason}" in flat
     assert "web/disk0.img:  audit: 64 blocks read and compared, 2 had changed and were not told" in text
     assert text.count("audit:") == 1
     assert (report.disks[0].counters.missed_blocks, report.total.audited_blocks) == (2, 64)
@@ -184,7 +187,7 @@ def test_what_was_left_out_as_unused_is_told_with_its_reasons() -> None:
     story = [*backup()[:10], event(16.0, happened.TransferFinished(task=KEYS["d0"], unused=found))]
     report = session_report(session(), [task("d0", counters=counters), task("d1")], story)
     text = session_text(report)
-    assert f"stored 4.00 MiB; {found}" in text
+    assert f"stored 4.00 MiB; {found}" in " ".join(text.split())
     assert "74.0 MiB unused" in summary_text(report)
     row = next(line for line in text.splitlines() if "disk0.img" in line and "finished" in line)
     assert "74.0 MiB" in row

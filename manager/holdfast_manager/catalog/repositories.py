@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
+from holdfast_agent.errors import NotFound
+
 from .again import runs_again
 from .database import Database
 from .errors import InUse
 from .groups import require_new_name, require_unused
 from .rows import NamedRows, require
 from .sealing import Sealer
-from .tables import agents, repositories
+from .tables import agents, repositories, repository_groups
 from .values import RepositoryEntry
 
 _KIND = "repository"
@@ -38,8 +40,12 @@ class Repositories:
             self._rows.add(connection, entry, master_key=sealed)
 
     def get(self, name: str) -> RepositoryEntry:
-        """Raises ``NotFound`` with the nearest name."""
+        """Raises ``NotFound`` with the nearest name, or what to do where it is a group's."""
         with self._database.reading() as connection:
+            group = connection.scalar(select(repository_groups.c.name).where(repository_groups.c.name == name))
+            if group is not None:
+                advice = f"{name!r} is a group; `holdfast repository group show {name}` names its members"
+                raise NotFound(kind="repository", name=name, advice=advice)
             return self._rows.get(connection, name)
 
     def list(self) -> tuple[RepositoryEntry, ...]:

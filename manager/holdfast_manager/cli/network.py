@@ -220,7 +220,9 @@ def _table(rules: tuple[TrafficRule, ...]) -> str:
     rows = [
         (each.name, _way(each), _limit(each), str(each.streams or "-"), _times(each), _state(each)) for each in rules
     ]
-    return table(("rule", "between", "limit", "streams", "when", "state"), rows, right=("limit", "streams"))
+    return table(
+        ("rule", "between", "limit", "streams", "when", "state"), rows, right=("limit", "streams"), fold=("when",)
+    )
 
 
 def _settings(shown: TrafficRule) -> list[tuple[str, str]]:

@@ -34,7 +34,9 @@ def list_(app: App) -> None:
         ]
         rows.append((report.name, report.status.value, report.origin, first))
         rows += [("", "", "", line) for line in (*more, *(f"! {warning}" for warning in report.warnings))]
-    app.out.result({"plugins": reports}, lambda: table(("plugin", "state", "from", "provides"), rows))
+    app.out.result(
+        {"plugins": reports}, lambda: table(("plugin", "state", "from", "provides"), rows, fold=("provides",))
+    )
 
 
 @plugin.command(examples=("holdfast plugin check images", "holdfast plugin check onevm --server lab"))

@@ -38,7 +38,7 @@ def report(app: App, file: Path, since: str, rpo: str, no_inventory: bool) -> No
     _write(file, estate_html(found))
     told = ", ".join(f"{count} {state}" for state, count in found.states.items() if count)
     app.out.result(
-        {"file": str(file), "report": found}, f"Wrote {file}: {counted(len(found.vms), 'VM')}: {told or '-'}"
+        {"file": str(file), "report": found}, f"Wrote {file}: {counted(len(found.vms), 'VM')}{told and f': {told}'}"
     )
 
 

@@ -249,4 +249,4 @@ def _table(entries: tuple[ServerEntry, ...], owed: dict[str, int]) -> str:
         )
         for entry in entries
     ]
-    return table(("server", "plugin", "options", "left behind"), rows)
+    return table(("server", "plugin", "options", "left behind"), rows, fold=("options",))

@@ -79,5 +79,5 @@ def _texts(
         shown.append(table(("job", "next"), [(spec.name, next_text(spec, starts[spec.name])) for spec in ordered]))
     if owed:
         rows = [(each.server, each.kind, str(each.session), str(each.attempts), each.last_error) for each in owed]
-        shown.append(table(("server", "left", "session", "attempts", "last error"), rows))
+        shown.append(table(("server", "left", "session", "attempts", "last error"), rows, fold=("last error",)))
     return shown

@@ -137,4 +137,9 @@ def _table(entries: tuple[SessionEntry, ...]) -> str:
         )
         for entry in entries
     ]
-    return table(("session", "what", "result", "started", "took", "error"), rows, right=("session", "took"))
+    return table(
+        ("session", "what", "result", "started", "took", "error"),
+        rows,
+        right=("session", "took"),
+        fold=("error", "what"),
+    )

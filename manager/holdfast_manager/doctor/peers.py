@@ -67,6 +67,10 @@ def examine_jobs(catalog: Catalog) -> Iterator[Finding]:
         yield missing("jobs", "there is none", "holdfast job create")
         return
     idle = [job.name for job in jobs if not job.enabled]
+    for job in jobs:
+        if job.enabled and all(entry.sealed for entry in catalog.groups.behind(job.repository)):
+            advice = f"holdfast job edit {job.name} --repository …, or holdfast repository unseal"
+            yield problem(f"job {job.name}", f"{job.repository}, where it writes, is sealed: it fails", advice)
     yield good("jobs", f"{len(jobs)}" + (f", of which disabled: {', '.join(idle)}" if idle else ""))
 
 

@@ -133,5 +133,7 @@ def _jobs(report: EstateReport) -> Html:
 
 
 def age(seconds: float) -> str:
-    """ "5.2 h", "3.0 d"."""
+    """ "12 min", "5.2 h", "3.0 d"."""
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
     return f"{seconds / 86400:.1f} d" if seconds >= 2 * 86400 else f"{seconds / 3600:.1f} h"

@@ -33,7 +33,7 @@ def points_text(rows: Sequence[PointEntryRow]) -> str:
         )
         for row in rows
     ]
-    return table(heads, cells, right=("size", "stored"))
+    return table(heads, cells, right=("size", "stored"), fold=("state",))
 
 
 def point_text(row: PointEntryRow, point: Point | None) -> str:
@@ -59,7 +59,7 @@ def point_text(row: PointEntryRow, point: Point | None) -> str:
         for disk in point.disks
     ]  # fmt: skip
     heads = ("disk", "id", "size", "blocks", "mode", "reason")
-    return f"{text}\n\nDisks\n{indented(table(heads, disks, right=('size', 'blocks')))}"
+    return f"{text}\n\nDisks\n{indented(table(heads, disks, right=('size', 'blocks'), fold=('reason',)))}"
 
 
 def _origin(row: PointEntryRow) -> list[tuple[str, str]]:

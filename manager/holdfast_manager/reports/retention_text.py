@@ -56,7 +56,7 @@ def pruning_text(judged: Sequence[JudgedVm], done: Sequence[Pruned], dry_run: bo
     undo = [each.undo_until for each in done if each.undo_until is not None]
     if undo:
         total += f"; `holdfast point undo-prune` gives them back until {moment(min(undo))}"
-    return f"{table(('point', 'VM', 'created', 'what', 'why', 'job', 'repository'), cells)}\n\n{total}"
+    return f"{table(('point', 'VM', 'created', 'what', 'why', 'job', 'repository'), cells, fold=('why',))}\n\n{total}"
 
 
 def _span(seconds: float) -> str:

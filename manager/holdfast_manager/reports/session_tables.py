@@ -64,8 +64,8 @@ def step_rows(report: SessionReport) -> list[Row]:
 def disk_table(report: SessionReport) -> tuple[Row, list[Row]]:
     """Heads, and a row for each disk."""
     columns = tuple(each for each in _COLUMNS if each[0] not in _left_out(report))
-    if not report.total.unused_bytes:
-        columns = tuple(each for each in columns if each[0] != "unused")
+    nothing = {head for head, amount in _CAUSES if not amount(report.total)}
+    columns = tuple(each for each in columns if each[0] not in nothing)
     return tuple(head for head, _ in columns), [tuple(cell(disk) for _, cell in columns) for disk in report.disks]
 
 
@@ -184,6 +184,13 @@ _COLUMNS: tuple[tuple[str, Callable[[DiskLine], str]], ...] = (
     ("stored", lambda disk: format_size(disk.counters.stored_bytes)),
     ("waited", lambda disk: format_duration(disk.queue_wait_s)),
 )
+_CAUSES: tuple[tuple[str, Callable[[TransferCounters], int]], ...] = (
+    ("zero", lambda total: total.zero_bytes),
+    ("unused", lambda total: total.unused_bytes),
+    ("unchanged", lambda total: total.unchanged_bytes),
+    ("dedup", lambda total: total.deduplicated_bytes),
+)
+"""Columns that are left out where no disk has any of it."""
 _READING = frozenset({"mode", "read", "unchanged"})
 """Of sessions that look at a disk: those that store, and restores in place, which compare."""
 _STORING_ONLY = frozenset({"dedup", "stored"})

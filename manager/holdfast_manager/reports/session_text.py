@@ -12,15 +12,15 @@ from .session_report import SessionReport
 from .session_tables import NUMBERS, STEP_HEADS, data_text, disk_facts, disk_table, header_facts, load_facts, step_rows
 from .table import facts, indented, printable, table
 
-_PROBLEM_WIDTH = 110
+_PROBLEM_WIDTH = 100
 
 
 def session_text(report: SessionReport) -> str:
     """The whole of `session show`: header, ten steps, disks, points, load, problems."""
     parts = [
         f"Session {report.id}: {printable(report.what)}: {outcome(report)}",
-        indented(facts(header_facts(report))),
-        "Steps\n" + indented(table(STEP_HEADS, step_rows(report), right=NUMBERS)),
+        indented(facts(header_facts(report), fold=True)),
+        "Steps\n" + indented(table(STEP_HEADS, step_rows(report), right=NUMBERS, fold=("what",))),
     ]
     if report.disks:
         parts.append("Disks\n" + indented(_disks(report)))
@@ -28,7 +28,7 @@ def session_text(report: SessionReport) -> str:
         rows = [(point.sid, point.vm, f"{point.consistency}-consistent") for point in report.points]
         parts.append("Restore points\n" + indented(table(("point", "VM", "state"), rows)))
     if report.load:
-        parts.append("Load\n" + indented(facts(load_facts(report))))
+        parts.append("Load\n" + indented(facts(load_facts(report), fold=True)))
     for level, title in (("warning", "Warnings"), ("error", "Errors")):
         told = [problem for problem in report.problems if problem.level == level]
         if told:
@@ -46,7 +46,7 @@ def summary_text(report: SessionReport) -> str:
     took = format_duration(report.ended - report.started) if report.ended and report.started else "-"
     lines = [f"Session {report.id}: {printable(report.what)}: {outcome(report)} after {took}"]
     if report.disks and report.total.processed_bytes:
-        lines.append(indented(facts([("Data", data_text(report)), *load_facts(report)])))
+        lines.append(indented(facts([("Data", data_text(report)), *load_facts(report)], fold=True)))
     for point in report.points:
         lines.append(f"  Restore point {point.sid} of {printable(point.vm)} ({point.consistency}-consistent)")
     lines += [_problem(problem) for problem in report.problems]
@@ -56,8 +56,8 @@ def summary_text(report: SessionReport) -> str:
 
 def _disks(report: SessionReport) -> str:
     heads, rows = disk_table(report)
-    text, reasons = table(heads, rows, right=NUMBERS), disk_facts(report)
-    return f"{text}\n\n{facts(reasons)}" if reasons else text
+    text, reasons = table(heads, rows, right=NUMBERS, fold=("VM",)), disk_facts(report)
+    return f"{text}\n\n{facts(reasons, fold=True)}" if reasons else text
 
 
 def _problem(problem: Problem) -> str:

@@ -22,6 +22,9 @@ _BETWEEN_STEPS = frozenset({"RetryDue", "VmRetryDue", "CancelRequested"})
 _UNMEASURED = frozenset({"MoversConnected", "ChangesMissed", "TransferFinished", "TaskFailed", "TaskStopped"})
 
 
+_NAMED = 3  # so many are told by their names
+
+
 class StepLine(msgspec.Struct, frozen=True, kw_only=True):
     """One step. ``began``: Unix time, None for a step that the session did not reach (or does not have).
 
@@ -140,4 +143,7 @@ def _together(details: list[tuple[str, str]]) -> list[str]:
 def _line(text: str, who: list[str]) -> str:
     if not who:
         return text
-    return f"{', '.join(who) if len(who) <= 3 else counted(len(who), 'disk')}: {text}"
+    if len(who) > _NAMED:
+        of_disks = all("/" in each for each in who)
+        who = [counted(len(who), "disk")] if of_disks else [*who[:2], f"{len(who) - 2} more"]
+    return f"{', '.join(who)}: {text}"

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Collection, Sequence
 
 GAP = "  "
+WIDTH = 98
+"""Columns of a table: with the usual indent it fits a terminal of 100."""
+_LEAST = 24  # columns that a folded cell gets even so
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = (), fold: Sequence[str] = ()
+) -> str:
     """``rows`` under ``heads``; columns named in ``right`` are aligned to the right (numbers).
 
-    Columns are as wide as their widest cell; nothing is cut, and no line ends in blanks. Control characters in cells,
-    which may come from a hypervisor, are shown as "?".
+    Columns are as wide as their widest cell; nothing is cut, and no line ends in blanks. Where the lines would be wider
+    than ``WIDTH``, cells of the columns ``fold``, which are words, go on below themselves, indented: the first of these
+    columns first, the next only if that does not do. Control characters in cells, which may come from a hypervisor, are
+    shown as "?".
     """
     lines = [[printable(cell) for cell in row] for row in (heads, *rows)]
-    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+    for head in fold:
+        lines = _folded(lines, heads.index(head))
+    widths = _widths(lines)
     aligned = [head in right for head in heads]
     return "\n".join(
         GAP.join(
@@ -25,13 +35,18 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
     )
 
 
-def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """ "Name:  value" lines with the values aligned; a value of several lines goes on below its first."""
+def facts(pairs: Sequence[tuple[str, str]], *, fold: bool = False) -> str:
+    """ "Name:  value" lines with the values aligned; a value of several lines goes on below its first.
+
+    ``fold``: one that is wider than ``WIDTH``, too.
+    """
     names = [printable(name) for name, _ in pairs]
     size = max(map(width, names), default=0) + 1
     lines = []
     for name, (_, value) in zip(names, pairs, strict=True):
-        first, *more = value.split("\n")
+        room = WIDTH - size - len(GAP)
+        told = [part for line in value.split("\n") for part in (wrapped(line, room) if fold and line else [line])]
+        first, *more = told
         lines.append(f"{_pad(name + ':', size, False)}{GAP}{printable(first)}".rstrip())
         lines += [f"{'':{size}}{GAP}{printable(line)}".rstrip() for line in more]
     return "\n".join(lines)
@@ -54,6 +69,29 @@ def width(text: str) -> int:
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
     )
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(width, column)) for column in zip(*lines, strict=True)]
+
+
+def _folded(lines: list[list[str]], column: int) -> list[list[str]]:
+    widths = _widths(lines)
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - WIDTH
+    if over <= 0:
+        return lines
+    room = max(_LEAST, widths[column] - over)
+    found = []
+    for line in lines:
+        parts = wrapped(line[column], room) or [""]
+        found.append([*line[:column], parts[0], *line[column + 1 :]])
+        found += [[*[""] * column, part, *[""] * (len(line) - column - 1)] for part in parts[1:]]
+    return found
+
+
+def wrapped(text: str, room: int) -> list[str]:
+    """Lines of ``room`` columns, all but the first indented; words stay whole."""
+    return textwrap.wrap(text, room, subsequent_indent=GAP, break_long_words=False, break_on_hyphens=False)
 
 
 def _pad(text: str, size: int, to_right: bool) -> str:

@@ -83,6 +83,8 @@ class Evacuation:
     def run(self) -> SessionResult:
         """Until nothing is left, or no round moves anything. Raises ``Cancelled`` and what agents raise."""
         left = self._left()
+        if left:
+            self._note(f"{left} restore points are to move to {', '.join(self._others)}", step=Step.START)
         while left:
             self._copy()
             self._verify()
@@ -97,7 +99,7 @@ class Evacuation:
 
     def _copy(self) -> None:
         request = CopyRequest(origin=self._entry.name, repository=self._group, suspect=True, pruned=True)
-        self._child("copies", partial(self._catalog.sessions.begin_copy, self._group, msgspec.to_builtins(request)))
+        self._child("copied", partial(self._catalog.sessions.begin_copy, self._group, msgspec.to_builtins(request)))
 
     def _verify(self) -> None:
         """All copies that nobody has read since they were made."""
@@ -109,14 +111,14 @@ class Evacuation:
         for member, sids in sorted(by_member.items()):
             request = VerifyRequest(repository=member, level=2, points=tuple(sids))
             begin = partial(self._catalog.sessions.begin, SessionKind.VERIFY, msgspec.to_builtins(request))
-            self._child(f"what was copied to {member} is read", begin)
+            self._child(f"{len(sids)} copies in {member} read", begin)
 
     def _child(self, what: str, begin: Callable[[], SessionEntry]) -> None:
         """One that an evacuation left which died is waited for."""
         while True:
             self._check()
             try:
-                entry = run_child(self._settings, self._catalog, begin, self._stopped)
+                entry = run_child(self._settings, self._catalog, partial(self._begun, what, begin), self._stopped)
                 break
             except Locked as error:
                 self._note(f"waits: {error.text}")
@@ -124,7 +126,12 @@ class Evacuation:
                 self._catalog.sessions.reap_dead()
         self._check()
         level = "warning" if entry.result in _FAILED else "info"
-        self._note(f"{what}: session {entry.id}, {entry.result.value}", level)
+        self._note(f"session {entry.id}: {entry.result.value}", level, Step.TRANSFER)
+
+    def _begun(self, what: str, begin: Callable[[], SessionEntry]) -> SessionEntry:
+        entry = begin()
+        self._note(f"{what} by session {entry.id}", step=Step.TRANSFER)
+        return entry
 
     # --- remove -------------------------------------------------------------------------------------------------------
 
@@ -201,8 +208,8 @@ class Evacuation:
         if self._stopped():
             raise Cancelled(reason="what is left stays where it is; the next evacuation goes on")
 
-    def _note(self, text: str, level: str = "info") -> None:
-        self._recorder.note(text, level, Step.COMMIT if level == "info" else None)
+    def _note(self, text: str, level: str = "info", step: Step = Step.COMMIT) -> None:
+        self._recorder.note(text, level, step if level == "info" else None)
 
 
 def _as_good(original: PointEntryRow, copy: PointEntryRow) -> bool:

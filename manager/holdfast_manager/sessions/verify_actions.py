@@ -7,6 +7,7 @@ import time
 from holdfast_agent.errors import HoldfastError, VerificationFailed
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Point
+from holdfast_agent.model.units import format_size
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import open_point
 from holdfast_agent.wire.messages import Finding, ListPoints, PointList, VerifyBudget, VerifyEnded
@@ -67,9 +68,10 @@ class VerifyActions(TargetActions):
         for finding in ended.findings:
             self._found_wrong(finding)
         self._packs_left += ended.packs_left
-        parts = [f"{ended.objects_checked} objects, {ended.checked_bytes} bytes read, {len(ended.findings)} findings"]
+        read, found = format_size(ended.checked_bytes), len(ended.findings)
+        parts = [f"{ended.objects_checked:,} objects looked at, {read} read, {found or 'nothing'} wrong"]
         if ended.packs_checked or ended.packs_left:
-            parts.append(f"{ended.packs_checked} packs read, {ended.packs_left} left by the budget")
+            parts.append(f"{ended.packs_checked:,} packs read, {ended.packs_left:,} left for the next run")
         if ended.known:
             parts.append(f"{ended.known} bad things in quarantine that cost no data (any more)")
         if ended.noted:
