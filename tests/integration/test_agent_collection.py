@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost, ControlClient
 from holdfast_agent.errors import CollectionRefused, Locked, RepositoryDenied
 from holdfast_agent.model.geometry import Geometry
@@ -16,30 +15,11 @@ from holdfast_agent.model.ids import new_sid
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.wire import messages as m
 from lab import repositories as lab
-from lab.agents import RunningAgent, start_agent
+from lab.agents import RunningAgent
+from lab.one_agent import WAIT_S
 from lab.processes import children
 
-MANAGER = KeyPair.generate()
-WAIT_S = 60.0
 GEOMETRY = Geometry(8 * lab.BLOCK, lab.LOG2)
-
-
-@pytest.fixture
-def pushes() -> queue.Queue[m.Push | AgentLost]:
-    return queue.Queue()
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[RunningAgent]:
-    with start_agent(tmp_path, authorised=[MANAGER.public]) as running:
-        yield running
-
-
-@pytest.fixture
-def client(agent: RunningAgent, pushes: queue.Queue[m.Push | AgentLost]) -> Iterator[ControlClient]:
-    with agent.client(MANAGER, pushes.put) as connected:
-        connected.call(m.RenewLease(lease="l", ttl_s=60))
-        yield connected
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,29 +36,10 @@ from holdfast_agent.sealing.slots import public_slot
 from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.specs import PackRef
 from lab.agents import RunningAgent, start_agent
+from lab.one_agent import MANAGER, WAIT_S
 from lab.repositories import KEYS, REPOSITORY_ID, point_of
 
-MANAGER = KeyPair.generate()
-WAIT_S = 60.0
 SLOT = m.KeySlot("first", public_slot(REPOSITORY_ID))
-
-
-@pytest.fixture
-def pushes() -> queue.Queue[m.Push | AgentLost]:
-    return queue.Queue()
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[RunningAgent]:
-    with start_agent(tmp_path, authorised=[MANAGER.public]) as running:
-        yield running
-
-
-@pytest.fixture
-def client(agent: RunningAgent, pushes: queue.Queue[m.Push | AgentLost]) -> Iterator[ControlClient]:
-    with agent.client(MANAGER, pushes.put) as connected:
-        connected.call(m.RenewLease(lease="l", ttl_s=60))
-        yield connected
 
 
 @pytest.fixture

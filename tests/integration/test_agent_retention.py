@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import queue
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost, ControlClient
 from holdfast_agent.errors import HoldfastError, LeaseUnknown, PointNotFound, UndoWindowOver, UsageError
 from holdfast_agent.model.geometry import Geometry
@@ -21,29 +19,10 @@ from holdfast_agent.sealing.roots import seal_point
 from holdfast_agent.sealing.slots import public_slot
 from holdfast_agent.wire import messages as m
 from lab.agents import RunningAgent, start_agent
+from lab.one_agent import MANAGER, WAIT_S
 from lab.repositories import KEYS, REPOSITORY_ID, point_of
 
-MANAGER = KeyPair.generate()
-WAIT_S = 60.0
 DAY_S = 86400.0
-
-
-@pytest.fixture
-def pushes() -> queue.Queue[m.Push | AgentLost]:
-    return queue.Queue()
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[RunningAgent]:
-    with start_agent(tmp_path, authorised=[MANAGER.public]) as running:
-        yield running
-
-
-@pytest.fixture
-def client(agent: RunningAgent, pushes: queue.Queue[m.Push | AgentLost]) -> Iterator[ControlClient]:
-    with agent.client(MANAGER, pushes.put) as connected:
-        connected.call(m.RenewLease(lease="l", ttl_s=60))
-        yield connected
 
 
 @pytest.fixture

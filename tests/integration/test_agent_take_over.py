@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,29 +18,10 @@ from holdfast_agent.repository.claims import serving_host, take_over
 from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.specs import ReaderSpec
 from lab import repositories as lab
-from lab.agents import RunningAgent, start_agent
+from lab.agents import RunningAgent
+from lab.one_agent import WAIT_S
 
-MANAGER = KeyPair.generate()
 OTHER = RepositoryHost(KeyPair.generate().public, "the other one")
-WAIT_S = 60.0
-
-
-@pytest.fixture
-def pushes() -> queue.Queue[m.Push | AgentLost]:
-    return queue.Queue()
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[RunningAgent]:
-    with start_agent(tmp_path, authorised=[MANAGER.public]) as running:
-        yield running
-
-
-@pytest.fixture
-def client(agent: RunningAgent, pushes: queue.Queue[m.Push | AgentLost]) -> Iterator[ControlClient]:
-    with agent.client(MANAGER, pushes.put) as connected:
-        connected.call(m.RenewLease(lease="l", ttl_s=60))
-        yield connected
 
 
 @pytest.fixture

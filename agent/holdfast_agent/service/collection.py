@@ -14,14 +14,14 @@ from typing import Final
 
 import msgspec
 
-from holdfast_agent.errors import HoldfastError, Locked, MoverDied
-from holdfast_agent.wire.messages import CollectEnded, CollectGarbage, CollectProgress, Done
+from holdfast_agent.errors import Locked, MoverDied
+from holdfast_agent.wire.messages import CollectEnded, CollectGarbage, CollectProgress
 
 from .agent import Agent
 from .calls import Call
-from .leases import check_name
 from .mover_process import mover_environment
 from .repositories import allowed_repository
+from .ticketed import lease_for, run_ticketed
 
 COLLECTOR_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.service.collector_process")
 _STOP_S = 10.0
@@ -33,15 +33,12 @@ _decoder = msgspec.json.Decoder(CollectProgress | CollectEnded)
 
 def collect_garbage(agent: Agent, call: Call[CollectGarbage]) -> None:
     request = call.request
-    lease = agent.leases.get(call.key, request.lease)
-    check_name("collection", request.ticket)
-    path = str(allowed_repository(agent.settings, request.repository))
-    if request.ticket in lease.verifications:
-        call.reply(Done())  # asked twice
+    lease = lease_for(agent, call, "collection")
+    if lease is None:
         return
+    path = str(allowed_repository(agent.settings, request.repository))
     if path in agent.collecting:
         raise Locked(what=f"the garbage of {path}", holder="another collection")
-    stop = threading.Event()
     task = {
         "ticket": request.ticket,
         "repository": path,
@@ -55,17 +52,14 @@ def collect_garbage(agent: Agent, call: Call[CollectGarbage]) -> None:
     def progressed(push: CollectProgress) -> None:
         agent.collect_work.post(lambda: agent.push(lease, push))
 
-    def ended(outcome: CollectEnded | HoldfastError) -> None:
-        agent.collecting.discard(path)
-        lease.verifications.pop(request.ticket, None)
-        if isinstance(outcome, HoldfastError):
-            outcome = CollectEnded(ticket=request.ticket, error=outcome.to_record())
-        agent.push(lease, outcome)
+    def work(stop: threading.Event) -> CollectEnded:
+        return _run(msgspec.json.encode(task), stop, progressed)
 
-    agent.collect_work.run(lambda: _run(msgspec.json.encode(task), stop, progressed), ended)
+    def over() -> None:
+        agent.collecting.discard(path)
+
+    run_ticketed(agent, call, lease, agent.collect_work, work, CollectEnded, over)
     agent.collecting.add(path)
-    lease.verifications[request.ticket] = stop
-    call.reply(Done())
 
 
 def _run(task: bytes, stop: threading.Event, progressed: Callable[[CollectProgress], None]) -> CollectEnded:

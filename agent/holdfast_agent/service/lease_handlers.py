@@ -118,7 +118,7 @@ def end_lease(
     """
     _log.info("lease %s ends: %s", lease.name, reason)
     agent.closing_leases += 1
-    for event in lease.verifications.values():
+    for event in lease.tickets.values():
         event.set()
 
     def ended() -> None:

@@ -27,9 +27,9 @@ MAX_LEASES_PER_KEY = 1000
 class Lease:
     """``connection`` renewed it last and gets its pushes. ``expires`` is in the loop's monotonic seconds.
 
-    ``verifications``: ticket → event that makes the verification end. ``exports``: whose exporters were started here →
-    whether what is written to them outlives the lease. ``ended_movers`` keeps the last state of
-    movers until the lease is closed.
+    ``tickets``: ticket → event that makes the long work end that it names. ``exports``: whose exporters were started
+    here → whether what is written to them outlives the lease. ``ended_movers`` keeps the last state of movers until the
+    lease is closed.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Lease:
     expires: float
     movers: dict[str, MoverProcess] = field(default_factory=dict)
     sessions: dict[tuple[str, str], WriteSession] = field(default_factory=dict)
-    verifications: dict[str, threading.Event] = field(default_factory=dict)
+    tickets: dict[str, threading.Event] = field(default_factory=dict)
     exports: dict[str, bool] = field(default_factory=dict)
     closed: bool = False
 
