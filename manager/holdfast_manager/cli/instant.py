@@ -16,9 +16,9 @@ from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
 from .commands import Group
-from .export import begin_serving, export_line, serving_agent, state_text
 from .naming import chosen_point, point_options
 from .running import EXIT_CANCELLED, detach_option, run_session
+from .serving import begin_serving, export_line, serving_agent, state_text
 
 if TYPE_CHECKING:
     from holdfast_manager.sessions.requests import InstantRequest
@@ -196,7 +196,7 @@ def _table(lines: list[InstantLine]) -> str:
     if not lines:
         return "No VM runs from a restore point"
     rows = [
-        (str(each.session), each.name, each.server, each.point[:12], state_text(each), each.proxy,
+        (str(each.session), each.name, each.server, each.point[:12], state_text(each.state, each.after), each.proxy,
          moment(each.started) if each.started else "-")
         for each in lines
     ]  # fmt: skip

@@ -19,8 +19,8 @@ from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
 from .commands import Command
-from .export import serving_agent
 from .naming import chosen_point
+from .serving import serving_agent
 
 if TYPE_CHECKING:
     from holdfast_manager.sessions.browsing import Browser

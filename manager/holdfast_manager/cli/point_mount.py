@@ -12,9 +12,9 @@ from holdfast_manager.reports.times import moment
 
 from .app import App, pass_app
 from .commands import Command
-from .export import serving_agent
 from .naming import chosen_point
 from .running import detach_option, run_session
+from .serving import serving_agent
 
 
 @click.command(

@@ -14,9 +14,9 @@ from holdfast_manager.catalog.values import BootSettings, SessionKind
 
 from .app import App, pass_app
 from .commands import Group
-from .export import serving_agent
 from .naming import chosen_point, point_options
 from .running import detach_option, run_session
+from .serving import serving_agent
 
 
 @click.group(cls=Group)
