@@ -98,7 +98,7 @@ def test_ntfs_is_restored_with_what_was_deleted_left_out(site: Site, tmp_path: P
     with trees.served(site, {"c.img": image}) as disks:
         found = trees.look(site, disks, FetchFiles(paths=(b"/",), target=str(out)))
         (volume,) = trees.look(site, disks, ListVolumes()).volumes
-    assert (volume.kind, volume.label, volume.place) == ("NTFS", "Windows", "/")
+    assert (volume.kind, volume.label, volume.place, volume.note) == ("NTFS", "Windows", "/", "")
     assert found.complaints == ()
     (tmp_path / "content" / "twin").hardlink_to(tmp_path / "content" / "size-4096")
     for number in range(0, trees.MANY, 2):
@@ -108,6 +108,18 @@ def test_ntfs_is_restored_with_what_was_deleted_left_out(site: Site, tmp_path: P
     assert (out / "etc" / "hostname").stat().st_mtime_ns == trees.MOMENT_NS
     stream = {"user.Zone.Identifier": b"[ZoneTransfer]\r\nZoneId=3\r\n"}
     assert trees.attributes_of(out / "etc" / "hostname") == stream  # as ntfs-3g shows it
+
+
+def test_an_ntfs_that_windows_was_using_has_a_note(site: Site, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    trees.run_tool(
+        trees.require_tool("mkntfs", "ntfs-3g"), "--quick", "--force", "--quiet", trees.blank(image, 16 * MIB)
+    )
+    trees.run_tool(trees.require_tool("ntfsfix", "ntfs-3g"), image)  # which marks it as to be checked
+    with trees.served(site, {"c.img": image}) as disks:
+        (volume,) = trees.look(site, disks, ListVolumes()).volumes
+        assert "it is marked as to be checked" in volume.note
+        assert trees.look(site, disks, ListFiles(path=b"/")).complaints == ()
 
 
 def make_full_of_attributes(kind: str, image: Path) -> dict[str, bytes]:

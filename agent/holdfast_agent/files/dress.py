@@ -68,9 +68,8 @@ class Dresser:
                 self._leave_out(entry, name, error)
 
     def _leave_out(self, entry: FileEntry, name: bytes, error: OSError) -> None:
-        kind = (
-            name if name.startswith(b"s") else name.partition(b".")[0]
-        )  # of the user's and trusted ones there are many
+        # Of the user's and the trusted ones there are many.
+        kind = name.partition(b".")[0] if name.startswith((b"user.", b"trusted.")) else name
         if (kind, error.errno) in self._told or len(self._told) > _MOST_TOLD:
             return
         self._told.add((kind, error.errno))

@@ -49,10 +49,7 @@ def unused(volume: Volume) -> Iterator[Extent]:
 
     Raises :class:`Doubt`, also behind some extents, which do not count then, and errors of the disk.
     """
-    shape = _shape(volume)
-    records = _Records(volume, shape)
-    records.compare_mirror()
-    _check_dismounted(volume, shape, records)
+    shape, records = _dismounted(volume)
     bitmap = read_all(volume, the_one(records.file(_BITMAP), _DATA), shape.cluster_bytes)
     if 8 * len(bitmap) < shape.clusters:
         raise Doubt("its bitmap ends too early")
@@ -64,6 +61,11 @@ def unused(volume: Volume) -> Iterator[Extent]:
         start, end = 8 * run.start(), min(8 * run.end(), shape.clusters)
         if start < end:
             yield Extent(start * shape.cluster_bytes, (end - start) * shape.cluster_bytes)
+
+
+def check_dismounted(volume: Volume) -> None:
+    """Raises :class:`Doubt` where a log or a hibernation file may know more than the volume, and errors of the disk."""
+    _dismounted(volume)
 
 
 class _Shape(NamedTuple):
@@ -142,6 +144,14 @@ class _Records:
     def _record(self, start: int, number: int) -> bytes:
         size = self._shape.record_bytes
         return protected(self._volume.read(start + number * size, size), b"FILE")
+
+
+def _dismounted(volume: Volume) -> tuple[_Shape, _Records]:
+    shape = _shape(volume)
+    records = _Records(volume, shape)
+    records.compare_mirror()
+    _check_dismounted(volume, shape, records)
+    return shape, records
 
 
 def _check_dismounted(volume: Volume, shape: _Shape, records: _Records) -> None:

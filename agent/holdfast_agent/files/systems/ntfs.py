@@ -9,10 +9,12 @@ from dissect.ntfs import NTFS
 from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE, FILE_NAME_DOS
 from dissect.ntfs.util import segment_reference
 
+from holdfast_agent.filesystems.ntfs import check_dismounted
+from holdfast_agent.filesystems.reading import Doubt
 from holdfast_agent.wire.files import FileKind
 
 from ..attributes import MOST_VALUE_BYTES, Attribute
-from ..sources import Unreadable
+from ..sources import SourceFile, Unreadable, whole
 from .nodes import Facts, FileSystem, Node, name_of, pieces_of
 
 _FIRST_OF_USERS = 24  # records before it are the file system's own ($MFT and so on)
@@ -23,11 +25,17 @@ _SYMLINK, _JUNCTION = 0xA000000C, 0xA0000003
 _COMPRESSED, _ENCRYPTED_STREAM = 0x00FF, 0x4000
 
 
-def open_ntfs(file: Any) -> FileSystem:
-    """Raises anything."""
+def open_ntfs(file: SourceFile) -> FileSystem:
+    """Raises anything. That Windows was running is a note and no doubt: when it is frozen it writes out what it knows,
+    and leaves the volume as one that is in use."""
     system = NTFS(file)
     serial = f"{system.serial:016X}" if system.serial else ""
-    return FileSystem("NTFS", system.volume_name or "", serial, NtfsNode(system.mft.get(_ROOT)))
+    note = ""
+    try:
+        check_dismounted(whole(file.source))
+    except Doubt as doubt:
+        note = f"Windows may have known of changes that are not read here ({doubt})"
+    return FileSystem("NTFS", system.volume_name or "", serial, NtfsNode(system.mft.get(_ROOT)), note)
 
 
 class NtfsNode:
