@@ -22,6 +22,7 @@ from lab.movers import Site, stop
 from lab.tools import require_tool
 
 _SHUT_DOWN, _LOSE_THE_LOG = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN: as if the power had gone
+FEW = 80
 JOURNAL_MAGIC = b"\xc0\x3b\x39\x98"
 
 
@@ -30,18 +31,18 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def crash(image: Path, options: str = "defaults", kind: str = "ext4") -> None:
+def crash(image: Path, options: str = "defaults", kind: str = "ext4", turns: int = 600) -> None:
     """Work in the file system of ``image``, some of it made to last, until it dies in the midst."""
     with mounted_apart(image, image.with_name("mounted"), options, kind) as folder:
-        live(folder, random.Random(kind + options))
+        live(folder, random.Random(kind + options), turns)
         fd = os.open(folder, os.O_RDONLY)
         fcntl.ioctl(fd, _SHUT_DOWN, struct.pack("I", _LOSE_THE_LOG))
         os.close(fd)
 
 
-def live(folder: Path, rng: random.Random) -> None:
+def live(folder: Path, rng: random.Random, turns: int) -> None:
     """Files and folders come, change and go; blocks of folders become blocks of files, which a journal revokes."""
-    for turn in range(600):
+    for turn in range(turns):
         file = folder / f"f{rng.randrange(60)}"
         inside = folder / f"d{rng.randrange(5)}"
         match rng.randrange(7):
@@ -89,9 +90,9 @@ FORMS = {
 }
 
 
-def make(image: Path, options: tuple[str, ...], mounted: str = "defaults") -> Path:
-    trees.run_tool(trees.require_tool("mke2fs", "e2fsprogs"), "-q", "-F", *options, trees.blank(image, 64 * MIB))
-    crash(image, mounted)
+def make(image: Path, options: tuple[str, ...], mounted: str = "defaults", turns: int = 600) -> Path:
+    trees.run_tool(trees.require_tool("mke2fs", "e2fsprogs"), "-q", "-F", *options, trees.blank(image, 48 * MIB))
+    crash(image, mounted, turns=turns)
     return image
 
 
@@ -137,20 +138,20 @@ def ask_for_more(disk: bytearray, at: int) -> None:
 def crashed_xfs(image: Path) -> Path:
     maker = trees.require_tool(FILE_SYSTEMS["xfs"].maker[0], FILE_SYSTEMS["xfs"].package)
     trees.run_tool(maker, "-q", trees.blank(image, FILE_SYSTEMS["xfs"].least_bytes))
-    crash(image, kind="xfs")
+    crash(image, kind="xfs", turns=FEW)
     return image
 
 
 def test_what_cannot_be_carried_out_is_told_wherever_files_are(site: Site, tmp_path: Path) -> None:
     require_tool("fusermount3", "fuse3")
     options, _ = FORMS["checksums"]
-    whole = make(tmp_path / "whole", options)
+    whole = make(tmp_path / "whole", options, turns=FEW)
     for name in ("flipped", "newer"):
         shutil.copyfile(whole, tmp_path / name)
     images = {
         "flipped": damaged(tmp_path / "flipped", flip_a_bit),
         "newer": damaged(tmp_path / "newer", ask_for_more),
-        "fast": make(tmp_path / "fast", ("-t", "ext4", "-b", "4096", "-O", "fast_commit", "-J", "size=8")),
+        "fast": make(tmp_path / "fast", ("-t", "ext4", "-b", "4096", "-O", "fast_commit", "-J", "size=8"), turns=FEW),
         "xfs": crashed_xfs(tmp_path / "xfs"),
     }
     doubts = {

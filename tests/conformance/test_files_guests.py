@@ -21,7 +21,7 @@ FSTAB = f"""\
 # a comment, and a line of something that is not there
 UUID={ROOT_UUID} / ext4 defaults 0 1
 LABEL=boot /boot ext4 defaults 0 2
-UUID=1234-ABCD /boot/efi vfat umask=0077 0 1
+/dev/disk/by-uuid/1234-ABCD /boot/efi vfat umask=0077 0 1
 /dev/mapper/vg--0-home /home ext4 defaults 0 2
 /dev/sdz1 /srv/my\\040data xfs nofail 0 0
 tmpfs /tmp tmpfs defaults 0 0

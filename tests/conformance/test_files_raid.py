@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -75,3 +76,17 @@ def test_an_array_that_is_not_whole_says_what_to_do(arrays: Arrays) -> None:
     (volume,) = trees.look(arrays.site, arrays.disks["stripes"][:1], ListVolumes()).volumes
     assert (volume.name, volume.kind, volume.place) == ("md-stripes", "RAID 0", "")
     assert "1 of its 2 members are not in the restore point: restore its disks" in volume.note
+
+
+def test_a_member_with_old_metadata_is_not_taken_for_what_it_begins_with(tmp_path: Path) -> None:
+    """The first stripe of an array begins with the file system's superblock, and the next ones are elsewhere."""
+    (tmp_path / "content").mkdir()
+    image = trees.make_ext4(tmp_path / "image", tmp_path / "content", size=8 * MIB)
+    with image.open("r+b") as file:
+        file.seek(8 * MIB - 65536)
+        file.write(struct.pack("<4sII16xi", b"\xfc\x4e\x2b\xa9", 0, 90, 5))
+    site = Site(tmp_path)
+    with trees.served(site, {"old.img": image}) as disks:
+        (volume,) = trees.look(site, disks, ListVolumes()).volumes
+    assert (volume.kind, volume.place) == ("RAID", "")
+    assert "metadata of an old form cannot be read here: restore its disks" in volume.note

@@ -1,4 +1,4 @@
-"""Logical volumes of LVM2 across any number of disks: linear, striped and mirrored ones.
+"""Logical volumes of LVM2 across any number of disks: linear, striped, mirrored and thin ones.
 
 Facts: format_text and the label of LVM2, https://sourceware.org/lvm2/ (lib/format_text/layout.h, lib/label).
 """
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from holdfast_agent.filesystems.reading import Doubt
 
 from .sources import Joined, Part, Source, Striped
+from .thin import Pool
 
 _SECTOR = 512
 _LABEL_SECTORS = 4
@@ -35,11 +36,11 @@ class PhysicalVolume(NamedTuple):
 
 
 class LogicalVolume(NamedTuple):
-    """``source`` None: it cannot be read, for the reason ``note``."""
+    """``identity``: its name below /dev/disk/by-id. ``source`` None: it cannot be read, for the reason ``note``."""
 
     group: str
     name: str
-    uuid: str
+    identity: str
     size_bytes: int
     source: Source | None
     note: str = ""
@@ -81,14 +82,14 @@ def _of_group(text: str, places: Mapping[str, Source]) -> Iterator[LogicalVolume
     builder = _Builder(group, places)
     for each in sorted(builder.volumes):
         volume = builder.volumes[each]
-        if "VISIBLE" not in volume.get("status", ()):
+        if "VISIBLE" not in volume.get("status", ()) or builder.is_pool(each):
             continue
-        uuid = str(volume.get("id", ""))
+        identity = "dm-uuid-LVM-" + f"{group.get('id')}{volume.get('id')}".replace("-", "")
         try:
             source = builder.source(each)
-            yield LogicalVolume(name, each, uuid, source.size_bytes, source)
+            yield LogicalVolume(name, each, identity, source.size_bytes, source)
         except Doubt as doubt:
-            yield LogicalVolume(name, each, uuid, 0, None, str(doubt))
+            yield LogicalVolume(name, each, identity, 0, None, str(doubt))
 
 
 class _Builder:
@@ -99,6 +100,11 @@ class _Builder:
         self._extent = _number(group, "extent_size", 1, 1 << 32) * _SECTOR
         self._physical = _tables(group.get("physical_volumes"))
         self._places = places
+        self._pools: dict[str, Pool] = {}
+
+    def is_pool(self, name: str) -> bool:
+        """Whether it is only there for thin volumes to be in."""
+        return any(_is_of(each, "thin-pool") for each in self.volumes[name].values())
 
     def source(self, name: str, depth: int = 0) -> Source:
         """Raises :class:`Doubt`."""
@@ -123,6 +129,9 @@ class _Builder:
             legs = segment.get("raids" if kind == "raid1" else "mirrors", [])
             images = [leg for leg in legs if isinstance(leg, str) and "_rmeta" not in leg]
             return self._first_whole(images, size, depth)
+        if kind == "thin" and not {"external_origin", "merge"} & segment.keys():
+            pool = self._pool(str(segment.get("thin_pool")), depth)
+            return pool.volume(_number(segment, "device_id", 0, 1 << 24), size)
         raise Doubt(f"it is of the kind {str(kind)[:40]!r}, which cannot be read here")
 
     def _first_whole(self, images: list[str], size: int, depth: int) -> Source:
@@ -133,6 +142,15 @@ class _Builder:
             except Doubt as doubt:
                 problem = doubt
         raise problem
+
+    def _pool(self, name: str, depth: int) -> Pool:
+        if name not in self._pools:
+            segment = next((each for each in self.volumes.get(name, {}).values() if _is_of(each, "thin-pool")), None)
+            if segment is None:
+                raise Doubt(f"its pool {name} is missing")
+            parts = (self.source(str(segment.get(part)), depth + 1) for part in ("metadata", "pool"))
+            self._pools[name] = Pool(*parts)
+        return self._pools[name]
 
     def _stripes(self, segment: dict[str, Any], size: int) -> Source:
         stripes = segment.get("stripes", [])
@@ -258,6 +276,11 @@ def _segments(volume: dict[str, Any]) -> list[dict[str, Any]]:
     if not 0 < len(found) <= _MOST_SEGMENTS:
         raise Doubt("it has no segments")
     return sorted(found, key=lambda segment: _number(segment, "start_extent", 0, 1 << 40))
+
+
+def _is_of(value: object, kind: str) -> bool:
+    """Whether it is a segment of that kind."""
+    return isinstance(value, dict) and value.get("type") == kind
 
 
 def _tables(value: object) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,7 @@ _MOST_MEMBERS = 256
 _LINEAR, _MIRROR, _NEAR = -1, 1, 10
 _PARITIES = {4: 1, 5: 1, 6: 2}
 _NAMES = {_LINEAR: "linear", 0: "0", 1: "1", 4: "4", 5: "5", 6: "6", 10: "10"}
+_OLD, _OLD_GRAIN = struct.Struct("<4sII16xi"), 65536
 _CLEAN = (1 << 64) - 1
 
 
@@ -69,9 +70,20 @@ def member(source: Source) -> Member | None:
     return None
 
 
+def is_old_member(source: Source) -> bool:
+    """Whether it has metadata 0.90, and is no mirror. (Such a one begins as a part of what is on the array: of a mirror
+    that is all of it.)"""
+    at = source.size_bytes // _OLD_GRAIN * _OLD_GRAIN - _OLD_GRAIN
+    raw = source.read(at, _OLD.size) if at >= 0 else b""
+    if len(raw) < _OLD.size:
+        return False
+    magic, major, minor, level = _OLD.unpack(raw)
+    return (magic, major, minor) == (_MAGIC, 0, 90) and level != _MIRROR
+
+
 def _places(size_bytes: int) -> tuple[int, ...]:
     """Of metadata 1.2, 1.1 and 1.0."""
-    return 4096, 0, (size_bytes // _SECTOR - 16) // 8 * 8 * _SECTOR
+    return 4096, 0, max(0, (size_bytes // _SECTOR - 16) // 8 * 8 * _SECTOR)
 
 
 def _member(source: Source, at: int, raw: bytes) -> Member:

@@ -165,18 +165,20 @@ class Tree:
 
     def _named_by(self, what: str) -> int | None:
         """The volume that a line of fstab is about."""
+        what = _BY.sub(lambda match: f"{match[1].upper()}=", what)
         kind, _, value = what.partition("=")
         value = value.strip('"')
         for number, volume in enumerate(self.volumes):
             if volume.system is None:
                 continue
             device = re.sub(r"^/dev/(?:[shv]d|xvd)?", "", what)
-            if "/" in device and not device.startswith("mapper/"):
+            if "/" in device and not device.startswith(("mapper/", "md/")):
                 device = "mapper/" + "-".join(part.replace("-", "--") for part in device.split("/"))
             if (
                 (kind == "UUID" and value.replace("-", "").lower() == volume.system.uuid.replace("-", "").lower())
                 or (kind == "LABEL" and value == volume.system.label)
                 or (what.startswith("/dev/") and device == volume.device)
+                or (volume.identity and what == f"/dev/disk/by-id/{volume.identity}")
             ):
                 return number
         return None
@@ -203,6 +205,7 @@ class _Folder:
         return iter(())
 
 
+_BY = re.compile(r"^/dev/disk/by-(uuid|label)/")
 _DEVICES = ("/dev/", "UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=")
 _LISTS = "`holdfast point ls` lists what is there"
 

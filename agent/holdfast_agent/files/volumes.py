@@ -29,8 +29,9 @@ _MOST_VOLUMES = 1024
 
 
 class Volume(NamedTuple):
-    """``device``: how guests call it, as ``vda1``, and by the groups of LVM. ``system`` None: it has no files for us,
-    for the reason ``note``. ``doubt``: as of a file system."""
+    """``device``: how guests call it, as ``vda1``, and by the groups of LVM; ``identity``: its name below
+    /dev/disk/by-id, of logical volumes. ``system`` None: it has no files for us, for the reason ``note``. ``doubt``: as
+    of a file system."""
 
     name: str
     device: str
@@ -39,12 +40,14 @@ class Volume(NamedTuple):
     system: FileSystem | None
     note: str = ""
     doubt: str = ""
+    identity: str = ""
 
 
 class _Found(NamedTuple):
     name: str
     device: str
     source: Source
+    identity: str = ""
 
 
 def volumes(disks: Sequence[ExportedDisk]) -> list[Volume]:
@@ -106,7 +109,7 @@ class _Survey:
                 if logical.source is None:
                     self.refuse(name, device, "LVM", logical.size_bytes, logical.note)
                 else:
-                    self.found.append(_Found(name, device, logical.source))
+                    self.found.append(_Found(name, device, logical.source, logical.identity))
         except (Doubt, Unreadable) as doubt:
             self.refuse("lvm", "", "LVM", 0, str(doubt))
 
@@ -160,7 +163,7 @@ def _open(each: _Found, kind: str, parts: Sequence[Source]) -> Volume:
     except Exception as error:  # noqa: BLE001 - a library met something that it does not understand
         why = f"it cannot be read ({error or type(error).__name__}): {INSTEAD}"
         return Volume(each.name, each.device, kind, size, None, why)
-    return Volume(each.name, each.device, system.kind, size, system, system.note, system.doubt)
+    return Volume(each.name, each.device, system.kind, size, system, system.note, system.doubt, each.identity)
 
 
 def _first(open_one: Callable[[Any], FileSystem]) -> Callable[[Sequence[Any]], FileSystem]:
@@ -177,7 +180,7 @@ _OPENERS: dict[str, Callable[[Sequence[Any]], FileSystem]] = {
 _NOTES = {
     "LUKS": "the guest encrypted it",
     "BitLocker": "the guest encrypted it",
-    "RAID": f"Linux RAID of an old form cannot be read here: {INSTEAD}",
+    "RAID": f"Linux RAID with metadata of an old form cannot be read here: {INSTEAD}",
     "exFAT": f"exFAT cannot be read here: {INSTEAD}",
 }
 _MAGIC = (
@@ -195,6 +198,8 @@ _MAGIC = (
 
 
 def _kind(source: Source) -> str:
+    if md.is_old_member(source):
+        return "RAID"
     for offset, magic, kind in _MAGIC:
         if source.read(offset, len(magic)) == magic:
             return kind
