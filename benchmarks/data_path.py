@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE
-from holdfast_agent.service.mover_process import mover_environment
+from holdfast_agent.service.mover_birth import mover_environment
 from lab.movers import Site
 
 WORK = Path("bench-work")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,3 +38,37 @@ def end(status: int) -> NoReturn:
         with suppress(OSError, ValueError, AttributeError):  # nobody reads any more, or it was never open
             stream.flush()
     os._exit(status)
+
+
+class Child:
+    """A child of this process that was forked, not started as a program. Used by one thread."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._status: int | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    def poll(self) -> int | None:
+        """Its exit status, as :class:`subprocess.Popen` tells it; None while it runs."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        status = self._reap(0)
+        assert status is not None  # noqa: S101 - waitpid waited
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL; nothing happens to a process that has ended."""
+        if self.poll() is None:  # its number is ours until it is reaped
+            os.kill(self._pid, signal.SIGKILL)
+
+    def _reap(self, options: int) -> int | None:
+        if self._status is None:
+            pid, status = os.waitpid(self._pid, options)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status

@@ -5,6 +5,7 @@ The mover is a small real program (lab.mover_child); what real movers do is test
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -272,6 +273,23 @@ def test_a_killed_agent_leaves_no_mover(agent: RunningAgent, client: ControlClie
     assert process.wait_gone()
     while not isinstance(pushes.get(timeout=WAIT_S), AgentLost):
         pass
+
+
+def test_a_killed_agent_leaves_neither_forked_movers_nor_their_template(tmp_path: Path) -> None:
+    """The real template and real movers: readers, which wait for a peer."""
+    with start_agent(tmp_path, authorised=[MANAGER.public]) as agent, agent.client(MANAGER) as client:
+        client.call(m.RenewLease(lease="l", ttl_s=60))
+        repository = str(agent.roots["repository"] / "r")
+        client.call(m.CreateRepository(repository=repository, repository_id=new_sid(), slots=()))
+        for number in itertools.count():
+            started = _start(client, _reader(agent, "t"), f"m{number}")
+            if "nursery" in Path(f"/proc/{started.pid}/cmdline").read_text():
+                break
+            client.call(m.StopMover(lease="l", mover=f"m{number}", reason="it was no fork"))
+        processes = [Watched(pid) for pid in children(agent.process.pid)]
+        assert len(processes) == 2
+        agent.kill()
+        assert all(process.wait_gone() for process in processes)
 
 
 def test_the_number_of_movers_is_bounded(agent: RunningAgent, client: ControlClient) -> None:

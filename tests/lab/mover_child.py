@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import secrets
 import signal
+import ssl
 import struct
 import subprocess
 import sys
@@ -61,6 +64,7 @@ def _facts(setup: pipe.MoverSetup) -> str:
             "env": dict(os.environ),
             "fds": sorted(fd for fd in named if _is_open(fd)),  # the listing had a descriptor of its own
             "session_fd": setup.host.session_fd,
+            "random": [random.random(), secrets.token_hex(), ssl.RAND_bytes(16).hex()],
             "leads_group": os.getpgid(0) == os.getpid(),
             "cwd": str(Path.cwd()),
         }

@@ -24,7 +24,8 @@ from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import Route, TransferRules
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.repository.repository import SessionLock
-from holdfast_agent.service.mover_process import MOVER_COMMAND, PROGRAMS, mover_environment
+from holdfast_agent.service.mover_birth import MOVER_COMMAND, mover_environment
+from holdfast_agent.service.mover_process import PROGRAMS
 from holdfast_agent.wire.movers import (
     Begin,
     Connected,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-MOVER = "holdfast_agent.mover"
-"""The module by which a Data Mover is run. A session's process is the only child of the command that started it."""
+MOVER = "holdfast-mover"
+"""As a Data Mover calls itself. A session's process is the only child of the command that started it."""
 _START_TIME = 19  # field 22 of /proc/PID/stat, counted from after the name
 
 
-def children(pid: int, module: str = "") -> list[int]:
-    """Living children of ``pid``, the oldest first; only those that run ``module`` if it is given."""
-    found = [child for child in _children(pid) if alive(child) and module in command(child)]
+def children(pid: int, what: str = "") -> list[int]:
+    """Living children of ``pid``, the oldest first; only those that run the module, or have the name, ``what``."""
+    found = [child for child in _children(pid) if alive(child) and what in command(child)]
     return sorted(found, key=lambda child: (_started(child) or 0, child))
 
 
@@ -22,8 +22,8 @@ def alive(pid: int) -> bool:
 
 
 def command(pid: int) -> str:
-    """Its arguments with spaces between; empty for a process that is gone."""
-    return _read(pid, "cmdline").replace("\0", " ")
+    """Its name and its arguments with spaces between; empty for a process that is gone."""
+    return f"{_read(pid, 'comm').strip()} {_read(pid, 'cmdline')}".replace("\0", " ").strip()
 
 
 def waits_in(pid: int) -> str:

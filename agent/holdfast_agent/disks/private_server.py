@@ -7,7 +7,6 @@ The socket is removed as soon as our connections stand, and the server dies with
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -17,10 +16,12 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from holdfast_agent.errors import DiskError, DiskUnreadable, ToolMissing
+from holdfast_agent.prctl import end_with_parent
 from holdfast_agent.wire.movers import MoverHost
 
 from .nbd.dial import Dialler, private_dialler
@@ -31,7 +32,6 @@ _START_S = 20.0
 _HANGS_UP_S = 1.0
 _STOP_S = 5.0
 _FINISH_S = 60.0
-_PR_SET_PDEATHSIG = 1
 _SAID_BYTES = 4000
 
 
@@ -99,14 +99,6 @@ class PrivateServer(ABC):
         return DiskUnreadable(url=self.url, offset_bytes=0, length_bytes=0, reason=said)
 
     def _start(self, address: str, pass_fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        libc = ctypes.CDLL(None)
-        parent = os.getpid()
-
-        def die_with_parent() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-
         return subprocess.Popen(
             self.command(address),
             stdin=subprocess.DEVNULL,
@@ -115,7 +107,7 @@ class PrivateServer(ABC):
             env=env,
             pass_fds=pass_fds,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGKILL),
         )
 
     def _wait_ready(self, address: str) -> None:

@@ -1,4 +1,4 @@
-"""``python -m holdfast_agent.mover``: started by the Transport Service, one process for each side of a task."""
+"""``python -m holdfast_agent.mover``: a mover that is started as a program; most are forked from :mod:`.nursery`."""
 
 from holdfast_agent.starting import loading
 

@@ -7,12 +7,13 @@ import select
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from holdfast_agent.channel.data_connection import DataConnection
 from holdfast_agent.errors import Unreachable, UsageError
 from holdfast_agent.model.rules import Route
 from holdfast_agent.model.stats import TransferCounters
+from holdfast_agent.prctl import name_process
 from holdfast_agent.wire.movers import Connected, Finished, Listening, MoverHost
 from holdfast_agent.wire.specs import (
     BenchmarkSpec,
@@ -38,13 +39,16 @@ if TYPE_CHECKING:  # each process loads the roles that it plays
     from .reader import Reader
     from .target import Target
 
+NAME: Final = "holdfast-mover"
+"""As `ps -o comm` and `pgrep` show it, whichever way it came to be."""
 _CLOSE_S = 5.0
 _STEP_S = 0.5
 _log = logging.getLogger("holdfast.mover")
 
 
 def main() -> None:
-    """Entry point of ``python -m holdfast_agent.mover``."""
+    """The life of a mover: of ``python -m holdfast_agent.mover``, and of what :mod:`.nursery` forks."""
+    name_process(NAME)
     mover = _Mover()
     live("mover", mover.run, mover.counters)
 

@@ -21,7 +21,9 @@ from holdfast_agent.wire.movers import MoverHost
 
 from .identity import identity
 from .leases import Lease, LeaseTable
-from .mover_process import MOVER_COMMAND, MoverProcess
+from .mover_birth import MOVER_COMMAND
+from .mover_process import MoverProcess
+from .nursery import TEMPLATE_COMMAND, Nursery
 from .workers import BlockingWorkers
 
 _REPOSITORY_THREADS = 4
@@ -52,7 +54,7 @@ class Agent:
         self.clock = clock
         self.host = _mover_host(settings)
         self.leases = LeaseTable(clock)
-        self.mover_command = mover_command
+        self.nursery = Nursery(mover_command, TEMPLATE_COMMAND if mover_command is MOVER_COMMAND else ())
         self.repository_work = BlockingWorkers("repository work", _REPOSITORY_THREADS, _REPOSITORY_WAITING)
         self.verify_work = BlockingWorkers("verification", _VERIFY_THREADS, _VERIFY_WAITING)
         self.collect_work = BlockingWorkers("garbage collection", _COLLECT_THREADS, _COLLECT_WAITING)
@@ -111,6 +113,7 @@ class Agent:
 
     def close(self) -> None:
         """Wait for the threads; the server is closed by whoever made it."""
+        self.nursery.close()
         for workers in self.workers_by_fd.values():
             workers.close()
 

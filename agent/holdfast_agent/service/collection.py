@@ -19,7 +19,7 @@ from holdfast_agent.wire.messages import CollectEnded, CollectGarbage, CollectPr
 
 from .agent import Agent
 from .calls import Call
-from .mover_process import mover_environment
+from .mover_birth import mover_environment
 from .repositories import allowed_repository
 from .ticketed import lease_for, run_ticketed
 

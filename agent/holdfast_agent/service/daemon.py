@@ -24,7 +24,7 @@ from holdfast_agent.wire.codec import ORDER_LIMIT_BYTES
 
 from .agent import Agent
 from .health import metrics_of
-from .mover_process import MOVER_COMMAND
+from .mover_birth import MOVER_COMMAND
 from .transport import TransportService
 
 _LAST_REPLIES_S = 1.0

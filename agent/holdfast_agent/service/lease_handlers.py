@@ -38,6 +38,7 @@ from .agent import Agent
 from .calls import Call
 from .exports import discard_unkept, export_host
 from .leases import Lease, check_name
+from .mover_birth import Birth, new_program
 from .mover_process import PROGRAMS, MoverProcess
 from .repositories import allowed_repository
 from .session_handlers import abandon_session
@@ -170,12 +171,14 @@ def _start(agent: Agent, lease: Lease, name: str, task_id: str, setup: pipe.Move
     def changed(state: MoverState) -> None:
         agent.push(lease, MoverChanged(lease=lease.name, state=state))
 
-    command, session_fd = agent.mover_command, None
+    birth: Birth = agent.nursery.birth
+    session_fd = None
     if setup is not None:
         session_fd = setup.host.session_fd
-        command = PROGRAMS.get(type(setup.spec), command)
+        if type(setup.spec) in PROGRAMS:
+            birth = functools.partial(new_program, PROGRAMS[type(setup.spec)])
     try:
-        mover = MoverProcess(name, task_id, agent.server, changed, command, session_fd)
+        mover = MoverProcess(name, task_id, agent.server, changed, birth, session_fd)
     except OSError as error:
         raise MoverDied(role="new", task=task_id, reason=f"cannot start it: {error.strerror}") from error
     lease.movers[name] = mover

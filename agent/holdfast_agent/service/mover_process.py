@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +34,7 @@ from holdfast_agent.wire.specs import (
 )
 
 from .frame_pipe import FrameReader, FrameWriter
-
-MOVER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.mover")
-"""-P: the working directory is no place to import from."""
+from .mover_birth import Birth, Process
 
 EXPORTER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.export")
 BOOT_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.boot")
@@ -55,18 +51,11 @@ KILL_AFTER_S: Final = 10.0
 """A mover told to stop cleans up within milliseconds; one that hangs is sent SIGTERM, then its group is killed."""
 
 _REPORT_LIMIT_BYTES = 4 << 20  # the largest is a result with its pack list: 16,000 packs a TiB, 60 bytes each
-_KEEP_BUFFERS = {  # glibc gives 1 MiB buffers back to the kernel after each use; keeping them saves 20 to 35 %
-    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_TOP_PAD_": str(16 << 20),
-}
-_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})
 
 _reports = msgspec.msgpack.Decoder(
     pipe.Listening | pipe.Connected | pipe.Progressed | pipe.Finished | pipe.Failed,
 )
 _encoder = msgspec.msgpack.Encoder()
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger(__name__)
 
 _ROLE_NAMES = {
@@ -94,23 +83,6 @@ class Watcher(Protocol):
     def unwatch(self, fd: int) -> None: ...
 
 
-def mover_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The agent's environment without what is for the daemon alone, and with malloc told to keep large buffers."""
-    return {name: value for name, value in environment.items() if name not in _NOT_INHERITED} | _KEEP_BUFFERS
-
-
-def _end_with_parent(parent: int) -> Callable[[], None]:
-    """For the new process: be sent SIGTERM when the agent dies, even if the mover hangs and never sees its pipe end."""
-    prctl = ctypes.CDLL(None).prctl
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return before_exec
-
-
 class MoverProcess:
     """Used by the loop's thread only. ``on_change`` is called after each change of :attr:`state`.
 
@@ -124,7 +96,7 @@ class MoverProcess:
         task_id: str,
         watcher: Watcher,
         on_change: Callable[[MoverState], None],
-        command: Sequence[str] = MOVER_COMMAND,
+        birth: Birth,
         session_fd: int | None = None,
     ) -> None:
         """Start the process; :class:`OSError` if that fails. It waits for :meth:`set_up`.
@@ -143,24 +115,12 @@ class MoverProcess:
         self._deadlines: list[tuple[float, signal.Signals]] = []
         self._ordered = False
         self._broken: HoldfastError | None = None
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            cwd="/",
-            env=mover_environment(os.environ),
-            pass_fds=() if session_fd is None else (session_fd,),
-            process_group=0,
-            preexec_fn=_end_with_parent(os.getpid()),
-        )
-        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - PIPE was asked for
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._process, self._stdin, self._stdout = _born(birth, session_fd)
         self._exit_fd = os.pidfd_open(self._process.pid)
-        self._writer = FrameWriter(self._stdin.fileno())
-        self._reader = FrameReader(self._stdout.fileno(), f"mover {name}", _REPORT_LIMIT_BYTES)
-        self._fds = {self._stdin.fileno(), self._stdout.fileno(), self._exit_fd}
-        watcher.watch(self._stdout.fileno())
+        self._writer = FrameWriter(self._stdin)
+        self._reader = FrameReader(self._stdout, f"mover {name}", _REPORT_LIMIT_BYTES)
+        self._fds = {self._stdin, self._stdout, self._exit_fd}
+        watcher.watch(self._stdout)
         watcher.watch(self._exit_fd)
 
     def set_up(self, setup: pipe.MoverSetup) -> None:
@@ -234,7 +194,7 @@ class MoverProcess:
         """One of :attr:`fds` is readable or writable."""
         if self.gone:
             return
-        if fd == self._stdin.fileno():
+        if fd == self._stdin:
             self._flush()
         else:
             self._read_reports()
@@ -253,9 +213,9 @@ class MoverProcess:
     def _flush(self) -> None:
         self._writer.flush()
         if self._writer.waiting:
-            self._watcher.watch(self._stdin.fileno(), readable=False, writable=True)
+            self._watcher.watch(self._stdin, readable=False, writable=True)
         else:
-            self._watcher.watch(self._stdin.fileno(), readable=False)
+            self._watcher.watch(self._stdin, readable=False)
 
     def _read_reports(self) -> None:
         if self._broken is not None:
@@ -264,14 +224,14 @@ class MoverProcess:
             for frame in self._reader.frames():
                 self._take(_reports.decode(frame))
             if self._reader.ended:
-                self._watcher.watch(self._stdout.fileno(), readable=False)
+                self._watcher.watch(self._stdout, readable=False)
         except (*NOT_DECODED, HoldfastError) as error:
             self._broken = (
                 error
                 if isinstance(error, HoldfastError)
                 else MalformedMessage(peer=f"mover {self.name}", reason=str(error))
             )
-            self._watcher.watch(self._stdout.fileno(), readable=False)
+            self._watcher.watch(self._stdout, readable=False)
             self._signal_group(signal.SIGKILL)
 
     def _take(self, report: pipe.FromMover) -> None:
@@ -313,13 +273,11 @@ class MoverProcess:
         # First the group, then the wait: the leader as a zombie keeps its number from being given to anyone else.
         self._signal_group(signal.SIGKILL)
         status = self._process.wait()
-        for fd in (self._stdout.fileno(), self._exit_fd, self._stdin.fileno()):
+        for fd in (self._stdout, self._exit_fd, self._stdin):
             self._watcher.unwatch(fd)
+            os.close(fd)
         self._fds.clear()
         self._deadlines.clear()
-        self._stdin.close()
-        self._stdout.close()
-        os.close(self._exit_fd)
         if self.state.phase not in ("done", "failed"):
             self._change("failed", error=self._death(status))
         self._call_all(self._when_gone)
@@ -342,3 +300,18 @@ class MoverProcess:
         waiting, callbacks[:] = list(callbacks), []
         for callback in waiting:
             callback()
+
+
+def _born(birth: Birth, session_fd: int | None) -> tuple[Process, int, int]:
+    """The process, and our ends of its pipes: for orders, for reports. Raises :class:`OSError`."""
+    theirs_in, ours_in = os.pipe()
+    ours_out, theirs_out = os.pipe()
+    try:
+        return birth(theirs_in, theirs_out, session_fd), ours_in, ours_out
+    except BaseException:
+        os.close(ours_in)
+        os.close(ours_out)
+        raise
+    finally:
+        os.close(theirs_in)
+        os.close(theirs_out)

@@ -79,6 +79,7 @@ class TransportService:
         self._next_tick = now + _TICK_S
         for mover in set(agent.movers_by_fd.values()):
             mover.tick(now)
+        agent.nursery.tick()
         for lease in agent.leases.take_expired():
             end_lease(agent, lease, "its manager has not renewed the lease")
         for lease in agent.leases.take_of_others(agent.admits):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from holdfast_agent.starting import loading
+from holdfast_agent.starting import Child, loading
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -70,7 +70,7 @@ def forked(given: int, log: int, environment: Mapping[str, str]) -> Process:
             _live(given, log, environment)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return _Fork(pid)
+    return Child(pid)
 
 
 def _live(given: int, log: int, environment: Mapping[str, str]) -> NoReturn:
@@ -98,34 +98,3 @@ def _live(given: int, log: int, environment: Mapping[str, str]) -> NoReturn:
     finally:
         logging.shutdown()
         os._exit(status)
-
-
-class _Fork:
-    """A child of this process."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._status: int | None = None
-
-    @property
-    def pid(self) -> int:
-        return self._pid
-
-    def poll(self) -> int | None:
-        return self._reap(os.WNOHANG)
-
-    def wait(self) -> int:
-        status = self._reap(0)
-        assert status is not None  # noqa: S101 - waitpid waited
-        return status
-
-    def kill(self) -> None:
-        if self.poll() is None:  # its number is ours until it is reaped
-            os.kill(self._pid, signal.SIGKILL)
-
-    def _reap(self, options: int) -> int | None:
-        if self._status is None:
-            pid, status = os.waitpid(self._pid, options)
-            if pid:
-                self._status = os.waitstatus_to_exitcode(status)
-        return self._status
