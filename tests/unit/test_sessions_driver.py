@@ -176,7 +176,7 @@ def test_a_catalogue_that_is_away_is_waited_out_and_then_told_all(catalog: Catal
                     patch.setattr(catalog.events, "append", refuse)
                 super().flush()
 
-    def refuse(_events: object) -> None:
+    def refuse(_events: object, _tasks: object) -> None:
         raise Locked(what="the configuration database", holder="a test")
 
     session = catalog.sessions.begin(SessionKind.VERIFY, {})

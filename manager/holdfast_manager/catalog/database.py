@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ class Database:
         self._engine = _engine(self.url)
         self._writer = self._engine.execution_options(holdfast_writes=True)
         self._reader = self._engine
+        self._writers = threading.Lock()
         self._marks = CommitMarks()
         self._seen = False  # whether the server has answered once, so that it is worth waiting for
         if self.is_sqlite:
@@ -72,8 +74,21 @@ class Database:
         Durable when this returns. Not to be nested. Raises :class:`Locked` (retryable) when its turn does not come
         within 30 s, and :class:`CatalogUnavailable`; :class:`ConnectionCut` of a transaction that may be run again.
         """
-        with self._transaction(self._writer) as connection:
+        with self._turn(), self._transaction(self._writer) as connection:
             yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite's writers sleep and try again; threads of this process wait here, and go on at once."""
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._writers.acquire(timeout=_BUSY_S):
+            raise Locked(what="the configuration database", holder="another thread of this process")
+        try:
+            yield
+        finally:
+            self._writers.release()
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:

@@ -11,7 +11,8 @@ from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row, to_row
 from .tables import events
-from .values import EventEntry
+from .tasks import replace_tasks
+from .values import EventEntry, TaskEntry
 
 _COLUMNS = columns_of(events, EventEntry)
 
@@ -23,12 +24,17 @@ class Events:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def append(self, entries: Sequence[EventEntry]) -> None:
-        """Store events (``id`` 0) in this order, all or none. Collect what happens together: a commit is a sync."""
-        if not entries:
+    def append(self, entries: Sequence[EventEntry], tasks: Sequence[TaskEntry] = ()) -> None:
+        """Store events (``id`` 0) in this order and what became of these tasks by them, all or none.
+
+        Collect what happens together: a commit is a sync. Raises ``NotFound`` for a task that is not there.
+        """
+        if not entries and not tasks:
             return
         with self._database.writing() as connection:
-            connection.execute(events.insert(), [to_row(entry) for entry in entries])
+            replace_tasks(connection, tasks)
+            if entries:
+                connection.execute(events.insert(), [to_row(entry) for entry in entries])
 
     def after(self, session: int, last_id: int = 0, limit: int = 1000) -> tuple[EventEntry, ...]:
         """Events of a session later than the number ``last_id``, oldest first, at most ``limit``.

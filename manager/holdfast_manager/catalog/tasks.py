@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from holdfast_agent.errors import NotFound
 
@@ -36,10 +36,7 @@ class Tasks:
     def update(self, entries: Sequence[TaskEntry]) -> None:
         """Replace what is stored of these tasks, all in one transaction. Raises ``NotFound`` and then changes none."""
         with self._database.writing() as connection:
-            for entry in entries:
-                result = connection.execute(tasks.update().where(tasks.c.id == entry.id).values(to_row(entry)))
-                if result.rowcount == 0:
-                    raise _unknown(entry.id)
+            replace_tasks(connection, entries)
 
     def get(self, number: int) -> TaskEntry:
         """Raises ``NotFound``."""
@@ -54,6 +51,13 @@ class Tasks:
         query = select(*_COLUMNS).where(tasks.c.session == session).order_by(tasks.c.id)
         with self._database.reading() as connection:
             return tuple(from_row(row, TaskEntry) for row in connection.execute(query))
+
+
+def replace_tasks(connection: Connection, entries: Sequence[TaskEntry]) -> None:
+    """Within a transaction; ``NotFound`` undoes it."""
+    for entry in entries:
+        if connection.execute(tasks.update().where(tasks.c.id == entry.id).values(to_row(entry))).rowcount == 0:
+            raise _unknown(entry.id)
 
 
 def _unknown(number: int) -> NotFound:

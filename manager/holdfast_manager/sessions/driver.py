@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _WORKERS = 16
 """Instructions at once. They wait for agents and hypervisors nearly all of their time; the data moves elsewhere."""
+_GATHER_S = 0.1
+"""What happens within this time is written down together: a commit waits for the disk as long as a step takes."""
 
 
 class Machine(Protocol):
@@ -85,6 +87,7 @@ class Driver:
         self._timers: list[tuple[float, int, Event]] = []
         self._order = itertools.count()
         self._lanes: dict[Hashable, deque[Instruction]] = {}
+        self._write_at: float | None = None
         self._result = ""
         self._cancelled = ""
 
@@ -107,20 +110,27 @@ class Driver:
         next_tick = time.monotonic()
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="step") as workers:
             while not self._result:
-                self._take(machine, actions, workers, until=min([next_tick, *(due for due, _, _ in self._timers[:1])]))
+                self._take(machine, actions, workers, until=self._wakes_at(next_tick))
                 now = time.monotonic()
                 while self._timers and self._timers[0][0] <= now:
                     self.post(heapq.heappop(self._timers)[2])
                 if now >= next_tick:
                     next_tick = now + self._poll_s
                     self._look_around(actions)
+                elif self._write_at is not None and now >= self._write_at:
+                    self._flush()
+        self._flush()
         return self._result
+
+    def _wakes_at(self, next_tick: float) -> float:
+        """When there is something to do again, though nothing happens."""
+        write_at = [] if self._write_at is None else [self._write_at]
+        return min([next_tick, *write_at, *(due for due, _, _ in self._timers[:1])])
 
     def _take(self, machine: Machine, actions: Actions, workers: ThreadPoolExecutor, until: float) -> None:
         try:
             item = self._inbox.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
-            self._flush()
             return
         if not isinstance(item, _Told):
             item()
@@ -128,8 +138,8 @@ class Driver:
         self._recorder.event(item.event, item.took_s)
         for instruction in machine.handle(item.event):
             self._carry_out(instruction, actions, workers)
-        if self._inbox.empty():
-            self._flush()
+        if self._write_at is None:
+            self._write_at = time.monotonic() + _GATHER_S
 
     def _carry_out(self, instruction: Instruction, actions: Actions, workers: ThreadPoolExecutor) -> None:
         match instruction:
@@ -184,6 +194,7 @@ class Driver:
         self._flush()
 
     def _flush(self) -> None:
+        self._write_at = None
         with _waited_out():
             self._recorder.flush()
 

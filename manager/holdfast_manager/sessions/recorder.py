@@ -125,7 +125,7 @@ class Recorder:
         return msgspec.structs.replace(summed(counters), elapsed_s=longest)
 
     def flush(self) -> None:
-        """Write what was collected. Called by the driver whenever its inbox is empty, and about once a second.
+        """Write what was collected, in one transaction. Called by the driver as it goes.
 
         Raises what ``Catalog`` does; what was not written then is kept for the next time.
         """
@@ -134,11 +134,7 @@ class Recorder:
             dirty, self._dirty = self._dirty, set()
             tasks = [self._tasks[key] for key in dirty]
         try:
-            if tasks:
-                self._catalog.tasks.update(tasks)
-                dirty = set()
-            if events:
-                self._catalog.events.append(events)
+            self._catalog.events.append(events, tasks)
         except HoldfastError:
             with self._lock:
                 self._events = events + self._events

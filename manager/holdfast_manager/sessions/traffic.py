@@ -81,7 +81,8 @@ class SessionTraffic:
             member = self._members.pop(task, None)
             if member is not None:
                 self._ledger.end(self._session, member.number)
-                self._share_out()
+                if self._members:
+                    self._share_out()
 
     def look(self) -> None:
         """Heed what has changed since the last time."""
