@@ -143,6 +143,8 @@ def test_every_command_of_the_table_waits_for_somebody_else(
     assert holdfast("user", "add", "vera", "--role", "viewer").code == 0
     assert holdfast("user", "add", "otto", "--role", "operator", "--role", "viewer").code == 0
     assert holdfast("repository", "group", "create", "pool", "--member", "main").code == 0
+    nothing = tmp_path / "nothing.toml"
+    nothing.write_text("[jobs]\n")
     site = tmp_path / "site.toml"
     site.write_text('[jobs.web]\nserver = "lab"\nrepository = "main"\ninclude = ["web*"]\nretention.days = 1\n')
     stocked.points.add(
@@ -159,6 +161,7 @@ def test_every_command_of_the_table_waits_for_somebody_else(
         ("agent", "remove", "b"),
         ("job", "remove", "web"),
         ("apply", str(site)),
+        ("apply", str(nothing), "--prune"),
         *(("key", *command) for command in (("add", "main"), ("change", "main"), ("remove", "main", "1"))),
         ("key", "paper", "main"),
         ("unprotect", "abab"),

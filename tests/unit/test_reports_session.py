@@ -133,9 +133,9 @@ Steps
                                              web: snapshot removed
 
 Disks
-  VM   disk       state     mode    processed      read      zero  unchanged     dedup  transferred    stored  waited
-  web  disk0.img  finished  digest    100 MiB  60.0 MiB  40.0 MiB   50.0 MiB  2.00 MiB     4.00 MiB  4.00 MiB  0.25 s
-  web  disk1.img  finished  digest    100 MiB  60.0 MiB  40.0 MiB   50.0 MiB  2.00 MiB     4.00 MiB  4.00 MiB  0.25 s
+  VM   disk       mode    processed      read      zero  unchanged     dedup  transferred    stored
+  web  disk0.img  digest    100 MiB  60.0 MiB  40.0 MiB   50.0 MiB  2.00 MiB     4.00 MiB  4.00 MiB
+  web  disk1.img  digest    100 MiB  60.0 MiB  40.0 MiB   50.0 MiB  2.00 MiB     4.00 MiB  4.00 MiB
 
   web/disk0.img:  digest: compared with the point of yesterday
   web/disk1.img:  digest: compared with the point of yesterday

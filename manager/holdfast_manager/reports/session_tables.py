@@ -13,6 +13,8 @@ from .session_report import STORING, DiskLine, SessionReport
 from .times import clock, moment
 
 _NOTABLE_S = 0.1  # less held up nobody
+_NOTABLE_WAIT_S = 1.0  # less is how long it takes to be asked
+_FINISHED = "finished"
 Fact = tuple[str, str]
 """A name, and what is told of it."""
 Row = tuple[str, ...]
@@ -62,9 +64,13 @@ def step_rows(report: SessionReport) -> list[Row]:
 
 
 def disk_table(report: SessionReport) -> tuple[Row, list[Row]]:
-    """Heads, and a row for each disk."""
+    """Heads, and a row for each disk. Columns that would tell nothing are left out: no line is as wide as all."""
     columns = tuple(each for each in _COLUMNS if each[0] not in _left_out(report))
     nothing = {head for head, amount in _CAUSES if not amount(report.total)}
+    if all(disk.state == _FINISHED for disk in report.disks):
+        nothing.add("state")
+    if all(disk.queue_wait_s < _NOTABLE_WAIT_S for disk in report.disks):
+        nothing.add("waited")
     columns = tuple(each for each in columns if each[0] not in nothing)
     return tuple(head for head, _ in columns), [tuple(cell(disk) for _, cell in columns) for disk in report.disks]
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost, ControlClient
-from holdfast_agent.errors import HoldfastError, MalformedMessage
+from holdfast_agent.errors import HoldfastError, MalformedMessage, Unreachable
 from holdfast_agent.wire.messages import CloseLease, Push, RenewLease, Reply, Request
 from holdfast_manager.catalog.catalog import Catalog
 
@@ -89,7 +89,11 @@ class AgentPool:
         client = ControlClient(
             entry.endpoint, entry.public_key, self._keys, lambda push: self._deliver(agent, client, push)
         )
-        client.connect()
+        try:
+            client.connect()
+        except Unreachable as error:  # people know it by its name
+            fields = {**error.fields, "peer": f"agent {agent} at {entry.endpoint.removeprefix('tcp://')}"}
+            raise Unreachable(**fields) from error
         try:
             client.call(RenewLease(lease=self.lease, ttl_s=self._ttl_s))
         except BaseException:
