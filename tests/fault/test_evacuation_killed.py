@@ -1,11 +1,12 @@
 """kill -9 of an evacuation, of its copies and of its verifications, before and after each of their acts.
 
 At every moment each point is readable in a member at least; the next evacuation finishes, and leaves none twice. Two
-members take turns: what one kill has moved, the next moves back.
+members take turns: what one kill has moved, the next moves back. HOLDFAST_FIRST_ACT=17 leaves out as many of the acts.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from collections.abc import Iterator
@@ -145,7 +146,7 @@ def test_each_kind_of_session_killed_at_each_of_its_acts_loses_nothing(estate: E
     acts = [act for act in estate.evacuate() if act.startswith(f"{kind} ") and not act.startswith(AFTER_THE_END)]
     estate.finish()
     assert len(acts) > 10
-    for act in acts:
+    for act in acts[int(os.environ.get("HOLDFAST_FIRST_ACT", "0")) :]:
         print(act)
         _kill_and_finish(estate, act)
     estate.check_contents()

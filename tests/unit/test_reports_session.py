@@ -189,7 +189,7 @@ def test_what_was_left_out_as_unused_is_told_with_its_reasons() -> None:
     text = session_text(report)
     assert f"stored 4.00 MiB; {found}" in " ".join(text.split())
     assert "74.0 MiB unused" in summary_text(report)
-    row = next(line for line in text.splitlines() if "disk0.img" in line and "finished" in line)
+    row = next(line for line in text.splitlines() if line.split()[:2] == ["web", "disk0.img"])
     assert "74.0 MiB" in row
     assert " unused " in text and " unused " not in session_text(session_report(session(), [task("d0")], backup()))
     assert report.total.unused_bytes == 74 << 20
