@@ -7,11 +7,7 @@ It runs on the backup's machine, each point in the place of a VM: a point is fro
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-
-import msgspec
 
 from holdfast_agent.errors import (
     HoldfastError,
@@ -20,17 +16,14 @@ from holdfast_agent.errors import (
     OriginDamaged,
     PointNotAuthentic,
     PointNotFound,
-    TreesDiffer,
 )
-from holdfast_agent.model.change import ChangeDecision
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.rules import TransferRules
-from holdfast_agent.sealing.roots import pack_set_digest
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import JobSpec, PointEntryRow, PointState
 
-from .committing import PointWriter
+from .copy_committing import CopyCommitter, CopyWork
 from .copy_plan import CopyPlan, Pair, best_base, choose_transfer, name_of, plan_copy, vm_of
 from .events import (
     Event,
@@ -61,26 +54,14 @@ from .instructions import (
     TaskInstruction,
     VmInstruction,
 )
-from .movers import Outcome
 from .point_reader import PointReader
 from .point_tasks import PointTasks, PointTransfer, Way
 from .requests import CopyRequest
 from .steps import Step
 from .tasks import Context
-from .write_sessions import WriteAttempt, begin_write_session, give_up_write_session, open_repositories
+from .write_sessions import begin_write_session, give_up_write_session, open_repositories
 
 _NAMED = 5
-
-
-@dataclass
-class CopyWork(WriteAttempt):
-    """One point on its way. Owned by the actions; instructions about one point never run at once."""
-
-    point: Point
-    origin: PointReader
-    home: Home
-    base: Pair | None = None
-    decisions: dict[str, ChangeDecision] = field(default_factory=dict)
 
 
 class CopyActions:
@@ -100,6 +81,7 @@ class CopyActions:
         self._request = request
         self._origins = origins
         self._homes = homes
+        self._committer = CopyCommitter(context, request, job)
         self._works: dict[str, CopyWork] = {}
         self._lock = threading.Lock()  # of the bases: points of one VM follow each other, VMs do not wait for another
         self._bases: dict[VmKey, tuple[Pair, ...]] = {}
@@ -289,36 +271,8 @@ class CopyActions:
     # --- commit -----------------------------------------------------------------------------------------------------
 
     def _commit(self, work: CopyWork) -> Point:
-        desk, original = self._context.desk, work.point
-        writer = PointWriter(work.home.context, work.home.keys)
-        outcomes = {disk.disk_id: desk.outcome(TaskKey(original.sid, disk.disk_id)) for disk in original.disks}
-        packs = [pack for outcome in outcomes.values() for pack in outcome.listener.packs]
-        config = None
-        if original.config is not None:
-            config, blob_packs = writer.store_config(work, work.origin.config(original))
-            packs += blob_packs
-        point = msgspec.structs.replace(
-            original,
-            sid=work.sid,
-            repository_id=work.home.keys.repository_id,
-            job=self._request.job or original.job,
-            disks=tuple(_copied(disk, work.decisions[disk.disk_id], outcomes[disk.disk_id]) for disk in original.disks),
-            packs=pack_set_digest(pack.name for pack in packs),
-            base=work.base.copy.sid if work.base else None,
-            config=config,
-            origin=original.identity,
-        )
-        immutable_s = self._job.retention.immutable_s if self._job is not None else 0.0
-        retain_until = time.time() + immutable_s if immutable_s else 0.0
-        writer.commit(point, packs, retain_until)
-        row = row_of_point(
-            work.home.repository.name,
-            point,
-            session=self._context.session,
-            stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
-            retained_until=retain_until,
-        )
-        self._remember(row, point, original)
+        point, row = self._committer.commit(work)
+        self._remember(row, point, work.point)
         return point
 
     def _remember(self, row: PointEntryRow, point: Point, original: Point) -> None:
@@ -329,14 +283,6 @@ class CopyActions:
         with self._lock:
             bases = [*self._bases.get(vm_of(point), ()), Pair(point, original)]
             self._bases[vm_of(point)] = tuple(sorted(bases, key=lambda pair: (pair.copy.created, pair.copy.sid)))
-
-
-def _copied(disk: DiskPoint, decision: ChangeDecision, outcome: Outcome) -> DiskPoint:
-    """The disk in the copy. A change id is for the repository whose backups it was made for: it is left out."""
-    if outcome.listener.root is None:
-        raise TreesDiffer(disk=disk.name)
-    root, mode = outcome.listener.root.hex(), decision.mode
-    return msgspec.structs.replace(disk, root=root, mode=mode, reason=decision.reason, change_id=None)
 
 
 def _reader(home: Home) -> PointReader:
