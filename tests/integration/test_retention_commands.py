@@ -120,7 +120,7 @@ def test_a_session_prunes_at_its_end_and_a_failed_one_does_not(house: Installati
     keep(house, "db", 1)
     sids = back_up(house, "db", 2)
     assert (shown(house, "db"), pruned(house, "db")) == (sids[1:], sids[:1])
-    assert f"retention: 1 restore point(s) pruned ({sids[0][:12]}), 1 kept" in last_note(house)
+    assert f"retention: 1 restore point pruned ({sids[0][:12]}), 1 kept" in last_note(house)
     house.holdfast("point", "undo-prune", sids[0])
     (house.vms / "db" / "disk.img").rename(house.vms / "db" / "gone")
     house.run_job("db", expect=10)

@@ -178,7 +178,7 @@ def test_a_copy_heals_what_no_disk_has_any_more(house: Installation) -> None:
 
     report, told = heal(vm, far)
     assert report["total"]["sent_bytes"] == report["total"]["read_bytes"] == MIB, "the damaged block alone travels"
-    assert "1 thing(s) healed, 0 still lost" in told
+    assert "1 thing healed, 0 still lost" in told
     assert before <= {path for path in (house.store / vm.name).rglob("*") if path.is_file()}, "nothing is deleted"
     vm.verify("--level", "2")
     assert [(point["sid"], point["state"]) for point in originals(house, vm.name)] == [(sid, "ok") for sid in made]

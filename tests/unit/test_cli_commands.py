@@ -235,7 +235,7 @@ def test_a_traffic_rule_is_added_edited_and_shown(holdfast: Holdfast, stocked: C
         "--bandwidth", "5 MiB", "--streams", "4", "--window", "mon-fri 08:00-18:00", "--time-zone", "Europe/Berlin",
     )  # fmt: skip
     assert made.code == 0, made.err
-    assert "Added traffic rule wan: 5.00 MiB/s, 4 stream(s) between 10.0.0.0/16 and 10.8.0.0/16, 10.9.0.1" in made.out
+    assert "Added traffic rule wan: 5.00 MiB/s, 4 streams between 10.0.0.0/16 and 10.8.0.0/16, 10.9.0.1" in made.out
     holdfast("network", "rule", "edit", "wan", "--one-way", "--reset", "streams", "--reset", "window")
     rule = holdfast("network", "rule", "show", "wan", "--output", "json").json["rule"]
     assert (rule["source"], rule["target"]) == (["10.0.0.0/16"], ["10.8.0.0/16", "10.9.0.1"])

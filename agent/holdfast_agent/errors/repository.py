@@ -214,7 +214,7 @@ class VerificationFailed(RepositoryError):
     """The outcome of a verification that found something wrong; each finding stands in its session's log."""
 
     code = "verification_failed"
-    message = "the verification of {repository} found {findings} thing(s) wrong"
+    message = "the verification of {repository} found damage (findings: {findings})"
     action = "`holdfast session show` names each, and the restore points that it touches"
     exit_code = 14
 
@@ -223,7 +223,7 @@ class HealIncomplete(RepositoryError):
     """The outcome of a heal that could not bring everything back; each thing stands in its session's log."""
 
     code = "heal_incomplete"
-    message = "{findings} thing(s) that restore points of {repository} need are still lost"
+    message = "what restore points of {repository} need is still lost ({findings} in all)"
     action = "`holdfast session show` names each. Another repository, or the next backup of the disk, may have them"
     exit_code = 14
 

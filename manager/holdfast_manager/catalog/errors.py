@@ -117,7 +117,7 @@ class ObligationsOpen(CatalogError):
     """Something that a dead session left on a hypervisor could not be removed."""
 
     code = "obligations_open"
-    message = "{count} thing(s) that sessions left on server {server!r} could not be removed: {reason}"
+    message = "what sessions left on server {server!r} could not be removed ({count} in all): {reason}"
     action = "It is tried again, ever more seldom; `holdfast service show` lists them"
     retryable = True
 

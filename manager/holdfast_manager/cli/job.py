@@ -16,6 +16,7 @@ from holdfast_manager.catalog.job_tables import job_from_table, job_to_table
 from holdfast_manager.catalog.values import CopySettings, JobSpec, SessionEntry, SessionState
 from holdfast_manager.reports.retention_text import policy_text
 from holdfast_manager.reports.schedule_text import next_starts, next_text, schedule_facts
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 from holdfast_manager.reports.times import moment
 
@@ -252,7 +253,7 @@ def _settings(spec: JobSpec, starts: list[float]) -> list[tuple[str, str]]:
 
 def _transfer(spec: JobSpec) -> str:
     blocks = f"blocks of {format_size(spec.block_bytes)}" if spec.copy is None else "blocks as they are"
-    return f"{spec.compression.value}, {blocks}, {spec.streams} stream(s)"
+    return f"{spec.compression.value}, {blocks}, {counted(spec.streams, 'stream')}"
 
 
 def _source(spec: JobSpec, copy: CopySettings) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from holdfast_agent.errors import UsageError
 from holdfast_agent.model.units import format_rate
 from holdfast_manager.catalog.rule_tables import rule_from_table, rule_to_table
 from holdfast_manager.catalog.values import TrafficRule
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.reports.table import facts, table
 from holdfast_manager.traffic.rules import in_force
 
@@ -210,7 +211,7 @@ def _times(shown: TrafficRule) -> str:
 
 
 def _summary(shown: TrafficRule) -> str:
-    streams = "" if shown.streams is None else f", {shown.streams} stream(s)"
+    streams = "" if shown.streams is None else f", {counted(shown.streams, 'stream')}"
     return f"{_limit(shown)}{streams} between {_way(shown)}, {_times(shown)}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.history import Forgotten
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.settings import ManagerSettings
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Housekeeping:
         logs = remove_logs(self._settings, self._catalog, now)
         self._catalog.audit.prune(self._settings.audit.keep_s)
         if done != Forgotten() or logs:
-            log.info("forgot %d old session(s), %d event(s) and %d log(s)", done.sessions, done.events, logs)
+            gone = counted(done.sessions, "old session"), counted(done.events, "event"), counted(logs, "log")
+            log.info("forgot %s, %s and %s", *gone)
 
     def _go_on(self, steps: Iterator[Forgotten]) -> bool:
         """Whether there is more to do."""

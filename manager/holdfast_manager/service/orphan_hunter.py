@@ -15,6 +15,7 @@ import msgspec
 from holdfast_agent.errors import Locked
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import Obligation
+from holdfast_manager.reports.sentences import counted
 
 from .starter import Starter
 
@@ -75,7 +76,7 @@ class OrphanHunter:
     @staticmethod
     def _tell(server: str, owed: list[Obligation], session: int) -> None:
         attempts = max(each.attempts for each in owed)
-        what = f"{len(owed)} thing(s) that dead sessions left on {server}"
+        what = f"{counted(len(owed), 'thing')} that dead sessions left on {server}"
         if attempts < ALARM_AFTER:
             log.info("session %d removes %s", session, what)
         else:

@@ -19,6 +19,7 @@ from holdfast_agent.wire.messages import BlobStored, CommitSession, Done, StoreB
 from holdfast_agent.wire.specs import PackRef
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import JobSpec
+from holdfast_manager.reports.sentences import counted
 from holdfast_plugins.api import SnapshotDisk
 
 from .change_choice import carried_out
@@ -140,7 +141,7 @@ class Committer:
         """Where there were several ways to a disk: by which it was read, and whether a better one had failed."""
         ways = vm.ways.get(disk.disk_id, ())
         if len(ways) > 1 and used in ways:
-            failed = f", for {ways.index(used)} better ways did not open" if used != ways[0] else ""
+            failed = f", for {counted(ways.index(used), 'better way')} did not open" if used != ways[0] else ""
             text = f"{disk.name} of {vm.info.ref.name} was read from {used}{failed}"
             self._context.recorder.note(text, "warning" if failed else "info", Step.TRANSFER)
 

@@ -22,6 +22,7 @@ from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.rules import TransferRules
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import JobSpec, PointEntryRow, PointState
+from holdfast_manager.reports.sentences import counted
 
 from .copy_committing import CopyCommitter, CopyWork
 from .copy_plan import CopyPlan, Pair, best_base, choose_transfer, name_of, plan_copy, vm_of
@@ -185,10 +186,10 @@ class CopyActions:
 
     def _tell(self, plan: CopyPlan) -> None:
         note, names = self._context.recorder.note, (self._request.origin, self._request.repository)
-        due = sum(len(chain) for chain in plan.chains)
+        due = counted(sum(len(chain) for chain in plan.chains), "restore point")
         pruned = f", {plan.pruned} were pruned there and are not made again" if plan.pruned else ""
         unkept = f", {plan.unkept} would not be kept by the job's retention" if plan.unkept else ""
-        note(f"{due} restore point(s) of {names[0]} to copy; {names[1]} has {plan.present} already{pruned}{unkept}")
+        note(f"{due} of {names[0]} to copy; {names[1]} has {plan.present} already{pruned}{unkept}")
         for sid in plan.refused:
             text = f"restore point {sid} of {names[0]} is not authentic, or too new for this version; it is not copied"
             note(text, "error", Step.START)

@@ -26,6 +26,7 @@ from holdfast_agent.wire.messages import PointRetention, PointsPruned, PointToPr
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import PointEntryRow, PointState, SessionEntry, SessionKind, SessionResult
 from holdfast_manager.enrolment.points import Ask, asking, stored_points
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.settings import ManagerSettings
 
 from .children import run_child
@@ -90,7 +91,7 @@ class Evacuation:
             self._verify()
             before, left = left, self._remove()
             if left >= before:
-                self._note(f"{left} restore point(s) stay in {self._entry.name}; the log tells why", "warning")
+                self._note(f"{counted(left, 'restore point')} left in {self._entry.name}; the log tells why", "warning")
                 return SessionResult.PARTIAL
         self._note(f"{self._entry.name} holds no restore points any more; `holdfast repository gc` frees its space")
         return SessionResult.SUCCESS
@@ -144,7 +145,8 @@ class Evacuation:
                 self._protect_alike(connections, original, copy)
             gone = self._prune(ask, [original for original, _ in there])
         if gone:
-            self._note(f"{gone} restore point(s) removed from {self._entry.name}: they stand elsewhere, read whole")
+            what = counted(gone, "restore point")
+            self._note(f"{what} removed from {self._entry.name}: all of it stands elsewhere, read whole")
         return self._left()
 
     def _protect_alike(self, connections: _Connections, original: PointEntryRow, copy: PointEntryRow) -> None:

@@ -22,6 +22,7 @@ from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.roots import root_id
 from holdfast_agent.wire.messages import Finding, VerifyBudget
 from holdfast_manager.enrolment.points import authentic_points
+from holdfast_manager.reports.sentences import counted
 
 from .change_choice import base_disk
 from .committing import PointWriter
@@ -101,7 +102,7 @@ class HealActions(TargetActions):
         pairs = sorted(self._pairs(touched), key=lambda pair: pair[0].created)
         self._heal_configurations(pairs)
         keys = tuple(self._add(heal) for heal in self._disks(pairs, broken))
-        note = f"{len(lost)} thing(s) lost, which {len(touched)} restore point(s) need"
+        note = f"{counted(len(lost), 'thing')} lost, of use to {counted(len(touched), 'restore point')}"
         return TargetPrepared(note=f"{note}; {len(pairs)} of them are in {self._origin.repository.name}", tasks=keys)
 
     def _pairs(self, touched: set[Sid]) -> Iterator[tuple[Point, Point]]:
@@ -191,7 +192,7 @@ class HealActions(TargetActions):
             return TargetFinished(note="nothing was to heal")
         left = [finding for finding in self._keyless.run(0, (), _NO_BUDGET).findings if finding.lost]
         healed = len(self._lost - {(finding.kind, finding.object) for finding in left})
-        self._context.recorder.note(f"{healed} thing(s) healed, {len(left)} still lost")
+        self._context.recorder.note(f"{counted(healed, 'thing')} healed, {len(left)} still lost")
         for finding in left[:_SHOWN]:
             self._context.recorder.note(finding_text(finding), "error")
         if left:

@@ -10,6 +10,7 @@ from holdfast_agent.errors import HoldfastError, InternalError
 from holdfast_agent.wire.messages import OpenRepository, Reply, RepositoryFacts, Request
 from holdfast_manager.catalog.values import JobSpec, RepositoryEntry
 from holdfast_manager.enrolment.points import Ask
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.retention.pruning import JudgedVm, Pruned, Scope, judge, prune
 
 from .steps import Step
@@ -73,10 +74,10 @@ def _told(judged: tuple[JudgedVm, ...], pruned: Pruned, member: str) -> str:
     kept = sum(decision.keep for vm in judged for decision in vm.decisions)
     place = f" in {member}" if member else ""
     if not pruned.sids:
-        return f"retention: {kept} restore point(s) of the job kept{place}, none pruned"
+        return f"retention: {counted(kept, 'restore point')} of the job kept{place}, none pruned"
     undo = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(pruned.undo_until or 0))
     names = ", ".join(sid[:_SHORT] for sid in pruned.sids[:5]) + (", …" if len(pruned.sids) > 5 else "")
-    gone = f"{len(pruned.sids)} restore point(s) pruned{place} ({names})"
+    gone = f"{counted(len(pruned.sids), 'restore point')} pruned{place} ({names})"
     return f"retention: {gone}, {kept} kept; `holdfast point undo-prune` until {undo}"
 
 

@@ -11,6 +11,7 @@ from holdfast_agent.wire.messages import Push
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import SessionEntry
 from holdfast_manager.host.host import PluginHost
+from holdfast_manager.reports.sentences import counted
 from holdfast_manager.scheduler.slots import SlotLedger
 from holdfast_manager.settings import ManagerSettings
 from holdfast_manager.traffic.ledger import TrafficLedger
@@ -114,7 +115,9 @@ class Workshop:
         driver.connect()
         fulfilled, complaints = fulfil_open(self.catalog, driver, server)
         if fulfilled:
-            self.recorder.note(f"removed {fulfilled} thing(s) on {server} that earlier sessions had left behind")
+            self.recorder.note(
+                f"removed {counted(fulfilled, 'thing')} on {server} that earlier sessions had left behind"
+            )
         for complaint in complaints:
             self.recorder.note(complaint, "warning")
         return driver
