@@ -147,3 +147,15 @@ def test_a_blocks_way_is_where_the_architecture_says() -> None:
     for file, name in rows:
         code = (ROOT / "agent/holdfast_agent" / file).read_text()
         assert re.search(rf"^(class|def) {name}\b", code, re.MULTILINE), f"{file} has no {name}"
+
+
+def test_every_package_stands_in_the_architecture() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    (layout,) = re.findall(r"^## 3\..*?^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    named = re.findall(r"(?<![\w/])(\w+)/(?= |$)", layout.split("\n\n")[0], re.MULTILINE)
+    there = [
+        path.parent.name
+        for side in ("agent/holdfast_agent", "manager/holdfast_manager", "plugins/holdfast_plugins")
+        for path in (ROOT / side).glob("*/__init__.py")
+    ]
+    assert sorted(named) == sorted(there)

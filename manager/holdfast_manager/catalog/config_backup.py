@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from blake3 import blake3
@@ -125,14 +126,7 @@ def _write(file: Path, passphrase: str, memory_kib: int, manifest: Manifest, mem
     handle, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # 0600
     try:
         with os.fdopen(handle, "wb") as target:
-            sealed = SealingWriter(target, passphrase, memory_kib)
-            with tarfile.open(fileobj=sealed, mode="w|", bufsize=_COPY_BYTES) as archive:
-                body = msgspec.json.encode(manifest)
-                archive.addfile(_entry(_MANIFEST, len(body)), io.BytesIO(body))
-                for name, path in members.items():
-                    with path.open("rb") as member:
-                        archive.addfile(_entry(name, path.stat().st_size), member)
-            sealed.finish()
+            _write_sealed(target, passphrase, memory_kib, manifest, members)
             target.flush()
             os.fsync(handle)
         try:
@@ -142,6 +136,20 @@ def _write(file: Path, passphrase: str, memory_kib: int, manifest: Manifest, mem
     finally:
         Path(draft).unlink(missing_ok=True)
     _sync_folder(file.parent)
+
+
+def _write_sealed(
+    target: BinaryIO, passphrase: str, memory_kib: int, manifest: Manifest, members: dict[str, Path]
+) -> None:
+    """A stream: the manifest first, so that whoever reads knows what is to come."""
+    sealed = SealingWriter(target, passphrase, memory_kib)
+    with tarfile.open(fileobj=sealed, mode="w|", bufsize=_COPY_BYTES) as archive:
+        body = msgspec.json.encode(manifest)
+        archive.addfile(_entry(_MANIFEST, len(body)), io.BytesIO(body))
+        for name, path in members.items():
+            with path.open("rb") as member:
+                archive.addfile(_entry(name, path.stat().st_size), member)
+    sealed.finish()
 
 
 def _entry(name: str, size: int) -> tarfile.TarInfo:
