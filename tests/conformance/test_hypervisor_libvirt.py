@@ -27,7 +27,7 @@ from holdfast_plugins.testkit import (
     SnapshotSuite,
 )
 from lab.disks import host_for
-from lab.libvirt_backups import extents_of, read_whole
+from lab.frozen_disks import extents_of, read_whole
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
 
 MIB = 1 << 20

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_agent.disks.disk import ReadableDisk, changed_extents
-from holdfast_agent.disks.open import open_disk
-from holdfast_agent.model.disk_url import parse_disk_url, with_bitmap
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import ChangeTracker, HypervisorDriver, VmRef
 from holdfast_plugins.hypervisors import qemu
@@ -23,7 +20,8 @@ from holdfast_plugins.testkit import (
     ObligationSuite,
     SnapshotSuite,
 )
-from lab.disks import free_port, host_for
+from lab.disks import free_port
+from lab.frozen_disks import extents_of, read_whole
 from lab.qemu_vms import MIB, QemuVm
 
 DISKS = {"root": ("qcow2", 3 * MIB + 512), "data": ("raw", MIB)}
@@ -60,26 +58,13 @@ class QemuLab(HypervisorLab, ChangeTrackerLab):
         self.running.resize(disk_id, size_bytes)
 
     def read(self, url: str) -> bytes:
-        with self._open(url) as disk:
-            buffer = bytearray(disk.size_bytes)
-            disk.read_into(0, memoryview(buffer))
-            return bytes(buffer)
+        return read_whole(url, self.running.scratch)
 
     def bitmap_extents(self, url: str, name: str) -> Sequence[Extent]:
-        with self._open(with_bitmap(url, name)) as disk:
-            return [Extent(extent.start, extent.length) for extent in changed_extents(disk)]
+        return extents_of(url, name, self.running.scratch)
 
     def traces(self) -> Hashable:
         return self.running.traces()
-
-    @contextlib.contextmanager
-    def _open(self, url: str) -> Iterator[ReadableDisk]:
-        servers = (parse_disk_url(url).origin,) if self._nbd else ()
-        disk = open_disk(url, host_for(self.running.scratch, *servers))
-        try:
-            yield disk
-        finally:
-            disk.close()
 
 
 @contextlib.contextmanager

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from holdfast_agent.disks.disk import ReadableDisk, changed_extents
-from holdfast_agent.disks.open import open_disk
-from holdfast_agent.model.disk_url import with_bitmap
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import ChangeTracker, DiskBitmap, HypervisorDriver, Snapshot, VmRef
 from holdfast_plugins.testkit import ChangeTrackerConformance, ChangeTrackerLab
-from lab.disks import host_for
+from lab.frozen_disks import extents_of, read_whole
 from lab.storage_plugin import Options, StorageDriver, StorageTracker
 from lab.storage_vms import StorageVm
 
@@ -44,22 +40,10 @@ class StorageLab(ChangeTrackerLab):
         self._vm.write(f"write -s {source} {offset} {len(data)}")
 
     def read(self, url: str) -> bytes:
-        with self._open(url) as disk:
-            buffer = bytearray(disk.size_bytes)
-            disk.read_into(0, memoryview(buffer))
-            return bytes(buffer)
+        return read_whole(url, self._vm.folder)
 
     def bitmap_extents(self, url: str, name: str) -> Sequence[Extent]:
-        with self._open(with_bitmap(url, name)) as disk:
-            return [Extent(extent.start, extent.length) for extent in changed_extents(disk)]
-
-    @contextlib.contextmanager
-    def _open(self, url: str) -> Iterator[ReadableDisk]:
-        disk = open_disk(url, host_for(self._vm.folder))
-        try:
-            yield disk
-        finally:
-            disk.close()
+        return extents_of(url, name, self._vm.folder)
 
 
 @pytest.fixture

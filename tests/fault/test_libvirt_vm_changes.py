@@ -14,7 +14,8 @@ import pytest
 from holdfast_agent.errors import SnapshotFailed
 from holdfast_plugins.api import SnapshotRequest, VmRef
 from holdfast_plugins.testkit import MemoryJournal
-from lab.libvirt_backups import DrivenBackups, read_whole
+from lab.frozen_disks import read_whole
+from lab.libvirt_backups import DrivenBackups
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
 
 MIB = 1 << 20

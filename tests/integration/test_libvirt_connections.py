@@ -25,7 +25,8 @@ from holdfast_plugins.api import SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
 from holdfast_plugins.testkit import MemoryJournal
 from lab.disks import free_port, host_for
-from lab.libvirt_backups import DrivenBackups, read_whole
+from lab.frozen_disks import read_whole
+from lab.libvirt_backups import DrivenBackups
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon, require_libvirt
 
 MIB = 1 << 20

@@ -17,7 +17,7 @@ from holdfast_plugins.guest.qemu_agent import QemuAgentProcessor
 from holdfast_plugins.testkit import MemoryJournal
 from lab import guest as lab
 from lab.devices import small_file_system
-from lab.libvirt_backups import read_whole
+from lab.frozen_disks import read_whole
 from lab.libvirt_guest import LibvirtGuest
 from lab.libvirt_host import libvirt_daemon
 

@@ -15,7 +15,7 @@ from holdfast_agent.errors import DiskUnsupported
 from holdfast_plugins.api import SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
 from holdfast_plugins.testkit import MemoryJournal
-from lab.libvirt_backups import read_whole
+from lab.frozen_disks import read_whole
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
 
 MIB = 1 << 20

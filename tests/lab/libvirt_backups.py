@@ -2,45 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
-from holdfast_agent.disks.disk import ReadableDisk, changed_extents
-from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import ChangeTrackingLost
-from holdfast_agent.model.disk_url import parse_disk_url, with_bitmap
-from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import DiskBitmap, Snapshot, SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import CheckpointTracker, LibvirtDriver, LibvirtOptions
 from holdfast_plugins.testkit import MemoryJournal
-from lab.disks import host_for
+from lab.frozen_disks import extents_of, read_whole
 from lab.libvirt_host import LibvirtVm
-
-
-@contextlib.contextmanager
-def opened(url: str, folder: Path) -> Iterator[ReadableDisk]:
-    """A disk as an agent opens it that may open what lies in ``folder`` and trusts the authority there."""
-    parsed, ca = parse_disk_url(url), folder / "pki" / "ca-cert.pem"
-    servers = [parsed.origin] if parsed.host else []
-    disk = open_disk(url, host_for(folder, *servers, ca=ca if ca.exists() else None))
-    try:
-        yield disk
-    finally:
-        disk.close()
-
-
-def read_whole(url: str, folder: Path) -> bytes:
-    with opened(url, folder) as disk:
-        buffer = bytearray(disk.size_bytes)
-        disk.read_into(0, memoryview(buffer))
-        return bytes(buffer)
-
-
-def extents_of(url: str, bitmap: str, folder: Path) -> Sequence[Extent]:
-    """What a dirty bitmap tells, as a mover asks it."""
-    with opened(with_bitmap(url, bitmap), folder) as disk:
-        return [Extent(extent.start, extent.length) for extent in changed_extents(disk)]
 
 
 class DrivenBackups:

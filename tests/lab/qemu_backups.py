@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from holdfast_agent.disks.disk import ReadableDisk, changed_extents
-from holdfast_agent.disks.open import open_disk
 from holdfast_agent.errors import ChangeTrackingLost
-from holdfast_agent.model.disk_url import parse_disk_url, with_bitmap
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import DiskBitmap, Snapshot, SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.qemu import BitmapTracker, QemuDriver, QemuOptions
 from holdfast_plugins.testkit import MemoryJournal
-from lab.disks import host_for
+from lab.frozen_disks import extents_of, read_whole
 from lab.qemu_vms import QemuVm
 
 VM = VmRef("vm", "vm")
@@ -73,14 +69,10 @@ class Backups:
         return lost
 
     def read(self, url: str) -> bytes:
-        with self._open(url) as disk:
-            buffer = bytearray(disk.size_bytes)
-            disk.read_into(0, memoryview(buffer))
-            return bytes(buffer)
+        return read_whole(url, self.vm.scratch, self._ca, timeout_s=10)
 
     def changes(self, url: str, bitmap: str) -> Sequence[Extent]:
-        with self._open(with_bitmap(url, bitmap)) as disk:
-            return [Extent(extent.start, extent.length) for extent in changed_extents(disk)]
+        return extents_of(url, bitmap, self.vm.scratch, self._ca, timeout_s=10)
 
     def _add_changes(self, snapshot: Snapshot, disk_id: str, url: str, frozen: bytes) -> str:
         if disk_id not in self._base or len(self._base[disk_id][1]) != len(frozen):
@@ -98,16 +90,6 @@ class Backups:
         assert wrong is None, f"{disk_id} has changed at {wrong}, which its bitmap does not say"
         self.named[disk_id] = sum(extent.length for extent in extents)
         return ""
-
-    @contextlib.contextmanager
-    def _open(self, url: str) -> Iterator[ReadableDisk]:
-        parsed = parse_disk_url(url)
-        servers = [parsed.origin] if parsed.host else []
-        disk = open_disk(url, host_for(self.vm.scratch, *servers, timeout_s=10, ca=self._ca))
-        try:
-            yield disk
-        finally:
-            disk.close()
 
 
 def first_difference(one: bytes, other: bytes) -> int | None:
