@@ -30,6 +30,7 @@ from holdfast_agent.wire.version import PROTOCOL_MAJOR, PROTOCOL_MINOR
 from . import (
     collection,
     comparison,
+    counting,
     exports,
     health,
     lease_handlers,
@@ -37,7 +38,6 @@ from . import (
     repositories,
     retention_handlers,
     session_handlers,
-    statistics_handler,
     verification,
 )
 from .agent import Agent
@@ -121,7 +121,7 @@ ROUTES: Final[dict[type[m.Request], Route]] = {
     m.TombstonePoints: Route("repository", retention_handlers.tombstone_points),
     m.UndoTombstone: Route("repository", retention_handlers.undo_tombstone),
     m.RetainPoint: Route("repository", retention_handlers.retain_point),
-    m.RepositoryStatistics: Route("repository", statistics_handler.repository_statistics),
+    m.RepositoryStatistics: Route("repository", counting.repository_statistics),
     m.BeginSession: Route("repository", session_handlers.begin_session),
     m.StoreBlob: Route("repository", session_handlers.store_blob),
     m.ReadBlob: Route("repository", repositories.read_blob),
