@@ -170,7 +170,7 @@ class SessionUnknown(RepositoryError):
 class WrongPassphrase(RepositoryError):
     code = "wrong_passphrase"
     message = "the passphrase does not open the repository {name}"
-    action = "Try another one, all key slots were tried; or open it by the paper key (--paper, --paper-file)"
+    action = "Try another one, all key slots were tried; or open it by the paper key (--paper-file)"
     exit_code = 12
 
 
