@@ -125,9 +125,11 @@ class BackupOnly:
         """Nothing breaks it."""
 
     def prepare_restore(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
+        """Raises ``UsageError``, which says what can be done instead."""
         raise UsageError(reason="this hypervisor takes no restores; restore the disks to files, or to another server")
 
     def finish_restore(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
+        """Never called: nothing was prepared."""
         raise UsageError(reason="this hypervisor takes no restores")
 
     def abandon_restore(self, target: RestoreTarget, journal: Journal) -> None:
