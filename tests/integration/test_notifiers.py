@@ -64,7 +64,7 @@ class Deliver:
     def __init__(self, host: PluginHost, notice: Notice, folder: Path) -> None:
         self._host, self._notice, self._folder = host, notice, folder
 
-    def __call__(self, plugin: str, options: dict[str, Any], timeout_s: float = 20.0, **secrets: str) -> None:
+    def __call__(self, plugin: str, options: dict[str, Any], timeout_s: float = 60.0, **secrets: str) -> None:
         file = self._folder / "secret"
         file.unlink(missing_ok=True)
         file.touch(0o600)
@@ -236,7 +236,7 @@ def test_a_web_server_that_is_not_trusted_gets_nothing(deliver: Deliver, certifi
 def test_a_local_socket_gets_a_line_as_syslog_3_writes_it(deliver: Deliver, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(tmp_path / "log"))
-        log.settimeout(10)
+        log.settimeout(60)
         deliver("syslog", {"address": str(tmp_path / "log"), "facility": "local3"})
         line = log.recv(5000).decode()
     assert re.match(r"<158>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d holdfast\[\d+\]: Holdfast: backup <script", line)
@@ -252,7 +252,7 @@ def test_other_hosts_get_rfc_5424_over_udp_and_tcp(deliver: Deliver) -> None:
     )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as log:
         log.bind(("127.0.0.1", 0))
-        log.settimeout(10)
+        log.settimeout(60)
         deliver("syslog", {"address": f"udp://127.0.0.1:{log.getsockname()[1]}"})
         assert re.match(pattern, log.recv(5000).decode())
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -41,7 +41,7 @@ class Guest:
         path.chmod(0o700)
         return str(path)
 
-    def wait_script(self, timeout_s: float = 10.0) -> None:
+    def wait_script(self, timeout_s: float = 60.0) -> None:
         """Until one more script has written its line."""
         ready, _, _ = select.select([self._signal], [], [], timeout_s)
         assert ready, "no script ran in time"

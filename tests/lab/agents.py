@@ -66,7 +66,7 @@ class RunningAgent:
         AuthorisedKeys(self.settings.authorised_keys_file).remove(key)
 
     def client(
-        self, keys: KeyPair, on_push: Callable[[Push | AgentLost], None] = lambda push: None, timeout_s: float = 10.0
+        self, keys: KeyPair, on_push: Callable[[Push | AgentLost], None] = lambda push: None, timeout_s: float = 30.0
     ) -> ControlClient:
         """A client that is not connected yet; use it as a context manager."""
         return ControlClient(self.endpoint, self.public_key, keys, on_push, timeout_s)

@@ -81,7 +81,7 @@ class Browser:
             raise PageError(str(told["exceptionDetails"]))
         return told["result"].get("value")
 
-    def until(self, script: str, timeout_s: float = 30.0) -> Any:
+    def until(self, script: str, timeout_s: float = 60.0) -> Any:
         """What an expression is as soon as it is true."""
         give_up = time.monotonic() + timeout_s
         while not (found := self.evaluate(script)):

@@ -41,7 +41,7 @@ class FileWriter:
         """The last that was written."""
         return max((int(number) for number in re.findall(r"seq (\d+)\r?\n", self._guest.serial)), default=0)
 
-    def wait_goes_on(self, timeout_s: float = 20.0) -> None:
+    def wait_goes_on(self, timeout_s: float = 60.0) -> None:
         """Return when two more numbers were written, of which one at least was begun after now."""
         last, end = self.number, time.monotonic() + timeout_s
         while self.number < last + 2:

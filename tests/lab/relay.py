@@ -83,7 +83,7 @@ class Relay:
         if self._refusing or self._closing:
             _reset(near)
             return
-        far = socket.create_connection(self._target, 5)
+        far = socket.create_connection(self._target, 60)
         self._pairs |= {near: far, far: near}
         for end in (near, far):
             self._selector.register(end, selectors.EVENT_READ)
