@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def built_packages(dist: Path) -> Path:
     """Fill ``dist`` with both packages (``*.deb``) and beside each a later version (``*.deb.new``)."""
     require_tool("dpkg-deb", "dpkg")
-    environment = {**os.environ, "DIST": str(dist), "PACKAGE_COMPRESSION": "none"}
+    environment = {**os.environ, "DIST": str(dist), "PACKAGE_COMPRESSION": "none", "TMPDIR": str(dist.parent)}
     subprocess.run([sys.executable, ROOT / "packaging" / "packages.py"], env=environment, check=True, timeout=300)
     for package in dist.glob("*.deb"):
         tree = dist / "tree"
