@@ -108,9 +108,10 @@ def test_nothing_is_lost_or_doubled_however_often_connections_are_cut(
     assert left < 10, "marks of commits that were answered stay"
 
 
-def test_a_server_that_never_answered_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answered_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(again, "_AGAIN_S", 600.0)
     monkeypatch.setattr(database, "_BUSY_S", 600.0)
+    monkeypatch.setattr(database, "_FIRST_S", 0.2)
     url = f"postgresql://holdfast@/x?host={tmp_path}"
     with pytest.raises(CatalogUnavailable, match="No such file or directory"):
         Catalog.open(ManagerSettings(data_dir=str(tmp_path), database=DatabaseSettings(url)))

@@ -23,6 +23,7 @@ _WRITER_LOCK = 0x486F6C64  # any number that other programs of the same database
 _SAYS_LOCKED = ("locked", "lock timeout")  # SQLite's word and PostgreSQL's
 _AWAY = ("08", "57P")  # classes of PostgreSQL's SQLSTATE: connection lost, server stopping or starting
 _RECONNECT_S = 0.5
+_FIRST_S = 10.0  # for a server that never answered: it may just be restarted, but more likely the URL is wrong
 _BUSY_S = 30.0  # writers hold the file for milliseconds; only a stopped process or a dying disk takes this long
 
 
@@ -131,13 +132,17 @@ class Database:
                     raise CatalogUnavailable(place=self.place, reason=reason) from error
 
     def _connect(self, engine: Engine) -> Connection:
-        """A connection; a server that was there is waited for as long as a busy one. Raises ``OperationalError``."""
-        give_up = time.monotonic() + _BUSY_S
+        """A connection; a server that was there is waited for as long as a busy one, another for some seconds.
+
+        Raises ``OperationalError``.
+        """
+        patience_s = _BUSY_S if self._seen else 0.0 if self.is_sqlite else _FIRST_S
+        give_up = time.monotonic() + patience_s
         while True:
             try:
                 connection = engine.connect()
             except OperationalError as error:
-                if not (self._seen and _is_away(error.orig)) or time.monotonic() >= give_up:
+                if not _is_away(error.orig) or time.monotonic() >= give_up:
                     raise
                 time.sleep(_RECONNECT_S)
             else:
