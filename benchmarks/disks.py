@@ -29,8 +29,9 @@ import results
 from holdfast_agent.disks.open import open_disk
 from holdfast_agent.wire.movers import MoverHost
 from lab.certificates import Certificates, make_certificates
-from lab.disks import free_port, host_for, nbdkit, qemu_nbd
+from lab.disks import host_for, nbdkit, qemu_nbd
 from lab.nginx import nginx
+from lab.ports import free_port
 
 MIB = 1 << 20
 LIMIT_REQUESTS = 20_000  # of small reads in one round

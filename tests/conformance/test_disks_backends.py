@@ -12,8 +12,9 @@ from holdfast_agent.disks.disk import ReadableDisk
 from holdfast_agent.disks.open import open_disk
 from lab.certificates import make_certificates
 from lab.disk_suite import DiskSuite
-from lab.disks import free_port, host_for, nbdkit, qemu_nbd, raw_image
+from lab.disks import host_for, nbdkit, qemu_nbd, raw_image
 from lab.nginx import nginx
+from lab.ports import free_port
 
 needs_qemu = pytest.mark.usefixtures("qemu_nbd")
 needs_nbdkit = pytest.mark.usefixtures("nbdkit_program")

@@ -16,8 +16,9 @@ from holdfast_agent.model.disk_access import DiskAccess
 from lab.certificates import Certificates, make_certificates
 from lab.contents import assert_same
 from lab.disk_suite import SIZE, content
-from lab.disks import free_port, host_for, nbdkit, raw_image
+from lab.disks import host_for, nbdkit, raw_image
 from lab.nginx import nginx
+from lab.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("nbdkit_program")
 

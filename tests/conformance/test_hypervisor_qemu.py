@@ -20,8 +20,8 @@ from holdfast_plugins.testkit import (
     ObligationSuite,
     SnapshotSuite,
 )
-from lab.disks import free_port
 from lab.frozen_disks import extents_of, read_whole
+from lab.ports import free_port
 from lab.qemu_vms import MIB, QemuVm
 
 DISKS = {"root": ("qcow2", 3 * MIB + 512), "data": ("raw", MIB)}

@@ -17,7 +17,7 @@ from holdfast_plugins.testkit import (
     HypervisorConformance,
     HypervisorLab,
 )
-from lab.disks import free_port
+from lab.ports import free_port
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import (
     datastore_files,

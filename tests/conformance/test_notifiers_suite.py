@@ -16,8 +16,8 @@ from holdfast_plugins.notifiers.smtp import Encryption, SmtpNotifier, SmtpOption
 from holdfast_plugins.notifiers.syslog import SyslogNotifier, SyslogOptions
 from holdfast_plugins.notifiers.webhook import WebhookNotifier, WebhookOptions
 from holdfast_plugins.testkit import NotifierConformance, NotifierLab
-from lab.disks import free_port
 from lab.mail_server import Mailbox, mail_server
+from lab.ports import free_port
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ from holdfast_manager.rights.roles import Role
 from holdfast_manager.rights.values import UserEntry
 from holdfast_manager.settings import ApiSettings, ManagerSettings
 from lab.control_peer import RawPeer
+from lab.ports import free_port
 
 HOLDFAST = str(Path(sys.executable).parent / "holdfast")
 WAIT_S = 60.0
@@ -57,7 +58,7 @@ class Office:
 
     def __init__(self, place: Path, settings: ManagerSettings, catalog: Catalog) -> None:
         self.catalog = catalog
-        self.settings = msgspec.structs.replace(settings, api=ApiSettings(listen="127.0.0.1:0"))
+        self.settings = msgspec.structs.replace(settings, api=ApiSettings(listen=f"127.0.0.1:{free_port()}"))
         self.keys = KeyPair.generate()
         self.keys.save(settings.identity_file)
         self.config = place / "manager.toml"

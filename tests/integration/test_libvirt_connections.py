@@ -24,10 +24,11 @@ from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_plugins.api import SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
 from holdfast_plugins.testkit import MemoryJournal
-from lab.disks import free_port, host_for
+from lab.disks import host_for
 from lab.frozen_disks import read_whole
 from lab.libvirt_backups import DrivenBackups
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon, require_libvirt
+from lab.ports import free_port
 
 MIB = 1 << 20
 EMBEDDED = """

@@ -16,9 +16,10 @@ from holdfast_agent.wire.specs import BackupOrder
 from lab.certificates import Certificates, make_certificates
 from lab.contents import assert_same
 from lab.disk_suite import SIZE, content
-from lab.disks import free_port, nbdkit, raw_image
+from lab.disks import nbdkit, raw_image
 from lab.movers import Site
 from lab.nginx import nginx
+from lab.ports import free_port
 from lab.tools import require_tool
 
 GEOMETRY = Geometry(SIZE, 16)

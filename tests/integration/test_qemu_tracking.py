@@ -13,7 +13,8 @@ from holdfast_agent.errors import DiskDenied, DiskServerUntrusted
 from holdfast_plugins.hypervisors.qemu import Fleecing
 from holdfast_plugins.hypervisors.tracking_names import MOST_SERIES, new_tracking_name
 from lab.certificates import make_certificates
-from lab.disks import free_port, host_for
+from lab.disks import host_for
+from lab.ports import free_port
 from lab.qemu_backups import Backups
 from lab.qemu_vms import GRAIN, MIB, QemuVm
 

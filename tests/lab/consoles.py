@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -15,6 +14,7 @@ import requests
 from holdfast_manager.rights.roles import Role
 from holdfast_manager.rights.values import UserEntry
 from lab.installation import Installation
+from lab.ports import free_port
 from lab.services import Service, catalogue, service, wait_until
 
 PASSWORD = "a password for tests"  # noqa: S105
@@ -81,9 +81,7 @@ class Site:
 
 def with_console(house: Installation) -> Site:
     """Configure the console, and add the users."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with house.manager_config.open("a") as file:
         file.write(f'[console]\nlisten = "127.0.0.1:{port}"\n')
     with catalogue(house) as catalog:

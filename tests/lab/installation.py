@@ -8,7 +8,6 @@ import os
 import secrets
 import shlex
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from lab.agents import RunningAgent, launch_agent, start_agent
 from lab.commands import PROGRAMS, Commands, shared_server
+from lab.ports import free_port
 
 BIN = Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 300.0
@@ -71,7 +71,7 @@ class Installation:
         for directory in (self.vms, self.store, self.out):
             directory.mkdir(parents=True, exist_ok=True)
         self.agent_config = home / "agent.toml"
-        self.port = _free_port()
+        self.port = free_port()
         self.agent_config.write_text(_AGENT.format(home=home, port=self.port, slots=slots))
         self.manager_config = home / "manager.toml"
         self.manager_config.write_text(_MANAGER.format(plugins=json.dumps(plugins), database=json.dumps(database)))
@@ -212,10 +212,3 @@ def another_proxy(house: Installation, name: str = "other", **settings: Any) -> 
     ) as agent:
         house.holdfast("agent", "add", name, agent.endpoint.removeprefix("tcp://"), agent.public_key)
         yield agent
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

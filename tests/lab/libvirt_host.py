@@ -29,8 +29,8 @@ from random import Random
 from typing import Any
 
 from lab.certificates import make_certificates
-from lab.disks import free_port
 from lab.guest.image import CACHE
+from lab.ports import free_port
 from lab.processes import children
 from lab.tools import missing, require_tool
 

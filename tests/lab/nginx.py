@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab.certificates import Certificates
-from lab.disks import free_port
+from lab.ports import free_port
 from lab.tools import require_tool
 
 _CONFIGURATION = """

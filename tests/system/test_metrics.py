@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lab.installation import Installation
+from lab.ports import free_port
 from lab.services import service, wait_until
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -6,19 +6,14 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from lab.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 PORT = "8430"
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def test_the_tutorial_ends_with_the_vm_back_and_nothing_left(tmp_path: Path) -> None:
@@ -26,7 +21,7 @@ def test_the_tutorial_ends_with_the_vm_back_and_nothing_left(tmp_path: Path) -> 
     assert len(blocks) >= 15
     script = "\n".join(f"echo '--- block {number}'\n{block}" for number, block in enumerate(blocks))
     # Another test may listen at the agent's usual port, and so may an agent of this machine.
-    script = script.replace(PORT, free_port())
+    script = script.replace(PORT, str(free_port()))
     (tmp_path / "tutorial.sh").write_text(f"set -eu -o pipefail\n{script}\nwait\n")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HOLDFAST_")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lab.disks import free_port
+from lab.ports import free_port
 from lab.tools import require_tool
 
 from .image import KERNEL_ARGUMENTS, LABEL, Image
