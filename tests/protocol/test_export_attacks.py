@@ -13,7 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast_agent.disks.nbd.protocol import OPTION_MAGIC, Command, Option, Reply
+from holdfast_agent.disks.nbd.protocol import (
+    OPTION_MAGIC,
+    REQUEST_MAGIC,
+    SIMPLE_REPLY_MAGIC,
+    Command,
+    Option,
+    Reply,
+)
 from holdfast_agent.export import server as export_server
 from holdfast_agent.export.server import MOST_CLIENTS
 from holdfast_agent.model.geometry import Geometry
@@ -169,6 +176,28 @@ def test_writes_that_break_off_change_nothing(export: Export) -> None:
     with Raw(export) as client:
         client.go()
         assert reads_well(client, 0, 100_000)
+
+
+def test_small_reads_are_answered_whatever_stands_half_sent_behind_them(tmp_path: Path) -> None:
+    """What is cold is taken up first and carried out when nothing more has come: nobody may wait in between."""
+    site = Site(tmp_path)
+    disks = trees_of(store(site, BLOCKS, GEOMETRY))
+    large = struct.pack(">IHHQQI", REQUEST_MAGIC, 0, Command.READ, 99, 0, 32 << 20)  # beyond the end, but as heavy
+    write = struct.pack(">IHHQQI", REQUEST_MAGIC, 0, Command.WRITE, 98, 0, 4096)
+    with exported(site, disks, writable=True) as export, Raw(export) as client:
+        client.go(structured=False)
+        for turn, (behind, rest, answers) in enumerate(
+            [(b"", b"", 0), (large[:10], large[10:], 1), (write, bytes(4096), 1), (write + b"1", b"1" * 4095, 1)]
+        ):
+            places = {block: block * lab.BLOCK + 5000 * turn for block in range(8, 60)}
+            reads = [struct.pack(">IHHQQI", REQUEST_MAGIC, 0, Command.READ, *whole, 4096) for whole in places.items()]
+            client.send(*reads, behind)
+            for _ in places:
+                magic, error, block = struct.unpack(">IIQ", client.exactly(16))
+                assert (magic, error) == (SIMPLE_REPLY_MAGIC, 0)
+                assert client.exactly(4096) == WANT[places[block] :][:4096]
+            client.send(rest)
+            assert len(client.exactly(16 * answers)) == 16 * answers
 
 
 def test_a_client_that_takes_no_replies_holds_nobody_but_itself(export: Export) -> None:
