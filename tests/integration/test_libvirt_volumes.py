@@ -1,4 +1,4 @@
-"""Disks that a VM's definition names by storage pools and volumes, as libvirt's tools make them."""
+"""Disks that a VM's definition does not name by files: volumes of storage pools, and such as come over a network."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from holdfast_plugins.api import SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
 from holdfast_plugins.testkit import MemoryJournal
 from lab.frozen_disks import read_whole
+from lab.instants import wait_until
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
 
 MIB = 1 << 20
@@ -119,3 +120,43 @@ def test_those_of_a_vm_that_is_off_are_read_where_they_lie(
     host.raw.storagePoolCreateXML(
         f"<pool type='dir'><name>two</name><target><path>{host.shared}/two</path></target></pool>", 0
     )
+
+
+def test_one_of_a_network_is_read_while_its_vm_runs_and_told_while_it_does_not(
+    host: LibvirtHost, driver: LibvirtDriver, tmp_path: Path
+) -> None:
+    (tmp_path / "raw").write_bytes(content("vda"))
+    socket = host.folder / "nbd.sock"
+    command = [
+        "qemu-nbd",
+        "--persistent",
+        "--socket",
+        socket,
+        "--format",
+        "raw",
+        "--export-name",
+        "d",
+        tmp_path / "raw",
+    ]
+    with subprocess.Popen(command) as server:
+        wait_until(socket.is_socket)
+        domain = host.raw.defineXML(
+            f"""<domain type='qemu'><name>net</name><memory unit='MiB'>64</memory>
+            <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
+            <emulator>{shutil.which("qemu-system-x86_64")}</emulator>
+            <disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='d'>
+            <host transport='unix' socket='{socket}'/></source><target dev='vda' bus='virtio'/></disk>
+            <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"""
+        )
+        domain.createWithFlags(1)
+        (vm,), journal = driver.list_vms(), MemoryJournal()
+        assert [disk.size_bytes for disk in driver.vm_info(vm).disks] == [MIB]
+        snapshot = driver.create_snapshot(SnapshotRequest(vm, "test", ("vda",)), journal)
+        assert read_whole(snapshot.disks[0].urls[0], host.shared.parent) == content("vda")
+        driver.remove_snapshot(snapshot, True, journal)
+        assert not journal.open and not list(host.scratch.iterdir())
+        domain.destroy()
+        with pytest.raises(DiskUnsupported, match="while the VM is off"):
+            driver.vm_info(vm)
+        server.terminate()
+    host.clear()

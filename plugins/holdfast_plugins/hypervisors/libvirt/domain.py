@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 from xml.sax.saxutils import quoteattr
 
+from holdfast_agent.errors import DiskUnsupported
 from holdfast_plugins.api import VmRef
 
 from .binding import Code, LibvirtRefused
@@ -97,12 +98,22 @@ class Domain:
         return Starts(self._connection, self._connection.raw(), self._raw)
 
     def capacity_bytes(self, target: str) -> int:
-        """The size of a disk as the guest sees it. ``target``: such as "vda"."""
-        if not self.active:  # then libvirt does not look for a volume
+        """The size of a disk as the guest sees it. ``target``: such as "vda".
+
+        Raises :class:`DiskUnsupported` where libvirt can tell it only while the VM runs.
+        """
+        active = self.active
+        if not active:  # then libvirt does not look for a volume
             found = volume_bytes(self._connection, self._xml(inactive=True), target)
             if found is not None:
                 return found
-        return int(self._ask(lambda: self._raw.blockInfo(target))[0])
+        try:
+            return int(self._ask(lambda: self._raw.blockInfo(target))[0])
+        except LibvirtRefused as error:
+            if active:
+                raise
+            reason = f"its size cannot be told while the VM is off: {error}"
+            raise DiskUnsupported(disk=target, reason=reason, advice="Back it up while it runs") from error
 
     def _xml(self, inactive: bool) -> str:
         flags = self._flag("DOMAIN_XML_INACTIVE") if inactive else 0
