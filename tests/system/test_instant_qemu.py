@@ -201,7 +201,8 @@ def test_a_migration_that_dies_is_cleared_up_by_the_next(house: House) -> None:
     house.clear()
 
 
-@pytest.mark.timeout(240)  # the first test of a fresh checkout builds the guest
+@pytest.mark.soak
+@pytest.mark.timeout(240)
 def test_a_guest_is_paused_while_nobody_serves_its_disk_and_hears_of_no_error(tmp_path: Path) -> None:
     """A real one that writes, while the agent dies, and its manager's session after it; the service resumes both."""
     with installed(tmp_path / "h") as house:
