@@ -8,7 +8,7 @@ import time
 from lab.guest import DATABASES, MYSQL, Flavour, Guest, Hardware, Saved, saved
 
 _FILE_WRITER = (
-    "(i=0; while :; do i=$((i + 1)); echo $i >/seq; echo seq $i >/dev/ttyS0; usleep 50000; done) >/dev/null 2>&1 &"
+    "(i=0; while :; do i=$((i + 1)); echo $i >/seq; echo seq $i >/dev/ttyS1; usleep 50000; done) >/dev/null 2>&1 &"
 )
 _SQL_WRITER = (
     "(i=0; while [ ! -e /run/enough ]; do i=$((i + 1)); echo \"INSERT INTO seq VALUES ($i);\"; usleep 20000; done "
@@ -30,7 +30,7 @@ def mysql_guest() -> Saved:
 
 
 class FileWriter:
-    """Writes numbers to a file of the guest's root and tells each on the serial console, which nothing freezes."""
+    """Writes numbers to a file of the guest's root and tells each on the second serial port, which nothing freezes."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -39,7 +39,7 @@ class FileWriter:
     @property
     def number(self) -> int:
         """The last that was written."""
-        return max((int(number) for number in re.findall(r"seq (\d+)\r?\n", self._guest.serial)), default=0)
+        return max((int(number) for number in re.findall(r"seq (\d+)\r?\n", self._guest.told)), default=0)
 
     def wait_goes_on(self, timeout_s: float = 60.0) -> None:
         """Return when two more numbers were written, of which one at least was begun after now."""

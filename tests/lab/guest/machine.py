@@ -66,6 +66,11 @@ class Guest:
         """What came on the serial console so far."""
         return (self.folder / "serial.log").read_text(errors="replace")
 
+    @property
+    def told(self) -> str:
+        """What came on the second serial port, which nobody keeps open: who closes it waits until all is out."""
+        return (self.folder / "told.log").read_text(errors="replace")
+
     def wait_up(self, timeout_s: float = 60.0) -> None:
         """Return when the guest has booted, which is when its agent answers."""
         try:
@@ -171,6 +176,7 @@ def _command(
         "-m", str(hardware.memory_mib), "-vga", "std" if hardware.display else "none", "-display", "none",
         "-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-qmp", f"unix:{folder}/lab.qmp,server=on,wait=off",
         "-chardev", f"file,id=serial,path={folder}/serial.log", "-serial", "chardev:serial",
+        "-chardev", f"file,id=told,path={folder}/told.log", "-serial", "chardev:told",
         "-device", "virtio-serial-pci", "-chardev", f"socket,id=qga,path={folder}/qga,server=on,wait=off",
         "-device", "virtserialport,chardev=qga,name=org.qemu.guest_agent.0", "-device", "virtio-rng-pci",
     ]  # fmt: skip

@@ -105,5 +105,5 @@ def _boot_and_save(wanted: Saved, folder: Path) -> None:
             guest.agent.shell(f"mkdir -p /mnt/{number} && mount -o noatime {device} /mnt/{number}")
         guest.agent.execute("/bin/sync")
         guest.save(folder / "state")
-    for log in ("serial.log", "qemu.log"):
+    for log in ("serial.log", "told.log", "qemu.log"):
         (folder / log).unlink()
