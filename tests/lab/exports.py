@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.points import Point
@@ -63,15 +64,17 @@ def exported(
     remote: bool = False,
     cache_bytes: int = 64 << 20,
     tls: tuple[Path, Path, Path] | None = None,
+    exports: Mapping[str, Any] | None = None,
     **spec: object,
 ) -> Iterator[Export]:
     """An exporter that serves ``disks``; killed at the end if it was not stopped.
 
-    ``remote``: it reads through a reader mover. ``tls``: certificate, key, and authority of the clients.
+    ``remote``: it reads through a reader mover. ``tls``: certificate, key, and authority of the clients. ``exports``:
+    what else the agent's configuration says of exports.
     """
     directory = site.folder / "exports"
     files = dict(zip(("tls_certificate_file", "tls_key_file", "tls_client_ca_file"), map(str, tls or ()), strict=False))
-    host = site.host(exports=ExportHost(directory=str(directory), cache_bytes=cache_bytes, **files))
+    host = site.host(exports=ExportHost(directory=str(directory), cache_bytes=cache_bytes, **files, **(exports or {})))
     secret = secrets.token_bytes(32)
     repository = str(site.folder / "repository")
     with contextlib.ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -18,11 +19,20 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 _MAX_SLOTS = 256
 _MAX_WORKERS = 32
 _LEAST_CACHE_BYTES = 16 << 20
+_LEAST_SCRATCH_BYTES = 64 << 20
+_MAX_PORT, _PORTMAPPER = 65535, 111
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - compared with, not bound
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _is_one_address(text: str) -> bool:
+    try:
+        return not ipaddress.ip_address(text).is_unspecified
+    except ValueError:
+        return False
 
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +130,13 @@ class ProxySettings(_Settings, frozen=True, kw_only=True):
 
 
 class ExportSettings(_Settings, frozen=True, kw_only=True):
-    """How a proxy exports restore points over NBD.
+    """How a proxy exports restore points over NBD, and over NFS to hosts that mount datastores.
 
     ``directory``: where writable exports keep what was written; empty: in the state directory. ``cache_bytes``: of
-    decoded blocks in the memory of each exporter. Without all three files of TLS (PEM) nothing is exported over TCP.
+    decoded blocks in the memory of each exporter. Without all three files of TLS (PEM) nothing is exported by NBD over
+    TCP. ``nfs_addresses``: of this host; each serves one export over NFS at a time, on ``nfs_port`` and, for the
+    portmapper, 111; empty: nothing is exported over NFS. ``nfs_scratch_bytes``: what a host may write there beside the
+    disks of one export (swap file, logs, snapshots).
     """
 
     directory: str = ""
@@ -131,12 +144,21 @@ class ExportSettings(_Settings, frozen=True, kw_only=True):
     tls_certificate_file: str = ""
     tls_key_file: str = ""
     tls_client_ca_file: str = ""
+    nfs_addresses: tuple[str, ...] = ()
+    nfs_port: int = 2049
+    nfs_scratch_bytes: int = 16 << 30
 
     def __post_init__(self) -> None:
         for key in ("directory", "tls_certificate_file", "tls_key_file", "tls_client_ca_file"):
             path = getattr(self, key)
             self._require(key, not path or Path(path).is_absolute(), "an absolute path, or empty")
         self._require("cache_bytes", self.cache_bytes >= _LEAST_CACHE_BYTES, f"at least {_LEAST_CACHE_BYTES}")
+        good = all(_is_one_address(address) for address in self.nfs_addresses)
+        self._require("nfs_addresses", good, "addresses of this host in numbers, none of them a wildcard")
+        good = 0 < self.nfs_port <= _MAX_PORT and self.nfs_port != _PORTMAPPER
+        self._require("nfs_port", good, f"1 to {_MAX_PORT}, and not {_PORTMAPPER}, which is the portmapper's")
+        least = _LEAST_SCRATCH_BYTES
+        self._require("nfs_scratch_bytes", self.nfs_scratch_bytes >= least, f"at least {least}")
 
 
 class RepositorySettings(_Settings, frozen=True, kw_only=True):

@@ -104,6 +104,16 @@ _EXPORT = """
 {tls_certificate_file}
 {tls_key_file}
 {tls_client_ca_file}
+
+# Addresses of this host, in numbers, at which hosts of vSphere mount restore points over NFS (`holdfast instant`), each
+# for one VM at a time. NFS proves nobody and is not encrypted: use a network that only such hosts are in. None but the
+# host that is to run the VM is served. Port 111 (the portmapper) must be free there, and the agent allowed to listen on
+# it (see packaging/systemd). Empty: nothing is exported over NFS.
+{nfs_addresses}
+{nfs_port}
+
+# Bytes that a hypervisor may write there beside the disks of one VM: its swap file, logs, snapshots.
+{nfs_scratch_bytes}
 """
 
 _REPOSITORY = """

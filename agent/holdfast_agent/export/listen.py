@@ -19,7 +19,7 @@ from .folder import SOCKET_NAME
 
 _BACKLOG = 64
 _PROBE_S = 2.0
-TLS = "tls"
+TLS, NFS = "tls", "nfs"
 _UNIX = "unix:"
 
 
@@ -35,7 +35,7 @@ class Listening:
             self.tls = _server_context(host)
             self.socket = _tcp(host)
             port = self.socket.getsockname()[1]
-            places = [f"nbds://{_in_uri(address)}:{port}" for address in host.advertised_addresses[:1]]
+            places = [f"nbds://{in_uri(address)}:{port}" for address in host.advertised_addresses[:1]]
             self.uris = tuple(f"{place}/{quote(disk.name, safe='')}" for disk in spec.disks for place in places)
             return
         path = folder / SOCKET_NAME if not spec.listen else _unix_path(spec.listen)
@@ -99,7 +99,7 @@ class Listening:
 def _unix_path(listen: str) -> Path:
     path = Path(listen.removeprefix(_UNIX))
     if not listen.startswith(_UNIX) or not path.is_absolute() or ".." in path.parts or not path.name:
-        raise UsageError(reason=f"{listen!r}: an export listens on unix:/path or on {TLS}")
+        raise UsageError(reason=f"{listen!r}: an export listens on unix:/path, {TLS} or {NFS}")
     return path
 
 
@@ -122,7 +122,8 @@ def _tcp(host: MoverHost) -> socket.socket:
     raise Locked(what=f"every port of {first} to {last}", holder=str(problem))
 
 
-def _in_uri(address: str) -> str:
+def in_uri(address: str) -> str:
+    """An address as URIs have it."""
     return f"[{address}]" if ":" in address and not address.startswith("[") else address
 
 

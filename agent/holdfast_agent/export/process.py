@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import select
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from holdfast_agent.errors import Cancelled, UsageError
 from holdfast_agent.model.stats import TransferCounters
@@ -18,7 +20,11 @@ from holdfast_agent.wire.specs import ExporterSpec, MoverResult
 from .cache import BlockCache
 from .folder import ExportFolder, overlay_folder
 from .image import Image, PointImage
+from .listen import NFS, in_uri
 from .listen import Listening as Listener
+from .nfs.listen import listen as listen_for_nfs
+from .nfs.server import NfsServer
+from .nfs.share import Share
 from .overlay import OverlayImage
 from .records import OpenRecords, open_records
 from .server import Server
@@ -26,6 +32,7 @@ from .server import Server
 _LOOK_S = 0.5
 _SHOW_LIFE_S = 600.0
 _MOST_DISKS = 256
+_MOST_CLIENTS = 256
 _MOST_NAME_BYTES = 512
 _log = logging.getLogger("holdfast.export")
 
@@ -54,7 +61,7 @@ class _Exporter:
             _log.info("ended: %s", stopped.text)
         return Finished(result=MoverResult(), counters=self.counters)
 
-    def _close_server(self, server: Server) -> None:
+    def _close_server(self, server: Server | NfsServer) -> None:
         self._hangs = not server.close()
         if self._hangs:
             _log.warning("a thread is still at work; the process ends without it")
@@ -85,11 +92,15 @@ class _Exporter:
                 overlay = OverlayImage(point, disk, overlay_folder(folder.path, disk.name))
                 overlays.append(overlay)
                 images[disk.name] = overlay
-        listener = Listener(spec, host, folder.path)
-        stack.callback(listener.close)
-        server = Server(listener.socket, images, spec.description, listener.tls)
+        server: Server | NfsServer
+        if spec.listen == NFS:
+            server, uris = _serve_nfs(spec, exports, folder.path, overlays)
+        else:
+            listener = Listener(spec, host, folder.path)
+            stack.callback(listener.close)
+            server, uris = Server(listener.socket, images, spec.description, listener.tls), listener.uris
         stack.callback(self._close_server, server)
-        self._control.report(Listening(endpoints=listener.uris))
+        self._control.report(Listening(endpoints=uris))
         size = sum(image.size_bytes for image in images.values())
         show_life_at = 0.0
         while True:
@@ -105,12 +116,33 @@ class _Exporter:
                 self._control.progress(counters)
 
 
+def _serve_nfs(
+    spec: ExporterSpec, exports: ExportHost, folder: Path, disks: list[OverlayImage]
+) -> tuple[NfsServer, tuple[str, ...]]:
+    """The server, and where each disk's descriptor is."""
+    share = Share(folder / "nfs", f"/holdfast/{spec.export}", disks, exports.nfs_scratch_bytes)
+    listeners = listen_for_nfs(folder / "nfs", exports.nfs_addresses, exports.nfs_port)
+    place = f"nfs://{in_uri(listeners.address)}{share.path}"
+    return NfsServer(listeners, share, spec.clients), tuple(f"{place}/{quote(name)}" for name in share.files)
+
+
 def _check(spec: ExporterSpec) -> None:
+    if spec.listen == NFS and not (spec.writable and 0 < len(spec.clients) <= _MOST_CLIENTS):
+        raise UsageError(reason=f"an export over NFS is writable, and for 1 to {_MOST_CLIENTS} addresses")
+    for client in spec.clients:
+        _check_address(client)
     names = {disk.name for disk in spec.disks}
     if not 0 < len(spec.disks) <= _MOST_DISKS or len(names) != len(spec.disks):
         raise UsageError(reason=f"an export is of 1 to {_MOST_DISKS} disks with different names")
     if not all(name.isprintable() and 0 < len(name.encode()) <= _MOST_NAME_BYTES for name in names):
         raise UsageError(reason=f"a disk's name has up to {_MOST_NAME_BYTES} printable bytes")
+
+
+def _check_address(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as error:
+        raise UsageError(reason=f"{text!r} is no address in numbers") from error
 
 
 def _check_records(records: OpenRecords) -> None:

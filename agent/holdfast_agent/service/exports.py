@@ -27,6 +27,9 @@ def export_host(agent: Agent, manager: str) -> ExportHost:
         tls_certificate_file=export.tls_certificate_file,
         tls_key_file=export.tls_key_file,
         tls_client_ca_file=export.tls_client_ca_file,
+        nfs_addresses=export.nfs_addresses,
+        nfs_port=export.nfs_port,
+        nfs_scratch_bytes=export.nfs_scratch_bytes,
     )
 
 

@@ -26,6 +26,8 @@ class ExportHost(msgspec.Struct, frozen=True, kw_only=True):
 
     ``directory``: where each has its folder. ``cache_bytes``: of decoded blocks in memory. The files of TLS (PEM): to
     prove this host to clients, and the authorities that vouch for clients; without all three nothing listens on TCP.
+    ``nfs_addresses``: of this host, each for one export over NFS at a time, on ``nfs_port`` and the portmapper's;
+    ``nfs_scratch_bytes``: what a client's own files may take of this host beside the disks of an export.
     """
 
     directory: str
@@ -33,6 +35,9 @@ class ExportHost(msgspec.Struct, frozen=True, kw_only=True):
     tls_certificate_file: str = ""
     tls_key_file: str = ""
     tls_client_ca_file: str = ""
+    nfs_addresses: tuple[str, ...] = ()
+    nfs_port: int = 2049
+    nfs_scratch_bytes: int = 16 << 30
 
 
 class MoverHost(msgspec.Struct, frozen=True, kw_only=True):

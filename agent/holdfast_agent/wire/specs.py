@@ -134,12 +134,13 @@ class ExportDisk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
-    """Proxy side: serves the disks of a restore point over NBD until it is stopped. Since 1.2.
+    """Proxy side: serves the disks of a restore point over NBD or NFS until it is stopped. Since 1.2.
 
     Records come from ``repository``, a path on this very host, or else from the reader mover at ``endpoints`` (under
     ``secret``). ``export``: names the folder in which the agent keeps what belongs to it. ``listen``: "" for a Unix
-    socket in that folder, ``unix:/path``, or ``tls`` for TCP with client certificates. ``writable``: clients
-    may write, to an overlay in that folder; it goes with the lease unless ``keep`` is set. ``description``: for people.
+    socket in that folder, ``unix:/path``, ``tls`` for TCP with client certificates, or (1.3) ``nfs`` for NFS 3 to none
+    but the addresses ``clients`` (writable exports only). ``writable``: clients may write, to an overlay in that folder; it
+    goes with the lease unless ``keep`` is set. ``description``: for people.
     """
 
     export: str
@@ -151,6 +152,7 @@ class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     writable: bool = False
     keep: bool = False
     description: str = ""
+    clients: tuple[str, ...] = ()
 
 
 class BootWish(StrEnum):
