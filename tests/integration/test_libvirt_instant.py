@@ -107,7 +107,7 @@ def test_a_vm_runs_from_its_point_and_moves_to_its_own_disks_while_it_runs(
     for target in vm.content:
         assert (vm.read_image(target) == vm.content[target]) is True
     with pytest.raises(UsageError, match="disks of its own"):
-        driver.stop_instant(VmRef(vm.uuid, vm.name))
+        driver.stop_instant(VmRef(vm.uuid, vm.name), MemoryJournal())
     vm.domain.destroy()
     vm.domain.createWithFlags(1)  # paused; with the definition that is kept
     assert "nbd" not in vm.domain.XMLDesc()
@@ -139,9 +139,9 @@ def test_a_server_that_dies_is_a_pause_for_a_guest(driver: LibvirtDriver, host: 
             "touch /stop; until [ -e /finished ]; do sleep 0.1; done; dmesg | grep -c 'I/O error' || :"
         )
         assert told.strip() == "0"
-        driver.stop_instant(vm)
+        driver.stop_instant(vm, MemoryJournal())
     assert [each.name for each in driver.list_vms()] == ["web"]
-    driver.stop_instant(vm)  # it is not there: success
+    driver.stop_instant(vm, MemoryJournal())  # it is not there: success
 
 
 def test_a_migration_that_is_given_up_leaves_the_vm_as_it_was(

@@ -265,7 +265,7 @@ def test_every_call_of_a_plugin_has_a_limit(hanging: Callable[[], None], monkeyp
         "latencies_ms": ((),), "programs": (VM,),
         "run": (("true",), 0.01), "put": ("/file", b""), "send": (None, 0.01),
         "start_instant": ("web", facts, (), None), "resume_instant": (VM,), "migrate_instant": (VM, None, None),
-        "stop_instant": (VM,),
+        "stop_instant": (VM, None), "instant_clients": ("web", facts),
     }  # fmt: skip
     for guarded in guards:
         for name in (name for name in vars(guarded) if not name.startswith("_") and name != "close"):

@@ -33,6 +33,7 @@ LIMITS_S = {
     "missing_rights": 600.0,
     "latencies_ms": 300.0,
     "resume_instant": 120.0,
+    "instant_clients": 600.0,
     "changed": 3600.0,
     "allocated": 3600.0,
 }

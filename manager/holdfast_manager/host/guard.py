@@ -25,6 +25,7 @@ from holdfast_plugins.api import (
     HypervisorDriver,
     InGuest,
     Journal,
+    MountsInstantly,
     Notice,
     Notifier,
     OffersGuestAgent,
@@ -59,6 +60,11 @@ MAX_BITMAP_NAME = 1023  # QEMU's own bound
 def runs_instantly(driver: HypervisorDriver) -> bool:
     """Whether the plugin's own driver is one of ``RunsInstantly``."""
     return isinstance(driver.unguarded if isinstance(driver, GuardedDriver) else driver, RunsInstantly)
+
+
+def mounts_instantly(driver: HypervisorDriver) -> bool:
+    """Whether the plugin's own driver is one of ``MountsInstantly``."""
+    return isinstance(driver.unguarded if isinstance(driver, GuardedDriver) else driver, MountsInstantly)
 
 
 class GuardedDriver:
@@ -178,9 +184,22 @@ class GuardedDriver:
         own = self._instant()
         self._boundary.call("migrate_instant", lambda: own.migrate_instant(vm, journal, told), vm.vm_id)
 
-    def stop_instant(self, vm: VmRef) -> None:
+    def stop_instant(self, vm: VmRef, journal: Journal) -> None:
         own = self._instant()
-        self._boundary.call("stop_instant", lambda: own.stop_instant(vm), vm.vm_id)
+        self._boundary.call("stop_instant", lambda: own.stop_instant(vm, journal), vm.vm_id)
+
+    def instant_clients(self, name: str, info: VmInfo) -> Sequence[str]:
+        own = self.unguarded
+        if not isinstance(own, MountsInstantly):
+            raise UsageError(reason=f"VMs of the plugin {self._plugin} take no disks over NFS")
+        with self._boundary.judging("instant_clients"):
+            clients = tuple(
+                self._boundary.call(
+                    "instant_clients", lambda: own.instant_clients(name, info), f"instant recovery of {name}"
+                )
+            )
+            _expect(bool(clients) and all(isinstance(each, str) for each in clients), "it names nobody")
+        return clients
 
     def _instant(self) -> RunsInstantly:
         own = self.unguarded

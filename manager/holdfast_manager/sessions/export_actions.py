@@ -202,13 +202,15 @@ class ExportActions:
 
     def _start(self) -> Event:
         context, request = self._context, self._request
+        listen, clients = self._way()
         spec = ExporterSpec(
             task_id=request.export,
             secret=secrets.token_bytes(32),
             export=request.export,
             keys=self._keys.opening_keys(),
             disks=exported(self._disks),
-            listen=request.listen,
+            listen=listen,
+            clients=clients,
             writable=request.writable,
             keep=request.keep,
             description=f"{self._point.vm_name} as of {moment(self._point.created)}" if self._point else "",
@@ -216,6 +218,10 @@ class ExportActions:
         self._uris = start_exporter(self._start_mover, self._routing, context.repository, request.proxy, spec)
         context.driver.post(MoversConnected(task=self._key))
         return MoversStarted(task=self._key, rules="every block is checked by its id or its seal")
+
+    def _way(self) -> tuple[str, tuple[str, ...]]:
+        """Where the exporter listens, and who alone may come where nobody proves who he is."""
+        return self._request.listen, ()
 
     def _start_mover(self, agent: str, mover: str, spec: AnySpec) -> tuple[str, ...]:
         with self._lock:

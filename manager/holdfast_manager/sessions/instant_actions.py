@@ -17,8 +17,8 @@ import msgspec
 from holdfast_agent.errors import HoldfastError, UsageError
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import DiscardExport, Done
-from holdfast_manager.host.guard import runs_instantly
-from holdfast_plugins.api import HypervisorDriver, Journal, RunsInstantly, ServedDisk, VmRef
+from holdfast_manager.host.guard import mounts_instantly, runs_instantly
+from holdfast_plugins.api import HypervisorDriver, Journal, MountsInstantly, RunsInstantly, ServedDisk, VmInfo, VmRef
 
 from .events import Event
 from .export_actions import ExportActions
@@ -41,6 +41,11 @@ class InstantActions(ExportActions):
         super().__init__(context, request, keys)
         self._wanted = request
         self._driver = running_instantly(destination.driver, request.server)
+        self._mounting: MountsInstantly | None = None
+        if mounts_instantly(destination.driver) and isinstance(self._driver, MountsInstantly):
+            self._mounting = self._driver
+        if self._mounting is not None and request.listen:
+            raise UsageError(reason=f"hosts of {request.server} mount the disks over NFS: leave out --listen")
         self._hypervisor: HypervisorDriver = destination.driver
         self._journal: Journal = destination.journal
         self._vm: VmRef | None = None
@@ -74,17 +79,28 @@ class InstantActions(ExportActions):
         if waiting is not None:
             self._context.recorder.note(f"the VM {name} on {server} goes on with its disks")
             return waiting
+        vm = self._driver.start_instant(name, self._info(), self._served(), self._journal)
+        self._context.recorder.note(f"the VM {vm.name} runs on {server} from the restore point")
+        return vm
+
+    def _info(self) -> VmInfo:
+        """Of the VM, with the disks that are served."""
         assert self._point is not None  # noqa: S101 - read when the target was prepared
         whole = vm_info_of(self._reader, self._point)
         kept = {disk.disk_id for disk in self._disks}
-        info = msgspec.structs.replace(whole, disks=tuple(disk for disk in whole.disks if disk.disk_id in kept))
-        vm = self._driver.start_instant(name, info, self._served(), self._journal)
-        self._context.recorder.note(f"the VM {vm.name} runs on {server} from the restore point")
-        return vm
+        return msgspec.structs.replace(whole, disks=tuple(disk for disk in whole.disks if disk.disk_id in kept))
+
+    def _way(self) -> tuple[str, tuple[str, ...]]:
+        if self._mounting is None:
+            return super()._way()
+        return "nfs", tuple(self._mounting.instant_clients(self._wanted.name, self._info()))
 
     def _served(self) -> Sequence[ServedDisk]:
         served = []
         for disk, uri in zip(self._disks, self._uris, strict=True):
+            if self._mounting is not None:
+                served.append(ServedDisk(disk.disk_id, disk.name, disk.size_bytes, "", "", uri))
+                continue
             parts = urlsplit(uri)
             socket = parse_qs(parts.query).get("socket", [""])[0]
             if not socket:
@@ -98,7 +114,7 @@ def running_instantly(driver: HypervisorDriver, server: str) -> RunsInstantly:
     """The driver as one that can do that. Raises :class:`UsageError`."""
     if not runs_instantly(driver) or not isinstance(driver, RunsInstantly):
         reason = (
-            f"VMs of {server} cannot run from a restore point: that takes a server of kind libvirt or qemu. "
+            f"VMs of {server} cannot run from a restore point: that takes a server of kind libvirt, qemu or vsphere. "
             "`holdfast restore vm` restores them"
         )
         raise UsageError(reason=reason)

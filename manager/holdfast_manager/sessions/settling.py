@@ -43,7 +43,7 @@ class Settling:
             driver.migrate_instant(vm, destination.journal, self._progress(wanted))
             self._recorder.note(f"the VM {wanted.name} runs from disks of its own on {wanted.server}")
         elif vm is not None:
-            driver.stop_instant(vm)
+            driver.stop_instant(vm, destination.journal)
             self._recorder.note(f"the VM {wanted.name} is removed from {wanted.server}")
         self._end_export(request.instant)
         if not request.keep:

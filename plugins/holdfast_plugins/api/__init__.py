@@ -16,7 +16,7 @@ from .guest import (
     OffersPrograms,
 )
 from .hypervisor import BackupOnly, HypervisorCapabilities, HypervisorDriver
-from .instant import RunsInstantly, ServedDisk, Told
+from .instant import MountsInstantly, RunsInstantly, ServedDisk, Told
 from .notices import Notice, Notifier, Severity
 from .offers import ChecksRights, OffersLoad, OffersPlaces, PlaceKind, RollsBack
 from .registry import API_VERSION, Family, Registration, Registry
@@ -53,6 +53,7 @@ __all__ = [
     "HypervisorDriver",
     "InGuest",
     "Journal",
+    "MountsInstantly",
     "Notice",
     "Notifier",
     "OffersGuestAgent",

@@ -11,14 +11,19 @@ from .values import Journal, VmInfo, VmRef
 
 
 class ServedDisk(msgspec.Struct, frozen=True):
-    """A disk of a restore point that an exporter serves over NBD, writable, on the hypervisor's own host: the export
-    called ``export`` of the Unix socket ``socket``. The server may be away for a while and come back there."""
+    """A disk of a restore point that an exporter serves, writable. The server may be away for a while and come back.
+
+    Over NBD, on the hypervisor's own host: the export called ``export`` of the Unix socket ``socket``. For drivers of
+    :class:`MountsInstantly` over NFS: ``nfs`` is the URI of its VMDK's descriptor ("nfs://192.0.2.7/holdfast/f3a1/a.vmdk"),
+    in a share for this VM alone, in which the host may make files of its own; the others are empty then.
+    """
 
     disk_id: str
     name: str
     size_bytes: int
     socket: str
     export: str
+    nfs: str = ""
 
 
 Told = Callable[[int, int], bool]
@@ -27,7 +32,7 @@ Told = Callable[[int, int], bool]
 
 @runtime_checkable
 class RunsInstantly(Protocol):
-    """What a ``HypervisorDriver`` has besides if its VMs can run from disks that are served over NBD.
+    """What a ``HypervisorDriver`` has besides if its VMs can run from disks that are served.
 
     A guest is never told of errors while their server is away: it waits, or it is paused.
     """
@@ -58,9 +63,23 @@ class RunsInstantly(Protocol):
         """
         ...
 
-    def stop_instant(self, vm: VmRef) -> None:
+    def stop_instant(self, vm: VmRef, journal: Journal) -> None:
         """Stop the VM at once and remove it, with nothing of what is served. That it is not there is success.
 
+        What must follow the removal is promised to ``journal`` before it.
         Raises ``UsageError`` for a VM none of whose disks is served (any more): that is not ours to remove.
+        """
+        ...
+
+
+@runtime_checkable
+class MountsInstantly(RunsInstantly, Protocol):
+    """What a driver has besides if its hosts mount a share over NFS 3 instead of taking disks over NBD."""
+
+    def instant_clients(self, name: str, info: VmInfo) -> Sequence[str]:
+        """The addresses, in numbers, from which the host connects that is going to run the VM, or runs it already.
+
+        Called before anything is served, and again whenever that is begun anew; nobody else is served. Raises
+        ``UsageError``.
         """
         ...

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/soap"
@@ -97,6 +99,25 @@ func (m *machine) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) s
 		return result, fault
 	})
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: task}}
+}
+
+// RelocateVMTask moves the files too, which the simulator leaves where they are.
+func (m *machine) RelocateVMTask(ctx *simulator.Context, req *types.RelocateVM_Task) soap.HasFault {
+	task := m.lab.task(ctx, m.VirtualMachine, "RelocateVM_Task", false, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		before := slices.Clone(m.Datastore)
+		body := m.VirtualMachine.RelocateVMTask(ctx, req).(*methods.RelocateVM_TaskBody)
+		result, fault := inner(ctx, body.Res.Returnval)
+		if to := req.Spec.Datastore; fault == nil && to != nil {
+			if err := m.lab.moved(ctx, m.VirtualMachine, *to); err != nil {
+				return nil, &types.PlatformConfigFault{Text: err.Error()}
+			}
+			left(ctx, m.VirtualMachine, before)
+			store := ctx.Map.Get(*to).(*simulator.Datastore)
+			ctx.Map.AddReference(ctx, store, &store.Vm, m.Self)
+		}
+		return result, fault
+	})
+	return &methods.RelocateVM_TaskBody{Res: &types.RelocateVM_TaskResponse{Returnval: task}}
 }
 
 // UnregisterVM leaves the files.

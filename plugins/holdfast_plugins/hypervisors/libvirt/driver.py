@@ -103,7 +103,7 @@ class LibvirtDriver:
         with self._reachable():
             self._instants.migrate(vm, journal, told)
 
-    def stop_instant(self, vm: VmRef) -> None:
+    def stop_instant(self, vm: VmRef, journal: Journal) -> None:
         with self._reachable():
             self._instants.stop(vm)
 

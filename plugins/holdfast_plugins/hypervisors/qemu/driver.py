@@ -185,7 +185,7 @@ class QemuDriver:
     def migrate_instant(self, vm: VmRef, journal: Journal, told: Told) -> None:
         self._instants.migrate(vm, journal, told)
 
-    def stop_instant(self, vm: VmRef) -> None:
+    def stop_instant(self, vm: VmRef, journal: Journal) -> None:
         self._instants.stop(vm)
 
     def changes(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:

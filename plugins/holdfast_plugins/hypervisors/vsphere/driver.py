@@ -11,9 +11,11 @@ from holdfast_plugins.api import (
     PlaceKind,
     RestoreDisk,
     RestoreTarget,
+    ServedDisk,
     Snapshot,
     SnapshotDisk,
     SnapshotRequest,
+    Told,
     VmInfo,
     VmRef,
 )
@@ -21,6 +23,7 @@ from holdfast_plugins.api import (
 from ..rewriting import is_in_place
 from .binding import VsphereRefused
 from .connection import Connection
+from .instant import INSTANT, UNMOUNT, Instants
 from .inventory import Inventory
 from .latency import Latencies
 from .options import VsphereOptions
@@ -51,6 +54,7 @@ class VsphereDriver:
         self._snapshots = Snapshots(self.connection, self._inventory, options, self._transports)
         self._restores = Restores(self.connection, self._inventory, options, self._transports)
         self._rollbacks = Rollbacks(self.connection, self._inventory, options, self._transports)
+        self._instants = Instants(self.connection, self._inventory, options)
 
     def connect(self) -> None:
         self.connection.connect()
@@ -85,6 +89,9 @@ class VsphereDriver:
             RESTORE: self._restores.fulfil,
             REPLACED: self._restores.fulfil_replaced,
         }
+        if kind in (INSTANT, UNMOUNT):
+            self._instants.fulfil(kind, data)
+            return
         if kind not in acts:
             reason = f"{kind!r} is not an obligation of this plugin"
             raise SnapshotNotRemoved(snapshot=data.get("name", "?"), vm="a VM", reason=reason)
@@ -116,6 +123,26 @@ class VsphereDriver:
                 self._rollbacks.abandon(target, journal)
             else:
                 self._restores.abandon(target, journal)
+
+    def instant_clients(self, name: str, info: VmInfo) -> Sequence[str]:
+        """As ``MountsInstantly``."""
+        with self._reachable():
+            return self._instants.clients(name, info)
+
+    def start_instant(self, name: str, info: VmInfo, disks: Sequence[ServedDisk], journal: Journal) -> VmRef:
+        with self._reachable():
+            return self._instants.start(name, info, disks, journal)
+
+    def resume_instant(self, vm: VmRef) -> None:
+        """Nothing is to be done: a host comes back to its datastore by itself, and its guests wait for that."""
+
+    def migrate_instant(self, vm: VmRef, journal: Journal, told: Told) -> None:
+        with self._reachable():
+            self._instants.migrate(vm, journal, told)
+
+    def stop_instant(self, vm: VmRef, journal: Journal) -> None:
+        with self._reachable():
+            self._instants.stop(vm, journal)
 
     def programs(self, vm: VmRef) -> ToolsGuest:
         """As ``OffersPrograms``."""

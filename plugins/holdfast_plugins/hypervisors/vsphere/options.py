@@ -79,7 +79,8 @@ class VsphereOptions(msgspec.Struct, frozen=True):
     ``restore_folder``, ``restore_pool``: paths ("/dc/vm/restored", "/dc/host/cluster/Resources"), and
     ``restore_datastore``: where restored VMs are put; without them where they were, or where the VM is that they
     replace. ``restore_networks``: for the name that a network had the one to connect to, "" for none.
-    ``restore_power_on``: start what was restored. ``timeout``: seconds for an answer; ``task_timeout``: for which a
+    ``restore_power_on``: start what was restored. ``instant_host``: by name, the host that runs VMs from restore
+    points; without it the first of the pool's. ``timeout``: seconds for an answer; ``task_timeout``: for which a
     task of the server may go on without progress.
 
     ``transports``: by which disks may be read, the best first. ``proxies``: what there is to know of proxies, by their
@@ -101,6 +102,7 @@ class VsphereOptions(msgspec.Struct, frozen=True):
     restore_networks: Mapping[str, str] = {}
     restore_identity: Identity = Identity.AUTO
     restore_power_on: bool = False
+    instant_host: str = ""
     timeout: Annotated[int, msgspec.Meta(ge=5, le=600)] = 60
     task_timeout: Annotated[int, msgspec.Meta(ge=5, le=86400)] = 1800
     transports: Annotated[tuple[Transport, ...], msgspec.Meta(min_length=1)] = tuple(Transport)

@@ -15,7 +15,8 @@ from .datastores import look_at
 from .inventory import Inventory, paths_of
 from .kept import KeptConfig
 from .options import VsphereOptions
-from .properties import properties_of
+from .properties import properties_of, properties_of_all
+from .shares import is_share
 from .watch import Entity
 
 
@@ -86,7 +87,9 @@ class Places:
         return by_path.get(wanted, "") or now or by_path.get(was, "")
 
     def _datastores(self, known: Sequence[Any], were: Sequence[str]) -> Mapping[str, str]:
-        states = {state.name: state for state in look_at(self._connection, known) if state.flat}
+        states = {
+            state.name: state for state in look_at(self._connection, known) if state.flat and not is_share(state.name)
+        }
         wanted = self._options.restore_datastore
         if wanted and wanted not in states:
             raise UsageError(reason=f"there is no datastore {wanted!r} with files, as restore_datastore says")
@@ -95,6 +98,35 @@ class Places:
         roomiest = max(states.values(), key=lambda state: state.free_bytes).name
         chosen = {name: wanted or (name if name in states else roomiest) for name in were}
         return chosen | {"": wanted or next(iter(chosen.values()), roomiest)}
+
+    def host_for(self, place: Placement) -> Any:
+        """The host that runs a VM from a restore point: that which the options name, or the first that may run what is
+        in the pool. Raises :class:`UsageError`."""
+        entities = self._inventory.entities()
+        owner = entities[place.pool._GetMoId()].text("owner")
+        hosts = {
+            entity.text("name"): moid
+            for moid, entity in entities.items()
+            if entity.kind == "HostSystem" and entity.text("parent") == owner
+        }
+        wanted = self._options.instant_host
+        if wanted and wanted not in hosts:
+            raise UsageError(
+                reason=f"instant_host: {wanted!r} is none of the hosts {', '.join(sorted(hosts))} of the pool"
+            )
+        if not hosts:
+            raise UsageError(reason="there is no host in the resource pool that the user can see")
+        return self._connection.object("HostSystem", hosts[wanted or min(hosts)])
+
+    def roomiest(self) -> Any:
+        """The datastore to which a VM goes that has run from a restore point: ``restore_datastore``, or the one with
+        most room. Raises :class:`UsageError`."""
+        place = self.choose(None, (), "")
+        known = properties_of(self._connection, place.center, ("datastore",)).get("datastore") or ()
+        for moid, told in properties_of_all(self._connection, known, ("name",)):
+            if str(told["name"]) == place.datastores[""]:
+                return self._connection.object("Datastore", moid)
+        raise UsageError(reason=f"there is no datastore {place.datastores['']!r} any more")
 
     def _networks(self, known: Sequence[Any], kept: KeptConfig | None) -> Mapping[str, Any]:
         by_name = {str(properties_of(self._connection, each, ("name",)).get("name")): each for each in known}

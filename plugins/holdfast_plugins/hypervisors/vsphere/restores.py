@@ -32,14 +32,13 @@ from ..foreign_disks import LSI_SAS
 from .binding import VsphereRefused
 from .connection import Connection
 from .datastore_files import DatastoreFiles
-from .devices import disks_of
 from .inventory import Inventory
-from .kept import config_of, parse_kept
-from .options import Identity, VsphereOptions
-from .placement import Placement, Places, network_backing
+from .kept import parse_kept
+from .options import VsphereOptions
+from .placement import Placement, Places
 from .properties import properties_of
 from .replaced import Replaced
-from .restored_spec import NewDisk, NewIdentity, plain, restored, with_disks
+from .specification import Specifications
 from .tasks import finished
 from .transports import Transports, flat_url
 
@@ -92,6 +91,7 @@ class Restores:
         self._options = options
         self._transports = transports
         self._places = Places(connection, inventory, options)
+        self._specifications = Specifications(connection, inventory, options)
         self._files = DatastoreFiles(connection, options.task_timeout)
         self._replaced = Replaced(connection, inventory, options.task_timeout)
         self._prepared: dict[str, _Prepared] = {}
@@ -99,17 +99,17 @@ class Restores:
 
     def prepare(self, name: str, info: VmInfo, overwrite: bool, journal: Journal) -> RestoreTarget:
         """As ``HypervisorDriver.prepare_restore``."""
-        _check_name(name)
+        check_name(name)
         replaced = self._check_free(name, overwrite)
-        _check_sizes(info)
+        check_sizes(info)
         kept = parse_kept(info.config)
         place = self._places.choose(kept, [disk.datastore for disk in info.disks], self._object_id(replaced))
         token = secrets.token_hex(8)
-        folder = f"{_safe(name)}-{token}"
+        folder = f"{safe_name(name)}-{token}"
         stores = sorted({place.datastores[disk.datastore] for disk in info.disks} | {place.datastores[""]})
         folders = [f"[{store}] {folder}" for store in stores]
         files = {
-            disk.disk_id: f"[{place.datastores[disk.datastore]}] {folder}/{_safe(name)}_{number}.vmdk"
+            disk.disk_id: f"[{place.datastores[disk.datastore]}] {folder}/{safe_name(name)}_{number}.vmdk"
             for number, disk in enumerate(info.disks)
         }
         promised = _Promised(token, place.center._GetMoId(), json.dumps(folders))
@@ -131,9 +131,9 @@ class Restores:
         """As ``HypervisorDriver.finish_restore``."""
         prepared = self._prepared[target.target_id]
         replaced = self._check_free(prepared.name, prepared.replaced is not None)
-        vmx = f"{prepared.home}/{_safe(prepared.name)}.vmx"
-        spec = self._specification(prepared, info, vmx, replaced)
+        vmx = f"{prepared.home}/{safe_name(prepared.name)}.vmx"
         place = prepared.placement
+        spec = self._specifications.of(prepared.name, info, place, prepared.files, vmx, replaced)
         with self._replaced.aside(replaced, prepared.token, vmx, journal) as old:
             try:
                 machine = self._run(lambda _: place.folder.CreateVM_Task(spec, place.pool))
@@ -219,38 +219,6 @@ class Restores:
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
-    def _specification(self, prepared: _Prepared, info: VmInfo, vmx: str, replaced: VmRef | None) -> Any:
-        vim, kept, config, keys = self._connection.vim, parse_kept(info.config), None, {}
-        if kept is None:
-            spec = plain(vim, prepared.name)
-        else:
-            config = config_of(self._connection, kept)
-            keys = {disk.disk_id: disk.key for disk in disks_of(vim, config.hardware.device, refuse=False)}
-            identity = self._identity(prepared.name, config, replaced)
-            spec = restored(vim, config, kept.networks, identity, self._backing(prepared.placement))
-        disks = [
-            NewDisk(keys.get(disk.disk_id, 0), prepared.files[disk.disk_id], disk.size_bytes) for disk in info.disks
-        ]
-        return with_disks(vim, spec, vmx, disks, config)
-
-    def _backing(self, placement: Placement) -> Any:
-        def backing(name: str) -> Any:
-            network = placement.networks.get(name)
-            return None if network is None else network_backing(self._connection, network)
-
-        return backing
-
-    def _identity(self, name: str, config: Any, replaced: VmRef | None) -> NewIdentity:
-        """Who is replaced hands on its instance UUID, once it is gone; its addresses are those of the point."""
-        wanted, instance = self._options.restore_identity, str(config.instanceUuid or "")
-        bios = str(config.uuid or "")
-        if replaced is not None:
-            return NewIdentity(name, "", "" if wanted is Identity.NEW else bios, own=wanted is not Identity.NEW)
-        taken = {vm.vm_id.partition("@")[0] for vm in self._inventory.list_vms()}
-        if wanted is Identity.KEEP or (wanted is Identity.AUTO and instance not in taken):
-            return NewIdentity(name, instance, bios)
-        return NewIdentity(name, own=False)
-
     def _power_on(self, machine: Any, name: str) -> None:
         try:
             self._run(lambda _: machine.PowerOnVM_Task())
@@ -261,14 +229,16 @@ class Restores:
         return finished(self._connection, self._connection.act(deed), self._options.task_timeout)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises :class:`UsageError`."""
     wrong = not name.strip() or not name.isprintable() or any(each in name for each in _NOT_IN_NAMES)
     if wrong or len(name) > _MOST_NAME:
         reason = f"{name!r} cannot be the name of a VM here: none of '/', '\\' and '%', at most {_MOST_NAME} characters"
         raise UsageError(reason=reason)
 
 
-def _check_sizes(info: VmInfo) -> None:
+def check_sizes(info: VmInfo) -> None:
+    """Raises :class:`DiskUnsupported`."""
     for disk in info.disks:
         if disk.size_bytes % 1024 or not disk.size_bytes:
             raise DiskUnsupported(
@@ -277,5 +247,6 @@ def _check_sizes(info: VmInfo) -> None:
             )  # fmt: skip
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
+    """What a VM's files and folder are called."""
     return re.sub(r"[^0-9A-Za-z._-]", "_", text).lstrip(".-")[:60] or "vm"
