@@ -1,4 +1,4 @@
-"""Exports over NFS as QEMU sees them, whose client is libnfs. That of Linux: ``tests/nfs/test_mounted_exports.py``."""
+"""Exports over NFS as QEMU sees them, whose client is libnfs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Repositories on a real NFS mount, and exports that are mounted: the tests of ``tests/nfs``, and some of crashes, in a
-guest that has server and client of NFS."""
+"""Repositories on a real NFS mount: the tests of ``tests/nfs``, and those of crashes, in a guest that has one."""
 
 from __future__ import annotations
 
@@ -14,7 +13,6 @@ from lab.nfs_guest import MOUNT
 TESTS = Path(__file__).parents[1]
 CHOSEN = (
     "nfs/test_on_nfs.py",
-    "nfs/test_mounted_exports.py",
     "unit/test_repository_roundtrip.py",
     "fault/test_repository_crash.py::test_every_prefix_of_a_history_leaves_whole_points[0-power-lost]",
     "fault/test_repository_crash.py::test_a_session_lives_as_long_as_any_process_that_inherited_its_lock",

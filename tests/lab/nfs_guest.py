@@ -51,7 +51,7 @@ def main(command: list[str]) -> int:
     MOUNT.mkdir()
     OLD_MOUNT.mkdir()
     raise_loopback()
-    load_modules("nfsd", "nfsv4", "nfsv3")
+    load_modules("nfsd", "nfsv4")
     serve()
     return subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
 

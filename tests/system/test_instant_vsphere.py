@@ -6,17 +6,19 @@ No guest runs there; what it would read and write goes over NFS by a client of t
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from holdfast_agent.export.nfs.protocol import PORTMAPPER_PORT
 from lab.installation import CommandFailed
-from lab.instants import kill_session, left_over, listed, wait_until
+from lab.instants import left_over, listed, wait_until
 from lab.nfs_client import RawNfs
 from lab.nfs_exports import own_address
-from lab.vcenter import Fault, VCenter, vcenter
+from lab.vcenter import VCenter, vcenter
 from lab.vsphere_backups import destroy_named, machine_of, named, service_of
 from lab.vsphere_house import VsphereHouse
 
@@ -28,6 +30,11 @@ NAME = "web-instant"
 class Place(NamedTuple):
     address: str
     path: str
+
+
+def answers(place: Place) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((place.address, PORTMAPPER_PORT)) == 0
 
 
 class House:
@@ -43,9 +50,10 @@ class House:
         center.write(vm, 0, [(MIB, os.urandom(MIB))])
         self.house.add_vsphere_job("web", "web")
         self.house.run_job("web")
-        self.content = bytearray(center.content(vm, 0))
+        self.point = center.content(vm, 0)
 
     def start(self) -> str:
+        self.content = bytearray(self.point)
         line = self.house.holdfast("instant", "start", "--vm", "web", "--point", "latest", "--server", "vc")["instant"]
         assert (line["state"], line["name"]) == ("serving", NAME)
         assert self.running
@@ -63,6 +71,7 @@ class House:
 
     def guest(self, offset: int, data: bytes = b"") -> bytes:
         """What the guest's first disk holds after it wrote ``data`` at ``offset``, durable."""
+        wait_until(lambda: answers(self.place))  # as a host does
         with RawNfs(self.place) as client:
             _, root = client.mounted()
             descriptor = self.center.state()["machines"][NAME]["disks"][0].partition("] ")[2]
@@ -96,7 +105,6 @@ def test_a_vm_runs_from_its_point_through_a_kill_of_the_agent_and_moves_while_it
     assert house.guest(2 * MIB, b"written" * 1000) == house.content
     house.house.kill_agent()
     house.house.start_agent()
-    wait_until(lambda: listed(house.house)[0]["state"] == "serving")
     assert house.guest(3 * MIB, b"after a restart" * 100) == house.content
     report = house.house.holdfast("instant", "migrate", number)
     assert (report["kind"], report["result"]) == ("settle", "success")
@@ -109,46 +117,4 @@ def test_a_vm_runs_from_its_point_through_a_kill_of_the_agent_and_moves_while_it
     with pytest.raises(CommandFailed, match="exists already"):
         house.start()
     destroy_named(house.center, NAME)
-    assert house.traces == []
-
-
-def test_stop_keeps_or_discards_what_was_written(house: House) -> None:
-    number = house.start()
-    house.guest(MIB, b"kept" * 1000)
-    assert house.house.holdfast("instant", "stop", number, "--keep")["result"] == "success"
-    assert [type(trace) for trace in house.traces] == [dict, type(house.house.home)], "the overlay alone is left"
-    line = house.house.holdfast("instant", "resume", number)["instant"]
-    assert (house.running, house.guest(0) == house.content) == (True, True)
-    assert house.house.holdfast("instant", "stop", str(line["session"]))["result"] == "success"
-    assert house.traces == []
-
-
-def test_a_start_that_fails_leaves_nothing(house: House) -> None:
-    for fault in (Fault("PowerOnVM_Task", "FileLocked", call=True), Fault("CreateVM_Task", "NoPermission", call=True)):
-        with house.center.faults(fault), pytest.raises(CommandFailed, match="does not run it"):
-            house.start()
-        assert house.traces == []
-
-
-def test_a_session_that_dies_in_a_migration_leaves_the_vm_where_it_runs(house: House) -> None:
-    """The next one brings it to its end, and nothing stays mounted."""
-    number = house.start()
-    with house.center.faults(Fault("RelocateVM_Task", "FileLocked", delay_ms=1500)):
-        session = house.house.holdfast("instant", "migrate", number, "--detach")["session"]
-        wait_until(lambda: house.center.state()["tasks"] == 1)
-        kill_session(house.house, str(session))
-        wait_until(lambda: house.center.state()["tasks"] == 0)
-    assert house.running
-    assert house.house.holdfast("instant", "migrate", number)["result"] == "success"
-    assert house.traces == [NAME]
-    destroy_named(house.center, NAME)
-
-
-def test_an_address_serves_one_vm_at_a_time(house: House) -> None:
-    number = house.start()
-    with pytest.raises(CommandFailed, match=house.address):
-        house.house.holdfast(
-            "instant", "start", "--vm", "web", "--point", "latest", "--server", "vc", "--name", "other"
-        )
-    assert house.house.holdfast("instant", "stop", number)["result"] == "success"
-    assert house.traces == []
+    wait_until(lambda: house.traces == [])

@@ -25,6 +25,7 @@ from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.wire.specs import ExportDisk
 
 from .cells import WrittenCells
+from .folder import sync_folder
 from .image import DATA, HOLE, Part, PointImage, Run
 from .readahead import ReadAhead
 
@@ -261,19 +262,11 @@ def _make(folder: Path, told: Path, facts: OverlayFacts) -> int:
             os.fsync(file.fileno())
         partial.rename(told)
         for each in (folder, folder.parent, folder.parent.parent):
-            _sync_folder(each)
+            sync_folder(each)
     except BaseException:
         os.close(fd)
         raise
     return fd
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write_all(fd: int, offset: int, data: memoryview) -> None:

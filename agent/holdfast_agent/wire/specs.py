@@ -139,8 +139,8 @@ class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     Records come from ``repository``, a path on this very host, or else from the reader mover at ``endpoints`` (under
     ``secret``). ``export``: names the folder in which the agent keeps what belongs to it. ``listen``: "" for a Unix
     socket in that folder, ``unix:/path``, ``tls`` for TCP with client certificates, or (1.3) ``nfs`` for NFS 3 to none
-    but the addresses ``clients`` (writable exports only). ``writable``: clients may write, to an overlay in that folder; it
-    goes with the lease unless ``keep`` is set. ``description``: for people.
+    but the addresses ``clients`` (writable exports only). ``writable``: clients may write, to an overlay in that
+    folder; it goes with the lease unless ``keep`` is set. ``description``: for people.
     """
 
     export: str

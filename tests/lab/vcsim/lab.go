@@ -10,7 +10,6 @@ import (
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
-	"github.com/willscott/go-nfs-client/nfs"
 )
 
 // lab is what this program knows beyond the simulator. mu guards all of it, the bytes of disks included, so that a
@@ -22,7 +21,7 @@ type lab struct {
 	requests atomic.Int64      // to /folder
 
 	mu         sync.Mutex
-	shares     map[string]*nfs.Target                         // datastores that are mounted over NFS
+	shares     map[string]types.HostNasVolumeSpec             // datastores that are mounted over NFS
 	images     map[string]*image                              // by datastore path of the descriptor
 	tracks     map[diskOf]*track                              // of disks whose changes are tracked
 	frozen     map[types.ManagedObjectReference][]*frozenDisk // by snapshot
@@ -41,7 +40,7 @@ func newLab(service *simulator.Service) *lab {
 	l := &lab{
 		service:    service,
 		stores:     map[string]string{},
-		shares:     map[string]*nfs.Target{},
+		shares:     map[string]types.HostNasVolumeSpec{},
 		images:     map[string]*image{},
 		tracks:     map[diskOf]*track{},
 		frozen:     map[types.ManagedObjectReference][]*frozenDisk{},

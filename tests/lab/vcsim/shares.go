@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -33,7 +34,7 @@ func (s *datastoreSystem) CreateNasDatastore(ctx *simulator.Context, req *types.
 	if known {
 		return &methods.CreateNasDatastoreBody{Fault_: simulator.Fault(name, &types.DuplicateName{Name: name})}
 	}
-	target, folder, err := mount(req.Spec)
+	folder, err := mount(req.Spec)
 	if err != nil {
 		return &methods.CreateNasDatastoreBody{Fault_: simulator.Fault(err.Error(), &types.PlatformConfigFault{Text: err.Error()})}
 	}
@@ -42,7 +43,7 @@ func (s *datastoreSystem) CreateNasDatastore(ctx *simulator.Context, req *types.
 	body := s.HostDatastoreSystem.CreateNasDatastore(ctx, &told)
 	if body.Fault() == nil {
 		s.lab.mu.Lock()
-		s.lab.stores[name], s.lab.shares[name] = folder, target
+		s.lab.stores[name], s.lab.shares[name] = folder, req.Spec
 		s.lab.mu.Unlock()
 	}
 	return body
@@ -72,36 +73,43 @@ func (s *datastoreSystem) RemoveDatastore(ctx *simulator.Context, req *types.Rem
 	return &methods.RemoveDatastoreBody{Res: &types.RemoveDatastoreResponse{}}
 }
 
-func mount(spec types.HostNasVolumeSpec) (*nfs.Target, string, error) {
+// open is a connection with a share; its server may be another one than before.
+func open(spec types.HostNasVolumeSpec) (*nfs.Target, error) {
 	server, err := nfs.DialMount(spec.RemoteHost, 0)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer server.Close()
-	target, err := server.Mount(spec.RemotePath, rpc.NewAuthUnix("host.lab", 0, 0).Auth())
+	return server.Mount(spec.RemotePath, rpc.NewAuthUnix("host.lab", 0, 0).Auth())
+}
+
+// mount copies what is in a share to a folder, and leaves a mark there.
+func mount(spec types.HostNasVolumeSpec) (string, error) {
+	target, err := open(spec)
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
+	defer target.Close()
 	entries, err := target.ReadDirPlus("/")
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
 	parent, err := os.MkdirTemp("", "share")
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
 	folder := filepath.Join(parent, spec.LocalPath)
 	if err := os.Mkdir(folder, 0o700); err != nil {
-		return nil, "", err
+		return "", err
 	}
 	for _, entry := range entries {
 		if !entry.IsDir() {
 			if err := fetch(target, entry.Name(), filepath.Join(folder, entry.Name())); err != nil {
-				return nil, "", err
+				return "", err
 			}
 		}
 	}
-	return target, folder, leaveMark(target)
+	return folder, leaveMark(target)
 }
 
 // leaveMark makes a file and takes it away again: a datastore that is mounted to be written to is tried so.
@@ -147,11 +155,18 @@ func (l *lab) moved(ctx *simulator.Context, vm *simulator.VirtualMachine, to typ
 	defer l.mu.Unlock()
 	for _, disk := range disks(vm.Config.Hardware.Device) {
 		image := l.imageOf(disk)
-		stem := strings.TrimSuffix(filepath.Base(image.name), ".vmdk")
-		was, _, _ := strings.Cut(strings.TrimPrefix(image.name, "["), "]")
+		var was object.DatastorePath
+		was.FromString(image.name)
+		stem := strings.TrimSuffix(filepath.Base(was.Path), ".vmdk")
 		data := filepath.Join(folder, stem+flatSuffix)
-		if target, mounted := l.shares[was]; mounted {
-			if err := fetch(target, stem+flatSuffix, data); err != nil {
+		if spec, mounted := l.shares[was.Datastore]; mounted {
+			target, err := open(spec)
+			if err != nil {
+				return err
+			}
+			err = fetch(target, stem+flatSuffix, data)
+			target.Close()
+			if err != nil {
 				return err
 			}
 		} else if err := os.Rename(image.data, data); err != nil {
@@ -165,7 +180,9 @@ func (l *lab) moved(ctx *simulator.Context, vm *simulator.VirtualMachine, to typ
 		l.images[image.name] = image
 		backing(disk).FileName, backing(disk).Datastore = image.name, &store.Self
 	}
-	vmx := "[" + store.Name + "] " + vm.Name + "/" + filepath.Base(vm.Config.Files.VmPathName)
+	home := "[" + store.Name + "] " + vm.Name
+	vmx := home + "/" + filepath.Base(vm.Config.Files.VmPathName)
+	vm.Config.Files.SnapshotDirectory, vm.Config.Files.SuspendDirectory, vm.Config.Files.LogDirectory = home, home, home
 	ctx.Update(vm, []types.PropertyChange{
 		{Name: "config.files.vmPathName", Val: vmx},
 		{Name: "summary.config.vmPathName", Val: vmx},

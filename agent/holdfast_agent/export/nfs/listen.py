@@ -12,7 +12,7 @@ from pathlib import Path
 
 from holdfast_agent.errors import Denied, Locked
 
-from .names import sync_folder
+from ..folder import sync_folder
 from .protocol import PORTMAPPER_PORT
 
 _ADDRESS = "address"

@@ -16,6 +16,7 @@ import msgspec
 from holdfast_agent.errors import UsageError
 from holdfast_agent.model.strict import NOT_DECODED
 
+from ..folder import sync_folder
 from .protocol import MOST_NAME_BYTES, Kind, Refusal, Status
 
 ROOT = 1
@@ -157,11 +158,3 @@ def new_name_of(data: memoryview) -> str:
     if name in (".", ".."):
         raise Refusal(Status.INVAL)
     return name
-
-
-def sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
-from .names import sync_folder
+from ..folder import sync_folder
 from .protocol import Refusal, Status
 
 MOST_FILE_BYTES = 1 << 40

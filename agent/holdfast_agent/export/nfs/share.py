@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from ..folder import sync_folder
 from ..image import Part, WritableImage
-from .names import ROOT, Names, Node, sync_folder
+from .names import ROOT, Names, Node
 from .protocol import Create, Kind, Refusal, Status
 from .scratch import Scratch
 from .vmdk import descriptor, stems_of
