@@ -18,7 +18,7 @@ from lab.installation import CommandFailed
 from lab.instants import left_over, listed, wait_until
 from lab.nfs_client import RawNfs
 from lab.nfs_exports import own_address
-from lab.vcenter import VCenter, vcenter
+from lab.vcenter import Fault, VCenter, vcenter
 from lab.vsphere_backups import destroy_named, machine_of, named, service_of
 from lab.vsphere_house import VsphereHouse
 
@@ -117,4 +117,32 @@ def test_a_vm_runs_from_its_point_through_a_kill_of_the_agent_and_moves_while_it
     with pytest.raises(CommandFailed, match="exists already"):
         house.start()
     destroy_named(house.center, NAME)
+    wait_until(lambda: house.traces == [])
+
+
+def test_stop_keeps_or_discards_what_was_written(house: House) -> None:
+    number = house.start()
+    house.guest(MIB, b"kept" * 1000)
+    assert house.house.holdfast("instant", "stop", number, "--keep")["result"] == "success"
+    assert [type(trace) for trace in house.traces] == [dict, type(house.house.home)], "the overlay alone is left"
+    line = house.house.holdfast("instant", "resume", number)["instant"]
+    assert (house.running, house.guest(0) == house.content) == (True, True)
+    assert house.house.holdfast("instant", "stop", str(line["session"]))["result"] == "success"
+    assert house.traces == []
+
+
+def test_a_start_that_fails_leaves_nothing(house: House) -> None:
+    for fault in (Fault("PowerOnVM_Task", "FileLocked", call=True), Fault("CreateVM_Task", "NoPermission", call=True)):
+        with house.center.faults(fault), pytest.raises(CommandFailed, match="does not run it"):
+            house.start()
+        wait_until(lambda: house.traces == [])
+
+
+def test_an_address_serves_one_vm_at_a_time(house: House) -> None:
+    number = house.start()
+    with pytest.raises(CommandFailed, match=house.address):
+        house.house.holdfast(
+            "instant", "start", "--vm", "web", "--point", "latest", "--server", "vc", "--name", "other"
+        )
+    assert house.house.holdfast("instant", "stop", number)["result"] == "success"
     wait_until(lambda: house.traces == [])

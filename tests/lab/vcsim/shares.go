@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
@@ -73,8 +75,18 @@ func (s *datastoreSystem) RemoveDatastore(ctx *simulator.Context, req *types.Rem
 	return &methods.RemoveDatastoreBody{Res: &types.RemoveDatastoreResponse{}}
 }
 
-// open is a connection with a share; its server may be another one than before.
+// open is a connection with a share; its server may be another one than before. The client binds to a port that it
+// draws, which another connection may have still: then it draws again.
 func open(spec types.HostNasVolumeSpec) (*nfs.Target, error) {
+	for {
+		target, err := dial(spec)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return target, err
+		}
+	}
+}
+
+func dial(spec types.HostNasVolumeSpec) (*nfs.Target, error) {
 	server, err := nfs.DialMount(spec.RemoteHost, 0)
 	if err != nil {
 		return nil, err
