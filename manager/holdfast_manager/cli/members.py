@@ -39,6 +39,8 @@ def in_each(
         told.append(_told(app, member, do))
         if told[-1]["exit_code"] == EXIT_CANCELLED:
             break
+    if total is not None:
+        app.out.note("")
     results = [each["result"] for each in told if each.get("result") is not None]
     more, text = total(results) if total is not None else ({}, "")
     app.out.result({"group": name, "members": told, **more}, "\n\n".join(filter(None, (text, _text(name, told)))))

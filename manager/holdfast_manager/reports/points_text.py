@@ -85,7 +85,7 @@ def state_of(row: PointEntryRow) -> str:
     """ "ok, verified, protected": all that the catalogue knows of a point's standing."""
     words = [row.state.value]
     if row.origin is not None:
-        words.append(f"copy of {row.origin.sid[:_SID_DIGITS]}")
+        words.append("copy")  # of which `point show` tells
     if row.verified is not None:
         words.append("verified")
     if row.boot is not None:

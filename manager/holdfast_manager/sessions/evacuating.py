@@ -85,7 +85,7 @@ class Evacuation:
         """Until nothing is left, or no round moves anything. Raises ``Cancelled`` and what agents raise."""
         left = self._left()
         if left:
-            self._note(f"{left} restore points are to move to {', '.join(self._others)}", step=Step.START)
+            self._note(f"restore points to move to {', '.join(self._others)}: {left}", step=Step.START)
         while left:
             self._copy()
             self._verify()
@@ -112,7 +112,7 @@ class Evacuation:
         for member, sids in sorted(by_member.items()):
             request = VerifyRequest(repository=member, level=2, points=tuple(sids))
             begin = partial(self._catalog.sessions.begin, SessionKind.VERIFY, msgspec.to_builtins(request))
-            self._child(f"{len(sids)} copies in {member} read", begin)
+            self._child(f"copies in {member} ({len(sids)}) read", begin)
 
     def _child(self, what: str, begin: Callable[[], SessionEntry]) -> None:
         """One that an evacuation left which died is waited for."""
