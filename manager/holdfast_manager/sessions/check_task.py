@@ -24,6 +24,7 @@ class CheckTask(PairTasks):
         self._keys = keys
         self._budget = budget
         self._trees: tuple[BlockTree, ...] = ()
+        self._given = False
         self._key = TaskKey(context.repository.name, "level 2")
 
     def add(self, points: Sequence[Point]) -> TaskKey:
@@ -34,14 +35,19 @@ class CheckTask(PairTasks):
                 tree = BlockTree(root_id(disk.root), disk.geometry)
                 trees[tree.root, disk.size_bytes, disk.block_log2] = tree
         self._trees = tuple(trees.values())
+        self._given = True
         size = sum(tree.geometry.size_bytes for tree in self._trees)
         self._context.recorder.add_task(self._key, self._context.repository.name, f"{len(points)} points", size)
         return self._key
 
     @property
     def result(self) -> MoverResult | None:
-        """What the checker found, once it has come to its end."""
-        return self._context.desk.outcome(self._key).connector if self.finished(self._key) else None
+        """What the checker found; None where nothing was given to it. Asked for when the session's tasks have finished.
+
+        Raises ``MoverDied`` where it has not told: that is never to be taken for "nothing was wrong". Whether the task
+        was released says nothing, for that is done meanwhile, by another worker.
+        """
+        return self._context.desk.outcome(self._key).connector if self._given else None
 
     def start(self, key: TaskKey) -> Event:
         self.start_reader(

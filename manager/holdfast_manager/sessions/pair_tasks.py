@@ -30,7 +30,6 @@ class PairTasks(ABC):
         self._context = context
         self._proxy = proxy
         self.job = job
-        self._finished: set[TaskKey] = set()
 
     def perform(self, instruction: TaskInstruction) -> Event | None:
         key = instruction.task
@@ -42,7 +41,6 @@ class PairTasks(ABC):
             case BeginTransfer():
                 return self.begin(key)
             case ReleaseTask():
-                self._finished.add(key)
                 self.stop(key)
             case StopTask():
                 self.stop(key)
@@ -60,10 +58,6 @@ class PairTasks(ABC):
     def repositories(self, key: TaskKey) -> tuple[RepositoryEntry, ...]:
         """Of which a task takes slots, the one that it is shown with first."""
         return (self._context.repository,)
-
-    def finished(self, key: TaskKey) -> bool:
-        """Whether the task has come to its end; its outcome is the desk's to tell."""
-        return key in self._finished
 
     def proxies(self, key: TaskKey) -> tuple[Collection[str], Sequence[str]]:
         """Where the task's movers may run that are not the repository's, and in order those of them wanted most."""
