@@ -15,7 +15,7 @@ import pytest
 
 from holdfast_agent.export.nfs.protocol import PORTMAPPER_PORT
 from lab.installation import CommandFailed
-from lab.instants import left_over, listed, wait_until
+from lab.instants import kill_session, left_over, listed, wait_until
 from lab.nfs_client import RawNfs
 from lab.nfs_exports import own_address
 from lab.vcenter import Fault, VCenter, vcenter
@@ -136,6 +136,20 @@ def test_a_start_that_fails_leaves_nothing(house: House) -> None:
         with house.center.faults(fault), pytest.raises(CommandFailed, match="does not run it"):
             house.start()
         wait_until(lambda: house.traces == [])
+
+
+def test_a_session_that_dies_in_a_migration_leaves_the_vm_where_it_runs(house: House) -> None:
+    """The next one brings it to its end, and nothing stays mounted."""
+    number = house.start()
+    with house.center.faults(Fault("RelocateVM_Task", "FileLocked", delay_ms=1500)):
+        session = house.house.holdfast("instant", "migrate", number, "--detach")["session"]
+        wait_until(lambda: house.center.state()["tasks"] == 1)
+        kill_session(house.house, str(session))
+        wait_until(lambda: house.center.state()["tasks"] == 0)
+    assert house.running
+    assert house.house.holdfast("instant", "migrate", number)["result"] == "success"
+    assert house.traces == [NAME]
+    destroy_named(house.center, NAME)
 
 
 def test_an_address_serves_one_vm_at_a_time(house: House) -> None:
