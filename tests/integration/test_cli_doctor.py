@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,9 +66,24 @@ def test_a_server_that_is_gone_and_an_agent_that_does_not_answer(house: Installa
         wrong = found(house, expect=1)
         assert (wrong["server lab"]["level"], wrong["agent local"]["level"]) == (Level.PROBLEM, Level.PROBLEM)
         assert str(house.vms) in wrong["server lab"]["text"]
+        assert wrong["repository main"]["level"] == Level.PROBLEM
     finally:
         aside.rename(house.vms)
         house.start_agent()
+
+
+def test_a_repository_whose_storage_is_not_there_and_one_that_is_another(house: Installation) -> None:
+    store, aside = house.store / "main", house.store / "aside"
+    house.add_repository("other", encrypted=True)
+    store.rename(aside)
+    try:
+        assert found(house, expect=1)["repository main"]["level"] == Level.PROBLEM
+        shutil.copytree(house.store / "other", store)
+        assert "another repository" in found(house, expect=1)["repository main"]["text"]
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+        aside.rename(store)
+        house.holdfast("repository", "remove", "other")
 
 
 def test_a_schedule_without_a_service_is_a_problem(house: Installation) -> None:

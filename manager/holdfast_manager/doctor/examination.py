@@ -16,7 +16,10 @@ from .peers import examine_agents, examine_jobs, examine_repositories, examine_s
 
 
 def examine(settings: ManagerSettings, host: PluginHost) -> Iterator[Finding]:
-    """Look at everything, change nothing. Takes as long as the slowest peer needs to answer, or not to."""
+    """Look at everything, change nothing but what each opening of a repository clears away.
+
+    Takes as long as the slowest peer needs to answer, or not to.
+    """
     from holdfast_manager.service.leadership import leadership
 
     home = list(examine_home(settings))
@@ -27,9 +30,10 @@ def examine(settings: ManagerSettings, host: PluginHost) -> Iterator[Finding]:
     try:
         with Catalog.open(settings) as catalog:
             yield good("database", "it can be read, and is up to date")
-            yield from examine_agents(catalog, KeyPair.load(settings.identity_file))
+            keys = KeyPair.load(settings.identity_file)
+            yield from examine_agents(catalog, keys)
             yield from examine_servers(catalog, host)
-            yield from examine_repositories(catalog)
+            yield from examine_repositories(catalog, keys)
             yield from examine_jobs(catalog)
             yield from examine_service(catalog, leadership(settings, catalog).is_taken())
     except HoldfastError as error:

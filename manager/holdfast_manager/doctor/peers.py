@@ -13,6 +13,7 @@ from holdfast_agent.model.units import GIB, format_size
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import AgentEntry, RepositoryEntry, ServerEntry
 from holdfast_manager.enrolment.health import AgentState, ask_state
+from holdfast_manager.enrolment.repositories import facts_of, require_same
 from holdfast_manager.enrolment.servers import connected_driver
 from holdfast_manager.host import PluginHost
 from holdfast_manager.reports.sentences import counted
@@ -51,14 +52,13 @@ def examine_servers(catalog: Catalog, host: PluginHost) -> Iterator[Finding]:
     yield from _all(entries, lambda entry: _server(entry, secrets[entry.name], host))
 
 
-def examine_repositories(catalog: Catalog) -> Iterator[Finding]:
+def examine_repositories(catalog: Catalog, keys: KeyPair) -> Iterator[Finding]:
     entries = catalog.repositories.list()
     agents = {entry.name: entry for entry in catalog.agents.list()}
     if not entries:
         yield missing("repositories", "there is none to keep restore points", "holdfast repository add --create")
         return
-    for entry in entries:
-        yield _repository(entry, agents.get(entry.agent))
+    yield from _all(entries, lambda entry: [_repository(entry, agents.get(entry.agent), keys)])
 
 
 def examine_jobs(catalog: Catalog) -> Iterator[Finding]:
@@ -131,11 +131,15 @@ def _server(entry: ServerEntry, secret: dict[str, str] | HoldfastError, host: Pl
     return [good(subject, f"answers; {counted(count, 'VM')} by the plugin {entry.plugin}")]
 
 
-def _repository(entry: RepositoryEntry, agent: AgentEntry | None) -> Finding:
+def _repository(entry: RepositoryEntry, agent: AgentEntry | None, keys: KeyPair) -> Finding:
     subject = f"repository {entry.name}"
     if agent is None:
         advice = "holdfast agent add, then name the agent in the repository's table and holdfast apply"
         return problem(subject, f"there is no agent {entry.agent}", advice)
+    try:
+        require_same(entry, facts_of(agent, entry.path, keys))
+    except HoldfastError as error:
+        return of_error(subject, error, f"Look at the agent {entry.agent} and at the storage below {entry.path}")
     if not entry.encrypted:
         text = "it is not encrypted: whoever reads its storage reads your VMs"
         return warning(subject, text, "Make an encrypted one, and copy the points: holdfast repository copy")
