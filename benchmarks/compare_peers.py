@@ -114,6 +114,7 @@ def _measure(
         turns += [partial(peer_turn, peer, work / "peer", disk) for peer in peers if peer.version is not None]
         for number in range(rounds):
             for measure in turns if number % 2 == 0 else reversed(turns):
+                os.sync()  # what one turn has left to the kernel is not the next one's burden
                 for name, result in measure().items():
                     measured.setdefault(name, []).append(result)
                     print(f"  round {number + 1}: {name:<34} {result}", file=sys.stderr, flush=True)

@@ -255,7 +255,7 @@ def slow_and_lied_to(tracked: Tracked) -> tuple[int, int]:
     tracked.edit("--bandwidth", "100 KiB", "--retries", "1", "--retry-pause", "0")
     session = tracked.house.holdfast("job", "run", tracked.name, "--detach")["session"]
     _wait(lambda: "suspect" in [point["state"] for point in tracked.points()])
-    assert "ChangesMissed" in _kinds(tracked, session)
+    _wait(lambda: "ChangesMissed" in _kinds(tracked, session))
     with closing(sqlite3.connect(tracked.catalog)) as connection:
         (process,) = connection.execute("SELECT process FROM sessions WHERE id = ?", (session,)).fetchone()
     return session, int(json.loads(process)["pid"])

@@ -34,6 +34,10 @@ _MAKE_DIRECTORY = (
 )
 
 
+# A database's client that was let go just now may make its last file meanwhile, and the directory is not empty then.
+_REMOVE = 'rm -rf "$1" || rm -rf "$1"'
+
+
 class Held(msgspec.Struct, frozen=True):
     """What became of the databases. ``failed``: by name, why one could not be held."""
 
@@ -131,7 +135,7 @@ class Deployment:
     def remove(self) -> None:
         """Take away all that was put into the guest; what fails is left to the guard, which ends by itself."""
         with contextlib.suppress(PlatformError):
-            self._guest.run(["rm", "-rf", self._directory], _STEP_TIMEOUT_S)
+            self._guest.run(["sh", "-c", _REMOVE, "sh", self._directory], _STEP_TIMEOUT_S)
 
     def _read(self, phase: str, path: str) -> bytes:
         if not path:

@@ -77,7 +77,7 @@ watch() {
         thaw_all
         round=$((round + 1))
     done
-    rm -rf "$dir"
+    remove "$dir"
 }
 
 # What a session that died has left; its watchdog would thaw what is frozen next.
@@ -86,9 +86,14 @@ clear_others() {
         if [ "$other" != "$dir" ] && [ -d "$other" ]; then
             rm -f "$other/armed"
             let_go "$other"
-            rm -rf "$other"
+            remove "$other"
         fi
     done
+}
+
+# A client that was let go may make its last file while we remove; it makes no other.
+remove() {
+    rm -rf "$1" || rm -rf "$1"
 }
 
 # Let databases go on that are held back. To open a fifo waits for its reader, which may be gone.
@@ -238,7 +243,7 @@ session() {
         echo "thawed $why $(thaw_all)"
         release
         echo finished
-        [ "$why" != gone ] || rm -rf "$dir"
+        [ "$why" != gone ] || remove "$dir"
     }
 }
 
