@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kind_of_database", ["sqlite", "postgresql"], indirect=True)
 
 
-pytest_plugins = ["pytester", "lab.hangs"]
+pytest_plugins = ["pytester", "lab.hangs", "lab.warden"]
 
 
 class Clock:
