@@ -157,6 +157,87 @@ def make_swap(image: Path, size: int = 8 * MIB) -> Path:
     return image
 
 
+# Offsets and magics of what leaves the first sectors of a volume alone, as libblkid knows them.
+LEFT_BENEATH = {
+    "LUKS": (0, b"LUKS\xba\xbe"),
+    "LVM": (512, b"LABELONE"),
+    "Stratis": (516, b"!Stra0tis\x86\xff\x02^\x41rh"),
+    "a BSD disk label": (512, b"\x57\x45\x56\x82"),
+    "bcache": (4120, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81")),
+    "RAID": (4096, b"\xfc\x4e\x2b\xa9"),
+    "OCFS2": (8192, b"OCFSV2"),
+    "JFS": (32768, b"JFS1"),
+    "ReiserFS": (65588, b"ReIsEr2Fs"),
+    "GFS2": (65536, b"\x01\x16\x19\x70"),
+    "Btrfs": (65600, b"_BHRfS_M"),
+    "UFS": (66908, b"\x19\x01\x54\x19"),
+    "ZFS": (131072 + 5 * 4096, b"\x0c\xb1\xba\x00" + bytes(4)),
+    "ZFS of the other kind": (2 * 262144 - 1024, bytes(4) + b"\x00\xba\xb1\x0c"),
+    "VMFS": (1 << 20, b"\x0d\xd0\x01\xc0"),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_BENEATH)
+def test_swap_beneath_something_else_is_kept_whole(tmp_path: Path, kind: str) -> None:
+    image = make_swap(tmp_path / "swap")
+    assert look(image).unused
+    mark(*LEFT_BENEATH[kind])(image)
+    (finding,) = look(image).findings
+    assert finding.unused_bytes == 0
+    assert f"the marks of swap, {kind.partition(' of')[0]} at once" in finding.doubt
+
+
+def _partition(image: Path, table: str) -> None:
+    """With whatever is there left as it is."""
+    command = [require_tool("sfdisk", "fdisk"), "-q", "--wipe=never", "--wipe-partitions=never", image]
+    subprocess.run(command, input=table, text=True, check=True)
+
+
+def _inside(disk: Path, *parts: tuple[int, Path]) -> None:
+    with disk.open("r+b") as file:
+        for place, image in parts:
+            file.seek(place)
+            file.write(image.read_bytes())
+
+
+def test_the_disk_of_a_guest_in_the_guest_is_kept_whole(tmp_path: Path) -> None:
+    """A partition that was ext4 once, and has been given to a guest that made partitions of its own."""
+    inner, disk = make_ext4(tmp_path / "inner", "-b", "4096", size=32 * MIB), tmp_path / "disk"
+    disk.write_bytes(bytes(34 * MIB))
+    _partition(disk, "label: gpt\nstart=2048, size=65536, type=L")
+    _inside(disk, (MIB, inner))
+    assert look(disk).unused
+    _partition(inner, "label: dos\nstart=2048, type=L")
+    _inside(disk, (MIB, inner))
+    (finding,) = look(disk).findings
+    assert (finding.extent.start, finding.unused_bytes) == (MIB, 0)
+    assert "ext4, a partition table at once" in finding.doubt
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (mark(4096, b"\xfc\x4e\x2b\xa9"), "RAID"),
+        (mark(-8192, b"\xfc\x4e\x2b\xa9"), "RAID"),
+        (mark(512, b"LABELONE"), "LVM"),
+        (mark(4086, b"SWAPSPACE2"), "swap"),
+    ],
+)
+def test_partitions_of_a_disk_that_is_used_as_a_whole_now_are_not_believed(
+    tmp_path: Path, damage: Callable[[Path], object], kind: str
+) -> None:
+    """The old table is in the first sector still, and what it names may lie where an array keeps nothing."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(34 * MIB))
+    _partition(disk, "label: dos\nstart=2048, size=65536, type=L")
+    _inside(disk, (MIB, make_ext4(tmp_path / "system", "-b", "4096", size=32 * MIB)))
+    assert look(disk).unused
+    damage(disk)
+    found = look(disk)
+    assert found.unused == []
+    assert found.findings[0].doubt == f"it has the marks of {kind} beside a partition table"
+
+
 def test_the_content_of_swap_is_left_out_and_its_header_stays(tmp_path: Path) -> None:
     image = make_swap(tmp_path / "swap")
     assert look(image, 4096).unused == [Extent(4096, 8 * MIB - 4096)]

@@ -44,6 +44,11 @@ def volumes(disk: ReadableDisk) -> list[Volume]:
     return [Volume(disk, extent, number) for extent, number in found]
 
 
+def has_table(volume: Volume) -> bool:
+    """Whether it begins with a partition table, be it sound or not. Raises errors of the disk."""
+    return volume.has(510, _MBR_SIGNATURE) and bool(_mbr_entries(volume, 0))
+
+
 def _mbr_entries(whole: Volume, sector: int) -> list[tuple[int, int, int, int]]:
     """(number from 1 on, type, first sector, sectors) of the entries in use."""
     table = whole.read(sector * _MBR_SECTOR, _MBR_SECTOR)

@@ -10,6 +10,7 @@ from holdfast_agent.model.geometry import MOST_EXTENTS, Extent
 
 from . import ext4, ntfs, partitions, swap, xfs
 from .reading import Doubt, Volume
+from .signatures import marks
 
 _KNOWN: tuple[tuple[str, Callable[[Volume], bool], Callable[[Volume], Iterator[Extent]]], ...] = (
     ("ext4", ext4.is_ext4, ext4.unused),
@@ -17,15 +18,6 @@ _KNOWN: tuple[tuple[str, Callable[[Volume], bool], Callable[[Volume], Iterator[E
     ("NTFS", ntfs.is_ntfs, ntfs.unused),
     ("swap", swap.is_swap, swap.unused),
 )
-# Signatures of what else a volume may be. One of them beside a known one means that one of the two is a leftover.
-_OTHERS = (
-    (0, b"LUKS\xba\xbe", "LUKS"),
-    (65600, b"_BHRfS_M", "Btrfs"),
-    *((sector * 512, b"LABELONE", "LVM") for sector in range(4)),
-    (4096, b"\xfc\x4e\x2b\xa9", "RAID"),
-    (0, b"\xfc\x4e\x2b\xa9", "RAID"),
-)
-_RAID = b"\xfc\x4e\x2b\xa9"
 
 
 class Finding(NamedTuple):
@@ -53,6 +45,7 @@ def survey(disk: ReadableDisk, grain_bytes: int) -> Survey:
     """
     try:
         volumes = partitions.volumes(disk)
+        _check_table(disk, volumes)
     except Doubt as doubt:
         return Survey([], [Finding(Extent(0, disk.size_bytes), "disk", 0, str(doubt))])
     unused: list[Extent] = []
@@ -64,10 +57,22 @@ def survey(disk: ReadableDisk, grain_bytes: int) -> Survey:
     return Survey(list(_merged(unused)), findings)
 
 
+def _check_table(disk: ReadableDisk, volumes: list[Volume]) -> None:
+    """Raises :class:`Doubt` where the partitions may be leftovers: of a disk that is used as a whole now."""
+    if not any(volume.number for volume in volumes):
+        return
+    whole = Volume(disk, Extent(0, disk.size_bytes))
+    found = marks(whole) | {kind for kind, is_it, _ in _KNOWN if is_it(whole)}
+    if found:
+        raise Doubt(f"it has the marks of {', '.join(sorted(found))} beside a partition table")
+
+
 def _look(volume: Volume, grain_bytes: int, most: int) -> tuple[str, list[Extent], str]:
     """(kind, at most so many unused extents of whole blocks on the disk, doubt)."""
     known = [(kind, unused) for kind, is_it, unused in _KNOWN if is_it(volume)]
-    others = sorted({name for offset, magic, name in _OTHERS if volume.has(offset, magic)} | _raid_at_end(volume))
+    others = sorted(marks(volume))
+    if volume.number and partitions.has_table(volume):  # the disk of a guest in the guest
+        others.append("a partition table")
     if not known:
         return " or ".join(others) or "unknown", [], "it is not of a kind whose free blocks are known"
     kind, unused = known[0]
@@ -82,13 +87,6 @@ def _look(volume: Volume, grain_bytes: int, most: int) -> tuple[str, list[Extent
     except Doubt as doubt:
         return kind, [], str(doubt)
     return kind, found, ""
-
-
-def _raid_at_end(volume: Volume) -> set[str]:
-    """A member of a Linux RAID with its superblock at the end (0.90, 1.0) looks like the file system on the array."""
-    size = volume.extent.length
-    places = (size // 65536 * 65536 - 65536, (size - 8192) // 4096 * 4096)
-    return {"RAID"} if any(volume.has(place, _RAID) for place in places) else set()
 
 
 def _merged(extents: Iterable[Extent]) -> Iterator[Extent]:
