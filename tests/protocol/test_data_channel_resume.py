@@ -209,6 +209,28 @@ def test_what_is_held_for_sending_again_is_no_more_than_the_window(line: Line) -
     line.drive(lambda: line.near.writable)
 
 
+def test_what_waits_for_a_slow_peer_is_not_called_congested_and_what_waits_for_the_line_is(line: Line) -> None:
+    def fill() -> None:
+        while line.near.writable:
+            line.near.send(b"block", ciphertext=bytes(50_000), spread=True)
+
+    fill()
+    line.drive(lambda: len(line.heard[line.far]) * 50_100 > WINDOW, release=False)
+    line.drive(lambda: not line.near.congested, release=False)
+    assert not line.near.writable, "the other end has all of it and is not done with it"
+    line.far.release(line.far.received_bytes)
+    line.drive(lambda: line.near.writable, release=False)
+    line.relay.freeze()
+    fill()
+    assert line.near.congested
+    line.near.limit(1000)
+    line.near.send(b"word")
+    assert line.near.congested, "no credit is left: it is not the limit that it waits for"
+    line.relay.cut(refuse=True)
+    line.drive(lambda: not line.near.standing)
+    assert line.near.congested
+
+
 def test_nobody_comes_back() -> None:
     line = Line(near=LinkTimeouts(resume_s=0.5), far=LinkTimeouts(resume_s=0.5))
     line.near.abort()

@@ -26,6 +26,7 @@ from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import Compression, TransferRules
+from holdfast_agent.model.stats import bottleneck
 from holdfast_agent.model.units import MIB
 from holdfast_agent.wire.movers import Begin, Connected, Finished, Listening, Progressed
 from holdfast_agent.wire.specs import BackupOrder, ReaderSpec, RestoreOrder, SourceSpec, TargetSpec, WriterSpec
@@ -259,6 +260,8 @@ def test_a_thin_line_with_large_blocks_is_not_a_silent_one(ground: Ground) -> No
         target.expect(Finished, PATIENCE_S)
     assert done.counters.elapsed_s > 5.0
     assert done.counters.resumed == 0
+    assert done.counters.stages.network_s > 4.0, "the line was the bottleneck, and is told so"
+    assert bottleneck(done.counters.stages) == "network"
 
 
 @contextlib.contextmanager

@@ -201,3 +201,22 @@ def test_many_small_messages_are_acknowledged_long_before_the_window_is_full() -
     assert end.worth_telling
     assert end.tell() == Totals(0, (256,))
     assert not end.worth_telling
+
+
+def test_a_sender_without_credit_knows_whether_the_line_or_the_peer_is_behind() -> None:
+    near, far = (Exchange(1, 1 << 24, 1 << 24) for _ in range(2))
+    size = (1 << 21) - COST
+    for _ in range(8):  # all that may be on its way
+        near.say(Message(0, bytes(size)))
+        message = near.next()
+        assert message is not None
+        near.gone(message)
+    assert near.may_send_bytes == 0 and not near.peer_is_behind, "nothing has come: it is the line"
+    for number in range(8):
+        far.heard(0, size + COST)
+        assert far.worth_telling, "also when nothing was consumed"
+        near.told(far.tell())
+        assert near.peer_is_behind == (number >= 4)
+    far.release(4 * (size + COST))
+    near.told(far.tell())
+    assert not near.peer_is_behind

@@ -36,6 +36,7 @@ def test_whoever_sends_waits_until_what_was_sent_is_consumed() -> None:
     one, other = LocalLine.pair(window_bytes=1000)
     one.send(b"x", ciphertext=bytes(999))
     assert not one.writable and other.writable
+    assert not one.congested, "it waits for the other role: there is no network"
     incoming = other.receive()
     assert incoming is not None
     assert not one.writable  # read is not consumed

@@ -121,6 +121,12 @@ class DataConnection:
         """Whether something waits for the limit alone."""
         return self._outlet.throttled
 
+    @property
+    def congested(self) -> bool:
+        """Whether the network keeps the next message from leaving: neither a limit nor the other mover, which has most
+        of what may be on its way and is not done with it."""
+        return not (self.writable or self.throttled) and not (self.standing and self._exchange.peer_is_behind)
+
     def limit(self, bytes_per_s: int | None) -> None:
         """Send no more than this from now on, all streams together; None: as fast as it goes."""
         self._outlet.limit(bytes_per_s)

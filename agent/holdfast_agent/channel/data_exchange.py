@@ -75,12 +75,13 @@ class _Lane:
         self.most = 0  # the highest that ``following`` ever was: nobody can have more
         self.received = 0
 
-    def acknowledge(self, received: int, most: int) -> None:
+    def acknowledge(self, received: int, most: int) -> int:
+        """The other end has so many messages by now; the cost of those that are new."""
         if not self.acknowledged <= received <= most:
             raise RecordRejected(reason="the peer tells of messages that it cannot have")
-        for _ in range(received - self.acknowledged):
-            self.kept.popleft()
+        cost = sum(self.kept.popleft().cost for _ in range(received - self.acknowledged))
         self.acknowledged = received
+        return cost
 
 
 class Exchange:
@@ -96,9 +97,11 @@ class Exchange:
         self._unsent: deque[Message] = deque()
         self._again: deque[Message] = deque()
         self._places = 0
+        self._peer_received = 0
         self._peer_released = 0
         self._released = 0
         self._told = Totals(0, (0,) * streams)
+        self._told_received_bytes = 0
 
     # --- out --------------------------------------------------------------------------------------------------------
 
@@ -116,6 +119,12 @@ class Exchange:
     def acknowledged(self) -> bool:
         """Whether the other end has told that it has all that was ever said."""
         return self.idle and not any(lane.kept for lane in self._lanes)
+
+    @property
+    def peer_is_behind(self) -> bool:
+        """Whether most of the window is at the other end already, not yet consumed there: what waits for credit then
+        waits for the peer, and no faster network would help it."""
+        return 2 * (self._peer_received - self._peer_released) > self._send_window
 
     @property
     def kept_bytes(self) -> int:
@@ -156,7 +165,7 @@ class Exchange:
         """The other end has told its totals. Raises :class:`RecordRejected` for what cannot be."""
         self._credit(totals.released_bytes)
         for lane, received in zip(self._lanes, totals.received, strict=True):
-            lane.acknowledge(received, lane.following)
+            self._peer_received += lane.acknowledge(received, lane.following)
 
     def resume(self, totals: Totals) -> None:
         """A new connection stands, and the other end has told its totals: go on behind what it has.
@@ -165,7 +174,7 @@ class Exchange:
         """
         self._credit(totals.released_bytes)
         for lane, received in zip(self._lanes, totals.received, strict=True):
-            lane.acknowledge(received, lane.most)
+            self._peer_received += lane.acknowledge(received, lane.most)
             lane.following = received
         kept = [message for lane in self._lanes for message in lane.kept]
         for message in kept:
@@ -194,10 +203,13 @@ class Exchange:
     @property
     def worth_telling(self) -> bool:
         """Whether enough has come or was consumed since the last time that the totals were told."""
-        if self._released - self._told.released_bytes >= self._receive_window // 8:
-            return True
         received = sum(lane.received for lane in self._lanes)
-        return received - sum(self._told.received) >= _TELL_AFTER_MESSAGES
+        much = self._receive_window // 8
+        return (
+            self._released - self._told.released_bytes >= much
+            or self.received_bytes - self._told_received_bytes >= much
+            or received - sum(self._told.received) >= _TELL_AFTER_MESSAGES
+        )
 
     @property
     def totals(self) -> Totals:
@@ -206,5 +218,5 @@ class Exchange:
 
     def tell(self) -> Totals:
         """The totals, which the caller sends."""
-        self._told = self.totals
+        self._told, self._told_received_bytes = self.totals, self.received_bytes
         return self._told

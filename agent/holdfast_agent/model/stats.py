@@ -13,7 +13,8 @@ class StageTimes(msgspec.Struct, frozen=True):
     """Seconds in which each stage was busy; waiting in queues and for rate limiters does not count.
 
     A stage is busy while at least one thread works in it. ``source``: reading the disk. ``proxy``: zero test, ids,
-    compression, sealing. ``network``: handing records to the network while it takes no more (back-pressure).
+    compression, sealing. ``network``: records wait because the line takes no more; not while the other mover has
+    most of the window and is not done with it, which is that one's time. Nothing where both are one process.
     ``target``: checking and appending. For a restore ``source`` is the repository and ``target`` the disk.
     """
 

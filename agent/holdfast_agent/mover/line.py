@@ -25,6 +25,9 @@ class Peer(Protocol):
     @property
     def throttled(self) -> bool: ...
 
+    @property
+    def congested(self) -> bool: ...
+
     def limit(self, bytes_per_s: int | None) -> None: ...
 
     def send(
@@ -60,6 +63,8 @@ class LocalLine:
     """
 
     broken = False
+    congested = False
+    """No network lies between: whoever waits here waits for the other role."""
     resumed = 0
     resent_bytes = 0
 

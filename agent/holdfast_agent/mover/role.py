@@ -182,13 +182,13 @@ def _tell(connection: DataConnection, error: HoldfastError) -> None:
 
 
 def tell_pressure(tally: Tally, connection: Peer, rules: TransferRules, waits: bool) -> None:
-    """Count what holds records back after a step of a role that sends them: a limit, or the network.
+    """Count what holds records back after a step of a role that sends them: a limit, or the network. What waits for
+    the other mover is neither's time, but that of the stage which is busy there.
 
     ``waits``: records are ready and have not left.
     """
-    throttled = connection.throttled
-    tally.throttled.tell((rules.limited_by or "a limit") if throttled else None)
-    tally.network.tell(waits and not throttled)
+    tally.throttled.tell((rules.limited_by or "a limit") if connection.throttled else None)
+    tally.network.tell(waits and connection.congested)
 
 
 def unexpected(message: AnyMessage) -> MalformedMessage:
