@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from types import MappingProxyType
 import zmq
 from zmq.utils import z85
 
+from holdfast_agent.durable import new_file, replaced_file
 from holdfast_agent.errors import ConfigInvalid, ConfigNotFound, HoldfastError, UsageError
 
 KEY_CHARS = 40
@@ -82,17 +82,8 @@ class KeyPair:
 
         The file appears whole: whoever is killed on the way leaves none, not one that is no key.
         """
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self.secret + b"\n")
-                file.flush()
-                os.fsync(descriptor)
-            os.link(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with new_file(path) as file:
+            file.write(self.secret + b"\n")
 
 
 class AuthorisedKeys:
@@ -159,16 +150,8 @@ class AuthorisedKeys:
     def _replace(self, names: Mapping[str, str]) -> None:
         lines = ["# Managers that this agent admits; kept by `holdfast-agent authorize`"]
         lines += [f"{key} {name}".rstrip() for key, name in sorted(names.items())]
-        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".authorised-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
-                file.flush()
-                os.fsync(descriptor)
-            Path(temporary).replace(self._path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replaced_file(self._path) as file:
+            file.writelines(f"{line}\n".encode() for line in lines)
         self._stamp = None
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
+from holdfast_agent.durable import replaced_file
 from holdfast_agent.errors import UsageError
 
 from .authentication import KeyPair
@@ -101,13 +100,5 @@ class EnrolmentTokens:
         return {key: expires for key, expires in told.items() if self._clock() < expires}
 
     def _replace(self, tokens: dict[str, float]) -> None:
-        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".tokens-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.writelines(f"{key} {expires:.0f}\n" for key, expires in tokens.items())
-                file.flush()
-                os.fsync(descriptor)
-            Path(temporary).replace(self._path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replaced_file(self._path) as file:
+            file.writelines(f"{key} {expires:.0f}\n".encode("ascii") for key, expires in tokens.items())

@@ -91,15 +91,6 @@ def overlay_folder(folder: Path, disk: str) -> Path:
     return folder / f"disk-{hashlib.sha256(disk.encode()).hexdigest()[:16]}"
 
 
-def sync_folder(path: Path) -> None:
-    """What was made, removed or renamed in it is durable when this returns."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def kept_in(directory: Path) -> Iterator[tuple[str, int, bool]]:
     """(name, bytes on the storage, whether it is in use) of each folder that holds writes, by name."""
     for path in sorted(directory.glob("*/")):

@@ -20,12 +20,12 @@ from pathlib import Path
 import msgspec
 
 from holdfast_agent.disks.sparse import extents_of, punch_hole, reserve_zeros
+from holdfast_agent.durable import replaced_file, sync_folder
 from holdfast_agent.errors import Denied, UsageError
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.wire.specs import ExportDisk
 
 from .cells import WrittenCells
-from .folder import sync_folder
 from .image import DATA, HOLE, Part, PointImage, Run
 from .readahead import ReadAhead
 
@@ -255,13 +255,9 @@ def _make(folder: Path, told: Path, facts: OverlayFacts) -> int:
                 raise
             raise Denied(reason=f"the file system of {folder} takes no file of {facts.size_bytes} bytes") from error
         os.fsync(fd)
-        partial = told.with_name(".overlay")
-        with partial.open("wb") as file:
+        with replaced_file(told) as file:
             file.write(msgspec.json.encode(facts))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(told)
-        for each in (folder, folder.parent, folder.parent.parent):
+        for each in (folder.parent, folder.parent.parent):
             sync_folder(each)
     except BaseException:
         os.close(fd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from holdfast_agent.durable import sync_folder
 from holdfast_agent.errors import (
     AlreadyExists,
     FormatUnsupported,
@@ -65,7 +65,7 @@ def make_folders(path: Path) -> None:
             folder.mkdir(mode=0o700)
         parents = (path.parent, path, *(path / layout.PACKS / name for name in ("", *layout.PACK_CLASSES)))
         for parent in parents:
-            _sync_folder(parent)
+            sync_folder(parent)
     except OSError as error:
         raise RepositoryDenied(path=str(path), reason=error.strerror or str(error)) from error
 
@@ -84,14 +84,6 @@ def _make_root(path: Path) -> None:
         raise RepositoryNotFound(path=str(path.parent)) from None
     except OSError as error:
         raise RepositoryDenied(path=str(path), reason=error.strerror or str(error)) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def store_slot(store: ObjectStore, name: str, slot: bytes) -> None:

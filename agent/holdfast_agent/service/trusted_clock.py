@@ -7,8 +7,6 @@ host was off, so it advances by at most :data:`MOST_AWAY_S`.
 
 from __future__ import annotations
 
-import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from holdfast_agent.durable import replaced_file
 from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model.strict import NOT_DECODED
 
@@ -78,17 +77,10 @@ class TrustedClock:
             raise self._unusable(str(error)) from error
 
     def _save(self, seen: Seen) -> None:
-        temporary = self._file.with_name(f".clock-{secrets.token_hex(8)}")
         try:
-            with os.fdopen(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
-            ) as file:
+            with replaced_file(self._file) as file:
                 file.write(msgspec.json.encode(seen))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._file)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise self._unusable(str(error)) from error
 
     def _unusable(self, reason: str) -> ConfigInvalid:

@@ -22,6 +22,7 @@ from typing import BinaryIO
 import msgspec
 from blake3 import blake3
 
+from holdfast_agent.durable import new_file, sync_folder
 from holdfast_agent.errors import AlreadyExists, Denied, UsageError
 from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.slots import DEFAULT_MEMORY_KIB
@@ -123,19 +124,11 @@ def _copy_database(source: Path, target: Path) -> None:
 def _write(file: Path, passphrase: str, memory_kib: int, manifest: Manifest, members: dict[str, Path]) -> None:
     if file.exists():
         raise AlreadyExists(kind="file", name=str(file))
-    handle, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # 0600
     try:
-        with os.fdopen(handle, "wb") as target:
+        with new_file(file) as target:
             _write_sealed(target, passphrase, memory_kib, manifest, members)
-            target.flush()
-            os.fsync(handle)
-        try:
-            os.link(draft, file)
-        except FileExistsError:
-            raise AlreadyExists(kind="file", name=str(file)) from None
-    finally:
-        Path(draft).unlink(missing_ok=True)
-    _sync_folder(file.parent)
+    except FileExistsError:
+        raise AlreadyExists(kind="file", name=str(file)) from None
 
 
 def _write_sealed(
@@ -230,22 +223,11 @@ def _put(source: Path, place: Path) -> None:
     except FileExistsError:
         _check_place(source, place)
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if error.errno != errno.EXDEV:  # of a database that the configuration puts on another file system
             raise
-        _copy_new(source, place)  # a database that the configuration puts on another file system
-    _sync_folder(place.parent)
-
-
-def _copy_new(source: Path, place: Path) -> None:
-    handle, draft = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)  # 0600
-    try:
-        with os.fdopen(handle, "wb") as target, source.open("rb") as content:
+        with new_file(place) as target, source.open("rb") as content:
             shutil.copyfileobj(content, target, _COPY_BYTES)
-            target.flush()
-            os.fsync(handle)
-        os.link(draft, place)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    sync_folder(place.parent)
 
 
 def _digest(path: Path) -> str:
@@ -254,14 +236,6 @@ def _digest(path: Path) -> str:
         while piece := file.read(_COPY_BYTES):
             hasher.update(piece)
     return hasher.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from holdfast_agent.durable import new_file
+
 from .errors import SealingKeyUnusable, SecretUnreadable
 
 if TYPE_CHECKING:
@@ -72,22 +74,12 @@ def make_key_file(path: Path) -> None:
     if path.exists():
         read_key_file(path)
         return
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
     try:
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
+        with contextlib.suppress(FileExistsError), new_file(path) as file:  # another process was quicker: its key holds
             file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was quicker: its key holds
-            os.link(draft, path)
     except OSError as error:
         advice = "Check the permissions and free space of its directory"
         raise SealingKeyUnusable(file=str(path), reason=error.strerror or "not writable", advice=advice) from error
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_directory(path.parent)
 
 
 def read_key_file(path: Path) -> bytes:
@@ -109,11 +101,3 @@ def read_key_file(path: Path) -> bytes:
 
 def _identity(kind: str, name: str, what: str) -> bytes:
     return b"\0".join((_LABEL, kind.encode(), name.encode(), what.encode()))
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from holdfast_agent.durable import replaced_file
 from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model.metrics import parse_place
 from holdfast_manager.settings import ConsoleSettings, ManagerSettings
@@ -103,8 +103,9 @@ def _make(file: Path, key: Path, names: tuple[str, ...]) -> None:
     pem = serialization.Encoding.PEM
     secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write(key, secret)  # the certificate last: with it, both are there
-    _write(file, certificate.public_bytes(pem))
+    for path, content in ((key, secret), (file, certificate.public_bytes(pem))):  # with the last, both are there
+        with replaced_file(path) as whole:
+            whole.write(content)
 
 
 def _alternatives(names: tuple[str, ...]) -> list[x509.GeneralName]:
@@ -115,13 +116,3 @@ def _alternatives(names: tuple[str, ...]) -> list[x509.GeneralName]:
         except ValueError:
             found.append(x509.DNSName(name))
     return found
-
-
-def _write(path: Path, content: bytes) -> None:
-    half = path.with_suffix(".new")
-    half.unlink(missing_ok=True)
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(path)

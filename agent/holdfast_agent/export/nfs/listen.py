@@ -10,9 +10,9 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast_agent.durable import replaced_file
 from holdfast_agent.errors import Denied, Locked
 
-from ..folder import sync_folder
 from .protocol import PORTMAPPER_PORT
 
 _ADDRESS = "address"
@@ -54,7 +54,8 @@ def listen(folder: Path, addresses: Sequence[str], port: int, portmapper_port: i
             problem = str(error)
             continue
         if not own:
-            _write_note(note, address)
+            with replaced_file(note) as file:
+                file.write(address.encode("ascii"))
         return listeners
     raise Locked(what=f"NFS on {', '.join(candidates or addresses)}", holder=problem)
 
@@ -77,10 +78,3 @@ def _tcp(address: str, port: int) -> socket.socket:
         listener.close()
         raise OSError(error.errno, f"port {port}: {error.strerror or error}") from error
     return listener
-
-
-def _write_note(note: Path, address: str) -> None:
-    partial = note.with_name(f".{_ADDRESS}")
-    partial.write_text(address)
-    partial.rename(note)
-    sync_folder(note.parent)

@@ -6,17 +6,16 @@ one file for ever, whatever it is called and whenever the server was started.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from holdfast_agent.durable import replaced_file
 from holdfast_agent.errors import UsageError
 from holdfast_agent.model.strict import NOT_DECODED
 
-from ..folder import sync_folder
 from .protocol import MOST_NAME_BYTES, Kind, Refusal, Status
 
 ROOT = 1
@@ -129,13 +128,8 @@ class Names:
             now = max(time.time_ns(), folder.changed_ns + 1)
             nodes[number] = msgspec.structs.replace(folder, changed_ns=now)
         stored = _Stored(version=_VERSION, next_number=next_number, nodes=tuple(nodes.values()))
-        partial = self._path.with_name(f".{self._path.name}")
-        with partial.open("wb") as file:
+        with replaced_file(self._path) as file:
             file.write(msgspec.json.encode(stored))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self._path)
-        sync_folder(self._path.parent)
         self._nodes, self._next = nodes, next_number
 
 

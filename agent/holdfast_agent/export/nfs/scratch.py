@@ -8,7 +8,8 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
-from ..folder import sync_folder
+from holdfast_agent.durable import sync_folder
+
 from .protocol import Refusal, Status
 
 MOST_FILE_BYTES = 1 << 40

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..folder import sync_folder
+from holdfast_agent.durable import sync_folder
+
 from ..image import Part, WritableImage
 from .names import ROOT, Names, Node
 from .protocol import Create, Kind, Refusal, Status
