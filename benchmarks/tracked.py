@@ -24,7 +24,7 @@ from holdfast_agent.disks.open import open_disk
 from holdfast_agent.model.change import AuditRate, ChangeMode
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId
-from holdfast_agent.mover.blocks import Block, BlockWork
+from holdfast_agent.mover.blocks import Block, BlockWork, by_id_alone
 from holdfast_agent.mover.stages import StageClock
 from holdfast_agent.repository.tree import TreeBuilder
 from holdfast_agent.repository.writer import SessionWriter
@@ -88,7 +88,7 @@ def read(site: Site, url: str, geometry: Geometry) -> Iterator[Block]:
     work = BlockWork(disk, geometry, site.keys, StageClock(), StageClock())
 
     def some(first: int) -> list[Block]:
-        return work.read(first, [bytearray(geometry.block_bytes) for _ in range(AT_ONCE)])
+        return work.read(first, [bytearray(geometry.block_bytes) for _ in range(AT_ONCE)], by_id_alone)
 
     with ThreadPoolExecutor(3) as pool:
         for blocks in pool.map(some, range(0, geometry.blocks, AT_ONCE)):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast_agent.disks.disk import DiskExtent
 from holdfast_agent.errors import MalformedMessage
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Extent, Geometry
 from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
+from holdfast_agent.mover.blocks import BlockWork
 from holdfast_agent.mover.conversation import (
     PAGE_BLOCKS,
     Done,
@@ -26,6 +31,7 @@ from holdfast_agent.mover.plan import Fate, Part, leave_out, plan
 from holdfast_agent.mover.stages import Pressure, StageClock, Throttle
 from holdfast_agent.mover.workers import Workers
 from holdfast_agent.wire.specs import BackupOrder
+from lab.repositories import DATA_KEYS
 
 LOG2 = 16
 BLOCK = 1 << LOG2
@@ -207,3 +213,37 @@ def test_workers_hand_results_and_errors_to_the_main_thread_and_run_a_last_task(
     assert seen == [7]
     assert workers.close(5, lambda: seen.append(8))
     assert seen == [7, 8]
+
+
+class _Letters:
+    """A disk of one block of each letter."""
+
+    url = "letters"
+    size_bytes = 8 * BLOCK
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = bytes([ord("a") + offset // BLOCK]) * len(buffer)
+
+    def extents(self) -> Iterator[DiskExtent]:
+        yield DiskExtent(0, self.size_bytes, True)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@given(st.lists(st.booleans(), min_size=8, max_size=8), st.integers(1, 8))
+def test_blocks_whose_content_is_wanted_keep_it_while_others_are_read(wanted: list[bool], at_once: int) -> None:
+    geometry = Geometry(8 * BLOCK, LOG2)
+    keys = DATA_KEYS
+    work = BlockWork(_Letters(), geometry, keys, StageClock(), StageClock())
+    given_buffers = [bytearray(BLOCK) for _ in range(8)]
+    blocks = []
+    for first in range(0, 8, at_once):
+        blocks += work.read(first, given_buffers[first : first + at_once], lambda number, _id: not wanted[number])
+    assert [block.number for block in blocks] == list(range(8))
+    assert len({id(block.buffer) for block in blocks}) == 8  # each leaves with one that is nobody else's
+    for block in blocks:
+        content = bytes([ord("a") + block.number]) * BLOCK
+        assert block.id == blake3(content, key=keys.id_key).digest()
+        assert block.settled is not wanted[block.number]
+        assert block.settled or block.buffer == content

@@ -18,7 +18,7 @@ from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, BlockId
 from holdfast_agent.wire.specs import BackupOrder
 
-from .blocks import Block, BlockWork, Buffers
+from .blocks import Block, BlockWork, Buffers, by_id_alone
 from .conversation import LEAF_BLOCKS, Ids, Run
 from .pages import IdPage
 from .plan import Fate, plan
@@ -105,7 +105,8 @@ class Audit:
         while self._known and self._buffers.free:
             block, believed = self._known.popleft()
             self._reading += 1
-            self._workers.submit(partial(self._compare, believed), self._work.read, block, self._buffers.take(1))
+            buffers = self._buffers.take(1)
+            self._workers.submit(partial(self._compare, believed), self._work.read, block, buffers, by_id_alone)
         if self._drawn and not (self._asked or self._known or self._reading):
             self._then(self._first_missed)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, BlockId
 
-from .blocks import Block, BlockWork, Buffers
+from .blocks import Block, BlockWork, Buffers, by_id_alone
 from .conversation import PAGE_BLOCKS, Run, runs_of
 from .pages import IdPage
 from .plan import Fate, Part
@@ -139,7 +139,8 @@ class Differences:
         if self._buffers.free < count:
             return part.first
         # The page goes with the blocks: the plan may be in another one when they come back.
-        self._workers.submit(partial(self._compare, page), self._work.read, part.first, self._buffers.take(count))
+        buffers = self._buffers.take(count)
+        self._workers.submit(partial(self._compare, page), self._work.read, part.first, buffers, by_id_alone)
         return part.first + count
 
     def _zeros_now(self, first: int, end: int, page: IdPage) -> None:

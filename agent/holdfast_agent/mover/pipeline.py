@@ -108,9 +108,9 @@ class Pipeline:
                 if self._buffers.free < count:
                     return
                 self._reading += 1
-                # The page goes with the blocks: the plan may be many pages of holes further when they come back.
-                then = partial(self._have_read, self._pages.get(part.first // PAGE_BLOCKS))
-                self._workers.submit(then, self._work.read, part.first, self._buffers.take(count))
+                # The page goes with the blocks: the plan may be many pages of holes further when they are read.
+                settled = partial(self._same_as_base, self._pages.get(part.first // PAGE_BLOCKS))
+                self._workers.submit(self._have_read, self._work.read, part.first, self._buffers.take(count), settled)
             else:
                 count = min(part.end, self._page_end(part.first)) - part.first
                 self._pass_over(part.first, part.first + count, part.fate)
@@ -134,7 +134,7 @@ class Pipeline:
             told = self._send_holes(((first, end - first),))
         self._left += end - first - told
 
-    def _have_read(self, base: IdPage | None, blocks: list[Block]) -> None:
+    def _have_read(self, blocks: list[Block]) -> None:
         self._reading -= 1
         for block in blocks:
             length = self._geometry.extent(block.number).length
@@ -143,7 +143,7 @@ class Pipeline:
                 self._tally.zero += length
             else:
                 self._ids[block.number] = block.id
-            if self._same_as_base(block, base):
+            if block.settled:
                 self._left += 1
                 self._tally.unchanged += length if block.id != HOLE else 0
             elif block.id == HOLE:
@@ -154,11 +154,11 @@ class Pipeline:
             self._tally.processed += length
             self._buffers.give_back(block.buffer)
 
-    def _same_as_base(self, block: Block, base: IdPage | None) -> bool:
-        """Whether the tree has this id at this place before anything is said about it."""
+    def _same_as_base(self, base: IdPage | None, number: int, block_id: BlockId) -> bool:
+        """Whether the tree has this id at this place before anything is said about it. Called by workers."""
         if base is not None:
-            return base[block.number] == block.id and block.number not in self._lost
-        return self._knows_all and block.id == HOLE  # without a base every block begins as a hole
+            return base[number] == block_id and number not in self._lost
+        return self._knows_all and block_id == HOLE  # without a base every block begins as a hole
 
     def _send_holes(self, runs: tuple[Run, ...]) -> int:
         """Tell blocks that are zeros now and were (or may have been) data in the base; how many."""
