@@ -13,6 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from lab.installation import Installation, installed
+from lab.services import nursery, service
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,16 @@ class Run:
 
 @contextlib.contextmanager
 def one_disk(home: Path, disk: Path, plugins: Sequence[str] = ()) -> Iterator[Installation]:
-    """An installation whose VM ``vm`` has the disk ``disk``, an image on the same file system (by a hard link)."""
+    """An installation whose VM ``vm`` has the disk ``disk``, an image on the same file system (by a hard link).
+
+    Agent and Backup Service run, as they do where Holdfast is installed.
+    """
     with installed(home, snapshot="in-place", plugins=plugins) as house:
         (house.vms / "vm").mkdir()
         (house.vms / "vm" / "disk.raw").hardlink_to(disk)
-        yield house
+        with service(house) as running:
+            nursery(house, running)
+            yield house
 
 
 def backup(house: Installation, job: str) -> Run:

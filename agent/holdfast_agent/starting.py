@@ -33,11 +33,16 @@ def end(status: int) -> NoReturn:
     The interpreter would wait for every thread that a plugin left behind, for ever where one never ends; and it would
     look for garbage among all that a short life has made.
     """
+    hand_on()
+    os._exit(status)
+
+
+def hand_on() -> None:
+    """Hand on what was logged and written, as far as somebody takes it."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # nobody reads any more, or it was never open
             stream.flush()
-    os._exit(status)
 
 
 class Child:

@@ -15,10 +15,9 @@ from holdfast_agent.errors import ConfigInvalid
 from holdfast_agent.model import strict
 from holdfast_agent.model.metrics import parse_place
 
+from .places import config_file, data_directory
 from .quantities import DURATION, with_numbers
 
-SYSTEM_CONFIG = Path("/etc/holdfast/manager.toml")
-SYSTEM_DATA = Path("/var/lib/holdfast")
 HIDDEN = "***"
 _DURATIONS = {
     "timing": ("lease_ttl", "heartbeat", "poll"),
@@ -208,8 +207,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Without any file all defaults hold. Raises :class:`ConfigNotFound` when a file that was named is missing,
         and any other ``ConfigError`` for what stands in it.
         """
-        named = path or _from_environment("HOLDFAST_CONFIG")
-        found = named or next((place for place in _usual_places() if place.exists()), None)
+        found = config_file(path)
         if found is None:
             return cls()
         table = strict.read_toml(found, "Give another file by --config or $HOLDFAST_CONFIG")
@@ -242,11 +240,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def home(self) -> Path:
         """The data directory: as configured, else $HOLDFAST_HOME, else the user's or the system's usual place."""
-        if self.data_dir:
-            return Path(self.data_dir).expanduser()
-        return _from_environment("HOLDFAST_HOME") or (
-            SYSTEM_DATA if os.geteuid() == 0 else Path("~/.local/share/holdfast").expanduser()
-        )
+        return data_directory(self.data_dir)
 
     @property
     def catalog_file(self) -> Path:
@@ -297,13 +291,3 @@ def without_secret(url: str) -> str:
     Hides too much rather than too little: a password that was not percent-encoded may hold any character.
     """
     return _QUERY_SECRET.sub(rf"\1{HIDDEN}", _USER_SECRET.sub(rf"\1{HIDDEN}@", url))
-
-
-def _from_environment(name: str) -> Path | None:
-    value = os.environ.get(name)
-    return Path(value).expanduser() if value else None
-
-
-def _usual_places() -> tuple[Path, ...]:
-    own = Path("~/.config/holdfast/manager.toml").expanduser()
-    return (SYSTEM_CONFIG,) if os.geteuid() == 0 else (own, SYSTEM_CONFIG)

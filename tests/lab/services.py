@@ -19,8 +19,10 @@ import msgspec
 
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import SessionEntry, SessionResult
+from holdfast_manager.nursery import door
 from holdfast_manager.settings import ManagerSettings
 from lab.installation import STOP_TIMEOUT_S, Installation
+from lab.processes import children
 
 START_TIMEOUT_S = 60.0
 SOON = ("--schedule", "calendar *:*:0/2")
@@ -77,6 +79,17 @@ def service(house: Installation) -> Iterator[Service]:
         yield made
     finally:
         made.stop()
+
+
+def nursery(house: Installation, of: Service) -> int:
+    """The process that the service's commands are forked from, once they may be asked of it."""
+
+    def listens() -> int:
+        with contextlib.suppress(OSError), door.connect(house.home / "manager"):
+            return next(iter(children(of.process.pid, "holdfast_manager.nursery.template")), 0)
+        return 0
+
+    return int(wait_until(listens, "a nursery of commands"))
 
 
 @contextlib.contextmanager

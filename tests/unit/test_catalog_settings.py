@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from holdfast_agent.errors import ConfigInvalid, ConfigNotFound, ConfigUnreadable, UnknownConfigKey
-from holdfast_manager import settings as module
+from holdfast_manager import places
 from holdfast_manager.settings import DatabaseSettings, LogLevel, ManagerSettings, without_secret
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "manager.toml"
@@ -23,7 +23,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HOLDFAST_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(module, "SYSTEM_CONFIG", tmp_path / "etc" / "manager.toml")
+    monkeypatch.setattr(places, "SYSTEM_CONFIG", tmp_path / "etc" / "manager.toml")
 
 
 def test_the_example_holds_every_key_with_its_default() -> None:

@@ -22,14 +22,14 @@ from .app import App, OutputForm
 from .root import root
 
 EXIT_CANCELLED = 130
-_RARELY = 50_000
+RARELY = 50_000
 """Objects between two looks for garbage: a command loads its modules and ends, and most of what it makes stays."""
 EXIT_PIPE_CLOSED = 141  # what the shell reports for a program that SIGPIPE ended
 
 
 def main() -> None:
-    """Called by the console script `holdfast`."""
-    gc.set_threshold(_RARELY)
+    """Called where the command is not forked from the nursery: see :mod:`holdfast_manager.nursery.asking`."""
+    gc.set_threshold(RARELY)
     end(run(sys.argv[1:]))
 
 

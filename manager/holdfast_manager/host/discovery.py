@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -26,6 +27,7 @@ BUILT_IN = (
 )
 """Modules that come with Holdfast. They enter by the same door as everybody else's, only first."""
 
+_WITH_US = "built-in"
 _HYPERVISORS = "holdfast_plugins.hypervisors."
 """Of these each provides one hypervisor, of its own name, and nothing for others."""
 
@@ -47,11 +49,19 @@ def candidates(extra: Sequence[str] = (), hypervisors: Collection[str] | None = 
     for module in BUILT_IN:
         name = module.rpartition(".")[2]
         if hypervisors is None or name in hypervisors or not module.startswith(_HYPERVISORS):
-            yield Candidate(name, "built-in", _importer(module))
+            yield Candidate(name, _WITH_US, _importer(module))
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, _distribution(point))):
         yield Candidate(point.name, _distribution(point), point.load)
     for module in extra:
         yield Candidate(module, "configuration", _importer(module))
+
+
+def load_beforehand(hypervisors: Collection[str], disabled: Collection[str]) -> None:
+    """Import the built-in plugins with these hypervisors, for a process whose forks load them; errors are theirs."""
+    for candidate in candidates(hypervisors=hypervisors):
+        if candidate.origin == _WITH_US and candidate.name not in disabled:
+            with suppress(Exception):
+                candidate.load()
 
 
 def _importer(module: str) -> Callable[[], Any]:

@@ -23,6 +23,7 @@ from .housekeeping import Housekeeping
 from .jobs import JobWatch
 from .leadership import Leadership, leadership
 from .metrics import TellsMetrics
+from .nursery import CommandNursery
 from .orphan_hunter import OrphanHunter
 from .resuming import Resumer
 from .starter import Starter
@@ -82,6 +83,7 @@ class BackupService:
         self._metrics = TellsMetrics(settings.metrics.listen, catalog)
         self._console = ConsoleKeeper(settings, config)
         self._api = ServesApi(settings, catalog, config)
+        self._nursery = CommandNursery(settings, catalog, config)
         self._supervisor = Supervisor()
         self._leads = False
 
@@ -96,6 +98,7 @@ class BackupService:
         self._console.close()
         self._metrics.close()
         self._api.close()
+        self._nursery.close()
         self._leadership.give_up()
         log.info("the service has stopped; sessions that run go on")
 
@@ -124,6 +127,7 @@ class BackupService:
             self._metrics.close()
             self._console.close()
             self._api.close()
+            self._nursery.close()
             log.warning("the service no longer leads")
         if not leads:
             self._supervisor.tell("STATUS=stands by: another service leads")
@@ -140,6 +144,7 @@ class BackupService:
         self._housekeeping.look(self._clock())
         self._announcer.look()
         self._console.look()
+        self._nursery.look()
         longest = self._poll_s if self._starter.busy else min(_IDLE_POLLS * self._poll_s, _LONGEST_WAIT_S)
         # a due moment that lies in the past means: soon, but not in a loop without a breath
         return longest if wake is None else min(longest, max(wake - self._clock(), self._poll_s / 10))
