@@ -17,6 +17,8 @@ ACK, INFO, META_CONTEXT, UNSUPPORTED = 1, 3, 4, (1 << 31) | 1
 MULTI_CONN = 1 << 8
 SIZE = 1 << 20
 CONTEXT = 7
+"""The id of the first context that is granted; others follow."""
+ALLOCATION, BITMAP = "base:allocation", "qemu:dirty-bitmap:since"
 GREETING = struct.pack(">QQH", 0x4E42444D41474943, 0x49484156454F5054, 3)
 
 
@@ -79,7 +81,7 @@ def right_answer(request: Request) -> Iterator[bytes]:
 @dataclass
 class Peer:
     """``options``: replies to an option instead of the right ones. ``budget``: bytes after which it closes each
-    connection, by the connection's number (the last one for all that follow)."""
+    connection, by the connection's number (the last one for all that follow). ``contexts``: granted, by that number."""
 
     path: Path
     greeting: bytes = GREETING
@@ -87,6 +89,7 @@ class Peer:
     answer: Answer = right_answer
     info: Callable[[int], bytes] = lambda number: export_info()
     budget: list[int | None] = field(default_factory=lambda: [None])
+    contexts: Callable[[int], tuple[str, ...]] = lambda number: (ALLOCATION,)
     connections: int = 0
     sent: int = 0
     requests: list[Request] = field(default_factory=list)
@@ -138,8 +141,9 @@ class Peer:
 
     def _right_reply(self, option: int, number: int) -> list[bytes]:
         if option == OPTION_CONTEXT:
-            context = struct.pack(">I", CONTEXT) + b"base:allocation"
-            return [option_reply(option, META_CONTEXT, context), option_reply(option, ACK)]
+            named = enumerate(self.contexts(number), CONTEXT)
+            granted = [struct.pack(">I", context) + name.encode() for context, name in named]
+            return [*(option_reply(option, META_CONTEXT, each) for each in granted), option_reply(option, ACK)]
         if option == OPTION_GO:
             return [option_reply(option, INFO, self.info(number)), option_reply(option, ACK)]
         return [option_reply(option, ACK if option == OPTION_STRUCTURED else UNSUPPORTED)]

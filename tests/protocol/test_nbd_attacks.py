@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.disks import patience
-from holdfast_agent.disks.disk import ReadableDisk
+from holdfast_agent.disks.disk import DiskExtent, ReadableDisk, changed_extents
 from holdfast_agent.disks.open import open_disk, open_target
 from holdfast_agent.errors import DiskChanged, DiskDenied, DiskShrunk, DiskUnreadable, DiskUnwritable
 from lab.contents import assert_same
 from lab.disks import host_for
 from lab.nbd_peer import (
     ACK,
+    ALLOCATION,
+    BITMAP,
     BLOCK_STATUS,
+    CONTEXT,
     GREETING,
     INFO,
     META_CONTEXT,
@@ -57,9 +60,9 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
         yield peer
 
 
-def opened(peer: Peer, timeout_s: float = 20.0) -> contextlib.closing[ReadableDisk]:
+def opened(peer: Peer, timeout_s: float = 20.0, options: str = "") -> contextlib.closing[ReadableDisk]:
     host = host_for(peer.path.parent, timeout_s=timeout_s)
-    return contextlib.closing(open_disk(f"nbd+unix:{peer.path}", host))
+    return contextlib.closing(open_disk(f"nbd+unix:{peer.path}{options}", host))
 
 
 def read(disk: ReadableDisk, offset: int = 4096, length: int = 8192) -> bytes:
@@ -101,8 +104,6 @@ def test_what_is_no_fixed_newstyle_server(tmp_path: Path, greeting: bytes) -> No
     [
         (OPTION_STRUCTURED, [option_reply(OPTION_STRUCTURED, ACK, magic=1)]),
         (OPTION_STRUCTURED, [option_reply(OPTION_GO, ACK)]),
-        (OPTION_STRUCTURED, [struct.pack(">QIII", 0x3E889045565A9, OPTION_STRUCTURED, ACK, 1 << 31)]),
-        (OPTION_STRUCTURED, [option_reply(OPTION_STRUCTURED, INFO)] * 1000),
         (OPTION_CONTEXT, [option_reply(OPTION_CONTEXT, META_CONTEXT, b"\0\0\0"), _SET]),
         (OPTION_CONTEXT, [option_reply(OPTION_CONTEXT, META_CONTEXT, b"\0\0\0\1other:context"), _SET]),
         (OPTION_CONTEXT, [_CONTEXT, _CONTEXT, _SET]),
@@ -126,6 +127,23 @@ def test_lies_of_the_negotiation(tmp_path: Path, option: int, replies: list[byte
         assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("replies", "reason"),
+    [
+        ([struct.pack(">QIII", 0x3E889045565A9, OPTION_STRUCTURED, ACK, 1 << 31)], "malformed reply"),
+        ([option_reply(OPTION_STRUCTURED, INFO)] * 1000, "too many replies"),
+    ],
+)
+def test_neither_a_long_reply_nor_many_of_them_are_waited_for(
+    tmp_path: Path, replies: list[bytes], reason: str
+) -> None:
+    with (
+        serving(Peer(tmp_path / "nbd.sock", options={OPTION_STRUCTURED: replies})) as peer,
+        pytest.raises(DiskUnreadable, match=reason),
+    ):
+        opened(peer)
+
+
 @pytest.mark.parametrize(("error", "says"), [((1 << 31) | 5, "wants TLS"), ((1 << 31) | 2, "refuses: not you")])
 def test_a_server_that_refuses_says_why(tmp_path: Path, error: int, says: str) -> None:
     options = {OPTION_GO: [option_reply(OPTION_GO, error, b"not you")]}
@@ -144,6 +162,7 @@ def _lies() -> dict[str, Answer]:
     return {
         "nothing, and closes": lambda request: (_ for _ in ()).throw(ConnectionResetError),
         "no magic": says(bytes(20)),
+        "another magic": says(lambda r: bytes(4) + data_chunk(r, r.offset, r.length)[4:]),
         "another cookie": says(lambda r: chunk(r._replace(cookie=r.cookie + 1), 0)),
         "an unknown kind": says(lambda r: chunk(r, 99, bytes(8))),
         "an empty chunk with bytes": says(lambda r: chunk(r, 0, b"x")),
@@ -152,6 +171,7 @@ def _lies() -> dict[str, Answer]:
         "data before the range": says(lambda r: data_chunk(r, r.offset - 1, r.length)),
         "data beyond the range": says(lambda r: data_chunk(r, r.offset, r.length + 1)),
         "data far beyond": says(lambda r: data_chunk(r, (1 << 64) - 8, 8)),
+        "as much as asked, but half a range on": says(lambda r: data_chunk(r, r.offset + half, r.length)),
         "an endless length": says(lambda r: chunk(r, 1, struct.pack(">Q", r.offset), length=(1 << 32) - 1)),
         "half of it": says(lambda r: data_chunk(r, r.offset, half)),
         "nothing at all": says(lambda r: chunk(r, 0)),
@@ -200,7 +220,6 @@ def test_a_reply_given_twice_spoils_the_connection_and_not_the_data(tmp_path: Pa
         lambda r: [chunk(r, 0)],
         lambda r: [chunk(r, 5, struct.pack(">I", 7))],
         lambda r: [chunk(r, 5, struct.pack(">III", 7, 4096, 0)[:-1])],
-        lambda r: [chunk(r, 5, length=1 << 30)],
         lambda r: [status_chunk(r, (4096, 0), (0, 0))],
         lambda r: [status_chunk(r, (4096, 0), context=8)],
         lambda r: [status_chunk(r, (4096, 0), done=False), status_chunk(r, (4096, 0))],
@@ -213,12 +232,62 @@ def test_lies_in_answer_to_a_block_status(tmp_path: Path, lie: Answer) -> None:
         list(disk.extents())
 
 
-def test_runs_that_reach_beyond_the_disk_are_cut(tmp_path: Path) -> None:
-    def beyond(request: Request) -> Iterable[bytes]:
-        return [status_chunk(request, ((1 << 32) - 1, 0), ((1 << 32) - 1, 3))]
+def test_no_memory_is_taken_for_a_block_status_without_end(tmp_path: Path) -> None:
+    def endless(request: Request) -> Iterable[bytes]:
+        return [chunk(request, 5, length=(1 << 30) + 4)]
 
-    with serving(Peer(tmp_path / "nbd.sock", answer=beyond)) as peer, opened(peer) as disk:
-        assert [(extent.start, extent.length) for extent in disk.extents()] == [(0, SIZE)]
+    with (
+        serving(Peer(tmp_path / "nbd.sock", answer=endless)) as peer,
+        opened(peer) as disk,
+        pytest.raises(DiskUnreadable, match="malformed block status"),
+    ):
+        list(disk.extents())
+
+
+def test_a_hole_that_does_not_say_that_it_is_zeros_is_read(tmp_path: Path) -> None:
+    """The four states of ``base:allocation``: data, hole, zeros, and both."""
+
+    def told(request: Request) -> Iterable[bytes]:
+        return [status_chunk(request, (4096, 0), (4096, 1), (4096, 2), (request.length, 3))]
+
+    with serving(Peer(tmp_path / "nbd.sock", answer=told)) as peer, opened(peer) as disk:
+        assert [extent.data for extent in disk.extents()] == [True, True, False, False]
+
+
+def test_runs_that_reach_beyond_the_disk_are_cut(tmp_path: Path) -> None:
+    most = (1 << 32) - 1
+
+    def beyond(request: Request) -> Iterable[bytes]:
+        yield status_chunk(request, (4096, 0), (most, 3), (most, 0), done=False)
+        yield status_chunk(request, (most, 1), (most, 1), context=CONTEXT + 1)
+
+    peer = Peer(tmp_path / "nbd.sock", answer=beyond, contexts=lambda _: (ALLOCATION, BITMAP))
+    with serving(peer), opened(peer, options="?bitmap=since") as disk:
+        assert [(extent.start, extent.length) for extent in disk.extents()] == [(0, 4096), (4096, SIZE - 4096)]
+        assert list(changed_extents(disk)) == [
+            DiskExtent(0, 4096, data=True),
+            DiskExtent(4096, SIZE - 4096, data=False),
+        ]
+
+
+def test_a_server_that_comes_back_without_the_bitmap_is_not_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all that it has not told by then would count as unchanged."""
+    monkeypatch.setattr(patience, "PAUSES_S", (0.0,))
+
+    def dies(request: Request) -> Iterable[bytes]:
+        if peer.connections == 1:
+            raise ConnectionResetError
+        return right_answer(request)
+
+    peer = Peer(
+        tmp_path / "nbd.sock",
+        answer=dies,
+        contexts=lambda number: (ALLOCATION,) if number else (ALLOCATION, BITMAP),
+    )
+    with serving(peer), opened(peer, options="?bitmap=since") as disk, pytest.raises(DiskChanged):
+        list(changed_extents(disk))
 
 
 def test_a_conversation_that_ends_at_any_byte(tmp_path: Path) -> None:
@@ -245,14 +314,30 @@ def test_silence_and_endless_chatter_end_in_time(tmp_path: Path, answer: Answer)
         read(disk)
 
 
+def test_a_reply_that_drips_ends_in_time(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def drips(request: Request) -> Iterable[bytes]:
+        for byte in data_chunk(request, request.offset, request.length):
+            yield bytes([byte])
+            if over.wait(0.1):
+                return
+
+    with serving(Peer(tmp_path / "nbd.sock", answer=drips)) as peer, opened(peer, timeout_s=0.3) as disk:
+        with pytest.raises(DiskUnreadable):
+            read(disk)
+        over.set()
+
+
 def test_a_negotiation_that_drips_ends_in_time(tmp_path: Path) -> None:
     """Each reply is in time, and there is no end of them."""
     over = threading.Event()
     drips = iter(lambda: b"" if over.wait(0.1) else option_reply(OPTION_STRUCTURED, INFO), b"")
     with serving(Peer(tmp_path / "nbd.sock", options={OPTION_STRUCTURED: drips})) as peer:
-        with pytest.raises(DiskUnreadable):
+        with pytest.raises(DiskUnreadable) as caught:
             opened(peer, timeout_s=0.3)
         over.set()
+    assert "too many" not in str(caught.value), "only their number was bounded"
 
 
 def test_replies_of_many_requests_in_any_order_and_mixed(tmp_path: Path) -> None:
@@ -349,6 +434,48 @@ def test_several_connections_where_the_server_allows_them_and_one_where_it_takes
         assert (read(disk), one.connections) == (disk_bytes(4096, 8192), 2)
 
 
+def test_what_two_threads_want_goes_over_two_connections(tmp_path: Path) -> None:
+    """The server answers the first only when it has heard the second, and meanwhile reads no more of its connection."""
+    first, second = threading.Event(), threading.Event()
+
+    def together(request: Request) -> Iterable[bytes]:
+        (second if first.is_set() else first).set()
+        assert second.wait(20)
+        return right_answer(request)
+
+    peer = Peer(tmp_path / "nbd.sock", answer=together, info=lambda _: export_info(flags=1 | MULTI_CONN))
+    with serving(peer), opened(peer) as disk, ThreadPoolExecutor(1) as thread:
+        other = thread.submit(read, disk, 0, 4096)
+        assert first.wait(20)
+        assert_same(read(disk, 4096, 4096), disk_bytes(4096, 4096))
+        assert_same(other.result(), disk_bytes(0, 4096))
+
+
+def test_a_server_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PAUSES_S", (0.0,))
+    monkeypatch.setattr("holdfast_agent.disks.nbd.export._MAX_RECONNECTIONS", 3)
+
+    def once(request: Request) -> Iterable[bytes]:
+        yield from right_answer(request)
+        raise ConnectionResetError
+
+    with serving(Peer(tmp_path / "nbd.sock", answer=once)) as peer, opened(peer) as disk:
+        for _ in range(4):
+            assert_same(read(disk), disk_bytes(4096, 8192))
+        with pytest.raises(DiskUnreadable):
+            read(disk)
+        assert peer.connections == 4
+
+
+@pytest.mark.parametrize("body", [struct.pack(">IH", 5, 0), struct.pack(">IH", 0, 0)])
+def test_a_write_whose_error_has_no_number_is_no_success(tmp_path: Path, body: bytes) -> None:
+    with serving(Peer(tmp_path / "nbd.sock", answer=lambda r: [chunk(r, 32769, body)])) as peer:
+        target = open_target(f"nbd+unix:{peer.path}", host_for(tmp_path), SIZE, create=False, overwrite=True)
+        with pytest.raises(DiskUnwritable):
+            target.write(0, b"x" * 512)
+        target.abort()
+
+
 def test_a_write_is_never_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PAUSES_S", (0.0, 0.0))
 
@@ -388,13 +515,24 @@ def test_many_threads_over_connections_that_break_anywhere(tmp_path: Path, monke
         assert peer.connections > 10, "nothing broke"
 
 
+_NOT_STRUCTURED = {OPTION_STRUCTURED: [option_reply(OPTION_STRUCTURED, (1 << 31) | 1)]}
+
+
 def test_a_server_that_speaks_no_structured_replies_can_be_read(tmp_path: Path) -> None:
     def simple(request: Request) -> Iterable[bytes]:
         assert request.command == READ
         yield struct.pack(">IIQ", 0x67446698, 0, request.cookie) + disk_bytes(request.offset, request.length)
 
-    refuses = {OPTION_STRUCTURED: [option_reply(OPTION_STRUCTURED, (1 << 31) | 1)]}
-    with serving(Peer(tmp_path / "nbd.sock", options=refuses, answer=simple)) as peer, opened(peer) as disk:
+    with serving(Peer(tmp_path / "nbd.sock", options=_NOT_STRUCTURED, answer=simple)) as peer, opened(peer) as disk:
         assert_same(read(disk), disk_bytes(4096, 8192))
         assert [(extent.length, extent.data) for extent in disk.extents()] == [(SIZE, True)]
         assert BLOCK_STATUS not in [request.command for request in peer.requests]
+
+
+def test_structured_replies_that_were_not_agreed_on_are_refused(tmp_path: Path) -> None:
+    with (
+        serving(Peer(tmp_path / "nbd.sock", options=_NOT_STRUCTURED)) as peer,
+        opened(peer) as disk,
+        pytest.raises(DiskUnreadable, match="magic"),
+    ):
+        read(disk)

@@ -16,7 +16,7 @@ from holdfast_agent.errors import DiskChanged, DiskDenied, DiskNotFound, DiskShr
 from holdfast_agent.model.disk_access import DiskAccess
 from lab.contents import assert_same
 from lab.disks import host_for
-from lab.web_peer import SIZE, Answer, Peer, Request, disk_bytes, head, right_answer, serving
+from lab.web_peer import SIZE, TAG, Answer, Peer, Request, disk_bytes, head, right_answer, serving
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,7 @@ def test_lies_when_a_disk_is_opened(tmp_path: Path, answer: Answer) -> None:
         (but(ETag=None), DiskChanged),
         (but(Last_Modified="Thu, 01 Jan 1970 00:00:00 GMT"), DiskChanged),
         (lambda request: [head("200 OK", ETag='"second"', Content_Length=8192) + bytes(8192)], DiskChanged),
+        (lambda request: [head("200 OK", ETag=TAG, Content_Length=0)], DiskUnreadable),
         (lambda request: [head("416 No", Content_Range="bytes */1000", Content_Length=0)], DiskShrunk),
         (lambda request: [head("404 Not Found", Content_Length=0)], DiskNotFound),
         (lambda request: [head("403 Forbidden", Content_Length=0)], DiskDenied),
@@ -107,6 +108,19 @@ def test_lies_when_a_disk_is_opened(tmp_path: Path, answer: Answer) -> None:
 def test_lies_and_changes_while_a_disk_is_read(tmp_path: Path, answer: Answer, error: type[Exception]) -> None:
     with serving(once_open(answer)) as peer, opened(peer, tmp_path) as disk, pytest.raises(error):
         read(disk)
+
+
+def test_a_server_that_gives_the_whole_file_is_not_listened_to(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def whole(request: Request) -> Iterable[bytes]:
+        yield head("200 OK", ETag=TAG, Content_Length=1 << 40)
+        over.wait(60)
+
+    with serving(whole) as peer:
+        with pytest.raises(DiskUnreadable, match="gives no ranges"):
+            opened(peer, tmp_path)
+        over.set()
 
 
 def test_a_file_without_tag_is_pinned_by_its_date_and_a_weak_tag_is_compared_only(tmp_path: Path) -> None:
@@ -132,6 +146,32 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, status: str) -> None:
     with serving(busy) as peer, opened(peer, tmp_path) as disk:
         assert_same(read(disk), disk_bytes(4096, 12288))
         assert peer.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "waited"),
+    [("0", 1.5), ("7", 7.0), ("3600", 30.0), ("-5", 1.5), ("soon", 1.5), ("Thu, 01 Jan 2099 00:00:00 GMT", 1.5)],
+)
+def test_a_server_that_says_how_long_it_is_busy_is_left_alone_so_long_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, waited: float
+) -> None:
+    waits: list[float | None] = []
+
+    class Clock(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return False
+
+    def busy(request: Request) -> Iterable[bytes]:
+        if request.number == 1:
+            return [head("503 Busy", Retry_After=told, Content_Length=0)]
+        return right_answer(request)
+
+    monkeypatch.setattr(patience, "PAUSES_S", (1.5,))
+    with serving(busy) as peer, opened(peer, tmp_path) as disk:
+        monkeypatch.setattr(disk._server, "_closed", Clock())  # type: ignore[attr-defined]
+        assert_same(read(disk), disk_bytes(4096, 12288))
+    assert waits == [waited]
 
 
 def test_an_answer_that_breaks_off_at_any_byte_is_asked_for_again(tmp_path: Path) -> None:
@@ -160,19 +200,40 @@ def test_a_connection_that_was_closed_between_two_reads(tmp_path: Path) -> None:
         assert read(disk) == read(disk) == disk_bytes(4096, 12288)
 
 
-def test_an_answer_in_pieces_of_unknown_length(tmp_path: Path) -> None:
-    def pieces(request: Request) -> Iterable[bytes]:
-        whole = b"".join(right_answer(request, Content_Length=None, Transfer_Encoding="chunked"))
-        start, _, body = whole.partition(b"\r\n\r\n")
-        yield start + b"\r\n\r\n"
-        for at in range(0, len(body), 1000):
-            part = body[at : at + 1000]
-            yield f"{len(part):x}\r\n".encode() + part + b"\r\n"
-        yield b"0\r\n\r\n"
+def test_a_server_that_closes_after_each_answer_costs_a_connection_and_no_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PAUSES_S", ())
 
-    with serving(pieces) as peer, opened(peer, tmp_path) as disk:
+    def closes(request: Request) -> Iterable[bytes]:
+        yield from right_answer(request, Connection="close")
+        raise ConnectionResetError
+
+    with serving(closes) as peer, opened(peer, tmp_path) as disk:
+        assert read(disk) == read(disk) == disk_bytes(4096, 12288)
+        assert peer.connections == 3
+
+
+def _in_pieces(request: Request, more: bytes = b"") -> Iterable[bytes]:
+    whole = b"".join(right_answer(request, Content_Length=None, Transfer_Encoding="chunked")) + more
+    start, _, body = whole.partition(b"\r\n\r\n")
+    yield start + b"\r\n\r\n"
+    for at in range(0, len(body), 1000):
+        part = body[at : at + 1000]
+        yield f"{len(part):x}\r\n".encode() + part + b"\r\n"
+    yield b"0\r\n\r\n"
+
+
+def test_an_answer_in_pieces_of_unknown_length(tmp_path: Path) -> None:
+    with serving(_in_pieces) as peer, opened(peer, tmp_path) as disk:
         assert_same(read(disk), disk_bytes(4096, 12288))
         assert peer.connections == 1
+
+
+def test_an_answer_in_pieces_that_are_more_than_was_asked_for(tmp_path: Path) -> None:
+    more = once_open(lambda request: _in_pieces(request, b"x"))
+    with serving(more) as peer, opened(peer, tmp_path) as disk, pytest.raises(DiskUnreadable, match="more came"):
+        read(disk)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +266,14 @@ def test_redirections_stay_on_the_server(tmp_path: Path) -> None:
     with serving(moved) as peer, opened(peer, tmp_path) as disk:
         assert_same(read(disk), disk_bytes(4096, 12288))
         assert [request.target for request in peer.requests][1:] == ["/real?token=1"] * 2
+
+
+def test_redirections_that_go_round_in_a_circle(tmp_path: Path) -> None:
+    def moved(request: Request) -> Iterable[bytes]:
+        return [head("302 Found", Location=f"/disk?{request.number}", Content_Length=0)]
+
+    with serving(moved) as peer, pytest.raises(DiskUnreadable, match="too many redirections"):
+        opened(peer, tmp_path)
 
 
 @pytest.mark.parametrize(

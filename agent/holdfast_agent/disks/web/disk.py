@@ -111,7 +111,7 @@ class WebDisk:
         if answer.status == 206 and length and answer.total_bytes not in (None, self.size_bytes):
             return self._resized(answer.total_bytes or 0)
         if answer.status == 200:
-            if length and self._pin:
+            if length and self._pin and (answer.etag, answer.modified) != (self._etag, self._modified):
                 return DiskChanged(url=self.url, reason="the server has another version of it now")
             return self._unreadable(offset, length, "the server gives no ranges")
         return self._unreadable(offset, length, f"the server answers {answer.status}")
