@@ -127,6 +127,12 @@ class DataConnection:
         of what may be on its way and is not done with it."""
         return not (self.writable or self.throttled) and not (self.standing and self._exchange.peer_is_behind)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether something that was said is not known to have come. The other end tells that in time for its window
+        only, or by :meth:`confirm`."""
+        return not self._exchange.acknowledged
+
     def limit(self, bytes_per_s: int | None) -> None:
         """Send no more than this from now on, all streams together; None: as fast as it goes."""
         self._outlet.limit(bytes_per_s)
@@ -178,7 +184,13 @@ class DataConnection:
     def release(self, cost_bytes: int) -> None:
         """Say that messages worth ``cost_bytes`` are consumed, so that the peer may send as much again."""
         self._exchange.release(cost_bytes)
-        self._tell()
+        if self._exchange.worth_telling:
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Tell at once what has come, for a peer that has said all that it had to say."""
+        if self._life is not None:
+            self._life.send(0, RecordKind.CREDIT, self._exchange.tell().encode())
 
     def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> None:
         """Wait until there may be something to receive, one of ``fds`` is readable, or the time is over.
@@ -338,16 +350,13 @@ class DataConnection:
     def _take_message(self, stream: int, plain: memoryview, ciphertext: Buffer) -> Incoming:
         incoming = _opened(plain, ciphertext, len(plain) + len(ciphertext) + OVERHEAD_BYTES)
         self._exchange.heard(stream, incoming.cost_bytes)
-        self._tell()
+        if self._exchange.worth_telling:
+            self.confirm()
         return incoming
 
     def _push(self) -> None:
         if self._life is not None:
             self._outlet.push(self._life)
-
-    def _tell(self) -> None:
-        if self._life is not None and self._exchange.worth_telling:
-            self._life.send(0, RecordKind.CREDIT, self._exchange.tell().encode())
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,9 @@ class Peer(Protocol):
     @property
     def congested(self) -> bool: ...
 
+    @property
+    def under_way(self) -> bool: ...
+
     def limit(self, bytes_per_s: int | None) -> None: ...
 
     def send(
@@ -35,6 +38,8 @@ class Peer(Protocol):
     ) -> int: ...
 
     def release(self, cost_bytes: int) -> None: ...
+
+    def confirm(self) -> None: ...
 
 
 class Line(Peer, Protocol):
@@ -63,7 +68,7 @@ class LocalLine:
     """
 
     broken = False
-    congested = False
+    congested = under_way = False
     """No network lies between: whoever waits here waits for the other role."""
     resumed = 0
     resent_bytes = 0
@@ -112,6 +117,9 @@ class LocalLine:
 
     def release(self, cost_bytes: int) -> None:
         self._other._credit_bytes += cost_bytes
+
+    def confirm(self) -> None:
+        """What was said has come at once."""
 
     def wait(self, timeout_s: float, fds: Iterable[int] = ()) -> None:
         delays_s = (self._push(), self._other._push())

@@ -88,13 +88,15 @@ class Pipeline:
 
     def pump(self) -> float:
         """One round of all steps; see :meth:`Role.pump`."""
-        if self.done:
-            return _IDLE_S
-        self._read_ahead()
-        self._offer()
-        self._send_ready()
-        if self._part is None and not (self._reading or self._offers or self._sealing or self._ready):
-            self._end()
+        if not self.done:
+            self._read_ahead()
+            self._offer()
+            self._send_ready()
+            if self._part is None and not (self._reading or self._offers or self._sealing or self._ready):
+                self._end()
+        # Offers wait in the line behind records, and what they ask for is not sealed before they are answered.
+        waits = bool(self._ready or self._offers)
+        tell_pressure(self._tally, self._connection, self.rules, waits, self.done)
         return _IDLE_S
 
     # --- plan and read ----------------------------------------------------------------------------------------------
@@ -240,7 +242,6 @@ class Pipeline:
             self._tally.transferred += size
             # Given back only now, so that a slow network stops the reading and sealed records cannot pile up.
             self._buffers.give_back(block.buffer)
-        tell_pressure(self._tally, self._connection, self.rules, bool(self._ready))
 
     def _end(self) -> None:
         self.done = True

@@ -181,14 +181,16 @@ def _tell(connection: DataConnection, error: HoldfastError) -> None:
         connection.abort()
 
 
-def tell_pressure(tally: Tally, connection: Peer, rules: TransferRules, waits: bool) -> None:
+def tell_pressure(tally: Tally, connection: Peer, rules: TransferRules, waits: bool, ended: bool = False) -> None:
     """Count what holds records back after a step of a role that sends them: a limit, or the network. What waits for
     the other mover is neither's time, but that of the stage which is busy there.
 
-    ``waits``: records are ready and have not left.
+    ``waits``: records are ready and have not left. ``ended``: all has been said, so that what is under way still is all
+    that there is to wait for; on a thin line that is most of a small transfer.
     """
-    tally.throttled.tell((rules.limited_by or "a limit") if connection.throttled else None)
-    tally.network.tell(waits and connection.congested)
+    throttled = connection.throttled
+    tally.throttled.tell((rules.limited_by or "a limit") if throttled else None)
+    tally.network.tell((waits and connection.congested) or (ended and connection.under_way and not throttled))
 
 
 def unexpected(message: AnyMessage) -> MalformedMessage:

@@ -111,6 +111,8 @@ class Tally:
 
     def end(self) -> None:
         self._ended = time.monotonic()
+        self.network.tell(False)
+        self.throttled.tell(None)
 
     def snapshot(self) -> TransferCounters:
         now = self._ended or time.monotonic()

@@ -100,6 +100,7 @@ class Target:
             self._arrived, self._arrived_cost_bytes = [], 0
         # Records on other streams may still be on their way when the last word has come.
         if self._done is not None and self._records >= self._done.records:
+            self._peer.confirm()
             self.workers.submit(self._finished, self._store.finish, self._done)
             self._done = None
         return _IDLE_S
