@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast_agent.errors import ConnectionLost, ErrorRecord, SessionFenced, SnapshotFailed, UsageError
+from holdfast_agent.errors import (
+    ConnectionLost,
+    ErrorRecord,
+    RepositoryAway,
+    SessionFenced,
+    SnapshotFailed,
+    UsageError,
+)
 from holdfast_agent.model.change import ChangeMode
 from holdfast_manager.sessions import events as e
 from holdfast_manager.sessions import instructions as i
@@ -21,6 +28,7 @@ from holdfast_manager.sessions.steps import Step
 from holdfast_manager.sessions.story import IllegalTransition
 from holdfast_manager.sessions.task_machine import RetryPolicy
 
+AWAY = RepositoryAway(agent="store", waited_s=58).to_record()
 RETRYABLE = ConnectionLost(peer="proxy", reason="test").to_record()
 FINAL = UsageError(reason="test").to_record()
 FENCED = SessionFenced(sid="0" * 32).to_record()
@@ -136,7 +144,7 @@ class World:
             self.doubted.add(key)
             return []
         if self._fails():
-            error = self.rng.choice([RETRYABLE, RETRYABLE, FENCED, FINAL])
+            error = self.rng.choice([RETRYABLE, RETRYABLE, FENCED, AWAY, FINAL])
             return [e.TaskFailed(task=key, error=error, at=Step.TRANSFER)]
         match instruction:
             case i.RequestSlot():
@@ -277,10 +285,12 @@ def test_a_change_that_tracking_missed_casts_doubt_and_is_a_warning() -> None:
     assert machine.handle(e.SnapshotRemoved(vm="vm")) == [i.EndSession(result="warning")]
 
 
-def test_a_fenced_write_session_starts_the_vm_anew_with_a_new_snapshot() -> None:
+@pytest.mark.parametrize("lost", [FENCED, AWAY], ids=lambda lost: str(lost.code))
+def test_a_lost_write_session_starts_the_vm_anew_with_a_new_snapshot(lost: ErrorRecord) -> None:
+    """The old one does not wait for the next attempt."""
     machine, _ = backup_to(i.BeginTransfer)
     key = e.TaskKey("vm", "disk")
-    assert machine.handle(e.TaskFailed(task=key, error=FENCED, at=Step.TRANSFER)) == [i.StopTask(task=key)]
+    assert machine.handle(e.TaskFailed(task=key, error=lost, at=Step.TRANSFER)) == [i.StopTask(task=key)]
     assert machine.handle(e.TaskStopped(task=key)) == [i.AbandonVm(vm="vm")]
     assert machine.handle(e.VmAbandoned(vm="vm")) == [i.PauseVm(vm="vm", seconds=0)]
     assert machine.handle(e.VmRetryDue(vm="vm")) == [i.RequestSlot(task=key)]

@@ -2,6 +2,7 @@
 
 from .base import ErrorRecord, HoldfastError, InternalError, RemoteError, from_record
 from .channel import (
+    AgentAway,
     ChannelError,
     ConnectionLost,
     LeaseUnknown,
@@ -10,6 +11,7 @@ from .channel import (
     MoverDied,
     NotAuthorised,
     RecordRejected,
+    RepositoryAway,
     RoleMissing,
     UnknownMessage,
     Unreachable,
@@ -87,6 +89,7 @@ from .repository import (
 )
 
 __all__ = [
+    "AgentAway",
     "AlreadyExists",
     "BlockNotVerified",
     "BootNotProven",
@@ -151,6 +154,7 @@ __all__ = [
     "PointRetained",
     "RecordRejected",
     "RemoteError",
+    "RepositoryAway",
     "RepositoryClaimed",
     "RepositoryDenied",
     "RepositoryError",

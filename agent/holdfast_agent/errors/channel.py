@@ -28,6 +28,25 @@ class ConnectionLost(ChannelError):
     retryable = True
 
 
+class AgentAway(ChannelError):
+    """An agent was lost in the middle of the work and did not come back while what it did for us could live."""
+
+    code = "agent_away"
+    message = "the agent {agent} was lost and not back after {waited_s:g} s"
+    action = (
+        "See that it runs and that this host reaches it (`holdfast doctor`), then run this again; "
+        "what it had begun ends by itself"
+    )
+    retryable = True
+
+
+class RepositoryAway(AgentAway):
+    """It kept the repository that was written to: write sessions there are over, their VMs start anew."""
+
+    code = "repository_away"
+    message = "the agent {agent}, which keeps the repository, was lost and not back after {waited_s:g} s"
+
+
 class VersionMismatch(ChannelError):
     code = "version_mismatch"
     message = "protocol {theirs} of {peer} and protocol {ours} of this side differ in the major version"

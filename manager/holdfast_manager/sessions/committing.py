@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 
 import msgspec
 
-from holdfast_agent.errors import ConnectionLost, TreesDiffer, Unreachable
+from holdfast_agent.errors import TreesDiffer
 from holdfast_agent.model.change import AuditOutcome, ChangeDecision
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.stats import TransferCounters
@@ -29,9 +28,6 @@ from .steps import Step
 from .tasks import Context
 from .vm_work import VmWork
 from .write_sessions import WriteAttempt
-
-_TRIES = 5
-_PAUSE_S = 3.0
 
 
 class PointWriter:
@@ -55,7 +51,7 @@ class PointWriter:
         return blob.hex(), self._context.pool.ask(self._context.repository.agent, request, BlobStored).packs
 
     def commit(self, point: Point, packs: Sequence[PackRef], retain_until: float = 0.0) -> None:
-        """The one act that makes the point exist. Raises ``SessionFenced`` or ``ConnectionLost`` (both retryable)."""
+        """The one act that makes the point exist. Raises ``SessionFenced`` or ``AgentAway`` (both retryable)."""
         request = CommitSession(
             lease=self._context.pool.lease,
             repository=self._context.repository.path,
@@ -64,15 +60,7 @@ class PointWriter:
             retain_until=retain_until,
         )
         # Repeated while its answer is lost: it is idempotent, and its outcome must be known.
-        for attempt in range(_TRIES):
-            try:
-                self._context.pool.ask(self._context.repository.agent, request, Done)
-            except (ConnectionLost, Unreachable):
-                if attempt == _TRIES - 1:
-                    raise
-                threading.Event().wait(_PAUSE_S)
-            else:
-                return
+        self._context.pool.insist(self._context.repository.agent, request, Done)
 
 
 class Committer:
@@ -88,7 +76,7 @@ class Committer:
     def commit(self, vm: VmWork) -> Point:
         """Make the restore point exist, then remember it in the catalogue. All transfers of the VM have finished.
 
-        Raises what the repository raises: ``SessionFenced`` or ``ConnectionLost`` (retryable: the VM starts anew).
+        Raises what the repository raises: ``SessionFenced`` or ``AgentAway`` (retryable: the VM starts anew).
         """
         outcomes = {
             disk.disk_id: self._context.desk.outcome(TaskKey(vm.info.ref.vm_id, disk.disk_id))

@@ -16,7 +16,6 @@ from holdfast_agent.errors import ErrorRecord, HoldfastError, MoverDied
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import (
-    Done,
     ListMovers,
     MoverChanged,
     MoverList,
@@ -72,7 +71,6 @@ EXPORT_RETRIES = RetryPolicy(retries=1_000_000, pause_s=2.0)
 _PROTECT_S = 86400.0
 """For so long nobody can prune the point; told anew each half day. A session that dies leaves it so for a day."""
 
-_STOP_TIMEOUT_S = 30.0
 _ENDED = ("done", "failed")
 
 
@@ -236,7 +234,7 @@ class ExportActions:
         for mover, agent in reversed(movers.items()):
             with contextlib.suppress(HoldfastError):
                 stop = StopMover(lease=self._context.pool.lease, mover=mover, reason="the export was stopped")
-                self._context.pool.ask(agent, stop, Done, _STOP_TIMEOUT_S)
+                self._context.pool.dismiss(agent, stop)
 
     def _look_for_movers(self, agent: str) -> None:
         """Is what we started there still running? If not, or if nobody can be asked, it is started again."""

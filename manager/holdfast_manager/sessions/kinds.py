@@ -74,7 +74,7 @@ def _backup(shop: Workshop, request: BackupRequest) -> str:
     if catalog.groups.named(job.repository) is None:  # of a group other members may do
         repository_keys(catalog, catalog.repositories.get(job.repository))
     platform = _platform(shop, job)
-    context = shop.context(job.repository, job.name)
+    context = shop.context(job.repository, job.name, job.retry_pause_s)
     only = vms_without_point(catalog, request.again) if request.again is not None else None
     actions = BackupActions(context, job, Homes(context, job.repository), platform, only)
     machine = BackupMachine(RetryPolicy(job.retries, job.retry_pause_s))
@@ -109,10 +109,10 @@ def _platform(shop: Workshop, job: JobSpec) -> Platform:
 def _copy(shop: Workshop, request: CopyRequest) -> str:
     job = shop.catalog.jobs.get(request.job) if request.job else None
     copies = job if job is not None and job.copy is not None else None
-    context = shop.context(request.repository, copies.name if copies is not None else "")
+    policy = RetryPolicy(copies.retries, copies.retry_pause_s) if copies is not None else RetryPolicy()
+    context = shop.context(request.repository, copies.name if copies is not None else "", policy.pause_s)
     homes = Homes(context, request.repository, leave_out=request.origin)  # not into a member that is evacuated
     actions = CopyActions(context, request, _origins(shop, context, request.origin), homes, job)
-    policy = RetryPolicy(copies.retries, copies.retry_pause_s) if copies is not None else RetryPolicy()
     result = shop.drive(context, BackupMachine(policy), actions, actions.tasks.push)
     return _after_points(shop, context, job, request.repository, result) if job is not None else result
 

@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from holdfast_agent.errors import ConnectionLost, ErrorRecord, HoldfastError, MoverDied, TreesDiffer
+from holdfast_agent.errors import (
+    AgentAway,
+    ConnectionLost,
+    ErrorRecord,
+    HoldfastError,
+    MoverDied,
+    RepositoryAway,
+    TreesDiffer,
+)
 from holdfast_agent.model.rules import Route, TransferRules
 from holdfast_agent.model.stats import TransferCounters, joined
 from holdfast_agent.sealing.keys import DataKeys
@@ -65,9 +73,6 @@ _CONNECTED = frozenset({"connected", "transferring", "done"})
 # When one mover fails, the other soon reports that its peer is gone. The first cause is worth a moment's wait.
 _SECONDARY = frozenset({"connection_lost", "cancelled", "unreachable", "record_rejected"})
 _CAUSE_WAIT_S = 3.0
-_STOP_TIMEOUT_S = 30.0
-_ADOPT_TRIES = 5
-_ADOPT_PAUSE_S = 2.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -221,10 +226,15 @@ class MoverDesk:
         self._pool.ask(pair.proxy, request, Done)
 
     def limit(self, task: TaskKey, share: Share) -> None:
-        """From now on the task's movers send no more than its share. Raises typed errors."""
+        """From now on the task's movers send no more than its share. Raises typed errors.
+
+        Never waits for an agent that was lost: it is told again.
+        """
         pair = self._pair(task)
         rules = msgspec.structs.replace(pair.rules, bandwidth_bytes_per_s=share.bytes_per_s, limited_by=share.by)
         for agent, mover in pair.senders():
+            if not self._pool.is_connected(agent):
+                raise ConnectionLost(peer=agent, reason="it is being looked for")
             self._pool.ask(agent, ChangeRules(lease=self._pool.lease, mover=mover, rules=rules), Done)
 
     def ways(self, task: TaskKey) -> Ways:
@@ -256,10 +266,9 @@ class MoverDesk:
             for _, mover in pair.movers():
                 self._by_mover.pop(mover, None)
         for agent, mover in pair.movers():
-            # An agent that does not answer stops the mover when the lease runs out.
             with contextlib.suppress(HoldfastError):
                 stop = StopMover(lease=self._pool.lease, mover=mover, reason="the task was stopped")
-                self._pool.ask(agent, stop, Done, _STOP_TIMEOUT_S)
+                self._pool.dismiss(agent, stop)
 
     def deliver(self, push: MoverChanged) -> None:
         """An agent told something of a mover."""
@@ -276,7 +285,12 @@ class MoverDesk:
         if not touched:
             return
         try:
-            listed = self._reconnect(agent)
+            listed = self._pool.insist(agent, ListMovers(lease=self._pool.lease), MoverList)
+        except AgentAway as error:
+            away = RepositoryAway(**error.fields)
+            self._fail_all([pair for pair in touched if pair.repository == agent], away)
+            self._fail_all([pair for pair in touched if pair.repository != agent], error)
+            return
         except HoldfastError as error:
             self._fail_all(touched, error)
             return
@@ -359,16 +373,6 @@ class MoverDesk:
             if not pair.settled:
                 pair.settled = True
                 self._fail(pair, error.to_record())
-
-    def _reconnect(self, agent: str) -> MoverList:
-        for attempt in range(_ADOPT_TRIES):
-            try:
-                return self._pool.ask(agent, ListMovers(lease=self._pool.lease), MoverList)
-            except HoldfastError as error:
-                if not error.retryable or attempt == _ADOPT_TRIES - 1:
-                    raise
-                threading.Event().wait(_ADOPT_PAUSE_S)
-        raise ConnectionLost(peer=agent, reason="it did not come back")
 
     def _pair(self, task: TaskKey) -> _Pair:
         with self._lock:

@@ -47,8 +47,9 @@ from .instructions import (
 from .story import Story
 from .task_machine import RetryPolicy, TaskMachine
 
-# The repository no longer knows this write session: trying the task again in it cannot succeed, the VM starts anew.
-_SESSION_LOST = frozenset({"session_unknown", "session_fenced"})
+# The repository no longer knows this write session, or will not when it is back: trying the task again in it cannot
+# succeed. The VM starts anew, and its snapshot does not wait for that.
+_SESSION_LOST = frozenset({"session_unknown", "session_fenced", "repository_away"})
 
 
 class VmState(StrEnum):

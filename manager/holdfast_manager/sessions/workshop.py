@@ -59,8 +59,11 @@ class Workshop:
         """By which agents know this manager."""
         return KeyPair.load(self.settings.identity_file)
 
-    def context(self, repository: str, job: str = "") -> Context:
-        """What the actions of the session share. ``repository``: or a group; ``job``: whose share of lines it takes."""
+    def context(self, repository: str, job: str = "", pause_s: float = 0.0) -> Context:
+        """What the actions of the session share. ``repository``: or a group; ``job``: whose share of lines it takes.
+
+        ``pause_s``: before what failed is tried again.
+        """
         timing = self.settings.timing
         driver = Driver(self.recorder, self._stop_reason, timing.poll)
         pool = AgentPool(
@@ -69,6 +72,7 @@ class Workshop:
             lease=f"session-{self.entry.id}",
             ttl_s=timing.lease_ttl,
             on_push=lambda agent, push: driver.call_soon(lambda: self._dispatch(agent, push)),
+            believe_s=pause_s / 2,
         )
         self.cleanup.callback(pool.close)
         ledger = SlotLedger(self.catalog, ttl_s=timing.lease_ttl)

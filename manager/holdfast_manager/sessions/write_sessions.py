@@ -53,10 +53,10 @@ def give_up_write_session(context: Context, attempt: WriteAttempt) -> bool:
         return False
     request = AbortSession(lease=context.pool.lease, repository=context.repository.path, sid=attempt.sid)
     try:
-        context.pool.ask(context.repository.agent, request, Done)
+        context.pool.dismiss(context.repository.agent, request, timeout_s=None)
     except AlreadyExists:
         return True
     except HoldfastError as error:
-        # The agent fences it when the lease runs out, or at its next start.
-        context.recorder.note(f"the write session stays open for now: {error}", "warning", Step.COMMIT)
+        told = f"the write session is given up by the agent {context.repository.agent} itself, when its lease runs out"
+        context.recorder.note(f"{told} or at its next start: {error.text}", "warning", Step.COMMIT)
     return False
