@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from lab.contents import assert_same
 from lab.estate import Estate, estate
 from lab.network import Host
+from lab.processes import MOVER, children
 
 MIB = 1 << 20
 SIZE_MIB = 32
@@ -92,14 +95,26 @@ def test_a_proxy_that_cannot_reach_the_repository_any_more_is_replaced_by_anothe
     assert arrived < 1.5 * SIZE_MIB * MIB, "what was stored before was sent again"
 
 
-def test_a_proxy_that_dies_in_mid_transfer_is_replaced_by_another(house: Estate) -> None:
-    running = Running(house, "orphan")
-    house.agents["one"].kill()
+@pytest.mark.parametrize("what", ["mover", "agent"])
+def test_a_task_whose_source_mover_or_whole_proxy_dies_goes_on_at_another_proxy(house: Estate, what: str) -> None:
+    vault, agent = house.hosts["vault"], house.agents["one"]
+    before = vault.received_bytes()
+    running = Running(house, f"orphan-{what}")
+    assert agent.process is not None
+    if what == "mover":
+        (mover,) = children(agent.process.pid, MOVER)
+        os.kill(mover, signal.SIGKILL)
+    else:
+        agent.kill()
     try:
         report = running.ended()
     finally:
-        house.agents["one"].start()
-    assert report["disks"][0]["proxy"] == "two", report["disks"]
+        if what == "agent":
+            agent.start()
+    (disk,) = report["disks"]
+    assert (disk["proxy"], disk["attempt"]) == ("two", 2), disk
+    arrived = vault.received_bytes() - before
+    assert arrived < 1.5 * SIZE_MIB * MIB, "what was stored before was sent again"
 
 
 def _refused(host: Host) -> bool:
