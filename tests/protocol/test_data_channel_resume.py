@@ -145,6 +145,25 @@ def test_no_key_meets_a_nonce_twice_however_often_a_line_breaks(monkeypatch: pyt
     assert len(set(used)) == len(used)
 
 
+@pytest.mark.parametrize("dead", ["silent", "refused", "without a way"])
+def test_a_dead_address_that_comes_first_is_left_for_the_next(dead: str) -> None:
+    """As a preferred network may be whose link is down: the connection is made by the address after it."""
+    listener = DataListener("127.0.0.1", "127.0.0.1", PORTS, SECRET, timeouts=LINK, window_bytes=WINDOW)
+    with Relay(int(listener.endpoint.rpartition(":")[2])) as relay:
+        relay.freeze() if dead == "silent" else relay.cut(refuse=True)
+        first = "tcp://240.0.0.1:20000" if dead == "without a way" else relay.endpoint
+        connector = DataConnector(
+            [first, listener.endpoint], SECRET, streams=2, timeout_s=20, timeouts=LINK, window_bytes=WINDOW
+        )
+        made: list[DataConnection | None] = [None, None]
+        while made[0] is None or made[1] is None:  # its time-out ends what is in vain
+            made = [made[0] or connector.poll(0.02), made[1] or listener.poll(0.02)]
+        assert made[0].peer == listener.endpoint
+        for end in made:
+            assert end is not None
+            end.abort()
+
+
 def test_a_silent_line_is_left_for_the_next_address() -> None:
     line = Line(near=QUICK)
     bulk = os.urandom(30_000)

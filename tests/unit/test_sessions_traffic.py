@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
 import msgspec
 import pytest
 
@@ -100,6 +103,38 @@ def test_an_edited_rule_holds_at_the_next_look_and_a_removed_one_no_longer(ruled
     ruled.traffic_rules.remove("wan")
     traffic.look()
     assert desk.told == {A: Share(None)}
+
+
+def test_a_window_that_opens_and_closes_while_tasks_run_is_heeded_at_the_next_look(
+    ruled: Catalog, clock, desk: Desk
+) -> None:
+    """Over midnight of the rule's own zone, which is another day than the manager's."""
+    _edit(ruled, windows=("fri 23:30-00:30",), time_zone="Asia/Tokyo")
+    clock.now = datetime(2026, 11, 27, 23, 29, 59, tzinfo=ZoneInfo("Asia/Tokyo")).timestamp()
+    traffic = _traffic(ruled, clock, desk)
+    traffic.join(A, 1)
+    assert desk.told == {}
+    clock.pass_time(1)
+    traffic.look()
+    assert desk.told == {A: Share(100_000, RULE)}
+    for _ in range(119):
+        clock.pass_time(30)
+        traffic.renew()
+    traffic.look()
+    assert desk.told == {A: Share(100_000, RULE)}, "it is Saturday there, but its Friday's window"
+    clock.pass_time(30)
+    traffic.look()
+    assert desk.told == {A: UNLIMITED}
+
+
+def test_a_limit_of_reading_and_one_of_writing_the_same_repository_are_two(stocked: Catalog, clock, desk: Desk) -> None:
+    entry = stocked.repositories.get("main")
+    limits = {"read_limit_bytes_per_s": 5000, "write_limit_bytes_per_s": 90_000}
+    stocked.repositories.update(msgspec.structs.replace(entry, **limits))
+    traffic = _traffic(stocked, clock, desk)
+    traffic.join(A, 1, reads="main")
+    traffic.join(B, 2, writes="main")
+    assert desk.told == {A: Share(5000, "read limit of main"), B: Share(90_000, "write limit of main")}
 
 
 def test_without_a_limit_nobody_is_told_anything(stocked: Catalog, clock, desk: Desk) -> None:
