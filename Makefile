@@ -73,6 +73,7 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/mover_start.py
+	@$(BIN)/python benchmarks/commands.py
 	@$(BIN)/python benchmarks/mover_memory.py
 	@$(BIN)/python benchmarks/tracked.py
 	@$(BIN)/python benchmarks/compare_peers.py --size-mib $(BENCH_SIZE_MIB) --get-benji
