@@ -155,7 +155,7 @@ def _timed(command: str) -> Iterator[list[float]]:
     try:
         yield times
     finally:
-        Monitor.run = real  # type: ignore[method-assign]
+        Monitor.run = real  # type: ignore[method-assign]  # and taken away
 
 
 @contextlib.contextmanager

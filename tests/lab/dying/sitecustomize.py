@@ -46,6 +46,17 @@ def _between(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return act
 
 
+def _put_around(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """``around`` is called in place of a function or a method, with that as its first argument."""
+    real = getattr(owner, name)
+
+    @functools.wraps(real)
+    def instead(*arguments: Any, **keywords: Any) -> Any:
+        return around(real, *arguments, **keywords)
+
+    setattr(owner, name, instead)
+
+
 def _be(kind: str) -> None:
     global _kind
     _kind = kind
@@ -58,16 +69,14 @@ def _hook_evacuations() -> None:
     from holdfast_manager.catalog.sessions import Sessions
     from holdfast_manager.sessions import evacuating
 
-    begun, child, asked = evacuating.Evacuation.__init__, evacuating.run_child, evacuating._Connections.ask
-
-    def evacuates(self: Any, *arguments: Any) -> None:
+    def evacuates(begin: Callable[..., None], self: Any, *arguments: Any) -> None:
         _be("evacuate")
-        begun(self, *arguments)
+        begin(self, *arguments)
 
-    def run_child(settings: Any, catalog: Any, begin: Any, stopped: Any) -> Any:
-        return child(settings, catalog, _between("begin", begin), stopped)
+    def run_child(run: Callable[..., Any], settings: Any, catalog: Any, begin: Any, stopped: Any) -> Any:
+        return run(settings, catalog, _between("begin", begin), stopped)
 
-    def ask(self: Any, repository: str) -> Any:
+    def ask(asked: Callable[..., Any], self: Any, repository: str) -> Any:
         plain = asked(self, repository)
 
         def told(request: Any, reply: Any) -> Any:
@@ -76,13 +85,14 @@ def _hook_evacuations() -> None:
 
         return told
 
-    evacuating.Evacuation.__init__ = evacuates  # type: ignore[method-assign]
-    evacuating.run_child = _between("run_child", run_child)
-    evacuating._Connections.ask = ask  # type: ignore[method-assign]
+    _put_around(evacuating.Evacuation, "__init__", evacuates)
+    _put_around(evacuating, "run_child", run_child)
+    _put_around(evacuating._Connections, "ask", ask)
     for owner, names in (
         (Points, ("set_retention", "set_boot", "cast_doubt", "remove")),
         (Repositories, ("set_sealed",)),
         (Sessions, ("end",)),
+        (evacuating, ("run_child",)),
     ):
         for name in names:
             setattr(owner, name, _between(name, getattr(owner, name)))
@@ -91,19 +101,17 @@ def _hook_evacuations() -> None:
 def _hook_machines() -> None:
     from holdfast_manager.sessions.driver import Driver
 
-    run, perform = Driver.run, Driver._perform
-
-    def runs(self: Any, machine: Any, actions: Any) -> str:
+    def runs(run: Callable[..., str], self: Any, machine: Any, actions: Any) -> str:
         _be(type(actions).__name__.removesuffix("Actions").lower())
         return run(self, machine, actions)
 
-    def performs(self: Any, instruction: Any, actions: Any, workers: Any) -> None:
+    def performs(perform: Callable[..., None], self: Any, instruction: Any, actions: Any, workers: Any) -> None:
         _act(type(instruction).__name__, "before")
         perform(self, instruction, actions, workers)
         _act(type(instruction).__name__, "after")
 
-    Driver.run = runs  # type: ignore[method-assign]
-    Driver._perform = performs  # type: ignore[method-assign]
+    _put_around(Driver, "run", runs)
+    _put_around(Driver, "_perform", performs)
 
 
 if "HOLDFAST_ACTS" in os.environ:
