@@ -44,7 +44,7 @@ def _init(directory: Path, *more: str) -> subprocess.CompletedProcess[str]:
     (directory / "disks").mkdir(exist_ok=True)
     return _holdfast_agent(
         "init", "--config", directory / "agent.toml", "--proxy", directory / "disks", "--state-dir",
-        directory / "state", "--listen", "tcp://127.0.0.1:0", "--name", "lab", "--yes", *more,
+        directory / "state", "--listen", "127.0.0.1:0", "--name", "lab", "--yes", *more,
     )  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from holdfast_agent.errors import VmNotFound
+from holdfast_agent.errors import NoVmChosen, VmNotFound
 from holdfast_manager.broker import Broker
 from holdfast_plugins.api import PlaceKind, VmInfo, VmRef
 
@@ -92,10 +94,24 @@ def test_a_name_that_is_not_there_is_an_error_with_the_nearest(driver: CountingD
     assert caught.value.exit_code == 10
 
 
-@pytest.mark.parametrize(("include", "exclude"), [([], []), (["x*"], []), (["web*"], ["*"])])
-def test_nothing_to_back_up_is_an_error(driver: CountingDriver, include: list[str], exclude: list[str]) -> None:
-    with pytest.raises(VmNotFound):
+@pytest.mark.parametrize(
+    ("include", "exclude", "told"),
+    [
+        ([], [], "by an empty list: none of its 4"),
+        (["x*", "y*"], [], "by 'x*' and 'y*': none of its 4"),
+        (["web*"], ["*"], "by 'web*': all 3 are excluded"),
+    ],
+)
+def test_nothing_to_back_up_is_an_error_that_says_why(
+    driver: CountingDriver, include: list[str], exclude: list[str], told: str
+) -> None:
+    with pytest.raises(NoVmChosen, match=re.escape(f"no VM of lab is chosen {told}")):
         Broker(driver, "lab").resolve(include, exclude)
+
+
+def test_a_server_without_vms_says_so() -> None:
+    with pytest.raises(NoVmChosen, match="by '\\*': it has none, or none that its account may see"):
+        Broker(CountingDriver(), "lab").resolve(["*"])
 
 
 class PlacingDriver(CountingDriver):

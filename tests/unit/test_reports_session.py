@@ -251,6 +251,27 @@ def test_an_error_is_told_once_with_how_often_and_what_to_do() -> None:
     assert "took 3 attempts" in session_text(report)
 
 
+def test_a_reason_is_told_in_one_place() -> None:
+    why = LOST.message
+    text = session_text(failures(good_in_the_end=False))
+    assert text.count(why) == 1 and "web/disk0.img: failed\n" in text
+    told_by_the_steps = session_report(session(), [task("d0", reason="compared")], backup())
+    assert session_text(told_by_the_steps).count("digest: compared") == 1
+
+
+def test_what_only_the_names_of_attempts_tell_apart_is_one_problem() -> None:
+    def failed(second: float, name: str) -> EventEntry:
+        error = msgspec.structs.replace(LOST, message=f"no /vms/snapshot-{name}/disk")
+        return event(second, happened.TaskFailed(task=KEYS["d0"], error=error, at=Step.TRANSFER))
+
+    attempts = [failed(number, f"{number:016x}") for number in range(5, 8)]
+    points = [failed(8, "5" * 32), failed(9, "6" * 32)]
+    report = session_report(session(result=SessionResult.FAILED), [], [*backup()[:10], *attempts, *points])
+    assert [(each.message[17:34], each.times) for each in report.problems] == [
+        ("0000000000000007/", 3), ("5" * 17, 1), ("6" * 17, 1),
+    ]  # fmt: skip
+
+
 def test_a_failure_that_a_retry_made_good_is_a_warning() -> None:
     assert [problem.level for problem in failures(good_in_the_end=True).problems] == ["warning"]
 

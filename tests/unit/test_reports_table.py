@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from holdfast_manager.reports.table import WIDTH, table
+import os
+import sys
+import termios
+
+import pytest
+
+from holdfast_manager.reports.table import WIDTH, facts, room, table
 
 HEADS = ("session", "result", "error", "took")
 LONG = "the agent local cannot be reached: " + "connection refused at 127.0.0.1:8430, " * 4
@@ -24,3 +30,18 @@ def test_what_fits_and_what_cannot_be_broken_stays_as_it_is() -> None:
     assert table(HEADS, [row], fold=("error",)) == table(HEADS, [row])
     path = "/srv/" + "a" * 2 * WIDTH
     assert path in table(HEADS, [("12", "failed", f"no such file: {path}", "3 s")], fold=("error",))
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(80, 78), (200, WIDTH), (20, 58)])
+def test_lines_fit_a_terminal_that_is_narrow(monkeypatch: pytest.MonkeyPatch, columns: int, expected: int) -> None:
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        for name in ("stdout", "__stdout__"):
+            patch.setattr(sys, name, terminal)
+        told = facts([("why", "word " * 100)], fold=True)
+        assert room() == expected
+    os.close(ours)
+    assert expected - 6 <= max(map(len, told.split("\n"))) <= expected
+    assert room() == WIDTH, "of a file or a pipe"

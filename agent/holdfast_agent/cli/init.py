@@ -28,7 +28,13 @@ from .options import config_option
 @click.option("--name", default="", help="Name shown to managers  [default: the host's name]")
 @click.option("--proxy", multiple=True, metavar="DIR", help="Take the role proxy for disks below DIR (repeatable)")
 @click.option("--repository", multiple=True, metavar="DIR", help="Take the role repository below DIR (repeatable)")
-@click.option("--listen", default=ControlSettings().listen, show_default=True, help="Where managers connect")
+@click.option(
+    "--listen",
+    default=ControlSettings().listen.removeprefix("tcp://"),
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where managers connect",
+)
 @click.option("--state-dir", default=AgentSettings().state_dir, show_default=True, help="Keys, caches and lock")
 @click.option(
     "--advertise", multiple=True, metavar="ADDRESS", help="Address that movers on other hosts are told; repeat for more"
@@ -52,7 +58,7 @@ def init(
     Examples:
       holdfast-agent init
       holdfast-agent init --proxy /var/lib/libvirt/images --yes
-      holdfast-agent init --repository /srv/holdfast --listen tcp://10.0.0.5:8430 --yes
+      holdfast-agent init --repository /srv/holdfast --listen 10.0.0.5:8430 --yes
     """
     path = find_config(config)
     if path.exists():
@@ -86,7 +92,7 @@ def _settings(
         return AgentSettings(
             name=name,
             state_dir=_absolute(state_dir),
-            control=ControlSettings(listen=listen),
+            control=ControlSettings(listen=f"tcp://{listen.removeprefix('tcp://')}"),
             data=DataSettings(advertised_address=advertise[0] if len(advertise) == 1 else advertise),
             proxy=ProxySettings(paths=tuple(map(_absolute, proxy))) if proxy else None,
             repository=RepositorySettings(paths=tuple(map(_absolute, repository))) if repository else None,

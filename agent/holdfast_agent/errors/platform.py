@@ -40,6 +40,15 @@ class VmNotFound(PlatformError):
         super().__init__(vm=vm, server=server, nearest=nearest)
 
 
+class NoVmChosen(PlatformError):
+    """A job that quietly backs up nothing is the worst of all jobs."""
+
+    code = "no_vm_chosen"
+    message = "no VM of {server} is chosen by {entries}: {reason}"
+    action = "{advice}; `holdfast server show {server}` lists what there is"
+    exit_code = 10
+
+
 class DiskUnsupported(PlatformError):
     """The VM or one of its disks is of a kind that this plugin cannot back up; trying again does not help."""
 

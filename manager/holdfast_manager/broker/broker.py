@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from holdfast_agent.errors import VmNotFound
+from holdfast_agent.errors import NoVmChosen
 from holdfast_plugins.api import HypervisorDriver, OffersPlaces, PlaceKind, VmInfo, VmRef
 
 from .patterns import match, match_places
@@ -66,19 +66,29 @@ class Broker:
 
         An entry is a name, an id, or a pattern with ``*``, ``?`` or ``[…]``, in which case matters; or such a name of a
         place with its kind in front ("folder:/dc/vm/web", "tag:backup/*"), for all VMs there. Called by a job
-        session at its start. Raises ``VmNotFound`` when a name in ``include`` is not there, with the nearest one, or
-        when nothing is left to back up: a job that quietly backs up nothing is the worst of all jobs.
+        session at its start. Raises ``VmNotFound`` when a name in ``include`` is not there, with the nearest one, and
+        ``NoVmChosen`` when nothing is left to back up.
         """
         vms = self.vms()
-        chosen: set[str] = set()
-        for entry in include:
-            chosen.update(vm.vm_id for vm in self._meant(entry, vms, self._server))
-        for entry in exclude:
-            chosen.difference_update(vm.vm_id for vm in self._meant(entry, vms))
-        if not chosen:
-            asked = ", ".join(include) + (f" without {', '.join(exclude)}" if exclude else "")
-            raise VmNotFound(vm=asked, server=self._server)
-        return [vm for vm in vms if vm.vm_id in chosen]
+        included = {vm.vm_id for entry in include for vm in self._meant(entry, vms, self._server)}
+        excluded = {vm.vm_id for entry in exclude for vm in self._meant(entry, vms)}
+        if not included - excluded:
+            raise self._nothing_chosen(include, len(vms), len(included))
+        return [vm for vm in vms if vm.vm_id in included - excluded]
+
+    def _nothing_chosen(self, include: Sequence[str], there: int, included: int) -> NoVmChosen:
+        if not there:
+            reason = "it has none, or none that its account may see"
+            advice = "Check the server's options and the rights of its account"
+        elif not included:
+            reason, advice = (
+                f"none of its {there} is called so or lies there",
+                "Check the job's --include; case matters",
+            )
+        else:
+            reason, advice = f"all {included} are excluded", "Check the job's --exclude"
+        entries = " and ".join(map(repr, include)) or "an empty list"
+        return NoVmChosen(entries=entries, server=self._server, reason=reason, advice=advice)
 
     def _meant(self, entry: str, vms: Sequence[VmRef], required_on: str = "") -> list[VmRef]:
         kind = entry.partition(":")[0]

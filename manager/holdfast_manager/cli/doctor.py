@@ -8,7 +8,7 @@ import click
 
 from holdfast_manager.doctor import Finding, Level, examine
 from holdfast_manager.reports.sentences import counted
-from holdfast_manager.reports.table import WIDTH, printable, wrapped
+from holdfast_manager.reports.table import printable, room, wrapped
 
 from .app import App, pass_app
 from .commands import Command
@@ -47,7 +47,7 @@ def told(findings: Sequence[Finding]) -> str:
         mark, colour = _MARKS[finding.level]
         lines.append(f"{click.style(f'{mark:2}', fg=colour)}  {finding.subject:{width}}  {printable(finding.text)}")
         if finding.advice:
-            first, *more = wrapped(printable(finding.advice), max(40, WIDTH - width - 6))
+            first, *more = wrapped(printable(finding.advice), max(40, room() - width - 6))
             lines += [f"{'':4}{'':{width}}  {text}" for text in (f"→ {first}", *more)]
     count = sum(finding.level is not Level.GOOD for finding in findings)
     return "\n".join([*lines, "", f"{counted(count, 'thing')} to do" if count else "All is well"])

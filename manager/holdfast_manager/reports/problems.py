@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -10,6 +11,10 @@ from holdfast_agent.errors import ErrorRecord
 from holdfast_manager.catalog.values import EventEntry, SessionEntry, TaskEntry
 
 from .names import Names
+from .steps import FAILURES
+
+_TOKEN = re.compile(r"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
+"""As names of what each attempt makes anew have it. Ids of restore points are longer: each of them counts."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,9 +28,6 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     at: str = ""
     exit_code: int = 1
     times: int = 1
-
-
-_FAILURES = frozenset({"TaskFailed", "VmFailed", "TargetFailed", "SessionFailed"})
 
 
 def problems(
@@ -48,7 +50,7 @@ def problems(
 def _of_event(event: EventEntry, names: Names) -> list[Problem]:
     about = names.subject(event)
     data = event.data
-    if event.kind in _FAILURES:
+    if event.kind in FAILURES:
         try:
             error = msgspec.convert(data.get("error"), ErrorRecord)
         except msgspec.ValidationError:
@@ -82,13 +84,16 @@ def _softened(found: list[Problem], session: SessionEntry) -> list[Problem]:
 
 
 def _once(found: list[Problem]) -> list[Problem]:
-    """Equal problems together: an error is told of a disk, of its VM and of the session, by event and by row."""
+    """Equal problems together: an error is told of a disk, of its VM and of the session, by event and by row.
+
+    Equal are also those that differ by what each attempt is called, such as its snapshot; the last is told.
+    """
     merged: dict[tuple[str, str], list[Problem]] = {}
     whole = {f"{problem.message}. {problem.action}" for problem in found if problem.action}
     for problem in found:
         if problem.message in whole:
             continue  # a note that repeats an error with its advice
-        merged.setdefault((problem.level, problem.message), []).append(problem)
+        merged.setdefault((problem.level, _TOKEN.sub("*", problem.message)), []).append(problem)
     ordered = [_merged(same) for same in merged.values()]
     return sorted(ordered, key=lambda problem: problem.level == "error")
 
@@ -98,4 +103,5 @@ def _merged(same: list[Problem]) -> Problem:
     told_by_disk = {place.partition("/")[0] for place in places if "/" in place}
     about = ", ".join(place for place in places if place not in told_by_disk)
     times = max(1, sum(1 for problem in same if problem.at))
-    return msgspec.structs.replace(same[0], about=about, times=times)
+    at = next((problem.at for problem in same if problem.at), "")
+    return msgspec.structs.replace(same[-1], about=about, at=at, times=times)

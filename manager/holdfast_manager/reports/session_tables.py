@@ -76,14 +76,16 @@ def disk_table(report: SessionReport) -> tuple[Row, list[Row]]:
 
 
 def disk_facts(report: SessionReport) -> list[Fact]:
-    """Why each disk waits, was read in its mode, was held up, and the like."""
-    reasons = []
+    """Why each disk waits, was read in its mode unless the steps tell that, was held up, and the like."""
+    reasons, told_by_steps = [], tuple(detail for line in report.steps for detail in line.details)
     for disk in report.disks:
         place = f"{disk.vm}/{disk.disk}"
         if disk.state == "queued" and disk.reason:
             reasons.append((place, disk.reason))
         elif disk.mode and disk.reason:
-            reasons.append((place, f"{disk.mode}: {disk.reason}"))
+            why = f"{disk.mode}: {disk.reason}"
+            if not any(detail.endswith(f": {why}") for detail in told_by_steps):
+                reasons.append((place, why))
         if disk.counters.audited_blocks:
             reasons.append((place, _audit(disk.counters)))
         if told := throttling(disk.counters):

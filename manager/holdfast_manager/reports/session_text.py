@@ -10,9 +10,7 @@ from holdfast_manager.catalog.values import SessionState
 from .problems import Problem
 from .session_report import SessionReport
 from .session_tables import NUMBERS, STEP_HEADS, data_text, disk_facts, disk_table, header_facts, load_facts, step_rows
-from .table import facts, indented, printable, table
-
-_PROBLEM_WIDTH = 100
+from .table import facts, indented, printable, room, table
 
 
 def session_text(report: SessionReport) -> str:
@@ -64,10 +62,13 @@ def _problem(problem: Problem) -> str:
     about = f"{problem.about}: " if problem.about else ""
     at = f" (at {problem.at}" + (f", {problem.times} times)" if problem.times > 1 else ")") if problem.at else ""
     mark = "!" if problem.level == "error" else "*"
-    text = printable(f"{about}{problem.message}{at}")
-    lines = textwrap.wrap(text, _PROBLEM_WIDTH, initial_indent=f"  {mark} ", subsequent_indent="    ")
-    if problem.action:
-        lines += textwrap.wrap(
-            printable(problem.action), _PROBLEM_WIDTH, initial_indent="    ", subsequent_indent="    "
-        )
-    return "\n".join(lines)
+    told = _filled(f"{about}{problem.message}{at}", f"  {mark} ")
+    return f"{told}\n{_filled(problem.action, '    ')}" if problem.action else told
+
+
+def _filled(text: str, begin: str) -> str:
+    """Paths stay whole, to be copied."""
+    return textwrap.fill(
+        printable(text), room() + 2, initial_indent=begin, subsequent_indent="    ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip

@@ -18,6 +18,8 @@ from .sentences import counted, sentence
 Span = tuple[float, float]
 ROUTINE = frozenset({"MoversStarted", "MoversConnected", "TaskStopped", "InventoryRead"})
 """Kinds that nobody who watches a session needs a line for."""
+FAILURES = frozenset({"TaskFailed", "VmFailed", "TargetFailed", "SessionFailed"})
+"""Kinds whose event holds an error."""
 _BETWEEN_STEPS = frozenset({"RetryDue", "VmRetryDue", "CancelRequested"})
 _UNMEASURED = frozenset({"MoversConnected", "ChangesMissed", "TransferFinished", "TaskFailed", "TaskStopped"})
 
@@ -107,6 +109,8 @@ def _step_of(event: EventEntry) -> Step | None:
 
 
 def _texts(event: EventEntry, counters: Mapping[tuple[str, str], TransferCounters]) -> list[str]:
+    if event.kind in FAILURES:
+        return ["failed"]  # why stands among the problems, with what to do
     text = "" if event.kind == "TaskStopped" else event_text(event, counters)
     return [text] if text else []
 

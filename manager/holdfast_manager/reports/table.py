@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -9,6 +11,8 @@ from collections.abc import Collection, Sequence
 GAP = "  "
 WIDTH = 98
 """Columns of a table: with the usual indent it fits a terminal of 100."""
+_INDENT = 2
+_NARROWEST = 58
 _LEAST = 24  # columns that a folded cell gets even so
 
 
@@ -18,9 +22,9 @@ def table(
     """``rows`` under ``heads``; columns named in ``right`` are aligned to the right (numbers).
 
     Columns are as wide as their widest cell; nothing is cut, and no line ends in blanks. Where the lines would be wider
-    than ``WIDTH``, cells of the columns ``fold``, which are words, go on below themselves, indented: the first of these
-    columns first, the next only if that does not do. Control characters in cells, which may come from a hypervisor, are
-    shown as "?".
+    than :func:`room`, cells of the columns ``fold``, which are words, go on below themselves, indented: the first of
+    these columns first, the next only if that does not do. Control characters in cells, which may come from a
+    hypervisor, are shown as "?".
     """
     lines = [[printable(cell) for cell in row] for row in (heads, *rows)]
     for head in fold:
@@ -38,18 +42,25 @@ def table(
 def facts(pairs: Sequence[tuple[str, str]], *, fold: bool = False) -> str:
     """ "Name:  value" lines with the values aligned; a value of several lines goes on below its first.
 
-    ``fold``: one that is wider than ``WIDTH``, too.
+    ``fold``: one that is wider than :func:`room`, too.
     """
     names = [printable(name) for name, _ in pairs]
     size = max(map(width, names), default=0) + 1
     lines = []
     for name, (_, value) in zip(names, pairs, strict=True):
-        room = WIDTH - size - len(GAP)
-        told = [part for line in value.split("\n") for part in (wrapped(line, room) if fold and line else [line])]
+        left = room() - size - len(GAP)
+        told = [part for line in value.split("\n") for part in (wrapped(line, left) if fold and line else [line])]
         first, *more = told
         lines.append(f"{_pad(name + ':', size, False)}{GAP}{printable(first)}".rstrip())
         lines += [f"{'':{size}}{GAP}{printable(line)}".rstrip() for line in more]
     return "\n".join(lines)
+
+
+def room() -> int:
+    """Columns that a line may take: ``WIDTH``, or fewer where the output is a terminal that is narrower."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(_NARROWEST, min(WIDTH, shutil.get_terminal_size((WIDTH + _INDENT, 24)).columns - _INDENT))
 
 
 def indented(text: str, by: str = GAP) -> str:
@@ -77,21 +88,21 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
 
 def _folded(lines: list[list[str]], column: int) -> list[list[str]]:
     widths = _widths(lines)
-    over = sum(widths) + len(GAP) * (len(widths) - 1) - WIDTH
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - room()
     if over <= 0:
         return lines
-    room = max(_LEAST, widths[column] - over)
+    left = max(_LEAST, widths[column] - over)
     found = []
     for line in lines:
-        parts = wrapped(line[column], room) or [""]
+        parts = wrapped(line[column], left) or [""]
         found.append([*line[:column], parts[0], *line[column + 1 :]])
         found += [[*[""] * column, part, *[""] * (len(line) - column - 1)] for part in parts[1:]]
     return found
 
 
-def wrapped(text: str, room: int) -> list[str]:
-    """Lines of ``room`` columns, all but the first indented; words stay whole."""
-    return textwrap.wrap(text, room, subsequent_indent=GAP, break_long_words=False, break_on_hyphens=False)
+def wrapped(text: str, columns: int) -> list[str]:
+    """Lines of so many columns, all but the first indented; words stay whole."""
+    return textwrap.wrap(text, columns, subsequent_indent=GAP, break_long_words=False, break_on_hyphens=False)
 
 
 def _pad(text: str, size: int, to_right: bool) -> str:
