@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lab.tools import require_tool
 from lab.vcenter import Fault, VCenter, vcenter
 from lab.vsphere_house import VsphereHouse, vsphere_house
 
@@ -27,7 +28,7 @@ HELD = {
 POLL_S = 0.02
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def center() -> Iterator[VCenter]:
     with vcenter() as made:
         yield made
@@ -61,9 +62,9 @@ class Sessions:
         shown: dict[str, Any] = self._house.holdfast("session", "show", str(self._numbers[what]))
         return shown
 
-    def wait_transferring(self, what: str) -> None:
+    def wait_begun(self, what: str) -> None:
         while (report := self.report(what))["state"] != "ended":
-            if any(disk["mode"] for disk in report["disks"]):
+            if any(disk["reason"] for disk in report["disks"]):
                 return
             time.sleep(POLL_S)
         raise AssertionError(report)
@@ -96,7 +97,7 @@ def test_backups_and_a_collection_end_at_whatever_step_they_are(center: VCenter,
         house.add_job(name, "--retries", "0", *SLOW, repository="main", include=name)
     for name in ("web", "img"):
         sessions.begin(name, "job", "run", name)
-        sessions.wait_transferring(name)
+        sessions.wait_begun(name)
     with center.faults(*HELD.values()):
         for name, act in HELD.items():
             sessions.begin(name, "job", "run", name)
@@ -120,3 +121,38 @@ def test_backups_and_a_collection_end_at_whatever_step_they_are(center: VCenter,
     assert not [*(store / "sessions").iterdir(), *(store / "tmp").iterdir()], "the agent ends what it had begun"
     house.holdfast("job", "edit", "img", "--reset", "bandwidth")
     assert len(house.run_job("img")["points"]) == 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_restores_proofs_and_exports_end_too(center: VCenter, house: VsphereHouse) -> None:
+    """Each after its own retries; an export when it is stopped, which needs no agent."""
+    require_tool("qemu-system-x86_64", "qemu-system-x86")
+    sessions = Sessions(house)
+    house.add_vsphere_job("web", "web", "--compression", "none")
+    house.add_job("img", "--compression", "none", repository="main", include="img")
+    for name in ("web", "img"):
+        house.run_job(name)
+    latest = ("--point", "latest")
+    export = house.holdfast("export", "start", "--vm", "img", *latest)["export"]["session"]
+    house.holdfast("repository", "edit", "main", "--read-limit", SLOW[1])
+    commands = {
+        "restore vm": ("restore", "vm", "--vm", "web", *latest, "--server", "vc", "--name", "web-new"),
+        "restore disk": ("restore", "disk", "--vm", "img", *latest, "--to", str(house.out / "img.raw")),
+        "verify": ("repository", "verify", "main", "--level", "2"),
+        "boot": ("verify", "boot", "--vm", "img", *latest, "--memory", "64MiB", "--console", "login:", "--emulate"),
+    }
+    for name, command in commands.items():
+        sessions.begin(name, *command)
+    for name in commands:
+        sessions.wait_begun(name)
+    house.kill_agent()
+    for name in commands:
+        result, error = sessions.ended(name)
+        assert (result, error in ("agent_away", "repository_away", "unreachable")) == ("failed", True), (name, error)
+    assert house.holdfast("export", "list")["exports"][0]["session"] == export
+    assert house.holdfast("export", "stop", str(export))["ended"]
+    assert "web-new" not in center.state()["machines"]
+    assert not house.holdfast("server", "show", "vc")["obligations"]
+    center.assert_clean()
+    house.start_agent()

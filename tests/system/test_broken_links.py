@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -115,6 +116,8 @@ def test_a_task_whose_source_mover_or_whole_proxy_dies_goes_on_at_another_proxy(
     assert (disk["proxy"], disk["attempt"]) == ("two", 2), disk
     arrived = vault.received_bytes() - before
     assert arrived < 1.5 * SIZE_MIB * MIB, "what was stored before was sent again"
+    if what == "agent":
+        assert "failed: the connection to the agent one was lost" in json.dumps(report), "whose fault it was is told"
 
 
 def _refused(host: Host) -> bool:

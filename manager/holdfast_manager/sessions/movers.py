@@ -363,7 +363,14 @@ class MoverDesk:
         pair.settled = True
         errors = [state.error for state in pair.states.values() if state.error is not None]
         errors.sort(key=lambda error: error.code in _SECONDARY)
-        self._fail(pair, errors[0])
+        self._fail(pair, errors[0] if errors[0].code not in _SECONDARY else self._agent_lost_by(pair) or errors[0])
+
+    def _agent_lost_by(self, pair: _Pair) -> ErrorRecord | None:
+        """Of a pair without another cause: the one of its agents that is not heard any more."""
+        for agent, _ in pair.movers():
+            if not self._pool.is_connected(agent):
+                return ConnectionLost(peer=f"the agent {agent}", reason="in mid-transfer").to_record()
+        return None
 
     def _fail(self, pair: _Pair, error: ErrorRecord) -> None:
         self._post(TaskFailed(task=pair.task, error=error, at=Step.TRANSFER if pair.connected else Step.CONNECT))
