@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from lab import repositories as lab
 from lab.faults import FaultySystem, PowerLoss, everything, nothing
 
 GEOMETRY = Geometry(4 * lab.BLOCK, lab.LOG2)
+LARGE = Geometry(10 << 20, lab.LOG2)
 PARTS = 8
 
 
@@ -106,6 +108,28 @@ def test_every_prefix_of_a_history_leaves_whole_points(folder: Path, part: int, 
     assert report.ok, report.findings
     before = repository.index.rebuild()
     assert before == repository.index.rebuild()
+    repository.close()
+
+
+class LargeHistory(History):
+    """Its point fills a pack of several steps, which are written while it fills."""
+
+    def __init__(self, seed: object) -> None:
+        super().__init__(seed)
+        source = random.Random(repr(seed))
+        self.full = {number: source.randbytes(lab.BLOCK) for number in range(LARGE.blocks)}
+
+    def run(self, repository: Repository, acknowledge: int | None = None) -> None:
+        lab.backup(repository, self.full, LARGE, sid=self.sids[0])
+
+
+def test_a_pack_that_is_cut_off_while_it_fills_is_no_pack(folder: Path) -> None:
+    for at in range(8, 20):  # seven are the session's record's, and how many steps a pack takes is not the same always
+        history = LargeHistory(at)
+        assert run_and_die(folder, history, at, lose=True) == 0
+        check_after_crash(folder, history, 0)
+    repository = lab.open_at(folder)
+    assert verify(repository, 2, keys=lab.KEYS).ok
     repository.close()
 
 

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import msgspec
 from blake3 import blake3
@@ -26,7 +26,8 @@ from holdfast_agent.repository import layout
 from holdfast_agent.repository.configuration import Config
 from holdfast_agent.repository.documents import DocumentType, encode_document
 from holdfast_agent.repository.gc.generations import Begin
-from holdfast_agent.repository.packs import PackContents, PendingPack
+from holdfast_agent.repository.packs import PackContents
+from holdfast_agent.repository.pending_packs import PendingPack
 from holdfast_agent.repository.quarantine import Note
 from holdfast_agent.repository.segments import encode_segment
 from holdfast_agent.repository.tombstones import Tombstone
@@ -164,18 +165,19 @@ def records(keys: RepositoryKeys) -> list[bytes]:
 
 @functools.cache
 def pack() -> tuple[bytes, PackContents]:
-    pending = PendingPack("d")
+    pending = PendingPack(PACK, ID, 0, memoryview(bytearray(1 << 20)))
     for whole in (*records(lab.KEYS)[1:], NODE_RECORD):
         pending.add(parse_header(whole), (whole[:HEADER_BYTES], whole[HEADER_BYTES:]))
     kept = _Kept()
-    contents = pending.write(kept, PACK, ID, 0)  # type: ignore[arg-type]  # all that it wants of a store
+    pending.seal()
+    contents = pending.write(kept, PACK)  # type: ignore[arg-type]  # all that it wants of a store
     return kept.data, contents
 
 
 class _Kept:
     data = b""
 
-    def create(self, name: str, data: Sequence[bytes]) -> None:
+    def create(self, name: str, data: Iterable[bytes]) -> None:
         self.data = b"".join(data)
 
 

@@ -21,11 +21,11 @@ from holdfast_agent.repository.file_writing import System
 from holdfast_agent.repository.packs import (
     PACK_HEADER_BYTES,
     PackContents,
-    PendingPack,
     check_pack,
     read_contents,
     scan_contents,
 )
+from holdfast_agent.repository.pending_packs import PendingPack
 from holdfast_agent.repository.segments import decode_segment, encode_segment
 from holdfast_agent.repository.store import FileStore, ObjectExists
 from holdfast_agent.sealing.records import RecordKind, parse_header, plain_record
@@ -43,18 +43,19 @@ def store(tmp_path: Path) -> FileStore:
     return FileStore(tmp_path / "repository")
 
 
-def pending(count: int = 3) -> PendingPack:
-    pack = PendingPack("d")
+def pending(name: layout.PackName = NAME, count: int = 3) -> PendingPack:
+    pack = PendingPack(name, ID, 1_700_000_000, memoryview(bytearray(4096)))
     for number in range(count):
         node_id, data = encode_node(0, 16, bytes([number + 1]) * 32)
         record = plain_record(RecordKind.NODE, data, node_id)
         pack.add(parse_header(record[0]), record)
+    pack.seal()
     return pack
 
 
 @pytest.fixture
 def contents(store: FileStore) -> PackContents:
-    return pending().write(store, NAME, ID, 1_700_000_000)
+    return pending().write(store, NAME)
 
 
 def path_of(tmp_path: Path, name: layout.PackName = NAME) -> Path:
@@ -215,7 +216,8 @@ def test_only_names_of_packs_are_taken_for_such(name: str) -> None:
 
 
 def test_segments_round_trip_and_every_alteration_is_found(store: FileStore, contents: PackContents) -> None:
-    second = pending(1).write(store, layout.PackName(NAME.sid, 1, "m", 8), ID, 0)
+    name = layout.PackName(NAME.sid, 1, "m", 8)
+    second = pending(name, 1).write(store, name)
     name = layout.segment_object(NAME.sid, 1, 1)
     data = encode_segment(name, ID, (contents, second))
     decoded = decode_segment(name, data, ID)

@@ -14,7 +14,7 @@ from holdfast_agent.model.ids import HOLE, BlockId
 from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.tree import TreeBuilder, TreeReader
 from holdfast_agent.repository.writer import SessionWriter
-from holdfast_agent.sealing.records import Pieces, RecordKind, parse_header
+from holdfast_agent.sealing.records import Pieces, RecordKind, check_pieces
 from holdfast_agent.wire.movers import MoverHost
 from holdfast_agent.wire.specs import PackRef, TargetSpec
 
@@ -101,12 +101,12 @@ class Store:
         """Append a record that was asked for; the bytes that it takes. Raises for one that was not."""
         _tree, writer = self._transfer()
         with self._clock:
-            header = parse_header(record[0])
+            header = check_pieces(record)
             if header.kind != RecordKind.DATA or header.id not in self._expected:
                 raise MalformedMessage(peer="the other mover", reason="a record that was not asked for")
             if header.plain_length != self._geometry.block_bytes:
                 raise MalformedMessage(peer="the other mover", reason="a record of another block size")
-            writer.append(*record)
+            writer.append_checked(header, record)
             self._expected.discard(header.id)
             self._records += 1
             return header.record_length

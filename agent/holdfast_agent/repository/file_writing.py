@@ -9,15 +9,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
-import mmap
 import os
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from holdfast_agent.sealing.buffers import PAGE_BYTES, begins_at_a_page, new_pages
+
 Buffer = bytes | bytearray | memoryview
 _DIRECT_FROM_BYTES = 1 << 20
 _CHUNK_BYTES = 2 << 20
-_ALIGNMENT = 4096  # the largest logical block in use; a device that wants more says EINVAL
 _MOST_BUFFERS = 512  # IOV_MAX is 1024 on Linux
 _MOST_WRITE_BYTES = 8 << 20
 
@@ -33,11 +33,21 @@ class System(Protocol):
     def unlink(self, path: str) -> None: ...
 
 
-def write_pieces(system: System, fd: int, pieces: Sequence[Buffer]) -> None:
-    """Write all of ``pieces`` one after the other to the new file ``fd``; the caller syncs. Raises OSError."""
-    rest: Iterable[Buffer] = pieces
-    if sum(len(piece) for piece in pieces) >= _DIRECT_FROM_BYTES and _set_direct(fd, True):
-        rest = _write_direct(system, fd, pieces)
+def write_pieces(system: System, fd: int, pieces: Iterable[Buffer]) -> None:
+    """Write all of ``pieces`` one after the other to the new file ``fd``, as they come; the caller syncs.
+
+    Raises OSError, and what ``pieces`` raises.
+    """
+    remaining = iter(pieces)
+    first, size = [], 0
+    for piece in remaining:
+        first.append(piece)
+        size += len(piece)
+        if size >= _DIRECT_FROM_BYTES:
+            break
+    rest: Iterable[Buffer] = itertools.chain(first, remaining)
+    if size >= _DIRECT_FROM_BYTES and _set_direct(fd, True):
+        rest = _write_direct(system, fd, rest)
         _set_direct(fd, False)
     _write_cached(system, fd, rest)
 
@@ -54,13 +64,20 @@ def _set_direct(fd: int, direct: bool) -> bool:
     return True
 
 
-def _write_direct(system: System, fd: int, pieces: Sequence[Buffer]) -> Iterable[Buffer]:
-    """Write whole aligned chunks; give back what is left: less than a block, or more where O_DIRECT stopped working."""
-    chunk = memoryview(mmap.mmap(-1, _CHUNK_BYTES))
+def _write_direct(system: System, fd: int, pieces: Iterable[Buffer]) -> Iterable[Buffer]:
+    """Write whole pages, from where they stand or gathered in chunks; give back what is left: less than a page, or
+    more where O_DIRECT stopped working."""
+    chunk = new_pages(_CHUNK_BYTES)
     filled = 0
     remaining = iter(pieces)
     for piece in remaining:
         view = memoryview(piece).cast("B")
+        if not filled and begins_at_a_page(view):
+            whole = len(view) - len(view) % PAGE_BYTES
+            written = _try_write(system, fd, view[:whole]) if whole else 0
+            if written < whole:
+                return itertools.chain([view[written:]], remaining)
+            view = view[whole:]
         while view:
             taken = min(len(view), _CHUNK_BYTES - filled)
             chunk[filled : filled + taken] = view[:taken]
@@ -70,7 +87,7 @@ def _write_direct(system: System, fd: int, pieces: Sequence[Buffer]) -> Iterable
                 if written < filled:
                     return itertools.chain([bytes(chunk[written:]), view], remaining)
                 filled = 0
-    whole = filled - filled % _ALIGNMENT
+    whole = filled - filled % PAGE_BYTES
     written = _try_write(system, fd, chunk[:whole]) if whole else 0
     return [bytes(chunk[written:filled])]
 

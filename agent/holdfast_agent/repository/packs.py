@@ -1,4 +1,4 @@
-"""Packs: header, records, table of contents, footer. Written whole from memory, read back by parts.
+"""Packs: header, records, table of contents, footer; how they are read back, whole and by parts.
 
 Everything here is checked without keys. The byte layout stands in docs/repository-format.md.
 """
@@ -6,7 +6,6 @@ Everything here is checked without keys. The byte layout stands in docs/reposito
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
 
 import msgspec
 from blake3 import blake3
@@ -69,49 +68,20 @@ class PackContents(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...]
 
 
-class PendingPack:
-    """Records waiting in memory to become a pack; they stay there until the pack is durable, for a second attempt."""
+def pack_header(name: PackName, repository_id: bytes, created_s: int) -> bytes:
+    front = _PACK_HEADER.pack(
+        _PACK_MAGIC, _VERSION, name.pack_class.encode(), 0, repository_id, bytes.fromhex(name.sid), name.mover,
+        name.seq, created_s, 0, 0,
+    )[:-4]  # fmt: skip
+    return front + crc32(front).to_bytes(4, "little")
 
-    def __init__(self, pack_class: str) -> None:
-        self.pack_class = pack_class
-        self.size_bytes = PACK_HEADER_BYTES + FOOTER_BYTES
-        self._pieces: list[Buffer] = []
-        self._headers: list[RecordHeader] = []
 
-    def __len__(self) -> int:
-        return len(self._headers)
-
-    def add(self, header: RecordHeader, pieces: Sequence[Buffer]) -> None:
-        self._headers.append(header)
-        self._pieces.extend(pieces)
-        self.size_bytes += header.record_length + ENTRY_BYTES
-
-    def write(self, store: ObjectStore, name: PackName, repository_id: bytes, created_s: int) -> PackContents:
-        """Make it durable under ``name``. Raises as ``store.create``; may be called again with another name."""
-        front = _PACK_HEADER.pack(
-            _PACK_MAGIC, _VERSION, self.pack_class.encode(), 0, repository_id, bytes.fromhex(name.sid), name.mover,
-            name.seq, created_s, 0, 0,
-        )[:-4]  # fmt: skip
-        header = front + crc32(front).to_bytes(4, "little")
-        entries = tuple(self._entries())
-        table = b"".join(entry.pack() for entry in entries)
-        hasher = blake3(header)
-        for piece in self._pieces:
-            hasher.update(piece)
-        digest = hasher.update(table).digest()
-        toc_offset = PACK_HEADER_BYTES + sum(entry.length for entry in entries)
-        tail = _FOOTER.pack(
-            _FOOTER_MAGIC, _VERSION, b"", toc_offset, len(entries), crc32(table), digest, 0, 0
-        )[:-4]  # fmt: skip
-        footer = tail + crc32(tail).to_bytes(4, "little")
-        store.create(pack_object(str(name)), [header, *self._pieces, table, footer])
-        return PackContents(str(name), toc_offset + len(table) + FOOTER_BYTES, digest, entries)
-
-    def _entries(self) -> Iterator[Entry]:
-        offset = PACK_HEADER_BYTES
-        for header in self._headers:
-            yield entry_of(header, offset)
-            offset += header.record_length
+def pack_footer(toc_offset: int, table: bytes, digest: bytes) -> bytes:
+    """``digest``: BLAKE3 of all before the footer."""
+    front = _FOOTER.pack(
+        _FOOTER_MAGIC, _VERSION, b"", toc_offset, len(table) // ENTRY_BYTES, crc32(table), digest, 0, 0
+    )[:-4]  # fmt: skip
+    return front + crc32(front).to_bytes(4, "little")
 
 
 def entry_of(header: RecordHeader, offset: int) -> Entry:

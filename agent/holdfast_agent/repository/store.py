@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -53,14 +53,14 @@ class Lock(Protocol):
 class ObjectStore(Protocol):
     """Write-once objects. Thread-safe; every method may raise :class:`RepositoryIoError`."""
 
-    def create(self, name: str, data: Sequence[Buffer]) -> None:
-        """Store the pieces of ``data`` under ``name``; when this returns they are durable.
+    def create(self, name: str, data: Iterable[Buffer]) -> None:
+        """Store the pieces of ``data`` under ``name``, written as they come; when this returns they are durable.
 
         Raises :class:`ObjectExists` if the name is taken, :class:`RepositoryFull`, :class:`RepositoryReadOnly`. After
         an error the object is absent, or (only if making the name durable failed) whole but perhaps not durable.
         """
 
-    def create_locked(self, name: str, data: Sequence[Buffer]) -> Lock:
+    def create_locked(self, name: str, data: Iterable[Buffer]) -> Lock:
         """As :meth:`create`, with the object locked from the moment at which it can be seen."""
 
     def try_lock(self, name: str) -> Lock | None:
@@ -150,10 +150,10 @@ class FileStore:
         self._root = root
         self._system = system
 
-    def create(self, name: str, data: Sequence[Buffer]) -> None:
+    def create(self, name: str, data: Iterable[Buffer]) -> None:
         self.create_locked(name, data).close()
 
-    def create_locked(self, name: str, data: Sequence[Buffer]) -> Lock:
+    def create_locked(self, name: str, data: Iterable[Buffer]) -> Lock:
         return self._create(name, lambda fd: write_pieces(self._system, fd, data))
 
     def _create(self, name: str, fill: Callable[[int], None]) -> Lock:

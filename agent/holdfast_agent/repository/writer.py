@@ -1,28 +1,31 @@
 """Writing records of one session: steps 2 to 6 of the write protocol, for one target mover.
 
-Records gather in memory; a full pack is hashed, written, synced and linked by one background thread while the next
-one fills, so that the disk's sync never holds the network back. At most two packs' records are in memory.
+Records gather in memory and are written by background threads, one for each pack, while more come: while one pack
+is synced and linked the next one fills. At most two packs of data are in memory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import NamedTuple
 
 from holdfast_agent.errors import FormatUnsupported, HoldfastError, ObjectMissing, RepositoryIoError, SessionUnknown
 from holdfast_agent.model.ids import HOLE, BlockId, Sid, parse_sid
+from holdfast_agent.sealing.buffers import new_pages
 from holdfast_agent.sealing.keys import repository_id_bytes
 from holdfast_agent.sealing.records import (
-    HEADER_BYTES,
+    Pieces,
+    RecordHeader,
     RecordKind,
-    check_payload,
-    open_plain_record,
+    check_pieces,
+    open_plain_pieces,
     parse_header,
     plain_record,
+    split_record,
 )
 from holdfast_agent.wire.specs import PackRef
 
@@ -30,13 +33,21 @@ from .collector_log import packs_to_avoid
 from .file_writing import Buffer
 from .index import Location
 from .layout import DATA_CLASS, META_CLASS, PACKS, PackName, segment_object, session_object
-from .packs import DATA_PACK_BYTES, META_PACK_BYTES, PackContents, PendingPack
+from .packs import DATA_PACK_BYTES, META_PACK_BYTES, PackContents
+from .pending_packs import PendingPack, room_bytes
 from .quarantine import Quarantine
 from .repository import Repository
 from .segments import encode_segment
 from .store import ObjectExists
 
 _PACKS_A_SEGMENT = 16  # about 1 GiB: what a killed mover has stored beyond its last segment is sent again
+
+
+class _Open(NamedTuple):
+    """A pack and what becomes of it in the thread that writes it."""
+
+    pack: PendingPack
+    written: Future[PackContents]
 
 
 class SessionWriter:
@@ -71,13 +82,14 @@ class SessionWriter:
         self._own: set[BlockId] = set()
         # Records that a note names and that were stored again since are no reason to look every inherited id up.
         self._shuns = bool(self._shunned) or any(self.missing(list(self._quarantine.record_ids())))
-        self._open = {pack_class: PendingPack(pack_class) for pack_class in self._limits}
+        self._open: dict[str, _Open] = {}
+        self._rooms: dict[str, memoryview] = {}  # of packs that are durable, for the next ones
         self._unpublished: list[PackContents] = []
         self._published: list[PackRef] = []
         self._seq = itertools.count(1)
         self._segment_number = itertools.count(1)
-        self._closer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pack-closer")
-        self._closing: Future[PackContents] | None = None
+        self._writers = ThreadPoolExecutor(len(self._limits) + 1, "pack-writer")  # one pack is closing
+        self._closing: _Open | None = None
         self._failure: HoldfastError | None = None
 
     def __enter__(self) -> SessionWriter:
@@ -106,27 +118,22 @@ class SessionWriter:
     def append(self, *pieces: Buffer) -> bool:
         """Store one sealed record: whole, or as header and payload. Checks its CRCs; False if this writer has it.
 
-        The pieces are kept, not copied, until their pack is durable: the caller must not reuse them. Raises
-        :class:`ObjectDamaged`, :class:`FormatUnsupported`, and the error of a pack that could not be written twice,
-        after which every call raises it.
+        The pieces are copied. Raises :class:`ObjectDamaged`, :class:`FormatUnsupported`, and the error of a pack that
+        could not be written twice, after which every call raises it.
         """
-        if len(pieces) == 1:
-            whole = memoryview(pieces[0])
-            pieces = (whole[:HEADER_BYTES], whole[HEADER_BYTES:])
-        header = parse_header(pieces[0])
-        check_payload(header, pieces[1])
+        record = split_record(pieces[0]) if len(pieces) == 1 else (pieces[0], pieces[1])
+        return self.append_checked(check_pieces(record), record)
+
+    def append_checked(self, header: RecordHeader, record: Pieces) -> bool:
+        """:meth:`append` for whoever has checked the record."""
         if header.kind == RecordKind.NODE:
-            open_plain_record(b"".join(pieces), header.id)
+            open_plain_pieces(record, header.id)
         elif header.kind not in (RecordKind.DATA, RecordKind.BLOB):
             raise FormatUnsupported(name=f"record {header.id.hex()[:16]}", feature=f"the record kind {header.kind}")
         if header.id in self._own:
             return False
         pack_class = DATA_CLASS if header.kind == RecordKind.DATA else META_CLASS
-        pending = self._open[pack_class]
-        if len(pending) and pending.size_bytes + header.record_length > self._limits[pack_class]:
-            self._roll(pack_class)
-            pending = self._open[pack_class]
-        pending.add(header, pieces)
+        self._pack_for(pack_class, header.record_length).add(header, record)
         self._own.add(header.id)
         return True
 
@@ -141,20 +148,19 @@ class SessionWriter:
 
         The packs are synced and linked, then a segment is, and only then rows appear in the local index.
         """
-        for pack_class in self._open:
+        for pack_class in list(self._open):
             self._roll(pack_class)
-        self._wait_for_closer()
+        self._wait_for_closing()
         self._publish_segment()
         return list(self._published)
 
     def close(self) -> None:
-        """Drop what was not published; waits for a pack that is being written. Idempotent."""
+        """Drop what was not published; waits for a full pack that is being written. Idempotent."""
+        for filling in self._open.values():
+            filling.pack.abandon()
         self._open.clear()
-        if self._closing is not None:
-            with contextlib.suppress(HoldfastError):
-                self._closing.result()
-            self._closing = None
-        self._closer.shutdown()
+        self._closing = None
+        self._writers.shutdown()
 
     abort = close
 
@@ -167,43 +173,59 @@ class SessionWriter:
         present = (name.rpartition("/")[2] for name in self._store.names(PACKS))
         return frozenset(self._index.known_packs(avoided) | self._index.absent_packs(present))
 
-    def _roll(self, pack_class: str) -> None:
-        """Hand the open pack to the closer and begin a new one."""
-        self._wait_for_closer()
-        pending = self._open[pack_class]
-        if len(pending):
-            self._open[pack_class] = PendingPack(pack_class)
-            self._closing = self._closer.submit(self._write_pack, pending)
+    def _pack_for(self, pack_class: str, record_bytes: int) -> PendingPack:
+        """The open pack if it takes a record of this length, else a new one."""
+        if pack_class in self._open and not self._open[pack_class].pack.takes(record_bytes):
+            self._roll(pack_class)
+        if pack_class not in self._open:
+            room = self._room(pack_class, max(room_bytes(record_bytes), self._limits[pack_class]))
+            pack = PendingPack(self._next_name(pack_class), self._repository_id, int(time.time()), room)
+            self._open[pack_class] = _Open(pack, self._writers.submit(self._write_pack, pack))
+        return self._open[pack_class].pack
 
-    def _wait_for_closer(self) -> None:
+    def _room(self, pack_class: str, length_bytes: int) -> memoryview:
+        kept = self._rooms.pop(pack_class, memoryview(b""))
+        return kept[:length_bytes] if len(kept) >= length_bytes else new_pages(length_bytes)
+
+    def _roll(self, pack_class: str) -> None:
+        """Let the open pack be closed, once the one before it is durable."""
+        self._wait_for_closing()
+        self._closing = self._open.pop(pack_class)
+        self._closing.pack.seal()
+
+    def _wait_for_closing(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._closing is None:
             return
+        closing, self._closing = self._closing, None
         try:
-            contents = self._closing.result()
+            contents = closing.written.result()
         except HoldfastError as error:
             self._failure = error
             raise
-        finally:
-            self._closing = None
+        self._rooms[closing.pack.name.pack_class] = closing.pack.room
         self._unpublished.append(contents)
         if len(self._unpublished) >= _PACKS_A_SEGMENT:
             self._publish_segment()
 
-    def _write_pack(self, pending: PendingPack) -> PackContents:
-        """Runs in the closer thread. After an error of the storage once more, to a new file under a new name."""
+    def _write_pack(self, pack: PendingPack) -> PackContents:
+        """Runs in a thread of its own. After an error of the storage once more, to a new file under a new name."""
         failed = False
+        name = pack.name
         while True:
-            name = PackName(self._sid, self._mover, pending.pack_class, next(self._seq))
             try:
-                return pending.write(self._store, name, self._repository_id, int(time.time()))
+                return pack.write(self._store, name)
             except ObjectExists:
-                continue  # a writer with this number was here before; names never recur
+                pass  # a writer with this number was here before; names never recur
             except RepositoryIoError:
                 if failed:
                     raise
                 failed = True
+            name = self._next_name(name.pack_class)
+
+    def _next_name(self, pack_class: str) -> PackName:
+        return PackName(self._sid, self._mover, pack_class, next(self._seq))
 
     def _publish_segment(self) -> None:
         packs = tuple(self._unpublished)
