@@ -3,6 +3,7 @@
 #   make demo [DISK=image]   back up a real disk, change it, back it up again, restore both, compare (under two minutes)
 #   make test [ARGS=…]       all tests but the long ones      make soak    the long ones (crash loops)
 #   make lint                style, types and layers          make bench   figures and charts, other programs beside
+#                                                             (ARGS=--small: whether all of it runs, in minutes)
 #   make packages            wheel, source distribution and Debian packages, in dist/
 #   make docs        the documentation as a site, in dist/site
 #   make reference           docs/reference, written from the code: after a change of a command, a key or an error
@@ -72,31 +73,7 @@ demo: $(STAMP)
 	@$(BIN)/python packaging/demo.py
 
 bench: $(STAMP)
-	@$(BIN)/python benchmarks/mover_start.py
-	@$(BIN)/python benchmarks/commands.py
-	@$(BIN)/python benchmarks/mover_memory.py
-	@$(BIN)/python benchmarks/tracked.py
-	@$(BIN)/python benchmarks/compare_peers.py --size-mib $(BENCH_SIZE_MIB) --get-benji
-	@$(BIN)/python benchmarks/gc.py --folder bench-work
-	@$(BIN)/python benchmarks/compare_gc.py
-	@$(BIN)/python benchmarks/data_path.py --size-mib $(BENCH_SIZE_MIB)
-	@$(BIN)/python benchmarks/changed.py --size-mib $(BENCH_SIZE_MIB)
-	@$(BIN)/python benchmarks/points.py
-	@$(BIN)/python benchmarks/index.py --folder bench-work
-	@$(BIN)/python benchmarks/compare_copy.py
-	@$(BIN)/python benchmarks/compare_libvirt.py
-	@$(BIN)/python benchmarks/vsphere.py
-	@$(BIN)/python benchmarks/disks.py
-	@$(BIN)/python benchmarks/latency.py
-	@$(BIN)/python benchmarks/export.py
-	@$(BIN)/python benchmarks/files.py
-	@$(BIN)/python benchmarks/boot.py
-	@$(BIN)/python benchmarks/predicted_rate.py
-	@$(BIN)/python benchmarks/running_guest.py
-	@$(BIN)/python benchmarks/freeze.py
-	@$(BIN)/python benchmarks/fair_shares.py
-	@$(BIN)/python benchmarks/draw.py
-	@$(BIN)/python benchmarks/scheduler.py
+	@$(BIN)/python benchmarks/everything.py --size-mib $(BENCH_SIZE_MIB) $(ARGS)
 
 clean:
 	@rm -rf demo-work bench-work .lab-cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -53,6 +53,8 @@ def main() -> int:
             more = _timed(lambda: restic.copy(first, second))
             print(f"| restic | {whole:.1f} s | {more:.1f} s | |", flush=True)
             found["restic"] = {"three_states_s": whole, "one_more_s": more}
+        else:
+            print(f"\nNot installed: restic ({restic.how_to_get}).")
     results.write("compare_copy", {"size_mib": given.size_mib, "tools": found})
     return 0
 

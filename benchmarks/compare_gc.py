@@ -57,6 +57,8 @@ def main() -> int:
                 free = partial(peer.free, home)
                 found[peer.name] = _measured(peer.name, home / "repo", free)
                 shutil.rmtree(home)
+        absent = [peer for peer in FILE_PEERS if peer.version is None]
+        print("", *(f"Not installed: {peer.name} ({peer.how_to_get})." for peer in absent), sep="\n")
     results.write("compare_gc", {"size_mib": given.size_mib, "points": given.points, "tools": found})
     return 0
 

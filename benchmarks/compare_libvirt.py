@@ -24,6 +24,7 @@ import images
 
 from lab.installation import Installation, installed
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
+from lab.tools import require_tool
 
 MIB = 1 << 20
 GRAIN = 64 << 10
@@ -45,9 +46,7 @@ def main() -> int:
         help="what guests write: what no compression tells apart, or programs, text and pages of databases",
     )  # fmt: skip
     given = parser.parse_args()
-    if shutil.which("virtnbdbackup") is None:
-        print("virtnbdbackup is not installed: apt install virtnbdbackup", file=sys.stderr)
-        return 0
+    require_tool("virtnbdbackup", "virtnbdbackup")
     with libvirt_daemon() as host, installed(host.shared) as house:
         ours, theirs = (make_vm(host, name, given.size_mib) for name in ("holdfast", "virtnbdbackup"))
         prepare(house, host, given.block_size, given.compression)

@@ -16,6 +16,7 @@ from typing import Any
 from bars import Bar, Panel, chart
 
 WORK = Path("bench-work")
+MIB = 1 << 20
 Found = Mapping[str, Any]
 _SHORT = {
     ", whole command": "",
@@ -24,6 +25,7 @@ _SHORT = {
     ", not encrypted": ", open",
     ", encrypted": ", sealed",
     "qemu-img convert, zstd": "qemu-img, zstd",
+    ", written in any order": ", -W",
     "virtnbdbackup, not compressed": "virtnbdbackup",
 }
 
@@ -76,20 +78,15 @@ def _changed(found: Found) -> str:
 
 
 def _data_path(found: Found) -> str:
-    parts = found["parts"]
+    parts: Mapping[str, Mapping[str, float]] = found["parts"]
     panels = []
-    for title, names in (("Full", ("bare full", "full")), ("Unchanged", ("bare unchanged", "unchanged"))):
-        bars = [_part(parts, name, field) for field in ("took_s", "cpu_s") for name in names]
-        panels.append(Panel(title, "s", bars))
-    text = f"{found['used_mib']:,} MiB of data, medians of {found['rounds']}; wall and processor time of all processes"
+    for kind, field in (("wall", "took_s"), ("processor", "cpu_s")):
+        for what in ("full", "unchanged"):
+            names = {"bare loop": f"bare {what}", "one process": f"{what}, one process", "two": f"{what}, two"}
+            bars = [Bar(name, parts[part][field], ours="bare" not in part) for name, part in names.items()]
+            panels.append(Panel(f"{what.capitalize()}, {kind} time", "s", bars))
+    text = f"{found['used_mib']:,} MiB of data, medians of {found['rounds']}; movers of one host are one process"
     return chart("Two movers beside a bare loop of two threads", text, panels, columns=2)
-
-
-def _part(parts: Mapping[str, Mapping[str, float]], name: str, field: str) -> Bar:
-    kind = "wall" if field == "took_s" else "processor"
-    return Bar(
-        f"{'bare loop' if 'bare' in name else 'two movers'}, {kind}", parts[name][field], ours="bare" not in name
-    )
 
 
 def _fair_shares(found: Found) -> str:
@@ -118,6 +115,31 @@ def _compare_gc(found: Found) -> str:
     return chart("Giving the space of forgotten backups back", text, panels, columns=1)
 
 
+def _latency(found: Found) -> str:
+    panels = []
+    for run in found["runs"]:
+        bars = [Bar("plain TCP", 100 * run["plain"]), *(Bar(each, 100 * run[each], ours=True) for each in _WAYS)]
+        streams = "1 stream" if run["streams"] == 1 else f"{run['streams']} streams"
+        panels.append(Panel(f"{streams.capitalize()}, of the line", "%", bars))
+    text = f"{found['mbit']:,} Mbit/s, a round trip of {found['round_trip_ms']} ms; {found['size_mib']:,} MiB"
+    return chart("A long line", text, panels, columns=min(3, len(panels)))
+
+
+_WAYS = ("backup", "restore")
+
+
+def _predicted(found: Found) -> str:
+    panels = []
+    for name, run in found["runs"].items():
+        bars = [
+            Bar("predicted", run["predicted_bytes_per_s"] / MIB, ours=True),
+            Bar("the job's", run["measured_bytes_per_s"] / MIB),
+        ]
+        panels.append(Panel(name.capitalize(), "MiB/s", bars))
+    text = f"An image of {found['size_mib']:,} MiB: rates that holdfast benchmark tells beforehand, and what jobs did"
+    return chart("Predictions and jobs", text, panels, columns=2)
+
+
 def _memory(found: Found) -> str:
     runs = [(what, each) for what, each in found.items() if isinstance(each, dict)]
     bars = [Bar("idle agent", found["idle_agent_mib"], ours=True)]
@@ -143,6 +165,8 @@ CHARTS: dict[str, Callable[[Found], str]] = {
     "fair_shares": _fair_shares,
     "compare_gc": _compare_gc,
     "mover_memory": _memory,
+    "latency": _latency,
+    "predicted_rate": _predicted,
 }
 
 

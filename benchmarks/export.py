@@ -26,6 +26,7 @@ from holdfast_agent.wire.specs import BlockTree, ExportDisk
 from lab.disks import qemu_nbd
 from lab.exports import exported, run
 from lab.movers import Site
+from lab.tools import missing, require_tool
 
 MIB = 1 << 20
 READS = 1500
@@ -58,6 +59,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--block-kib", type=int, default=1024, help="block size of the repository")
     arguments = parser.parse_args()
+    for program, package in (("qemu-nbd", "qemu-utils"), ("nbdcopy", "libnbd-bin")):
+        require_tool(program, package)
+    if subprocess.run(["/usr/bin/python3", "-c", "import nbd"], check=False, capture_output=True).returncode:
+        missing("libnbd is not there for the system's Python; Debian and Ubuntu: apt install python3-libnbd")
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir="/var/tmp") as work:
         folder = Path(work)
         site = Site(folder)

@@ -19,6 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import results
+
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import BlockId
@@ -69,17 +71,18 @@ def main() -> int:
     parser.add_argument("--mbit", type=int, default=1000, help="what the line carries, in Mbit/s")
     parser.add_argument("--round-trip-ms", type=int, default=50)
     given = parser.parse_args()
-    if os.geteuid() != 0:
-        print("latency: network namespaces need root; nothing was measured")
-        return 0
     WORK.mkdir(exist_ok=True)
     rate, delay_s = given.mbit * 125_000, given.round_trip_ms / 2000
     print("| streams | plain TCP | backup | restore |\n|---|---|---|---|")
+    runs = []
     with network(["proxy", "vault"]) as (proxy, vault), delay_line(proxy, vault, delay_s, rate) as line:
         for streams in given.streams:
             took = [_round(proxy, vault, line[1], streams, given.size_mib) for _ in range(given.rounds)]
-            columns = [statistics.median(each[column] / rate for each in took) for column in range(3)]
-            print(f"| {streams} | " + " | ".join(f"{share:.0%}" for share in columns) + " |", flush=True)
+            plain, backup, restore = (statistics.median(column) / rate for column in zip(*took, strict=True))
+            print(f"| {streams} | {plain:.0%} | {backup:.0%} | {restore:.0%} |", flush=True)
+            runs.append({"streams": streams, "plain": plain, "backup": backup, "restore": restore})
+    line_of = {"mbit": given.mbit, "round_trip_ms": given.round_trip_ms}
+    results.write("latency", {"size_mib": given.size_mib, "rounds": given.rounds, **line_of, "runs": runs})
     return 0
 
 
