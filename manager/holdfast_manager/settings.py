@@ -29,7 +29,7 @@ _USER_SECRET = re.compile(r"(://[^:/@?]*:).*@")
 _QUERY_SECRET = re.compile(r"([?&](?:password|passwd|sslpassword|passfile)=)[^&]*", re.IGNORECASE)
 
 
-NotifierName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+NotifierName = Annotated[str, msgspec.Meta(pattern=strict.NAME_PATTERN)]
 
 
 class LogLevel(StrEnum):

@@ -82,7 +82,7 @@ def test_init_needs_a_role(tmp_path: Path) -> None:
 def test_init_refuses_a_bad_address(tmp_path: Path) -> None:
     done = _init(tmp_path, "--listen", "here")
     assert done.returncode == 2
-    assert "listen must be tcp://" in done.stderr
+    assert "listen must be ADDRESS:PORT" in done.stderr and "'here' is not" in done.stderr
 
 
 def test_authorize_and_remove(config: Path) -> None:

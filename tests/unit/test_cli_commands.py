@@ -21,6 +21,7 @@ from holdfast_manager.catalog.values import (
     SessionResult,
     SessionState,
 )
+from holdfast_manager.cli.output import styled
 from holdfast_manager.host import PluginHost
 from holdfast_manager.schedules.schedule import JobSchedule
 from holdfast_manager.settings import ManagerSettings
@@ -51,6 +52,20 @@ def test_init_makes_everything_once(tmp_path: Path, holdfast: Holdfast, manager_
     assert again == {**first.json, "created": False}
     text = holdfast("init")
     assert f"holdfast-agent authorize '{first.json['public_key']}'" in text.out
+
+
+def test_a_bad_name_is_told_what_a_name_is(holdfast: Holdfast, images: Path) -> None:
+    holdfast("init")
+    done = holdfast("server", "add", "my lab", "--plugin", "images", "--option", f"path={images}")
+    assert done.code == 2
+    assert "a name is 1 to 64 letters, digits, dots, dashes and underscores" in done.err and "regex" not in done.err
+
+
+def test_colours_are_left_out_for_who_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert styled("Error", fg="red") != "Error"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert styled("Error", fg="red") == "Error"
 
 
 def test_a_database_is_migrated_by_hand_only_once_it_is_there(holdfast: Holdfast) -> None:

@@ -98,7 +98,7 @@ def _settings(
             repository=RepositorySettings(paths=tuple(map(_absolute, repository))) if repository else None,
         )
     except ValueError as error:
-        raise UsageError(reason=str(error)) from error
+        raise UsageError(reason=str(error).replace("tcp://", "")) from error  # which --listen may leave out
 
 
 def _absolute(path: str) -> str:

@@ -18,6 +18,8 @@ import msgspec
 from holdfast_agent.errors import ConfigInvalid, ConfigNotFound, ConfigUnreadable, UnknownConfigKey
 
 T = TypeVar("T")
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Of what users give a name; errors tell it in words."""
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 NOT_DECODED = (msgspec.MsgspecError, ValueError, RecursionError)
 """What msgspec raises for bytes that are not what they must be: its own errors, those for text that is not UTF-8, and
@@ -49,11 +51,13 @@ def convert(table: Any, to: type[T], source: str) -> T:
         missing = _MISSING.fullmatch(reason)
         if missing is not None:
             key, reason = f"{key}.{missing[1]}".lstrip("."), "it is missing, and has no default"
-        raise ConfigInvalid(file=source, key=key or "as a whole", reason=_in_words_of_toml(reason)) from error
+        raise ConfigInvalid(file=source, key=key or "as a whole", reason=_in_words(reason)) from error
 
 
-def _in_words_of_toml(reason: str) -> str:
-    """``Expected `object | null`, got `array``` as whoever wrote the file calls it: a table, which may be left out."""
+def _in_words(reason: str) -> str:
+    """In the words of whoever wrote the table: ``object | null`` is a table, which may be left out."""
+    if repr(NAME_PATTERN) in reason:
+        return "a name is 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter or a digit"
     return reason.replace(" | null`", "`").replace("`object`", "`table`")
 
 

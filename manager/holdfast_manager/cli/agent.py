@@ -210,7 +210,7 @@ def _table(entries: tuple[AgentEntry, ...], states: list[dict[str, Any]], check:
     return table(
         ("agent", "endpoint", "roles", "state", *(_CHECKED if check else ())),
         rows,
-        fold=("check",) if check else ("roles",),
+        fold=("roles", "free", "check") if check else ("roles",),
     )
 
 

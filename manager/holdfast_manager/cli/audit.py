@@ -67,4 +67,4 @@ def _table(entries: tuple[AuditEntry, ...]) -> str:
         for entry in entries
     ]
     heads = ("entry", "time", "who", "from", "what", "on", "outcome", "command")
-    return table(heads, rows, right=("entry",))
+    return table(heads, rows, right=("entry",), fold=("command", "on"))

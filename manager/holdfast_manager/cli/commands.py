@@ -161,7 +161,7 @@ class Group(click.Group):
                 raise click.UsageError(f"`{context.command_path} --help` shows help", context)
             known = self.list_commands(context)
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"{context.command_path} has {', '.join(known)}"
             raise click.UsageError(f"no command {name!r}; {hint}", context)
         return super().resolve_command(context, arguments)
 

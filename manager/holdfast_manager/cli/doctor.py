@@ -12,6 +12,7 @@ from holdfast_manager.reports.table import printable, room, wrapped
 
 from .app import App, pass_app
 from .commands import Command
+from .output import styled
 
 _MARKS = {
     Level.GOOD: ("ok", "green"),
@@ -45,7 +46,7 @@ def told(findings: Sequence[Finding]) -> str:
     lines = []
     for finding in findings:
         mark, colour = _MARKS[finding.level]
-        lines.append(f"{click.style(f'{mark:2}', fg=colour)}  {finding.subject:{width}}  {printable(finding.text)}")
+        lines.append(f"{styled(f'{mark:2}', fg=colour)}  {finding.subject:{width}}  {printable(finding.text)}")
         if finding.advice:
             first, *more = wrapped(printable(finding.advice), max(40, room() - width - 6))
             lines += [f"{'':4}{'':{width}}  {text}" for text in (f"→ {first}", *more)]

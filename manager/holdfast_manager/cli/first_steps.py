@@ -20,7 +20,7 @@ from holdfast_plugins.api.registry import Family
 
 from .app import App
 from .first_wishes import SCHEDULE, Line, Wishes, job_line, repository_line
-from .output import Collected
+from .output import Collected, styled
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -61,7 +61,7 @@ def ask(app: App) -> dict[str, Any]:
              ("job", JOB, _ask_job))  # fmt: skip
     try:
         for number, (kind, explained, asked) in enumerate(steps, start=1):
-            app.out.note(click.style(f"\nStep {number} of {len(steps)}: {kind}", bold=True))
+            app.out.note(styled(f"\nStep {number} of {len(steps)}: {kind}", bold=True))
             there = _names(app, kind)
             if there:
                 app.out.note(f"There already: {', '.join(there)}")
@@ -73,7 +73,7 @@ def ask(app: App) -> dict[str, Any]:
     except (click.Abort, KeyboardInterrupt):
         app.out.note("\nWhat was made stays; `holdfast init` goes on from there.")
         raise
-    app.out.note(click.style("\nWhat `holdfast doctor` says of it:", bold=True))
+    app.out.note(styled("\nWhat `holdfast doctor` says of it:", bold=True))
     return told
 
 
@@ -184,7 +184,7 @@ def _run(app: App, line: Line) -> Any:
     """Carry a command out as if it had been typed; returns its document. Raises what it raises."""
     from .root import root
 
-    app.out.note(click.style(f"  holdfast {shlex.join(line)}", dim=True))
+    app.out.note(styled(f"  holdfast {shlex.join(line)}", dim=True))
     collected = Collected(app.out)
     with app.step(line, collected) as step:
         root.main(list(line), prog_name="holdfast", standalone_mode=False, obj=step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,11 @@ class ResultNotWritten(HoldfastError):
     code = "result_not_written"
     message = "the result could not be written: {reason}"
     action = "What the command does is done; look at it by a command that shows it"
+
+
+def styled(text: str, **style: Any) -> str:
+    """As :func:`click.style`, unless whoever reads wants no colours (https://no-color.org)."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
 
 
 class Output(ABC):
@@ -50,7 +56,7 @@ class TextOutput(Output):
             _write(told)
 
     def error(self, record: ErrorRecord) -> int:
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {record.message}", err=True)
+        click.echo(f"{styled('Error:', fg='red', bold=True)} {record.message}", err=True)
         if record.action:
             click.echo(f"  {record.action}", err=True)
         return record.exit_code
@@ -60,7 +66,7 @@ class TextOutput(Output):
             click.echo(text, err=True)
 
     def warning(self, text: str) -> None:
-        click.echo(f"{click.style('Warning:', fg='yellow', bold=True)} {text}", err=True)
+        click.echo(f"{styled('Warning:', fg='yellow', bold=True)} {text}", err=True)
 
 
 class JsonOutput(Output):

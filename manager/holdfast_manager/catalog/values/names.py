@@ -6,7 +6,9 @@ from typing import Annotated
 
 import msgspec
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+from holdfast_agent.model.strict import NAME_PATTERN
+
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 """Names of servers, agents, repositories and jobs: 1 to 64 letters, digits, dots, dashes and underscores."""
 PERCENT = r"^(100|[0-9]{1,2}(\.[0-9]+)?) %$"
 Slots = Annotated[int, msgspec.Meta(ge=1, le=1024)]
