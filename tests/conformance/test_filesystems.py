@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.filesystems.crc32c import crc32c
 from holdfast_agent.model.geometry import Extent
 from lab.devices import mounted_apart
 from lab.tools import require_tool
@@ -94,6 +95,61 @@ def test_forms_of_ext4_that_are_not_known_are_kept_whole(tmp_path: Path, options
     found = look(make_ext4(tmp_path / "disk", *options, size=32 * MIB))
     assert found.unused == []
     assert doubt in found.findings[0].doubt
+
+
+def put_in_superblock(image: Path, offset: int, form: str, *values: int) -> None:
+    """With a checksum that is right again."""
+    with image.open("r+b") as file:
+        file.seek(1024)
+        raw = bytearray(file.read(1024))
+        struct.pack_into(form, raw, offset, *values)
+        struct.pack_into("<I", raw, 0x3FC, crc32c(bytes(raw[:0x3FC])))
+        file.seek(1024)
+        file.write(raw)
+
+
+# Bits of the three words of features that leave it where free blocks are told, as the kernel's documentation has them.
+HARMLESS = {0x5C: 0x1E3F, 0x60: 0x3E7C2, 0x64: 0xB56B}
+DIRTY = {0x60: 0x4, 0x64: 0x10000}
+"""A journal that is to be replayed, and orphans to be cleared, which have a reason of their own."""
+
+
+def test_each_feature_of_ext4_that_is_not_known_keeps_the_whole_volume(tmp_path: Path) -> None:
+    image = make_ext4(tmp_path / "disk", "-b", "4096", size=16 * MIB)
+    raw = image.read_bytes()[1024:2048]
+    assert look(image).unused
+    for word, harmless in HARMLESS.items():
+        (told,) = struct.unpack_from("<I", raw, word)
+        assert not told & ~harmless, "mke2fs has something new"
+        for bit in (1 << place for place in range(32) if not harmless >> place & 1):
+            put_in_superblock(image, word, "<I", told | bit)
+            (finding,) = look(image).findings
+            assert finding.unused_bytes == 0, f"the checker is broken: {word:#x} {bit:#x}"
+            assert ("journal" if DIRTY.get(word) == bit else "unknown features") in finding.doubt
+        put_in_superblock(image, word, "<I", told)
+    assert look(image).unused
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "value", "doubt"),
+    [
+        (0x3A, "<H", 0, "not unmounted cleanly"),
+        (0x3A, "<H", 3, "has errors"),
+        (0x3A, "<H", 5, "not unmounted cleanly"),
+        (0x4C, "<I", 0, "unknown features"),
+        (0x4C, "<I", 2, "unknown features"),
+        (0x175, "<B", 2, "no checksums"),
+        (0x4, "<I", 1 << 31, "not possible"),
+    ],
+)
+def test_a_superblock_of_ext4_that_says_something_else(
+    tmp_path: Path, offset: int, form: str, value: int, doubt: str
+) -> None:
+    image = make_ext4(tmp_path / "disk", "-b", "4096", size=16 * MIB)
+    put_in_superblock(image, offset, form, value)
+    (finding,) = look(image).findings
+    assert doubt in finding.doubt
+    assert finding.unused_bytes == 0
 
 
 def test_ext2_and_ext3_are_kept_whole(tmp_path: Path) -> None:

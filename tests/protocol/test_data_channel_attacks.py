@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,16 @@ import zmq
 from holdfast_agent.channel import data_connection
 from holdfast_agent.channel.data_connection import DataConnection, Incoming
 from holdfast_agent.channel.data_connector import DataConnector
-from holdfast_agent.channel.data_handshake import HELLO_BYTES, PROTOCOL_VERSION, Hello, decode_hello, encode_hello
+from holdfast_agent.channel.data_handshake import (
+    HELLO_BYTES,
+    PROTOCOL_VERSION,
+    Hello,
+    Welcome,
+    decode_hello,
+    decode_welcome,
+    encode_hello,
+    encode_welcome,
+)
 from holdfast_agent.channel.data_incarnation import Incarnation
 from holdfast_agent.channel.data_listener import DataListener
 from holdfast_agent.channel.data_records import MAX_FRAME_BYTES, RecordKind
@@ -332,18 +343,62 @@ def test_a_false_welcome_is_refused() -> None:
     context.term()
 
 
-def test_another_version_is_named_on_the_listening_side() -> None:
+def _hello_of(version: int) -> bytes:
+    """As that version wrote it, authentic: 1 and 2 had no incarnation and no name of the connection between."""
+    if version >= 3:
+        return encode_hello(Hello(version, 0, 1, 1 << 20, 1, bytes(16), bytes(32)), SECRET)
+    body = struct.pack("<4sHBBI16s32s", b"HFDH", version, 0, 1, 1 << 20, bytes(16), bytes(32))
+    key = hmac.digest(SECRET, b"holdfast data channel 1 hello", "sha256")
+    return body + hmac.digest(key, body, "sha256")
+
+
+@pytest.mark.parametrize("version", [1, 2, PROTOCOL_VERSION + 1])
+def test_another_version_is_named_on_the_listening_side_and_told_to_the_other(version: int) -> None:
     listener = listen()
     context = zmq.Context()
-    newer = context.socket(zmq.DEALER)
-    newer.connect(listener.endpoint)
-    newer.send(encode_hello(Hello(PROTOCOL_VERSION + 1, 0, 1, 1 << 20, 1, bytes(16), bytes(32)), SECRET))
-    with pytest.raises(VersionMismatch):
+    other = context.socket(zmq.DEALER)
+    other.connect(listener.endpoint)
+    hello = _hello_of(version)
+    other.send(hello)
+    with pytest.raises(VersionMismatch) as caught:
         while True:
             listener.poll(1)
-    assert newer.poll(60_000)  # the peer proved itself, so it is told
+    assert caught.value.fields["theirs"] == version
+    assert other.poll(60_000)  # the peer proved itself, so it is told
+    assert decode_welcome(other.recv(), hello, SECRET).version == PROTOCOL_VERSION
     listener.close()
-    newer.close(0)
+    other.close(0)
+    context.term()
+
+
+def test_another_version_that_proves_nothing_gets_no_answer() -> None:
+    listener = listen()
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    stranger.connect(listener.endpoint)
+    stranger.send(flip(_hello_of(2), 20))
+    pair = Pair(listener, listener.endpoint)  # by then it was heard
+    assert not stranger.poll(0)
+    pair.close()
+    stranger.close(0)
+    context.term()
+
+
+@pytest.mark.parametrize("version", [1, 2, PROTOCOL_VERSION + 1])
+def test_another_version_is_named_on_the_connecting_side(version: int) -> None:
+    context = zmq.Context()
+    other = context.socket(zmq.ROUTER)
+    port = other.bind_to_random_port("tcp://127.0.0.1")
+    connector = DataConnector([f"tcp://127.0.0.1:{port}"], SECRET, timeout_s=5, timeouts=PATIENT)
+    assert connector.poll(0.01) is None
+    route, hello = other.recv_multipart()
+    other.send_multipart([route, encode_welcome(Welcome(version, 1 << 20, bytes(32)), hello, SECRET)])
+    with pytest.raises(VersionMismatch) as caught:
+        while True:
+            connector.poll(0.5)
+    assert caught.value.fields["theirs"] == version
+    assert not caught.value.retryable, "another try meets the same version"
+    other.close(0)
     context.term()
 
 

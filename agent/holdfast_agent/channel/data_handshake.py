@@ -36,8 +36,13 @@ MAX_STREAMS = 16
 _HELLO = struct.Struct("<4sHBBII16s32s")
 _WELCOME = struct.Struct("<4sHHI32s")
 _MAC_BYTES = 32
+_HELLO_MAGIC = b"HFDH"
 HELLO_BYTES = _HELLO.size + _MAC_BYTES
+LONGEST_HELLO_BYTES = 512
+"""Of any version: magic and version first and the MAC last stay where they are, so that the other side can be told."""
+
 WELCOME_BYTES = _WELCOME.size + _MAC_BYTES
+"""In all versions."""
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -74,17 +79,27 @@ class StreamKeys(msgspec.Struct, frozen=True):
 def encode_hello(hello: Hello, secret: bytes) -> bytes:
     """The Hello as it is sent, with its MAC."""
     numbers = hello.version, hello.stream, hello.streams, hello.window_bytes, hello.incarnation
-    body = _HELLO.pack(b"HFDH", *numbers, hello.connection, hello.random)
+    body = _HELLO.pack(_HELLO_MAGIC, *numbers, hello.connection, hello.random)
     return body + _mac(secret, b"hello", body)
 
 
-def decode_hello(frame: bytes, secret: bytes) -> Hello | None:
-    """The Hello, or None for anything that does not prove knowledge of the secret (which gets no answer)."""
-    body, mac = frame[: _HELLO.size], frame[_HELLO.size :]
-    if len(frame) != HELLO_BYTES or not hmac.compare_digest(mac, _mac(secret, b"hello", body)):
+def hello_version(frame: bytes, secret: bytes) -> int | None:
+    """Of which version a Hello is, whatever else that version says in one; None for anything that does not prove
+    knowledge of the secret (which gets no answer)."""
+    body, mac = frame[:-_MAC_BYTES], frame[-_MAC_BYTES:]
+    if not body.startswith(_HELLO_MAGIC) or len(frame) > LONGEST_HELLO_BYTES:
         return None
-    magic, version, stream, streams, window, incarnation, connection, random = _HELLO.unpack(body)
-    if magic != b"HFDH" or not 1 <= streams <= MAX_STREAMS or stream >= streams:
+    if not hmac.compare_digest(mac, _mac(secret, b"hello", body)):
+        return None
+    return int.from_bytes(body[4:6], "little")
+
+
+def decode_hello(frame: bytes, secret: bytes) -> Hello | None:
+    """A Hello of this version, or None for anything that is none (which gets no answer)."""
+    if len(frame) != HELLO_BYTES or hello_version(frame, secret) is None:
+        return None
+    _, version, stream, streams, window, incarnation, connection, random = _HELLO.unpack(frame[: _HELLO.size])
+    if not 1 <= streams <= MAX_STREAMS or stream >= streams:
         return None
     return Hello(version, stream, streams, window, incarnation, connection, random)
 

@@ -13,7 +13,15 @@ from holdfast_agent.model.link import LinkTimeouts
 
 from .data_connection import DEFAULT_WINDOW_BYTES, DataConnection
 from .data_exchange import Totals
-from .data_handshake import PROTOCOL_VERSION, Hello, Welcome, decode_hello, derive_keys, encode_welcome
+from .data_handshake import (
+    PROTOCOL_VERSION,
+    Hello,
+    Welcome,
+    decode_hello,
+    derive_keys,
+    encode_welcome,
+    hello_version,
+)
 from .data_incarnation import Incarnation
 from .data_records import RecordKind, RecordOpener, RecordSealer
 from .data_sockets import TcpConnection
@@ -126,8 +134,12 @@ class DataListener:
             self._on_hello(route, connection, bytes(frames[0]))
 
     def _on_hello(self, route: bytes, connection: TcpConnection | None, frame: bytes) -> None:
+        version = hello_version(frame, self._secret)
+        if version is not None and version != PROTOCOL_VERSION and self._first is None:
+            self._answer(route, frame)
+            raise VersionMismatch(peer=_PEER, theirs=version, ours=PROTOCOL_VERSION)
         hello = decode_hello(frame, self._secret)
-        if hello is None or not self._belongs(hello):
+        if hello is None or version != PROTOCOL_VERSION or not self._belongs(hello):
             return
         if hello.incarnation <= self._adopted or hello.incarnation < self._incarnation:
             return
@@ -140,14 +152,17 @@ class DataListener:
         if hello.random in self._heard:
             return
         self._heard.add(hello.random)
-        welcome = encode_welcome(Welcome(PROTOCOL_VERSION, self._window_bytes, os.urandom(32)), frame, self._secret)
-        self._wire.answer(route, welcome)
-        if hello.version != PROTOCOL_VERSION:
-            raise VersionMismatch(peer=_PEER, theirs=hello.version, ours=PROTOCOL_VERSION)
+        welcome = self._answer(route, frame)
         self._first = self._first or hello
         keys = derive_keys(self._secret, frame, welcome)
         sealer, opener = RecordSealer(keys.back, hello.stream), RecordOpener(keys.out, hello.stream)
         self._pending[route] = _Pending(hello, connection, sealer, opener)
+
+    def _answer(self, route: bytes, frame: bytes) -> bytes:
+        """The Welcome that was sent."""
+        welcome = encode_welcome(Welcome(PROTOCOL_VERSION, self._window_bytes, os.urandom(32)), frame, self._secret)
+        self._wire.answer(route, welcome)
+        return welcome
 
     def _belongs(self, hello: Hello) -> bool:
         """Whether it is of the connection that the first one named."""

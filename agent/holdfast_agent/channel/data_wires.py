@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import zmq
 
-from .data_handshake import HELLO_BYTES
+from .data_handshake import LONGEST_HELLO_BYTES
 from .data_records import MAX_FRAME_BYTES, Buffer
 from .data_sockets import TcpConnection
 
@@ -273,7 +273,7 @@ class ListeningWire:
 
 def looks_like_hello(frames: list[memoryview]) -> bool:
     """Cheap test before any cryptography."""
-    return len(frames) == 1 and frames[0].nbytes == HELLO_BYTES
+    return len(frames) == 1 and frames[0].nbytes <= LONGEST_HELLO_BYTES
 
 
 def _send_frames(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
