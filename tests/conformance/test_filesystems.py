@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -62,6 +63,31 @@ def test_free_blocks_of_ext4(tmp_path: Path, options: tuple[str, ...]) -> None:
     (finding,) = found.findings
     assert (finding.kind, finding.doubt) == ("ext4", "")
     assert finding.unused_bytes > SIZE * 0.6
+
+
+def free_of(image: Path) -> set[int]:
+    """The blocks that e2fsprogs calls free."""
+    told = subprocess.run([require_tool("dumpe2fs", "e2fsprogs"), image], check=True, capture_output=True, text=True)
+    runs = [
+        each for line in re.findall(r"^  Free blocks: (.*)$", told.stdout, re.MULTILINE) for each in line.split(", ")
+    ]
+    ends = [(run.partition("-")[0], run.rpartition("-")[2]) for run in runs if run]
+    return {block for first, last in ends for block in range(int(first), int(last) + 1)}
+
+
+@pytest.mark.parametrize("options", [("-G", "4"), ("-O", "^flex_bg"), ("-O", "sparse_super2")])
+def test_metadata_of_groups_that_were_never_used_stays(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Copies of superblock and descriptors, and room for more of them; bitmaps and inodes of other groups."""
+    image = tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(1024 * MIB - 5 * 4096)
+    make = [require_tool("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-b", "4096", *options, image]
+    subprocess.run(make, check=True)
+    found = look(image, 4096).unused
+    unused = {block for extent in found for block in range(extent.start // 4096, extent.end // 4096)}
+    free = free_of(image)
+    assert unused <= free, sorted(unused - free)[:10]
+    assert len(unused) > 0.95 * len(free)
 
 
 def test_a_frozen_file_system_can_be_believed_and_a_mounted_one_cannot(tmp_path: Path) -> None:
@@ -344,6 +370,34 @@ def test_partitions(tmp_path: Path, label: str) -> None:
     assert all(before.end < after.start for before, after in pairwise(found.unused))
 
 
+def _mbr(disk: Path, entries: dict[int, list[tuple[int, int, int]]]) -> None:
+    """Tables of (type, first sector, sectors) at these sectors of a disk of 8 MiB."""
+    raw = bytearray(8 * MIB)
+    for sector, table in entries.items():
+        for place, (kind, first, count) in enumerate(table):
+            struct.pack_into("<B3xB3xII", raw, sector * 512 + 446 + 16 * place, 0, kind, first, count)
+        raw[sector * 512 + 510 : sector * 512 + 512] = b"\x55\xaa"
+    disk.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("tables", "doubt"),
+    [
+        ({0: [(0x83, 2048, 4096), (0x83, 6000, 4096)]}, "overlap"),
+        ({0: [(0x83, 2048, 4096), (0x83, 6144, 99_999)]}, "does not lie on the disk"),
+        ({0: [(0x0F, 2048, 9000)], 2048: [(0x83, 8, 8), (5, 100, 9)], 2148: [(0x83, 8, 8), (5, 0, 9)]}, "in a circle"),
+        ({0: [(0x0F, 2048, 9000)]}, "no signature"),
+        ({0: [(0xEE, 1, 9000)]}, "GPT is missing"),
+    ],
+)
+def test_a_partition_table_that_cannot_be_keeps_the_whole_disk(
+    tmp_path: Path, tables: dict[int, list[tuple[int, int, int]]], doubt: str
+) -> None:
+    _mbr(tmp_path / "disk", tables)
+    (finding,) = look(tmp_path / "disk").findings
+    assert doubt in finding.doubt
+
+
 def test_a_damaged_gpt_keeps_the_whole_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with disk.open("wb") as file:
@@ -358,3 +412,5 @@ def test_a_damaged_gpt_keeps_the_whole_disk(tmp_path: Path) -> None:
         assert "GPT" in finding.doubt
         disk.write_bytes(raw)
     assert [finding.kind for finding in look(disk).findings] == ["unknown"]
+    mark(510, bytes(2))(disk)
+    assert "without the MBR" in look(disk).findings[0].doubt
