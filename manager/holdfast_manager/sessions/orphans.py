@@ -48,10 +48,11 @@ def _in_doubt(context: Context, session: int, died: bool) -> list[Sid]:
     found: list[Sid] = []
     for event in context.catalog.events.after(session, limit=1 << 20):
         if event.kind == RepositorySessionBegun.__name__:
-            begun[event.data["vm"]] = Sid(str(event.data["sid"]))
-            found += [begun[event.data["vm"]]] if died else []
+            sid = begun[event.data["vm"]] = Sid(str(event.data["sid"]))
+            if died:
+                found.append(sid)
         elif event.kind == VmFailed.__name__ and event.step == Step.COMMIT and not died:
-            found += [begun[event.data["vm"]]] if event.data["vm"] in begun else []
+            found.append(begun[event.data["vm"]])
     return found
 
 
@@ -72,7 +73,6 @@ def _adopt(context: Context, sid: Sid, session: int, keys: RepositoryKeys) -> bo
         context.recorder.note(f"a restore point of session {session} cannot be read: {error}", "warning")
         return False
     context.catalog.points.add(row_of_point(context.repository.name, point, session=session))
-    context.recorder.note(
-        f"{point.vm_name}: restore point {sid[:8]} of session {session}, which had not heard of it, was remembered"
-    )
+    told = f"restore point {sid[:8]}, of which session {session} had not heard, was remembered"
+    context.recorder.note(f"{point.vm_name}: {told}")
     return True
