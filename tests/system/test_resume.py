@@ -26,7 +26,7 @@ from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.link import LinkTimeouts
 from holdfast_agent.model.rules import Compression, TransferRules
-from holdfast_agent.model.stats import bottleneck
+from holdfast_agent.model.stats import bottleneck, joined
 from holdfast_agent.model.units import MIB
 from holdfast_agent.wire.movers import Begin, Connected, Finished, Listening, Progressed
 from holdfast_agent.wire.specs import BackupOrder, ReaderSpec, RestoreOrder, SourceSpec, TargetSpec, WriterSpec
@@ -233,6 +233,35 @@ def test_a_host_that_changes_its_address(ground: Ground, whose: str) -> None:
         assert way.repository == ground.hosts.vault.addresses[1]
     else:
         assert way.proxy in ("10.66.0.77", ground.hosts.proxy.addresses[1])  # whichever is tried first
+
+
+def test_a_restore_over_a_line_that_breaks_goes_on_where_it_was(ground: Ground) -> None:
+    vault, site = ground.hosts.vault, ground.site
+    root = site.backup(f"file:{ground.disk}", Geometry(SIZE)).repository.root
+    assert root is not None
+    before = sum(vault.sent_bytes(each) for each in range(2))
+    host, secret = site.host(**heard_at(vault), link=LINK), secrets.token_bytes(32)
+    rules = TransferRules(bandwidth_bytes_per_s=RATE, streams=2)
+    spec = ReaderSpec(task_id="t", secret=secret, repository=str(site.folder / "repository"), rules=rules)
+    to = site.folder / "disks" / "restored"
+    with Mover(spec, host, vault.command()) as reader:
+        endpoints = reader.expect(Listening).endpoints
+        leads = WriterSpec(task_id="t", secret=secret, endpoints=endpoints, keys=site.keys, rules=rules)
+        with Mover(leads, host, ground.hosts.proxy.command()) as writer:
+            writer.expect(Connected)
+            writer.send(Begin(order=RestoreOrder(geometry=Geometry(SIZE), root=root, disk=f"file:{to}")))
+            while writer.expect(Progressed).counters.processed_bytes < 0.3 * SIZE:
+                pass
+            vault.reject()
+            hold(0.6, writer)
+            vault.heal()
+            ends = [mover.expect(Finished, PATIENCE_S).counters for mover in (writer, reader)]
+    counters = joined(*ends)
+    assert counters.resumed >= 1
+    assert counters.resent_bytes <= counters.resumed * (DEFAULT_WINDOW_BYTES + 5 * MIB)
+    went = sum(vault.sent_bytes(each) for each in range(2)) - before
+    assert went < 1.1 * (SIZE + counters.resent_bytes) + (1 + counters.resumed) * 8 * MIB
+    assert subprocess.run(["cmp", ground.disk, to], check=False).returncode == 0
 
 
 @pytest.mark.soak
