@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.tables import transfers
@@ -51,7 +52,7 @@ def test_a_newcomer_waits_until_others_have_obeyed(ledger: TrafficLedger, sessio
 
 
 def test_a_dead_sessions_share_comes_back_when_its_lease_runs_out(
-    ledger: TrafficLedger, sessions: tuple[int, int], clock
+    ledger: TrafficLedger, stocked: Catalog, sessions: tuple[int, int], clock
 ) -> None:
     one, two = sessions
     for session in sessions:
@@ -64,6 +65,9 @@ def test_a_dead_sessions_share_comes_back_when_its_lease_runs_out(
     clock.pass_time(30)
     assert ledger.raise_rates(two) == {1: _by_rule(100_000)}
     assert ledger.shares(one) == {}
+    with stocked.database.reading() as connection:
+        left = list(connection.scalars(select(transfers.c.session)))
+    assert left == [two], "nothing of the dead is kept"
 
 
 def test_the_end_of_a_session_gives_its_share_back(
