@@ -20,7 +20,7 @@ from holdfast_agent.repository.packs import PackContents, check_pack
 from holdfast_agent.repository.pending_packs import PendingPack, room_bytes
 from holdfast_agent.repository.store import FileStore
 from holdfast_agent.repository.writer import SessionWriter
-from holdfast_agent.sealing.buffers import new_pages
+from holdfast_agent.sealing.buffers import forget_pages, new_pages
 from holdfast_agent.sealing.records import Pieces, check_pieces
 from lab import repositories as lab
 from lab.faults import FaultySystem
@@ -129,3 +129,27 @@ def test_a_writer_that_gives_up_leaves_no_file(tmp_path: Path) -> None:
     assert not files_in(tmp_path / "repository/tmp") and not files_in(tmp_path / "repository/packs")
     lock.close()
     repository.close()
+
+
+def test_packs_that_follow_each_other_in_the_same_memory_are_whole(tmp_path: Path) -> None:
+    lab.create(tmp_path / "repository")
+    repository = lab.open_at(tmp_path)
+    lock = repository.begin_session(sid := new_sid())
+    with SessionWriter(repository, sid, 1, data_pack_bytes=1 << 20) as writer:
+        for record in RECORDS:
+            writer.append(*record)
+        packs = writer.publish()
+    checks = [check_pack(repository.store, pack.name, ID) for pack in packs]
+    assert len(checks) > 10 and all((check.problem, check.bad) == (None, ()) for check in checks)
+    stored = [entry.id for check in checks for entry in check.contents.entries]
+    assert stored == [check_pieces(record).id for record in RECORDS]
+    lock.close()
+    repository.close()
+
+
+def test_pages_that_are_forgotten_take_no_memory_and_are_zeros() -> None:
+    pages = new_pages(8 << 20)
+    pages[:] = b"x" * len(pages)
+    forget_pages(pages[: 6 << 20], 4 << 20)
+    assert bytes(pages[: 4 << 20]) == b"x" * (4 << 20)
+    assert not any(pages[4 << 20 :])

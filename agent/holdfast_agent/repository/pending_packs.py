@@ -50,6 +50,10 @@ class PendingPack:
         self._digest = b""
         self._sealed = self._abandoned = False
 
+    @property
+    def filled_bytes(self) -> int:
+        return self._filled
+
     def takes(self, record_bytes: int) -> bool:
         """Whether a record of this length has room beside those that are there."""
         return _size_bytes(self._filled + record_bytes, len(self._entries) + 1) <= len(self.room)

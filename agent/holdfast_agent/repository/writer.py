@@ -1,7 +1,7 @@
 """Writing records of one session: steps 2 to 6 of the write protocol, for one target mover.
 
 Records gather in memory and are written by background threads, one for each pack, while more come: while one pack
-is synced and linked the next one fills. At most two packs of data are in memory.
+is synced and linked the next one fills. At most one pack of data and a half are in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from holdfast_agent.errors import FormatUnsupported, HoldfastError, ObjectMissing, RepositoryIoError, SessionUnknown
 from holdfast_agent.model.ids import HOLE, BlockId, Sid, parse_sid
-from holdfast_agent.sealing.buffers import new_pages
+from holdfast_agent.sealing.buffers import PAGE_BYTES, forget_pages, new_pages
 from holdfast_agent.sealing.keys import repository_id_bytes
 from holdfast_agent.sealing.records import (
     Pieces,
@@ -181,7 +181,10 @@ class SessionWriter:
             room = self._room(pack_class, max(room_bytes(record_bytes), self._limits[pack_class]))
             pack = PendingPack(self._next_name(pack_class), self._repository_id, int(time.time()), room)
             self._open[pack_class] = _Open(pack, self._writers.submit(self._write_pack, pack))
-        return self._open[pack_class].pack
+        pack = self._open[pack_class].pack
+        if self._closing is not None and pack.filled_bytes > _kept_bytes(pack.room):
+            self._wait_for_closing()
+        return pack
 
     def _room(self, pack_class: str, length_bytes: int) -> memoryview:
         kept = self._rooms.pop(pack_class, memoryview(b""))
@@ -204,7 +207,8 @@ class SessionWriter:
         except HoldfastError as error:
             self._failure = error
             raise
-        self._rooms[closing.pack.name.pack_class] = closing.pack.room
+        room = self._rooms[closing.pack.name.pack_class] = closing.pack.room
+        forget_pages(room, _kept_bytes(room))
         self._unpublished.append(contents)
         if len(self._unpublished) >= _PACKS_A_SEGMENT:
             self._publish_segment()
@@ -252,6 +256,11 @@ class SessionWriter:
                 failed = True
             else:
                 return name
+
+
+def _kept_bytes(room: memoryview) -> int:
+    """How far one pack fills before the one before it is durable; what its memory keeps then for the next one."""
+    return len(room) // 2 // PAGE_BYTES * PAGE_BYTES
 
 
 def store_blob(repository: Repository, sid: Sid, mover: int, record: bytes) -> list[PackRef]:

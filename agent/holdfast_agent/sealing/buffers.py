@@ -21,6 +21,13 @@ def new_pages(length_bytes: int) -> memoryview:
     return memoryview(pages)
 
 
+def forget_pages(pages: memoryview, start: int) -> None:
+    """Give back to the kernel what :func:`new_pages` gave, from ``start`` on, a page's; it is zeros afterwards."""
+    memory = pages.obj
+    if isinstance(memory, mmap.mmap) and start < len(pages):
+        memory.madvise(mmap.MADV_DONTNEED, start)
+
+
 class ThreadBuffer(threading.local):
     """One for each thread, as large as what the thread needed most of it. Begins at a page, so that a disk can take or
     give it as it is."""
