@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -110,6 +111,16 @@ def test_a_volume_to_be_checked_is_kept(tmp_path: Path) -> None:
     assert "marked as to be checked" in look(image).findings[0].doubt
     run("ntfsfix", "--clear-dirty", str(image))
     assert look(image).unused
+
+
+def test_a_version_of_ntfs_that_is_not_known_is_kept(tmp_path: Path) -> None:
+    image = make_ntfs(tmp_path / "disk")
+    told = re.compile(rb"(\x70\0{3}\x28\0{3}.{16}\0{8})\x03\x01", re.DOTALL)  # the attribute with version and flags
+    changed, times = told.subn(lambda found: found[1] + b"\x03\x02", image.read_bytes())
+    assert times == 2, "it stands in the file table and in its mirror"
+    image.write_bytes(changed)
+    (finding,) = look(image).findings
+    assert (finding.unused_bytes, finding.doubt) == (0, "it is of the unknown version 3.2")
 
 
 def restart_page(lsn: int, client: int, flags: int, version: tuple[int, int] = (1, 1)) -> bytes:
