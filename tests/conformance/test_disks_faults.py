@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.disks.open import open_disk
-from holdfast_agent.errors import DiskDenied, DiskNotFound, DiskShrunk, DiskUnreadable
+from holdfast_agent.errors import DiskDenied, DiskImageBroken, DiskNotFound, DiskShrunk, DiskUnreadable
 from lab.disks import host_for, nbdkit, raw_image
 
 needs_qemu = pytest.mark.usefixtures("qemu_nbd")
@@ -70,8 +70,9 @@ def test_an_image_may_not_name_files_outside_of_the_allowed_directories(tmp_path
 @needs_qemu
 def test_a_damaged_image_says_why_and_leaves_no_server(tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(b"this is no qcow2" * 512)
-    with pytest.raises(DiskUnreadable, match="qcow2"):
+    with pytest.raises(DiskImageBroken, match="not in qcow2 format") as caught:
         open_disk(f"image:{tmp_path}/image?format=qcow2", host_for(tmp_path))
+    assert not caught.value.retryable  # it would say the same each time
     assert [path.name for path in tmp_path.iterdir()] == ["image"]
 
 

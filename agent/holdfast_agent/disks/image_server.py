@@ -6,6 +6,7 @@ or a prepared image could make us read any file of the host.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from holdfast_agent.errors import DiskDenied, DiskError, DiskInUse
+from holdfast_agent.errors import DiskDenied, DiskError, DiskImageBroken, DiskInUse
 from holdfast_agent.model.disk_url import DiskUrl
 from holdfast_agent.wire.movers import MoverHost
 
@@ -22,6 +23,9 @@ from .private_server import PrivateServer, environment, tool
 
 _LOOK_S = 20.0
 _MAX_FILES = 256
+_SAID_CHARACTERS = 500
+_STORAGE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""With these it is not the image that fails, and another attempt may find it."""
 _PACKAGE = "qemu-utils"
 _LOCKED = re.compile(r'Failed to get (shared )?".*" lock')  # as QEMU says it when another process has the image
 
@@ -30,7 +34,8 @@ class ImageServer(PrivateServer):
     """Opening raises :class:`DiskInUse` when a VM has the image open."""
 
     def __init__(self, url: DiskUrl, host: MoverHost, *, writable: bool = False) -> None:
-        """Raises :class:`DiskDenied`, :class:`DiskNotFound`, :class:`DiskUnreadable` or :class:`ToolMissing`."""
+        """Raises :class:`DiskDenied`, :class:`DiskNotFound`, :class:`DiskImageBroken`, :class:`DiskUnreadable` or
+        :class:`ToolMissing`."""
         super().__init__(str(url), host)
         self._writable = writable
         self._format = url.option("format", "qcow2")
@@ -63,7 +68,10 @@ class ImageServer(PrivateServer):
             chain: list[dict[str, Any]] = json.loads(found.stdout)
             return chain
         except subprocess.CalledProcessError as error:
-            raise self.unreadable(error.stderr.decode(errors="replace")) from error
+            said = error.stderr.decode(errors="replace").strip()[-_SAID_CHARACTERS:]
+            if any(os.strerror(number) in said for number in _STORAGE):
+                raise self.unreadable(said) from error
+            raise DiskImageBroken(url=self.url, format=self._format, reason=said) from error
         except (subprocess.TimeoutExpired, ValueError) as error:
             raise self.unreadable(str(error)) from error
 

@@ -74,6 +74,14 @@ class DiskUnreadable(DiskError):
     retryable = True
 
 
+class DiskImageBroken(DiskError):
+    """What an image says of itself makes no sense: another attempt reads the same."""
+
+    code = "disk_image_broken"
+    message = "{url} cannot be opened as {format}: {reason}"
+    action = "See what `qemu-img check` says of it; the guest that it belongs to will not start from it either"
+
+
 class DiskUnwritable(DiskError):
     code = "disk_unwritable"
     message = "writing {length_bytes} bytes at {offset_bytes} of {url} failed: {reason}"
