@@ -169,7 +169,7 @@ def test_a_server_that_says_how_long_it_is_busy_is_left_alone_so_long_within_bou
 
     monkeypatch.setattr(patience, "PAUSES_S", (1.5,))
     with serving(busy) as peer, opened(peer, tmp_path) as disk:
-        monkeypatch.setattr(disk._server, "_closed", Clock())  # type: ignore[attr-defined]
+        monkeypatch.setattr(disk._server, "_closed", Clock())  # type: ignore[attr-defined]  # a web disk has one
         assert_same(read(disk), disk_bytes(4096, 12288))
     assert waits == [waited]
 

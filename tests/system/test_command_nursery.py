@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,23 @@ def test_ctrl_c_stops_the_session_and_waits_for_it(house: Installation, running:
         assert "stopping session" in process.stderr.read()
         assert "backup by job slow: cancelled" in process.stdout.read()
     assert process.returncode == 130
+
+
+def test_ctrl_c_before_the_command_is_there_keeps_it_from_beginning(house: Installation, running: Service) -> None:
+    tell = "from holdfast_manager.nursery import door; print(door.program(), end='')"
+    command = [sys.executable, "-P", "-c", tell]
+    program = subprocess.run(command, env=house.environment, capture_output=True, text=True, check=True).stdout
+    asked = door.Asked(program, "/", 0o22, ("job", "run", "quick"), house.environment)
+    with catalogue(house) as catalog, door.connect(_home(house)) as nursery:
+        before = len(catalog.sessions.list())
+        nursery.settimeout(60)
+        nursery.send(asked.pack())
+        (pid,) = door.PID.unpack(nursery.recv(door.PID.size))
+        os.kill(pid, signal.SIGINT)
+        with Path(os.devnull).open("r+b") as nothing:
+            socket.send_fds(nursery, [door.GO], [nothing.fileno()] * 3)
+        assert nursery.recv(1) == bytes([130])
+        assert len(catalog.sessions.list()) == before
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])

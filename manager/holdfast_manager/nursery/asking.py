@@ -35,8 +35,6 @@ QUICK: Final = frozenset(
 """Commands that the nursery runs: those that are typed often, ask nothing, and name no files. A test sees to that."""
 _ELSEWHERE = ("--config", "--manager")
 _PATIENCE_S = 0.3  # a fork takes milliseconds; loading all oneself takes as long as this
-_INTERRUPTED = 128 + signal.SIGINT
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main() -> None:
@@ -81,7 +79,7 @@ def _asked(arguments: Sequence[str]) -> int | None:
     except OSError:
         return None
     except KeyboardInterrupt:  # nothing has begun yet
-        return _INTERRUPTED
+        return door.INTERRUPTED
     return code if code is not None else _end_as(passed)
 
 
@@ -141,7 +139,7 @@ def _signals_passed_on(command: int) -> Iterator[list[int]]:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(command, signal.SIGCONT)
 
-    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = dict.fromkeys(_PASSED_ON, pass_on)
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = dict.fromkeys(door.PASSED_ON, pass_on)
     handlers[signal.SIGTSTP] = stop
     for number, handler in handlers.items():
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -9,6 +9,7 @@ reads they would stay open, and who reads them at their other end would wait.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import sys
@@ -21,6 +22,9 @@ import holdfast_agent
 
 PACKET_BYTES: Final = 128 << 10  # what a socket of this kind holds unasked; a larger environment is loaded for
 GO: Final = b"g"
+INTERRUPTED: Final = 128 + signal.SIGINT
+PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""What would end the command line is for the command."""
 PID: Final = struct.Struct("<i")
 _NAME = "commands.sock"
 _PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid; unix(7)

@@ -25,10 +25,12 @@ from typing import Final, NoReturn
 from holdfast_agent.starting import hand_on, loading
 
 from . import door
+from .door import INTERRUPTED, PASSED_ON
 
 _BACKLOG = 32
 _PATIENCE_S = 2.0
 _STREAMS = 3
+_PASSED_ON: Final = frozenset(PASSED_ON)
 _F_SETSIG: Final = 10  # linux/fcntl.h; Python has no name for it
 Run = Callable[[Sequence[str]], int]
 
@@ -74,12 +76,17 @@ def _live(connection: socket.socket, run: Run) -> NoReturn:
     """The whole life of a fork."""
     code = 1
     try:
+        # What is passed on from now on waits until the command is there that can heed it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         asked = _take(connection)
         if asked is None:
             os._exit(code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
         code = run(asked.arguments)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except BaseException:  # noqa: BLE001 - as the interpreter does at the end of a program
         traceback.print_exc()
     finally:
@@ -110,9 +117,8 @@ def _take(connection: socket.socket) -> door.Asked | None:
 
 def _end_with(connection: socket.socket) -> None:
     """When the command line is gone, this process is hung up on, as if its terminal were closed."""
-    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in PASSED_ON:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(connection, _F_SETSIG, signal.SIGHUP)
     fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
