@@ -22,7 +22,8 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, SessionResult
 from lab.installation import Installation, installed
 from lab.postgresql import PostgresServer, postgres_server
-from lab.services import SOON, catalogue, done, one_more, quiet, service, sessions, vm, wait_until
+from lab.services import SOON, catalogue, done, one_more, quiet, service, sessions, vm
+from lab.waiting import wait_until
 
 CUT_EVERY_S = 0.1
 LOCKED_S = 2.0

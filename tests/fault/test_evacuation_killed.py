@@ -17,7 +17,8 @@ import pytest
 
 from holdfast_manager.catalog import Catalog
 from lab.installation import COMMAND_TIMEOUT_S, Installation, installed
-from lab.services import catalogue, wait_until
+from lab.services import catalogue
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 BLOCKS = 3

@@ -39,6 +39,7 @@ from lab import repositories as lab
 from lab.agents import start_agent
 from lab.devices import FILE_SYSTEMS, small_file_system
 from lab.users import NOBODY, as_nobody, as_root, open_folder
+from lab.waiting import wait_until
 
 GEOMETRY = Geometry(10 * lab.BLOCK, lab.LOG2)
 FULL = {number: lab.block(number) for number in range(10)}
@@ -363,7 +364,7 @@ def test_an_agent_has_its_points_marked_when_they_are_committed_or_protected() -
             client.call(m.RenewLease(lease="l", ttl_s=60))
             sid = protected_point(agent.settings.cache_dir, path)
             client.call(m.RetainPoint(repository=str(path), sid=sid, until=time.time() + DAY_S))
-            wait_until_marked(path / layout.point_object(sid))
+            wait_until(lambda: marked(path / layout.point_object(sid)), "the point to be marked")
         for found in path.rglob("*"):
             if found.is_file():
                 mark(found, False)
@@ -375,10 +376,3 @@ def protected_point(cache: Path, path: Path) -> Sid:
     lab.backup(repository, FULL, GEOMETRY, sid=sid)
     repository.close()
     return sid
-
-
-def wait_until_marked(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not marked(path):
-        assert time.monotonic() < deadline, "the point was not marked"
-        time.sleep(0.02)

@@ -16,8 +16,8 @@ from holdfast_plugins.api import SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
 from holdfast_plugins.testkit import MemoryJournal
 from lab.frozen_disks import read_whole
-from lab.instants import wait_until
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 DISKS = {"vda": ("old", "qcow2", "0.10"), "vdb": ("new", "qcow2", "1.1"), "vdc": ("plain", "raw", "")}
@@ -139,7 +139,7 @@ def test_one_of_a_network_is_read_while_its_vm_runs_and_told_while_it_does_not(
         tmp_path / "raw",
     ]
     with subprocess.Popen(command) as server:
-        wait_until(socket.is_socket)
+        wait_until(socket.is_socket, "the daemon's socket")
         domain = host.raw.defineXML(
             f"""<domain type='qemu'><name>net</name><memory unit='MiB'>64</memory>
             <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>

@@ -15,7 +15,8 @@ from holdfast_manager.rights.roles import Role
 from holdfast_manager.rights.values import UserEntry
 from lab.installation import Installation
 from lab.ports import free_port
-from lab.services import Service, catalogue, service, wait_until
+from lab.services import Service, catalogue, service
+from lab.waiting import wait_until
 
 PASSWORD = "a password for tests"  # noqa: S105
 USERS = {role.value: role for role in Role}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.tools import missing, require_tool
+from lab.waiting import wait_until
 
 _PREFIX = "hflab"
 _NAMESPACES = Path("/run/netns")
@@ -55,7 +56,12 @@ class Host:
 
     def start(self, *arguments: str | Path, **how: Any) -> subprocess.Popen[bytes]:
         """Start a program; it is killed at the latest when the network is taken down."""
-        return subprocess.Popen(self.command(*arguments), **how)
+        started = subprocess.Popen(self.command(*arguments), **how)
+        # Before it has entered the namespace, nothing finds it there.
+        wait_until(
+            lambda: started.poll() is not None or self._is_home_of(started.pid), f"{arguments[0]} on {self.name}"
+        )
+        return started
 
     def cut(self, network: int = 0) -> None:
         """Pull the cable: the interface stays up without a carrier, nothing leaves and nothing arrives."""
@@ -102,6 +108,12 @@ class Host:
     def received_bytes(self, network: int = 0) -> int:
         """Bytes that have come in by a network since the beginning, headers included."""
         return self._statistics(network)["rx"]["bytes"]
+
+    def _is_home_of(self, pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/ns/net").samefile(_NAMESPACES / self.namespace)
+        except OSError:  # it has ended
+            return False
 
     def _statistics(self, network: int) -> Any:
         told = _ip("-n", self.namespace, "-s", "-json", "link", "show", "dev", f"eth{network}")
@@ -165,10 +177,17 @@ def _remove(namespace: str) -> None:
     """End what runs in a namespace and take it away; its links go with it. Nothing happens if it is not there."""
     if not (_NAMESPACES / namespace).exists():
         return
-    for pid in map(int, _ip("netns", "pids", namespace).split()):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not _killed(namespace), f"the end of all in {namespace}")
     _ip("netns", "del", namespace)
+
+
+def _killed(namespace: str) -> list[str]:
+    """What runs in a namespace, and has been killed now; not what it was about to fork."""
+    pids = _ip("netns", "pids", namespace).split()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    return pids
 
 
 def _remove_leftovers() -> None:

@@ -10,10 +10,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,6 +21,7 @@ from holdfast_manager.nursery import door
 from holdfast_manager.settings import ManagerSettings
 from lab.installation import STOP_TIMEOUT_S, Installation
 from lab.processes import children
+from lab.waiting import wait_until
 
 START_TIMEOUT_S = 60.0
 SOON = ("--schedule", "calendar *:*:0/2")
@@ -98,15 +97,6 @@ def catalogue(house: Installation) -> Iterator[Catalog]:
     settings = ManagerSettings.load(house.manager_config)
     with Catalog.open(msgspec.structs.replace(settings, data_dir=str(house.home / "manager"))) as opened:
         yield opened
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> Any:
-    """What ``condition`` gives, as soon as it is true."""
-    give_up = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < give_up, f"{what}: not within {timeout_s:g} s"
-        time.sleep(0.05)
-    return found
 
 
 def vm(house: Installation, name: str, size_mib: int = 2) -> Path:

@@ -7,7 +7,8 @@ from typing import Any
 from holdfast_manager.catalog.values import SessionKind, SessionResult
 from holdfast_manager.scheduler.slots import SlotLedger, Wish
 from lab.installation import Installation
-from lab.services import catalogue, wait_until
+from lab.services import catalogue
+from lab.waiting import wait_until
 
 
 def wish(*proxies: str, repository: str = "main", **more: Any) -> Wish:

@@ -33,7 +33,7 @@ from holdfast_agent.wire import messages as m
 from holdfast_agent.wire.specs import BackupOrder, BlockTree, ReaderSpec
 from lab.agents import RunningAgent, start_agent
 from lab.control_peer import RawPeer
-from lab.services import wait_until
+from lab.waiting import wait_until
 
 MANAGER = KeyPair.generate()
 SID = new_sid()

@@ -14,7 +14,8 @@ import pytest
 from holdfast_manager.scheduler.occupation import occupation
 from lab.installation import Installation, installed
 from lab.processes import MOVER, children
-from lab.services import catalogue, wait_until
+from lab.services import catalogue
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 PATIENCE_S = 60.0

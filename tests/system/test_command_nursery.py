@@ -24,7 +24,8 @@ from holdfast_manager.nursery.asking import QUICK
 from holdfast_manager.rights.commands import rule_of
 from lab.installation import Installation, installed
 from lab.processes import alive, children
-from lab.services import Service, catalogue, nursery, service, wait_until
+from lab.services import Service, catalogue, nursery, service
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 

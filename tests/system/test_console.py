@@ -23,7 +23,8 @@ from holdfast_manager.sessions.steps import Step
 from lab import file_trees as trees
 from lab.consoles import PASSWORD, Site, Visitor, image_of, served, with_console
 from lab.installation import installed
-from lab.services import Service, catalogue, service, wait_until
+from lab.services import Service, catalogue, service
+from lab.waiting import wait_until
 
 VM = "web.img"
 NASTY = '<b>it\'s "bad" & worse'

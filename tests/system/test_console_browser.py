@@ -13,7 +13,8 @@ from lab import file_trees as trees
 from lab.browser import Browser, axe_script, browser
 from lab.consoles import PASSWORD, Site, image_of, served, with_console
 from lab.installation import installed
-from lab.services import catalogue, wait_until
+from lab.services import catalogue
+from lab.waiting import wait_until
 
 VM = "web.img"
 DAY = 86400.0

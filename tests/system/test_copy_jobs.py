@@ -12,7 +12,8 @@ import pytest
 
 from holdfast_manager.catalog.values import SessionKind, SessionResult
 from lab.installation import Installation, installed
-from lab.services import catalogue, service, wait_until
+from lab.services import catalogue, service
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 BLOCKS = 6

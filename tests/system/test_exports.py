@@ -14,7 +14,7 @@ import pytest
 
 from lab.exports import nbdsh, run
 from lab.installation import CommandFailed, Installation, installed
-from lab.services import wait_until
+from lab.waiting import wait_until
 
 VM = "web.img"
 

@@ -15,9 +15,9 @@ import pytest
 
 from lab import file_trees as trees
 from lab.installation import CommandFailed, Installation, installed
-from lab.instants import wait_until
 from lab.processes import children
 from lab.tools import require_tool
+from lab.waiting import wait_until
 
 VM = "web.img"
 RAW = "raw.img"
@@ -180,7 +180,7 @@ def fuse() -> None:
 
 def mounted(house: Installation, folder: Path, *options: str) -> int:
     session: int = house.holdfast("point", "mount", "latest", folder, "--vm", VM, "--detach", *options)["session"]
-    wait_until(lambda: folder.is_mount())
+    wait_until(lambda: folder.is_mount(), "the mount")
     return session
 
 
@@ -244,7 +244,7 @@ def test_a_mount_ends_with_an_unmount_and_with_a_kill(house: Installation, fuse:
     assert house.agent is not None
     (looker,) = (pid for pid in children(house.agent.pid, "holdfast_agent.files"))
     os.kill(looker, signal.SIGKILL)
-    wait_until(lambda: not folder.is_mount() and list(folder.iterdir()) == [])
+    wait_until(lambda: not folder.is_mount() and list(folder.iterdir()) == [], "the end of the mount")
     assert ended(house, session)["result"] == "failed"
     assert list((house.home / "agent" / "run").iterdir()) == []
     (folder / "something").touch()
@@ -252,4 +252,4 @@ def test_a_mount_ends_with_an_unmount_and_with_a_kill(house: Installation, fuse:
         house.holdfast("point", "mount", "latest", folder, "--vm", VM)
     with pytest.raises(CommandFailed, match="outside"):
         house.holdfast("point", "mount", "latest", "/mnt/holdfast-elsewhere", "--vm", VM)
-    wait_until(lambda: not list((house.home / "agent" / "exports").glob("*/*")))
+    wait_until(lambda: not list((house.home / "agent" / "exports").glob("*/*")), "the end of the export")

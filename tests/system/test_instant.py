@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from lab.installation import CommandFailed, Installation, installed
-from lab.instants import exporting, kill_session, left_over, listed, served, wait_until
+from lab.instants import exporting, kill_session, left_over, listed, served
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 
@@ -61,7 +62,7 @@ def write_again(vm: LibvirtVm, offset: int, data: bytes) -> None:
         except AssertionError:  # nobody serves it yet
             return False
 
-    wait_until(reaches)
+    wait_until(reaches, "the session to get there")
 
 
 def start(house: Installation, host: LibvirtHost) -> tuple[str, LibvirtVm]:
@@ -92,8 +93,8 @@ def test_a_manager_that_dies_leaves_a_vm_that_waits_for_its_disks(house: Install
     vm.write("vda", 5 * MIB, b"kept" * 1000)
     vm._io("vda", "flush")
     kill_session(house, number)
-    wait_until(lambda: listed(house)[0]["state"] == "interrupted")
-    wait_until(lambda: not list(house.home.glob("agent/exports/*/*/nbd.sock")))
+    wait_until(lambda: listed(house)[0]["state"] == "interrupted", "the session to be told interrupted")
+    wait_until(lambda: not list(house.home.glob("agent/exports/*/*/nbd.sock")), "the end of the exports")
     with pytest.raises(CommandFailed, match="resume"):
         house.holdfast("instant", "migrate", number)
     second, again = started(house, host, "resume", number)
@@ -114,7 +115,7 @@ def test_a_migration_that_dies_is_cleared_up_by_the_next(house: Installation, ho
     exporter = exporting(house)
     os.kill(exporter, signal.SIGSTOP)  # so that the copy cannot end
     session = house.holdfast("instant", "migrate", number, "--detach")["session"]
-    wait_until(lambda: bool(set(copies.iterdir()) - before))
+    wait_until(lambda: bool(set(copies.iterdir()) - before), "a copy")
     (torn,) = set(copies.iterdir()) - before
     kill_session(house, str(session))
     os.kill(exporter, signal.SIGCONT)
@@ -135,5 +136,5 @@ def test_what_is_not_possible_is_told(house: Installation, host: LibvirtHost) ->
         house.holdfast("instant", "start", "--vm", "web", "--point", "latest", "--server", "kvm", "--name", "web")
     with pytest.raises(CommandFailed, match="no instant recovery"):
         house.holdfast("instant", "stop", "1")
-    wait_until(lambda: left_over(house) == [])
+    wait_until(lambda: left_over(house) == [], "no folder to be left")
     assert listed(house) == []

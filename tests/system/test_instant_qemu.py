@@ -16,9 +16,10 @@ import pytest
 from lab.guest import saved
 from lab.guest.monitors import Agent, Monitor
 from lab.installation import CommandFailed, Installation, installed
-from lab.instants import exporting, kill_session, left_over, listed, served, wait_until
+from lab.instants import exporting, kill_session, left_over, listed, served
 from lab.qemu_vms import MIB, QemuVm
 from lab.services import service
+from lab.waiting import wait_until
 
 SIZE = 8 * MIB
 NAME = "vm-instant"
@@ -87,7 +88,7 @@ class Running:
                 self.monitor.run("human-monitor-command", **{"command-line": f'qemu-io -d {device} "{each}"'})
             return self.read(offset, len(data)) == data
 
-        wait_until(done)
+        wait_until(done, "the guest to have written it")
         source.unlink()
 
     def read(self, offset: int, length: int) -> bytes:
@@ -112,7 +113,7 @@ class Running:
         """By its own start file."""
         with (vm.folder / "again.log").open("wb") as log:
             owned = subprocess.Popen([vm.folder / "start"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_until(lambda: listens(vm.folder / "lab.qmp"))
+        wait_until(lambda: listens(vm.folder / "lab.qmp"), "QEMU to listen")
         again = cls(vm.folder, vm.content)
         again.owned = owned
         return again
@@ -122,7 +123,7 @@ class Running:
         self.monitor.close()
         if self.owned is not None:
             self.owned.wait(60)
-        wait_until(lambda: not listens(self.folder / "lab.qmp"))
+        wait_until(lambda: not listens(self.folder / "lab.qmp"), "QEMU to end")
 
 
 def listens(path: Path) -> bool:
@@ -165,12 +166,12 @@ def test_a_manager_that_dies_leaves_a_vm_that_waits_for_its_disks(house: House) 
     number, vm = house.start()
     vm.write(5 * MIB, b"kept" * 1000)
     kill_session(house.house, number)
-    wait_until(lambda: listed(house.house)[0]["state"] == "interrupted")
-    wait_until(lambda: not list(house.house.home.glob("agent/exports/*/*/nbd.sock")))
+    wait_until(lambda: listed(house.house)[0]["state"] == "interrupted", "the session to be told interrupted")
+    wait_until(lambda: not list(house.house.home.glob("agent/exports/*/*/nbd.sock")), "the end of the exports")
     with pytest.raises(CommandFailed, match="resume"):
         house.house.holdfast("instant", "migrate", number)
     with service(house.house):  # which begins another session, at the same address
-        wait_until(lambda: listed(house.house)[0]["state"] == "serving")
+        wait_until(lambda: listed(house.house)[0]["state"] == "serving", "the export to serve again")
         (line,) = listed(house.house)
         assert (line["after"], line["session"] > int(number)) == (int(number), True)
         vm.write(6 * MIB, b"and on" * 1000)
@@ -187,7 +188,7 @@ def test_a_migration_that_dies_is_cleared_up_by_the_next(house: House) -> None:
     exporter = exporting(house.house)
     os.kill(exporter, signal.SIGSTOP)  # so that the copy cannot end
     session = house.house.holdfast("instant", "migrate", number, "--detach")["session"]
-    wait_until(lambda: bool(vm.copies()))
+    wait_until(lambda: bool(vm.copies()), "a copy")
     (torn,) = vm.copies()
     kill_session(house.house, str(session))
     os.kill(exporter, signal.SIGCONT)
@@ -228,13 +229,13 @@ def test_a_guest_is_paused_while_nobody_serves_its_disk_and_hears_of_no_error(tm
         guest.ping(120)
         guest.shell(RECORDS)
         house.kill_agent()
-        wait_until(lambda: state() == "io-error")
+        wait_until(lambda: state() == "io-error", "the guest to be stopped by the error")
         kill_session(house, str(number))
-        wait_until(lambda: state() == "io-error")
+        wait_until(lambda: state() == "io-error", "the guest to be stopped by the error")
         house.start_agent()
         with service(house):
-            wait_until(lambda: listed(house)[0]["state"] == "serving")
-            wait_until(lambda: state() == "running")
+            wait_until(lambda: listed(house)[0]["state"] == "serving", "the export to serve again")
+            wait_until(lambda: state() == "running", "the guest to go on")
             guest.shell(READ_BACK)
             records = guest.read("/records").decode().split()
             assert records and records == [str(number) for number in range(1, len(records) + 1)]

@@ -15,12 +15,13 @@ import pytest
 
 from holdfast_agent.export.nfs.protocol import PORTMAPPER_PORT
 from lab.installation import CommandFailed
-from lab.instants import kill_session, left_over, listed, wait_until
+from lab.instants import kill_session, left_over, listed
 from lab.nfs_client import RawNfs
 from lab.nfs_exports import own_address
 from lab.vcenter import Fault, VCenter, vcenter
 from lab.vsphere_backups import destroy_named, machine_of, named, service_of
 from lab.vsphere_house import VsphereHouse
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -71,7 +72,7 @@ class House:
 
     def guest(self, offset: int, data: bytes = b"") -> bytes:
         """What the guest's first disk holds after it wrote ``data`` at ``offset``, durable."""
-        wait_until(lambda: answers(self.place))  # as a host does
+        wait_until(lambda: answers(self.place), "the address to answer")  # as a host does
         with RawNfs(self.place) as client:
             _, root = client.mounted()
             descriptor = self.center.state()["machines"][NAME]["disks"][0].partition("] ")[2]
@@ -117,7 +118,7 @@ def test_a_vm_runs_from_its_point_through_a_kill_of_the_agent_and_moves_while_it
     with pytest.raises(CommandFailed, match="exists already"):
         house.start()
     destroy_named(house.center, NAME)
-    wait_until(lambda: house.traces == [])
+    wait_until(lambda: house.traces == [], "nothing to be left")
 
 
 def test_stop_keeps_or_discards_what_was_written(house: House) -> None:
@@ -135,7 +136,7 @@ def test_a_start_that_fails_leaves_nothing(house: House) -> None:
     for fault in (Fault("PowerOnVM_Task", "FileLocked", call=True), Fault("CreateVM_Task", "NoPermission", call=True)):
         with house.center.faults(fault), pytest.raises(CommandFailed, match="does not run it"):
             house.start()
-        wait_until(lambda: house.traces == [])
+        wait_until(lambda: house.traces == [], "nothing to be left")
 
 
 def test_a_session_that_dies_in_a_migration_leaves_the_vm_where_it_runs(house: House) -> None:
@@ -143,9 +144,9 @@ def test_a_session_that_dies_in_a_migration_leaves_the_vm_where_it_runs(house: H
     number = house.start()
     with house.center.faults(Fault("RelocateVM_Task", "FileLocked", delay_ms=1500)):
         session = house.house.holdfast("instant", "migrate", number, "--detach")["session"]
-        wait_until(lambda: house.center.state()["tasks"] == 1)
+        wait_until(lambda: house.center.state()["tasks"] == 1, "a task")
         kill_session(house.house, str(session))
-        wait_until(lambda: house.center.state()["tasks"] == 0)
+        wait_until(lambda: house.center.state()["tasks"] == 0, "the task's end")
     assert house.running
     assert house.house.holdfast("instant", "migrate", number)["result"] == "success"
     assert house.traces == [NAME]
@@ -159,4 +160,4 @@ def test_an_address_serves_one_vm_at_a_time(house: House) -> None:
             "instant", "start", "--vm", "web", "--point", "latest", "--server", "vc", "--name", "other"
         )
     assert house.house.holdfast("instant", "stop", number)["result"] == "success"
-    wait_until(lambda: house.traces == [])
+    wait_until(lambda: house.traces == [], "nothing to be left")

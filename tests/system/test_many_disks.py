@@ -13,9 +13,10 @@ import pytest
 from holdfast_plugins.hypervisors.libvirt.definition import disks_of
 from lab.guest.monitors import Monitor
 from lab.installation import Installation, installed
-from lab.instants import left_over, listed, wait_until
+from lab.instants import left_over, listed
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
 from lab.qemu_vms import QemuVm
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 COUNT = 34
@@ -125,7 +126,7 @@ def test_of_qemu(house: Installation, host: LibvirtHost) -> None:
     folder = house.home / "q/restored" / f"{ODD} 3"
     assert {path.stem: path.read_bytes() for path in folder.glob("*.raw")} == contents
     with subprocess.Popen([folder / "start"]) as process:
-        wait_until((folder / "vm.qmp").is_socket)
+        wait_until((folder / "vm.qmp").is_socket, "the socket of QEMU")
         monitor = Monitor(folder / "vm.qmp")
         assert len([each for each in monitor.run("query-block") if "inserted" in each]) == COUNT
         monitor.run("quit")

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab.installation import Installation
 from lab.ports import free_port
-from lab.services import service, wait_until
+from lab.services import service
+from lab.waiting import wait_until
 
 
 @pytest.fixture

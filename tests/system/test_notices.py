@@ -17,7 +17,8 @@ from holdfast_manager.catalog.notices import CLAIM_S
 from holdfast_manager.catalog.tables import notices
 from lab.installation import Installation, installed
 from lab.mail_server import Mailbox, mail_server
-from lab.services import catalogue, service, wait_until
+from lab.services import catalogue, service
+from lab.waiting import wait_until
 
 
 @pytest.fixture

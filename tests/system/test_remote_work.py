@@ -15,7 +15,8 @@ import pytest
 from holdfast_manager.api import contexts
 from holdfast_manager.catalog.values import SessionResult, SessionState
 from lab.installation import BIN, Installation, installed
-from lab.services import catalogue, service, wait_until
+from lab.services import catalogue, service
+from lab.waiting import wait_until
 
 KIB = 1 << 10
 

@@ -15,7 +15,8 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import SessionKind, SessionResult, SessionState
 from lab.installation import Installation, installed
 from lab.postgresql import PostgresServer
-from lab.services import SOON, catalogue, done, one_more, quiet, service, sessions, vm, wait_until
+from lab.services import SOON, catalogue, done, one_more, quiet, service, sessions, vm
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 NEVER = ("--schedule", "calendar 2199-01-01")

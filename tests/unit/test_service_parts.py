@@ -43,7 +43,7 @@ from holdfast_manager.service.systemd import Supervisor
 from holdfast_manager.sessions.launch import SessionNotStarted
 from holdfast_manager.settings import ManagerSettings
 from lab.postgresql import PostgresServer
-from lab.services import wait_until
+from lab.waiting import wait_until
 
 EVERY_HOUR = JobSchedule(start=("every 1 h",))
 
