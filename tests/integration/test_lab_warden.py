@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from lab import memory
 from lab.processes import alive
+from lab.tools import missing
 from lab.waiting import wait_until
 from lab.warden import bearers
 
@@ -30,6 +33,36 @@ def test_that_never_ends():
     house.holdfast("init")
     house.holdfast("service", "run")
 """
+
+A_FILE_SYSTEM = """
+import os, signal
+from lab.devices import small_file_system
+
+def test_that_is_killed(tmp_path):
+    with small_file_system(tmp_path) as mounted:
+        print(mounted, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_stays_mounted_of_a_pytest_that_was_killed(tmp_path: Path) -> None:
+    """Its file systems lie in memory. The next run takes them away, as its directories; devices go with them."""
+    (tmp_path / "conftest.py").write_text("from lab.memory import tmp_path, tmp_path_factory")
+    (tmp_path / "test_mount.py").write_text(A_FILE_SYSTEM)
+    command = (sys.executable, "-m", "pytest", "-s", "-n", "0", "-c", os.devnull, "--rootdir=.")
+    killed = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=False
+    )
+    if killed.returncode == 0:
+        missing(killed.stdout)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    (place,) = re.findall(r"^.*(/dev/shm/.+)/ext4$", killed.stdout, re.MULTILINE)
+    assert os.path.ismount(f"{place}/ext4")
+    memory.remove_leftovers()
+    assert not Path(place).exists()
+    assert place not in Path("/proc/self/mounts").read_text()
+    devices = Path("/sys/block").glob("loop*/loop/backing_file")
+    assert not [device for device in devices if place in device.read_text()]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -32,7 +32,7 @@ WITH_REFLINKS = ("xfs", "btrfs")
 
 @contextmanager
 def loop_device(image: Path) -> Iterator[str]:
-    """The path of a block device with the content of ``image``."""
+    """The path of a block device with the content of ``image``; it is gone with this process at the latest."""
     losetup = require_tool("losetup", "mount")
     if os.geteuid() != 0:
         missing("a loop device needs root")
@@ -40,14 +40,14 @@ def loop_device(image: Path) -> Iterator[str]:
     if made.returncode:
         missing(f"a loop device is not possible here: {made.stderr.strip()}")
     device = made.stdout.strip()
+    handle = os.open(device, os.O_RDONLY)
+    # Of a device that somebody has open the kernel notes it, and does it when nobody has any more.
+    subprocess.run([losetup, "--detach", device], check=True)
     try:
         yield device
     finally:
-        # A driver outside of the kernel may still hold the device, which then is detached and written out later.
-        handle = os.open(device, os.O_RDONLY)
-        os.fsync(handle)
+        os.fsync(handle)  # a driver outside of the kernel may still hold the device
         os.close(handle)
-        subprocess.run([losetup, "--detach", device], check=True)
 
 
 @contextmanager

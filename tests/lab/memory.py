@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ def tmp_path_factory(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pyt
     told = pytestconfig.getoption("basetemp") is not None and not hasattr(pytestconfig, "workerinput")
     place = tmp_path_factory.getbasetemp()
     if not told and _has_room():
-        _remove_leftovers()
+        remove_leftovers()
         place = _TMPFS
     root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
     yield MemoryPaths(root, tmp_path_factory)
@@ -61,12 +62,20 @@ def tmp_path(tmp_path_factory: MemoryPaths) -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_leftovers() -> None:
-    """Directories of test runs that were killed: their files are memory."""
+def remove_leftovers() -> None:
+    """Directories of test runs that were killed, and what is mounted in them: their files are memory."""
     for place in _TMPFS.glob(f"{_PREFIX}*"):
         maker = place.name.removeprefix(_PREFIX).split("-")[0]
         if not Path(f"/proc/{maker}").exists():
+            for mount_point in _mounted_below(place):
+                subprocess.run(["umount", "--lazy", mount_point], check=False)
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _mounted_below(place: Path) -> list[str]:
+    """Mount points, what was mounted last first."""
+    mount_points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [each for each in reversed(mount_points) if Path(each).is_relative_to(place)]
 
 
 def _has_room() -> bool:
