@@ -29,7 +29,8 @@ from lab.movers import Site
 from lab.tools import missing, require_tool
 
 MIB = 1 << 20
-READS = 1500
+COLD_READS = 1500
+WARM_READS = 15_000  # a second of qemu-nbd's, half a second of ours
 WORKING_SET_BYTES = 128 * MIB
 _CLIENT = """
 import json, sys, time
@@ -158,8 +159,8 @@ def _random(
     found: dict[str, list[list[float]]] = {name: [] for name in servers}
     for turn in range(rounds):
         chance = random.Random(turn)
-        wide = _offsets(data, chance)
-        narrow = _offsets(_within(data, WORKING_SET_BYTES), chance)
+        wide = _offsets(data, chance, COLD_READS)
+        narrow = _offsets(_within(data, WORKING_SET_BYTES), chance, WARM_READS)
         for name, server in servers.items():
             row = []
             for depth in (1, 16):
@@ -192,8 +193,8 @@ def _within(data: list[tuple[int, int]], most_bytes: int) -> list[tuple[int, int
     return kept
 
 
-def _offsets(data: list[tuple[int, int]], chance: random.Random) -> list[int]:
-    places = chance.choices(data, weights=[length for _, length in data], k=READS)
+def _offsets(data: list[tuple[int, int]], chance: random.Random, count: int) -> list[int]:
+    places = chance.choices(data, weights=[length for _, length in data], k=count)
     return [offset + chance.randrange(max(1, length // 4096)) * 4096 for offset, length in places]
 
 

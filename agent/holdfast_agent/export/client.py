@@ -1,8 +1,7 @@
 """The second phase of one client's connection: its requests, several at a time.
 
-What is at hand is answered at once by the thread that receives. What is work and no waiting it takes up as long as more
-has come, and then does, with others' help where there are processors: to wake a thread for each read would cost as much
-as the read. What must be waited for, a fetch or a flush, goes to threads of the connection's own, so that neither other
+What is at hand, or nearly so for a client that asks for one thing at a time, is answered at once by the thread that
+receives. What must be waited for, a fetch or a flush, goes to threads of the connection's own, so that neither other
 clients nor this one's further requests stand behind it.
 """
 
@@ -12,7 +11,6 @@ import errno
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
@@ -20,7 +18,6 @@ from holdfast_agent.disks.nbd import protocol
 from holdfast_agent.disks.nbd.protocol import Command, CommandFlag, NbdProtocolError
 from holdfast_agent.errors import ChannelError, HoldfastError
 
-from .first_reads import SMALL_BYTES
 from .handshake import CONTEXT_ID, Chosen
 from .image import Run, WritableImage
 from .requests import Bytes, Inbox, Refused, Request, read_reply, refusal, simple, status_reply
@@ -29,8 +26,6 @@ IN_FLIGHT_BYTES = protocol.MAX_PAYLOAD_BYTES
 """Asked for by one client and not yet answered; beyond that nothing more is received of it."""
 
 _THREADS = 8
-_MOST_WORK = 32  # reads that are taken before they are carried out; they are of SMALL_BYTES at most
-_NOTHING = memoryview(b"")
 _MOST_RUNS = 1 << 14
 _MOST_PARTS = 512  # for one sendmsg; the kernel takes 1024
 _TOLD = {errno.ENOSPC: errno.ENOSPC, errno.EDQUOT: errno.ENOSPC, errno.ENOTSUP: errno.ENOTSUP}
@@ -54,8 +49,7 @@ class Client:
         self._sending = threading.Lock()
         self._answered = threading.Condition()
         self._in_flight = 0
-        self._work: deque[tuple[Request, int]] = deque()
-        self._helpers = threading.Semaphore(min(max(1, len(os.sched_getaffinity(0)) - 1), _THREADS // 2))
+        self._helpers = threading.Semaphore(max(1, len(os.sched_getaffinity(0)) - 1))
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="client")
 
     def serve(self) -> None:
@@ -66,8 +60,6 @@ class Client:
         inbox = Inbox(self._stream)
         try:
             while not self._stopping():
-                if inbox.empty or len(self._work) >= _MOST_WORK:
-                    self._work_off()
                 try:
                     request = inbox.request()
                 except TimeoutError:
@@ -76,7 +68,6 @@ class Client:
                     return
                 self._take(request, inbox)
         finally:
-            self._work_off()
             self._pool.shutdown(wait=True)
 
     def _take(self, request: Request, inbox: Inbox) -> None:
@@ -84,12 +75,10 @@ class Client:
         if request.command == Command.WRITE and weight > protocol.MAX_PAYLOAD_BYTES:
             raise NbdProtocolError(f"{weight} bytes in one request")
         weight = min(weight, IN_FLIGHT_BYTES)
-        if request.command != Command.READ or weight > SMALL_BYTES:
-            self._work_off()  # nothing that is only work may wait for what this waits for
         with self._answered:
             self._answered.wait_for(lambda: self._in_flight + weight <= IN_FLIGHT_BYTES)
             self._in_flight += weight
-        payload = inbox.payload(weight) if request.command == Command.WRITE else _NOTHING
+        payload = inbox.payload(weight) if request.command == Command.WRITE else memoryview(b"")
         try:
             request.check(self._image.size_bytes, self._writes is not None)
             if request.command == Command.READ:
@@ -100,8 +89,7 @@ class Client:
                     self._done(weight)
                     return
                 if not self._image.waits_for_read(request.offset, request.length):
-                    self._work.append((request, weight))
-                    self._call_for_help()
+                    self._share(request, weight, inbox)
                     return
             elif request.command == Command.WRITE and self._at_once(request):
                 self._carry_out(request, payload, weight)
@@ -112,19 +100,14 @@ class Client:
             return
         self._pool.submit(self._carry_out, request, payload, weight)
 
-    def _call_for_help(self) -> None:
-        """Have one thread more work off what there is, if there is enough and a processor may be free for it."""
-        if len(self._work) > 1 and self._helpers.acquire(blocking=False):
-            self._pool.submit(self._work_off).add_done_callback(lambda _: self._helpers.release())
-
-    def _work_off(self) -> None:
-        """Carry out reads that are work and no waiting, until none is left."""
-        while self._work:
-            try:
-                request, weight = self._work.popleft()
-            except IndexError:  # another thread has taken it
-                return
-            self._carry_out(request, _NOTHING, weight)
+    def _share(self, request: Request, weight: int, inbox: Inbox) -> None:
+        """A read that is work and no waiting: done here, unless more has come and a processor may be free for it."""
+        nothing = memoryview(b"")
+        if inbox.empty or not self._helpers.acquire(blocking=False):
+            self._carry_out(request, nothing, weight)
+            return
+        help_out = self._pool.submit(self._carry_out, request, nothing, weight)
+        help_out.add_done_callback(lambda _: self._helpers.release())
 
     def _at_once(self, request: Request) -> bool:
         """A write into the page cache is done sooner than a thread is woken for it."""

@@ -79,13 +79,13 @@ class Inbox:
 
     @property
     def empty(self) -> bool:
-        """Whether the next :meth:`request` would have to receive something."""
-        return self._end - self._start < HEADER.size
+        """Whether nothing more has been received than was taken."""
+        return self._start == self._end
 
     def request(self) -> Request:
         """The next header. Raises TimeoutError only while nothing of it has come; else :class:`NbdProtocolError`,
         OSError."""
-        if self.empty:
+        if self._end - self._start < HEADER.size:
             self._buffer[: self._end - self._start] = self._buffer[self._start : self._end]
             self._start, self._end = 0, self._end - self._start
             self._fill()
