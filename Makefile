@@ -7,6 +7,7 @@
 #   make packages            wheel, source distribution and Debian packages, in dist/
 #   make docs        the documentation as a site, in dist/site
 #   make reference           docs/reference, written from the code: after a change of a command, a key or an error
+#   make golden NAME=…       before a release: an installation of this version, which later ones are tested to upgrade
 #   make env                 the environment alone            make clean   remove what these targets made
 
 SHELL := /bin/sh
@@ -32,7 +33,7 @@ WORKERS ?= $(shell expr \( $$(nproc) \* 3 + 1 \) / 2)
 PARALLEL := -n $(WORKERS) --dist worksteal
 BENCH_SIZE_MIB ?= 4096
 
-.PHONY: help env test soak lint demo bench clean reference packages docs
+.PHONY: help env test soak lint demo bench clean reference golden packages docs
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -68,6 +69,9 @@ docs: $(STAMP)
 
 reference: $(STAMP)
 	@$(BIN)/python packaging/reference.py
+
+golden: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python tests/golden/installation.py $(NAME)
 
 demo: $(STAMP)
 	@$(BIN)/python packaging/demo.py

@@ -37,9 +37,12 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[BinaryIO]:
-    """As :func:`new_file`, in place of a file that may be there: whoever reads it sees the old or the new content."""
-    with _draft(path) as (draft, file):
+def replaced_file(path: Path, readable: bool = False) -> Iterator[BinaryIO]:
+    """As :func:`new_file`, in place of a file that may be there: whoever reads it sees the old or the new content.
+
+    ``readable``: for others too, as far as the umask lets them.
+    """
+    with _draft(path, 0o666 if readable else 0o600) as (draft, file):
         yield file
         _finish(file)
         draft.replace(path)
@@ -47,9 +50,9 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _draft(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+def _draft(path: Path, mode: int = 0o600) -> Iterator[tuple[Path, BinaryIO]]:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
             yield draft, file

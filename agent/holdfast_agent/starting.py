@@ -12,6 +12,12 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 
+def module_command(module: str) -> tuple[str, ...]:
+    """The command line that runs ``module`` as a program. The working directory, which may be anybody's, is no place to
+    import from: -P."""
+    return (sys.executable, "-P", "-m", module)
+
+
 @contextmanager
 def loading() -> Iterator[None]:
     """Around the imports of a program: modules stay, so that nobody need look through them for garbage.

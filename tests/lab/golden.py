@@ -77,7 +77,7 @@ class Golden(msgspec.Struct, frozen=True):
 
 def names() -> list[str]:
     """All golden repositories."""
-    return sorted(path.name.removesuffix(".tar.xz") for path in FOLDER.glob("*.tar.xz"))
+    return sorted(path.name.removesuffix(".tar.xz") for path in FOLDER.glob("format-*.tar.xz"))
 
 
 def load(name: str) -> Golden:

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Final
 import msgspec
 
 from holdfast_agent.errors import Locked, MoverDied
+from holdfast_agent.starting import module_command
 from holdfast_agent.wire.messages import CollectEnded, CollectGarbage, CollectProgress
 
 from .agent import Agent
@@ -23,7 +23,7 @@ from .mover_birth import mover_environment
 from .repositories import allowed_repository
 from .ticketed import lease_for, run_ticketed
 
-COLLECTOR_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.service.collector_process")
+COLLECTOR_COMMAND: Final = module_command("holdfast_agent.service.collector_process")
 _STOP_S = 10.0
 _LOOK_S = 0.5
 _DYING_S = 1.0

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
 from holdfast_agent.prctl import end_with_parent
+from holdfast_agent.starting import module_command
 
-MOVER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.mover")
-"""-P: the working directory is no place to import from."""
+MOVER_COMMAND: Final = module_command("holdfast_agent.mover")
 
 _KEEP_BUFFERS = {  # glibc gives 1 MiB buffers back to the kernel after each use; keeping them saves 20 to 35 %
     "MALLOC_MMAP_THRESHOLD_": str(64 << 20),

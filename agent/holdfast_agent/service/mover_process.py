@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
@@ -15,6 +14,7 @@ import msgspec
 from holdfast_agent.errors import ErrorRecord, HoldfastError, MalformedMessage, MoverDied, UsageError
 from holdfast_agent.model.rules import TransferRules
 from holdfast_agent.model.strict import NOT_DECODED
+from holdfast_agent.starting import module_command
 from holdfast_agent.wire import movers as pipe
 from holdfast_agent.wire.files import SendFile
 from holdfast_agent.wire.messages import MoverState
@@ -36,9 +36,9 @@ from holdfast_agent.wire.specs import (
 from .frame_pipe import FrameReader, FrameWriter
 from .mover_birth import Birth, Process
 
-EXPORTER_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.export")
-BOOT_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.boot")
-FILES_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.files")
+EXPORTER_COMMAND: Final = module_command("holdfast_agent.export")
+BOOT_COMMAND: Final = module_command("holdfast_agent.boot")
+FILES_COMMAND: Final = module_command("holdfast_agent.files")
 PROGRAMS: Final[Mapping[type[MoverSpec], Sequence[str]]] = {
     ExporterSpec: EXPORTER_COMMAND,
     BootSpec: BOOT_COMMAND,

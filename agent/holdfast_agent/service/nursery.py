@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -21,11 +20,11 @@ from typing import Final
 
 from holdfast_agent.mover.nursery import PID
 from holdfast_agent.prctl import adopting, end_with_parent
-from holdfast_agent.starting import Child
+from holdfast_agent.starting import Child, module_command
 
 from .mover_birth import MOVER_COMMAND, Process, mover_environment, new_program
 
-TEMPLATE_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_agent.mover.nursery")
+TEMPLATE_COMMAND: Final = module_command("holdfast_agent.mover.nursery")
 IDLE_S: Final = 600.0
 """Without a mover the template ends: some 20 MiB are worth a tenth of a second in a night of backups, not all day."""
 _ANSWER_S = 2.0  # it takes milliseconds; the loop waits meanwhile, as it does for a program to be started

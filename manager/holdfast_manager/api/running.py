@@ -8,13 +8,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
+from holdfast_agent.starting import module_command
 from holdfast_agent.wire.messages import Push
 from holdfast_manager.rights.values import UserEntry
 
@@ -228,7 +228,7 @@ def _start(order: Order, streams: Streams, environment: Mapping[str, str]) -> su
         file.seek(0)
         stdin, stdout, stderr = streams.inner
         return subprocess.Popen(
-            [sys.executable, "-m", "holdfast_manager.api.command", str(given)],
+            [*module_command("holdfast_manager.api.command"), str(given)],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -92,7 +92,8 @@ class Catalog:
     def open(cls, settings: ManagerSettings, clock: Callable[[], float] = time.time) -> Catalog:
         """Open what `holdfast init` made. An older SQLite schema is migrated on the way.
 
-        Raises ``CatalogMissing``, ``CatalogNewer``, ``CatalogOlder`` (PostgreSQL) or ``CatalogUnavailable``.
+        Raises ``CatalogMissing``, ``CatalogNewer``, ``CatalogOlder`` (PostgreSQL), ``CatalogInUse`` or
+        ``CatalogUnavailable``.
         """
         database = Database(url_of(settings))
         try:

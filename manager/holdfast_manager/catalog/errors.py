@@ -47,6 +47,19 @@ class CatalogOlder(CatalogError):
     action = "Stop all sessions and run `holdfast db migrate`"
 
 
+class CatalogInUse(CatalogError):
+    """Of a schema that is to be replaced, by processes of the version that knows it."""
+
+    code = "catalog_in_use"
+    message = "the configuration database at {place} has the older schema {found}, which is in use by {users}"
+    action = (
+        "Wait for the end of sessions, or end them in order (`kill PID`), and stop or restart the service; sessions of "
+        "hosts that are gone: `holdfast db migrate --others-are-dead`"
+    )
+    retryable = True
+    exit_code = 11
+
+
 class CatalogNotEmpty(CatalogError):
     code = "catalog_not_empty"
     message = "the database at {place} holds a configuration already: there are rows in {table}"

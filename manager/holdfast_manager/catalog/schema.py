@@ -7,8 +7,9 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from .again import run_again
+from .at_work import at_work
 from .database import Database
-from .errors import CatalogNewer, CatalogOlder
+from .errors import CatalogInUse, CatalogNewer, CatalogOlder
 
 REVISION = "0017"
 """The newest migration. Kept here too, so that opening an up-to-date catalogue need not import Alembic."""
@@ -25,10 +26,12 @@ def require_current(database: Database) -> None:
         raise CatalogOlder(place=database.place, found=found or "none")
 
 
-def migrate(database: Database) -> None:
+def migrate(database: Database, others_are_dead: bool = False) -> None:
     """Bring the schema to this version's; does nothing when it is there. Safe when several processes do it at once.
 
-    All in one transaction: a crash leaves the schema as it was. Raises :class:`CatalogNewer`.
+    All in one transaction: a crash leaves the schema as it was. Nobody loses the schema that he works with: raises
+    :class:`CatalogInUse` (retryable) while a session or the service of the older version runs. A session on another
+    host counts, unless ``others_are_dead``; SQLite has no other hosts. Raises :class:`CatalogNewer`.
     """
     with database.reading() as connection:
         if _found(connection, database) == REVISION:
@@ -37,8 +40,13 @@ def migrate(database: Database) -> None:
     plain = Database(database.url, foreign_keys=False)
     try:
         with plain.writing() as connection:
-            if _found(connection, plain) != REVISION:
-                _upgrade(connection)
+            found = _found(connection, plain)
+            if found == REVISION:
+                return
+            users = at_work(connection, others_are_dead or plain.is_sqlite) if found else []
+            if users:
+                raise CatalogInUse(place=plain.place, found=found, users=", ".join(users))
+            _upgrade(connection)
     finally:
         plain.close()
 

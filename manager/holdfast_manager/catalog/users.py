@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import msgspec
@@ -83,6 +84,13 @@ class Users:
         if not passwords.matches(password, "" if row is None else row.password):
             raise AccessRefused(who=name[:64], reason=_UNKNOWN)
         return self._enabled(name, _UNKNOWN)
+
+    def mark(self, name: str) -> str:
+        """Another one as soon as the user has another password, or another user has the name; "" of nobody."""
+        query = select(users.c.created, users.c.password).where(users.c.name == name)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        return "" if row is None else hashlib.sha256(f"{row.created} {row.password}".encode()).hexdigest()
 
     def by_token(self, token: str) -> UserEntry:
         """The user whom a token belongs to that has not expired."""

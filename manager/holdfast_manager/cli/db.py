@@ -23,12 +23,16 @@ def db() -> None:
     "--to", "target", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
     help="Copy everything into the empty database that this configuration file of a manager names.",
 )  # fmt: skip
+@click.option(
+    "--others-are-dead", is_flag=True,
+    help="Sessions of other hosts that have not ended are dead: their hosts are gone.",
+)  # fmt: skip
 @pass_app
-def migrate(app: App, target: Path | None) -> None:
+def migrate(app: App, target: Path | None, others_are_dead: bool) -> None:
     """Bring a database that several hosts share to this version's schema; or copy it into another database.
 
-    Stop the service and all sessions first, and upgrade Holdfast on every host. SQLite databases come to a new
-    schema by themselves.
+    Stop the service and all sessions first, and upgrade Holdfast on every host: while one of them runs nothing is
+    changed. SQLite databases come to a new schema by themselves.
 
     With --to the whole configuration and history goes from SQLite to PostgreSQL, or back. Afterwards let FILE take
     the place of the configuration file, on every host; the old database stays as it is.
@@ -44,7 +48,7 @@ def migrate(app: App, target: Path | None) -> None:
         if database.is_sqlite:
             app.catalog.agents.list()  # opening it has migrated it, or says why not
         else:
-            bring_to_current(database)
+            bring_to_current(database, others_are_dead)
         app.out.result({"migrated": database.place}, f"The configuration database at {database.place} is up to date")
     finally:
         database.close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import click
 
+from holdfast_agent.durable import replaced_file
 from holdfast_agent.errors import UsageError
 from holdfast_agent.model.units import parse_duration
 from holdfast_manager.reports.estate import EstateReport
@@ -52,10 +52,8 @@ def _gather(app: App, window_s: float, rpo_s: float, ask: bool) -> EstateReport:
 
 def _write(file: Path, text: str) -> None:
     """Whoever reads the page sees the old or the new one, never a half."""
-    half = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        half.write_text(text, encoding="utf-8")
-        half.replace(file)
+        with replaced_file(file, readable=True) as page:
+            page.write(text.encode())
     except OSError as error:
-        half.unlink(missing_ok=True)
         raise UsageError(reason=f"{file} cannot be written: {error.strerror}") from error

@@ -113,13 +113,13 @@ class _Doors:
         return function(visit)
 
     def _actor(self, request: Request, known: Login) -> Actor | None:
-        """None when the user or the token is no more, or was disabled."""
+        """None when the user or the token is no more, was disabled, or has another password since."""
         users = self._console.catalog.users
         try:
             user = users.by_token(known.token) if known.token else users.get(known.user)
         except (AccessRefused, NotFound):
             user = None
-        if user is None or not user.enabled:
+        if user is None or not user.enabled or not (known.token or users.mark(user.name) == known.mark):
             self._console.logins.end(request.cookies.get(login.COOKIE, ""))
             return None
         return Actor.of(user, login.place_of(request))

@@ -22,10 +22,11 @@ _MOST_REMEMBERED = 10_000
 
 class Login(msgspec.Struct):
     """Of one browser. ``csrf``: what every form of it must send along. ``token``: by which it came, to be proved anew
-    with every request; empty for a password."""
+    with every request; empty for a password. ``mark``: the user's (``Users.mark``), which must still be the same."""
 
     user: str
     token: str
+    mark: str
     csrf: str
     began: float
     seen: float
@@ -41,12 +42,12 @@ class Logins:
         self._logins: OrderedDict[bytes, Login] = OrderedDict()
         self._key = secrets.token_bytes(32)
 
-    def begin(self, user: str, token: str = "") -> str:
+    def begin(self, user: str, token: str = "", mark: str = "") -> str:
         """Returns the cookie. The one that nobody has used for longest gives way where there are too many."""
         cookie = secrets.token_urlsafe(32)
         now = self._clock()
         with self._lock:
-            self._logins[_digest(cookie)] = Login(user, token, secrets.token_urlsafe(32), now, now)
+            self._logins[_digest(cookie)] = Login(user, token, mark, secrets.token_urlsafe(32), now, now)
             while len(self._logins) > _MOST_LOGINS:
                 self._logins.popitem(last=False)
         return cookie

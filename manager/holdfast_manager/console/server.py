@@ -25,7 +25,6 @@ _MOST_CONNECTIONS = 200
 _MOST_HEAD_BYTES = 16 << 10
 _KEEP_ALIVE_S = 15
 _FAREWELL_S = 5
-_HANDSHAKE_S = 10.0
 
 
 def serve(settings: ManagerSettings, app: ASGIApp, parent_fd: int) -> None:

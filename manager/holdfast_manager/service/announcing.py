@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+from holdfast_agent.starting import module_command
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.notices import CLAIM_S
 from holdfast_manager.settings import ManagerSettings
@@ -33,7 +33,7 @@ class Announcer:
         if not self._wanted or self._runs():
             return
         if self._catalog.notices.any_due():
-            command = [sys.executable, "-m", "holdfast_manager.notifying"]
+            command = module_command("holdfast_manager.notifying")
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._environment)
             self._began = time.monotonic()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+from holdfast_agent.starting import module_command
 from holdfast_manager.settings import ManagerSettings
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class ConsoleKeeper:
             self._process = None
             self._due, self._pause_s = now + self._pause_s, min(_LONGEST_PAUSE_S, self._pause_s * 2)
         if self._process is None and now >= self._due:
-            command = [sys.executable, "-m", "holdfast_manager.console"]
+            command = module_command("holdfast_manager.console")
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=self._environment)
             self._began = now
 

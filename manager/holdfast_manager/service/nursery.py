@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -14,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from holdfast_agent.prctl import end_with_parent
+from holdfast_agent.starting import module_command
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.nursery import door
 from holdfast_manager.settings import ManagerSettings
 
-_COMMAND: Final = (sys.executable, "-P", "-m", "holdfast_manager.nursery.template")
+_COMMAND: Final = module_command("holdfast_manager.nursery.template")
 _PAUSE_S = 60.0
 log = logging.getLogger(__name__)
 

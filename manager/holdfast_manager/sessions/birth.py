@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from holdfast_agent.starting import Child, loading
+from holdfast_agent.starting import Child, loading, module_command
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -47,7 +47,7 @@ environment. It leads a session of the kernel's, so that it outlives the termina
 def new_program(given: int, log: int, environment: Mapping[str, str]) -> Process:
     """As a program of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "holdfast_manager.sessions"],
+        module_command("holdfast_manager.sessions"),
         stdin=given,
         stdout=log,
         stderr=log,

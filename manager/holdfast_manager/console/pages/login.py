@@ -65,14 +65,16 @@ def login(console: Console, request: Request, body: bytes) -> Response:
     name, token = fields.get("name", "")[:64], fields.get("token", "")
     place = place_of(request)
     address_key, name_key = _address_key(request), name.casefold()
-    wait_s = max(console.guesses_of_address.wait_s(address_key), console.guesses_of_name.wait_s(name_key))
-    if wait_s > 0:
-        response = login_form(console, request, f"Too many tries; please wait {wait_s:.0f} s.", 429)
-        response.headers["Retry-After"] = f"{wait_s + 1:.0f}"
-        return response
     if not console.checking.acquire(timeout=_WAIT_S):
         return login_form(console, request, "Too many log in at the same time; please try again.", 503)
     try:
+        # Looked at here, where few are at a time: of many guesses sent at once each would find none before it.
+        wait_s = max(console.guesses_of_address.wait_s(address_key), console.guesses_of_name.wait_s(name_key))
+        if wait_s > 0:
+            response = login_form(console, request, f"Too many tries; please wait {wait_s:.0f} s.", 429)
+            response.headers["Retry-After"] = f"{wait_s + 1:.0f}"
+            return response
+        mark = console.catalog.users.mark(name)  # before the password is compared: one that is changed now ends it
         user = (
             console.catalog.users.by_token(token)
             if token
@@ -90,7 +92,7 @@ def login(console: Console, request: Request, body: bytes) -> Response:
     console.guesses_of_name.succeeded(name_key)
     _record(console, user.name, place, DONE)
     response = RedirectResponse(_local(fields.get("next", "/")), 303)
-    _set_cookie(response, COOKIE, console.logins.begin(user.name, token))
+    _set_cookie(response, COOKIE, console.logins.begin(user.name, token, mark))
     response.delete_cookie(_NONCE, path="/", secure=True, httponly=True, samesite="strict")
     return response
 

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
@@ -57,9 +58,11 @@ def make_snapshot_root(root: Path, like: Path) -> None:
     if not root.is_dir():
         root.mkdir(mode=0o700, exist_ok=True)
         adopt(root, like)
-    marker = root / MARKER
-    if not marker.exists():
-        marker.write_text("Holdfast keeps frozen copies of disk images here while it backs them up.\n")
+    with suppress(FileExistsError):
+        # The directory's owner may be less than we are: what stands there is never followed.
+        marker = os.open(root / MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        with os.fdopen(marker, "w") as file:
+            file.write("Holdfast keeps frozen copies of disk images here while it backs them up.\n")
 
 
 def has_marker(root: Path) -> bool:
