@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,12 @@ settings.register_profile("holdfast", deadline=None)
 settings.load_profile("holdfast")
 
 
+def pytest_configure() -> None:
+    """A shell that starts tests in the background has them ignore Ctrl-C, and with them all that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers, the end waits for nobody who has just begun a long one."""
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
@@ -34,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kind_of_database", ["sqlite", "postgresql"], indirect=True)
 
 
-pytest_plugins = ["pytester", "lab.hangs", "lab.warden"]
+pytest_plugins = ["pytester", "lab.hangs", "lab.leaks", "lab.warden"]
 
 
 class Clock:
