@@ -39,6 +39,16 @@ except OSError as error:
     print(type(error).__name__)
 """
 
+_KILLED = """
+import os, signal
+from pathlib import Path
+from lab.network import network
+with network(["a"]):
+    if list(Path("/run/netns").glob(f"hflab-{os.getpid()}-*")):
+        print("made", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[tuple[Host, ...]]:
@@ -107,11 +117,10 @@ def test_an_address_can_change(hosts: tuple[Host, ...]) -> None:
 
 
 def test_nothing_is_left_even_of_a_killed_run() -> None:
-    script = "from lab.network import network\nimport os, signal\nwith network(['a']):\n    os.kill(os.getpid(), 9)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    dead = subprocess.Popen([sys.executable, "-c", script], env=environment)
-    dead.wait()
-    assert list(Path("/run/netns").glob(f"hflab-{dead.pid}-*")), "it died before it made anything"
+    with subprocess.Popen([sys.executable, "-c", _KILLED], env=environment, stdout=subprocess.PIPE) as dead:
+        told, _ = dead.communicate()
+    assert told == b"made\n"
     with network(["b"]) as (host,):
         sleeper = host.start("sleep", "600")
         assert not list(Path("/run/netns").glob(f"hflab-{dead.pid}-*"))

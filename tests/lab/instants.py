@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,3 @@ def exporting(house: Installation) -> int:
     assert house.agent is not None
     (exporter,) = children(house.agent.pid, "holdfast_agent.export")
     return exporter
-
-
-def kill_session(house: Installation, number: str) -> None:
-    """kill -9 of its process."""
-    process: str = house.holdfast("session", "show", number)["process"]
-    os.kill(int(process.split()[1]), signal.SIGKILL)

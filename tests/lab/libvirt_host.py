@@ -33,6 +33,7 @@ from lab.guest.image import CACHE
 from lab.ports import free_port
 from lab.processes import children
 from lab.tools import missing, require_tool
+from lab.waiting import listens
 
 SECTOR = 512
 GRAIN = 64 << 10
@@ -391,8 +392,9 @@ def libvirtd(folder: Path, cache: Path) -> Iterator[tuple[str, str]]:
     said = (folder / "launch.log").open("wb")
     with said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as daemon:
         try:
+            places = (folder / "libvirt-sock", ("127.0.0.1", port))
             deadline = time.monotonic() + _START_S
-            while not (folder / "libvirt-sock").exists():
+            while not all(map(listens, places)):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     daemon.wait(0.01)
                     raise AssertionError("libvirtd ended: " + (folder / "launch.log").read_text()[-2000:])

@@ -1,13 +1,26 @@
-"""Looking at other processes of this machine through /proc."""
+"""Processes of this machine: started for a test, and looked at through /proc."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 MOVER = "holdfast-mover"
 """As a Data Mover calls itself. A session's process is the only child of the command that started it."""
 _START_TIME = 19  # field 22 of /proc/PID/stat, counted from after the name
+
+
+@contextmanager
+def program(command: Sequence[str | Path], **how: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A program that runs meanwhile; killed and reaped at the end, also of a test that fails."""
+    with subprocess.Popen(command, **how) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
 
 
 def children(pid: int, what: str = "") -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .uml_guest import first_process, load_modules, mount, run
 
-_DEVICE_S = 10.0
+_DEVICE_S = 60.0
 
 
 def main(arguments: list[str]) -> int:

@@ -56,7 +56,7 @@ class Relay:
         self._closing = True
         with contextlib.suppress(OSError):
             socket.create_connection(self._server.getsockname(), 1).close()  # wakes it up
-        self._thread.join(5)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         self._reset_all()
         self._server.close()
@@ -83,7 +83,11 @@ class Relay:
         if self._refusing or self._closing:
             _reset(near)
             return
-        far = socket.create_connection(self._target, 60)
+        try:
+            far = socket.create_connection(self._target, 60)
+        except OSError:  # who is to be reached has ended
+            _reset(near)
+            return
         self._pairs |= {near: far, far: near}
         for end in (near, far):
             self._selector.register(end, selectors.EVENT_READ)
