@@ -55,7 +55,7 @@ def test_a_server_that_answers_too_late_is_an_unreadable_disk(tmp_path: Path, mo
     monkeypatch.setattr("holdfast_agent.disks.patience.PAUSES_S", ())
     options = ("--filter=delay", "file", str(raw_image(tmp_path / "disk")), "rdelay=30")
     with nbdkit(tmp_path, "--readonly", *options) as socket:
-        disk = open_disk(f"nbd+unix:{socket}", host_for(tmp_path, timeout_s=0.5))
+        disk = open_disk(f"nbd+unix:{socket}", host_for(tmp_path, timeout_s=1.5))
         with pytest.raises(DiskUnreadable, match=r"no answer|says nothing"):
             disk.read_into(0, memoryview(bytearray(4096)))
         disk.close()

@@ -62,7 +62,7 @@ class InGuestLab(GuestLab):
         self._writer = writer
 
     def frozen(self) -> bool:
-        return all(self._writer.stands() for _ in range(5))  # a busy machine's guest may rest for a moment
+        return all(self._writer.stands() for _ in range(10))  # a busy machine's guest may rest for a moment
 
     def traces(self) -> Hashable:
         return self._guest.ssh("ls -d /run/holdfast.* 2>/dev/null || true")  # the agent may think it is frozen still

@@ -18,6 +18,7 @@ from blake3 import blake3
 from lab.agents import RunningAgent
 from lab.installation import Installation, another_proxy, installed
 from lab.processes import MOVER, alive, children
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 DISK_MIB = 48
@@ -25,7 +26,6 @@ CHANGED_MIB = 12
 BANDWIDTH = 24 * MIB  # half a second of transfer, so that there is a transfer to be killed in
 LATEST_KILL_S = 1.0  # after the victim has appeared; about as long as a mover lives
 LONGEST_RUN_S = 90
-LEASE_LAPSES_S = 15.0  # three times as long as the manager's leases here
 TRIES = 10
 POLL_S = 0.005
 
@@ -77,16 +77,14 @@ class Loop:
             if pid is None:
                 return False
             time.sleep(self.rng.uniform(0, LATEST_KILL_S))  # the moment itself, not a wait for something
-            hit = alive(pid)
-            if hit:
-                os.kill(pid, signal.SIGKILL)
+            hit = alive(pid) and killed(pid)
             if hit and victim == "agent":
                 self.house.kill_agent()
                 self.house.start_agent()  # as systemd does; the run may go on with it or not
             run.wait(LONGEST_RUN_S)
         finally:
             for left in (*children(run.pid), run.pid) if run.poll() is None else ():
-                os.kill(left, signal.SIGKILL)
+                killed(left)
             run.wait()
         return hit
 
@@ -115,20 +113,26 @@ class Loop:
         newest = house.points("vm")[0]["sid"]
         self.check_restore(newest)
         assert [path for path in (house.vms / ".holdfast").iterdir() if path.is_dir()] == [], "a frozen copy is left"
-        deadline = time.monotonic() + LEASE_LAPSES_S  # only then do agents give up a session whose manager died
-        while self.movers("local") or self.movers("other"):
-            assert time.monotonic() < deadline, "a mover outlived its session's lease"
-            time.sleep(POLL_S)
+        # Agents give up a session whose manager died when its lease has lapsed.
+        wait_until(lambda: not (self.movers("local") or self.movers("other")), "the end of all movers")
         for name in ("tmp", "sessions"):
-            while left := list((house.store / "main" / name).iterdir()):
-                assert time.monotonic() < deadline, f"something is left in {name}: {left}"
-                time.sleep(POLL_S)
+            place = house.store / "main" / name
+            wait_until(lambda place=place: not list(place.iterdir()), f"nothing to be left in {name}")
 
     def check_restore(self, sid: str) -> None:
         restored = self.house.out / f"{sid}.raw"
         self.house.restore_disk("vm", sid, restored, "--proxy", "local")
         assert blake3(restored.read_bytes()).hexdigest() == self.expected[sid], f"point {sid} restored another disk"
         restored.unlink()
+
+
+def killed(pid: int) -> bool:
+    """Whether it was still there for a kill -9."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _agent(loop: Loop, run: int) -> list[int]:

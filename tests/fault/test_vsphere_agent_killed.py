@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from lab.proxy_devices import guest_of
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import destroy_named
 from lab.vsphere_house import VsphereHouse, vsphere_house
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 SIZE = 6 * MIB
-POLL_S = 0.01
 HELD_MS = 1500
 
 
@@ -48,7 +47,7 @@ def test_the_session_goes_on_with_the_agent_that_comes_back(
         if way == "attaching":
             with center.faults(Fault("ReconfigVM_Task", vm=proxy.name, delay_ms=HELD_MS)):
                 session = begun(house)
-                wait(lambda: bool(center._ask("GET", "/faults")[0]["Hits"]))
+                wait_until(lambda: center._ask("GET", "/faults")[0]["Hits"], "the attachment")
                 movers = killed(house)
         else:
             session = begun(house)
@@ -83,8 +82,10 @@ def check_nothing_is_left(center: VCenter, vms: tuple[LabVm, LabVm], house: Vsph
     proxy = vms[0].name
     assert center.state()["machines"][proxy]["disks"] == [f"[LocalDS_0] {proxy}/{proxy}.vmdk"]
     center.assert_clean()
-    assert movers and not any(map(alive, movers)), "a mover outlived its agent"
-    wait(lambda: not [*(house.store / "main" / "sessions").iterdir(), *(house.store / "main" / "tmp").iterdir()])
+    assert movers
+    wait_until(lambda: not any(map(alive, movers)), "the end of the agent's movers")
+    store = house.store / "main"
+    wait_until(lambda: not [*(store / "sessions").iterdir(), *(store / "tmp").iterdir()], "a clean-up")
 
 
 def begun(house: VsphereHouse) -> int:
@@ -101,11 +102,5 @@ def killed(house: VsphereHouse) -> list[int]:
 def ended(house: VsphereHouse, session: int) -> str:
     """The result of a session, once it has one; whatever is still to be done is done unhindered."""
     house.holdfast("job", "edit", "near", "--reset", "bandwidth")
-    wait(lambda: house.holdfast("session", "show", str(session))["state"] == "ended")
+    wait_until(lambda: house.holdfast("session", "show", str(session))["state"] == "ended", "the end of the session")
     return str(house.holdfast("session", "show", str(session))["result"])
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    """The test's own time-out ends it."""
-    while not condition():
-        time.sleep(POLL_S)

@@ -22,7 +22,7 @@ WAIT_S = 60.0
 def test_a_silent_agent_is_lost_and_pending_calls_fail(tmp_path: Path) -> None:
     """A process that is stopped keeps its connections open and says nothing: only the clock can tell."""
     told: queue.Queue[Push | AgentLost] = queue.Queue()
-    with start_agent(tmp_path, authorised=[MANAGER.public]) as agent, agent.client(MANAGER, told.put, 0.5) as client:
+    with start_agent(tmp_path, authorised=[MANAGER.public]) as agent, agent.client(MANAGER, told.put, 2.0) as client:
         agent.process.send_signal(signal.SIGSTOP)
         try:
             with pytest.raises(ConnectionLost, match="nothing heard for"):
@@ -39,9 +39,9 @@ def test_a_silent_agent_is_lost_and_pending_calls_fail(tmp_path: Path) -> None:
 
 def test_heartbeats_keep_an_idle_connection(tmp_path: Path) -> None:
     told: queue.Queue[Push | AgentLost] = queue.Queue()
-    with start_agent(tmp_path, authorised=[MANAGER.public]) as agent, agent.client(MANAGER, told.put, 0.3) as client:
+    with start_agent(tmp_path, authorised=[MANAGER.public]) as agent, agent.client(MANAGER, told.put, 2.0) as client:
         with pytest.raises(queue.Empty):
-            told.get(timeout=1.0)  # three times the silence that is borne: it would have been lost
+            told.get(timeout=2.5)  # longer than the silence that is borne: it would have been lost
         assert isinstance(client.call(Heartbeat()), Done)
 
 

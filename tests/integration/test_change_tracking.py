@@ -7,9 +7,8 @@ import os
 import signal
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from random import Random
 from typing import Any
 from zlib import crc32
@@ -21,10 +20,10 @@ from lab.processes import MOVER, children
 from lab.storage_plugin import BEHAVIOUR, GRAIN, QMP, Monitor
 from lab.storage_vms import StorageVm
 from lab.tools import require_tool
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 PLUGIN = "lab.storage_plugin"
-PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +253,8 @@ def slow_and_lied_to(tracked: Tracked) -> tuple[int, int]:
     tracked.says(extents=[])
     tracked.edit("--bandwidth", "100 KiB", "--retries", "1", "--retry-pause", "0")
     session = tracked.house.holdfast("job", "run", tracked.name, "--detach")["session"]
-    _wait(lambda: "suspect" in [point["state"] for point in tracked.points()])
-    _wait(lambda: "ChangesMissed" in _kinds(tracked, session))
+    wait_until(lambda: "suspect" in [point["state"] for point in tracked.points()], "a suspect point")
+    wait_until(lambda: "ChangesMissed" in _kinds(tracked, session), "the finding")
     with closing(sqlite3.connect(tracked.catalog)) as connection:
         (process,) = connection.execute("SELECT process FROM sessions WHERE id = ?", (session,)).fetchone()
     return session, int(json.loads(process)["pid"])
@@ -278,22 +277,17 @@ def test_what_was_found_out_outlives_the_movers_that_found_it(tracked: Tracked) 
     session, _process = slow_and_lied_to(tracked)
     assert tracked.house.agent is not None
     for mover in children(tracked.house.agent.pid, MOVER):
-        os.kill(mover, signal.SIGKILL)
-    _wait(lambda: _kinds(tracked, session).count("TransferBegan") == 2)
+        with suppress(ProcessLookupError):  # one ends when the other does
+            os.kill(mover, signal.SIGKILL)
+    wait_until(lambda: _kinds(tracked, session).count("TransferBegan") == 2, "the second attempt")
     shown = tracked.house.holdfast("session", "show", str(session))
     tracked.house.holdfast("session", "stop", str(session))
     (disk,) = shown["disks"]
     assert (disk["attempt"], disk["mode"]) == (2, "digest")
     assert "an audit found changes that tracking had missed" in disk["reason"]
-    _wait(lambda: tracked.house.holdfast("session", "show", str(session))["state"] == "ended")
+    wait_until(lambda: tracked.house.holdfast("session", "show", str(session))["state"] == "ended", "its end")
 
 
 def _kinds(tracked: Tracked, session: int) -> list[str]:
     with closing(sqlite3.connect(tracked.catalog)) as connection:
         return [kind for (kind,) in connection.execute("SELECT kind FROM events WHERE session = ?", (session,))]
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline

@@ -92,7 +92,7 @@ def test_a_killed_session_thaws_at_once(writer: FileWriter, options: dict[str, A
 
 
 def test_the_deadline_thaws_and_is_told(writer: FileWriter, options: dict[str, Any]) -> None:
-    handle = processor(options, freeze_limit=1, databases=[]).freeze(VM, NoAccess(), 60)
+    handle = processor(options, freeze_limit=3, databases=[]).freeze(VM, NoAccess(), 60)
     writer.wait_goes_on()
     with pytest.raises(GuestProcessingFailed, match="deadline passed before the snapshot"):
         handle.thaw()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lab.commands import CommandServer
 from lab.installation import BIN
 from lab.network import network
 from lab.processes import children
+from lab.waiting import wait_until
 
 PATIENCE_S = 60.0
 
@@ -57,9 +57,7 @@ def test_one_that_takes_too_long_is_killed(server: CommandServer, tmp_path: Path
     assert server.run((program, "init", *places, *config), os.environ, PATIENCE_S).returncode == 0
     with pytest.raises(subprocess.TimeoutExpired):
         server.run((program, "run", *config), os.environ, 1.0)
-    deadline = time.monotonic() + PATIENCE_S
-    while children(server.pid):
-        assert time.monotonic() < deadline
+    wait_until(lambda: not children(server.pid), "the command's end")
 
 
 def test_a_server_in_a_network_namespace_runs_them_there() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lab import memory
-from lab.processes import alive
+from lab.processes import alive, program
 from lab.tools import missing
 from lab.waiting import wait_until
 from lab.warden import bearers
@@ -77,19 +77,17 @@ def test_nothing_outlives_a_pytest_that_is_killed(tmp_path: Path, workers: int) 
     ):
         told.bind(f"{place}/told")
         told.settimeout(PATIENCE_S)
-        killed = subprocess.Popen(
+        with program(
             [sys.executable, "-m", "pytest", *options],
             stdin=subprocess.DEVNULL,
             stdout=said,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(TESTS), "NOTIFY_SOCKET": f"{place}/told"},
-        )
-        assert b"READY=1" in told.recv(1000), (tmp_path / "said").read_text()
-    mark = (tmp_path / "mark").read_text()
-    served = bearers(mark)
-    assert len(served) >= 3, "the server of commands, a supervisor and the service"
-    assert not set(served) & {os.getpid(), killed.pid}
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+        ) as killed:
+            assert b"READY=1" in told.recv(1000), (tmp_path / "said").read_text()
+            mark = (tmp_path / "mark").read_text()
+            served = bearers(mark)
+            assert len(served) >= 3, "the server of commands, a supervisor and the service"
+            assert not set(served) & {os.getpid(), killed.pid}
     # A process on its way out has no environment any more, and is one still.
     wait_until(lambda: not any(map(alive, served)) and not bearers(mark), "the end of what it started")

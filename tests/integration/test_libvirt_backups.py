@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from random import Random
 from typing import Any
 from zlib import crc32
@@ -19,9 +18,9 @@ import pytest
 from lab.installation import Installation, installed
 from lab.libvirt_host import GRAIN, LibvirtHost, LibvirtVm, libvirt_daemon
 from lab.slots import assert_waits_for
+from lab.waiting import wait_until
 
 MIB = 1 << 20
-PATIENCE_S = 60.0
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -126,8 +125,9 @@ def test_a_session_that_is_killed_is_cleared_up_by_the_next(backed: Backed, even
         if event == "TransferBegan":  # long enough to be in the midst of it
             backed.house.holdfast("job", "edit", backed.name, "--bandwidth", "100 KiB")
         session, process = backed.session()
-        _wait(lambda: event in backed.events(session))  # noqa: B023 - it is called before the next round
-        os.kill(process, signal.SIGKILL)
+        wait_until(lambda number=session, what=event: what in backed.events(number), event)
+        with suppress(ProcessLookupError):  # little is left to be done when its point is there
+            os.kill(process, signal.SIGKILL)
         if event == "TransferBegan":
             backed.house.holdfast("job", "edit", backed.name, "--reset", "bandwidth")
         backed.vm.scribble(backed.chance, 20)
@@ -144,11 +144,11 @@ def test_an_agent_that_is_killed_in_mid_transfer_leaves_nothing_on_the_hyperviso
     backed.vm.scribble(backed.chance, 20)
     backed.house.holdfast("job", "edit", backed.name, "--bandwidth", "100 KiB")
     session, _ = backed.session()
-    _wait(lambda: "TransferBegan" in backed.events(session))
+    wait_until(lambda: "TransferBegan" in backed.events(session), "the transfer")
     backed.house.kill_agent()
     backed.house.start_agent()
     backed.house.holdfast("job", "edit", backed.name, "--reset", "bandwidth")
-    _wait(lambda: "SessionEnded" in backed.events(session))
+    wait_until(lambda: "SessionEnded" in backed.events(session), "the end of the session")
     assert not backed.left() and len(backed.vm.checkpoints()) == 1, "the failed session itself has removed its snapshot"
     backed.vm.scribble(backed.chance, 20)
     assert {disk["mode"] for disk in backed.run().values()} == {"cbt"}, "what changed since the point before is known"
@@ -219,9 +219,3 @@ def test_limits_hold_for_its_host_and_for_where_its_disks_lie(backed: Backed) ->
 def _differing(one: bytes, other: bytes) -> int:
     """How many grains differ."""
     return sum(one[at : at + GRAIN] != other[at : at + GRAIN] for at in range(0, len(one), GRAIN))
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline

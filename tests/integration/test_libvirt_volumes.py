@@ -17,7 +17,8 @@ from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, 
 from holdfast_plugins.testkit import MemoryJournal
 from lab.frozen_disks import read_whole
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
-from lab.waiting import wait_until
+from lab.processes import program
+from lab.waiting import listens, wait_until
 
 MIB = 1 << 20
 DISKS = {"vda": ("old", "qcow2", "0.10"), "vdb": ("new", "qcow2", "1.1"), "vdc": ("plain", "raw", "")}
@@ -138,8 +139,8 @@ def test_one_of_a_network_is_read_while_its_vm_runs_and_told_while_it_does_not(
         "d",
         tmp_path / "raw",
     ]
-    with subprocess.Popen(command) as server:
-        wait_until(socket.is_socket, "the daemon's socket")
+    with program(command):
+        wait_until(lambda: listens(socket), "the daemon to listen")
         domain = host.raw.defineXML(
             f"""<domain type='qemu'><name>net</name><memory unit='MiB'>64</memory>
             <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
@@ -158,5 +159,4 @@ def test_one_of_a_network_is_read_while_its_vm_runs_and_told_while_it_does_not(
         domain.destroy()
         with pytest.raises(DiskUnsupported, match="while the VM is off"):
             driver.vm_info(vm)
-        server.terminate()
     host.clear()

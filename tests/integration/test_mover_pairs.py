@@ -219,7 +219,7 @@ def test_a_terabyte_of_holes_costs_by_its_data(site: Site) -> None:
     assert checked.proxy.blocks_checked == 40
     for done in (first, second, checked):
         assert max(done.rss_bytes) < MAX_RSS
-        assert done.seconds < 20
+        assert done.seconds < 100, "a terabyte was looked at"
 
 
 @either_way

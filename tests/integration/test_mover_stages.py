@@ -19,8 +19,8 @@ from lab.tools import require_tool
 
 SIZE = 64 * MIB
 PLAIN = TransferRules(compression=Compression.NONE)
-SLOW = ("--filter=rate", "rate=512M", "burstiness=0.05")
-"""64 MiB/s: far below what anything else here reaches, and more data than all windows and buffers together hold."""
+SLOW = ("--filter=rate", "rate=256M", "burstiness=0.05")
+"""32 MiB/s: far below what anything else here reaches, and more data than all windows and buffers together hold."""
 
 
 @pytest.fixture(params=["between", "within"])

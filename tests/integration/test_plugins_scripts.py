@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from holdfast_agent.model import strict
 from holdfast_plugins.api import ConsistencyLevel, VmInfo, VmRef
 from holdfast_plugins.guest.scripts import ScriptsOptions, ScriptsProcessor
 from lab.guest_access import NoAccess
+from lab.processes import alive
+from lab.waiting import wait_until
 
 VM = VmInfo(VmRef("web", "web"), ())
 
@@ -95,9 +96,9 @@ def test_failed_thaw_is_an_error_but_only_once(guest: Guest) -> None:
 def test_script_that_hangs_is_stopped_with_its_children(guest: Guest) -> None:
     child = guest.directory / "child"
     hang = f"sleep 1000 & echo $! > {child}; wait"
-    with pytest.raises(GuestProcessingFailed, match=r"stopped after 0.3 s"):
-        processor(guest, freeze=hang, timeout=0.3).freeze(VM, NoAccess(), deadline_s=60)
-    assert not alive(int(child.read_text()))
+    with pytest.raises(GuestProcessingFailed, match=r"stopped after 1 s"):
+        processor(guest, freeze=hang, timeout=1).freeze(VM, NoAccess(), deadline_s=60)
+    wait_until(lambda: not alive(int(child.read_text())), "the end of the script's child")
 
 
 def test_helper_left_running_by_the_freeze_does_not_block_it(guest: Guest) -> None:
@@ -156,9 +157,7 @@ def test_killed_session_leaves_no_frozen_guest(guest: Guest, moment: str) -> Non
         if not freezing:
             assert session.stdout.readline() == b"frozen\n"
         session.kill()
-    started = time.monotonic()
     guest.wait_script()
-    assert time.monotonic() - started < 8
     assert guest.story == ["pre-freeze web", "post-thaw web"]
 
 
@@ -183,11 +182,3 @@ def test_environment_has_no_secret_of_the_manager(guest: Guest, monkeypatch: pyt
 def test_wrong_options_are_refused(table: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigInvalid, match=reason):
         strict.convert(table, ScriptsOptions, "test")
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody reaped yet does not."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -11,8 +11,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from random import Random
 from typing import Any
@@ -23,12 +22,12 @@ import pytest
 from holdfast_plugins.hypervisors.tracking_names import parse_tracking_name
 from lab.guest.monitors import Monitor
 from lab.installation import Installation, installed
-from lab.processes import MOVER, children
+from lab.processes import MOVER, children, program
 from lab.qemu_vms import GRAIN, MIB, QemuVm
 from lab.slots import assert_waits_for
+from lab.waiting import listens, wait_until
 
 DISKS = {"root": ("qcow2", 8 * MIB + 512), "data": ("raw", 4 * MIB)}
-PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +131,13 @@ def test_a_restored_vm_is_started_by_its_start_file(guarded: Guarded) -> None:
     for disk, content in guarded.contents[point].items():
         assert (folder / f"{disk}.raw").read_bytes() == content, disk
     assert (folder / "start").stat().st_mode & 0o777 == 0o700
-    with subprocess.Popen([folder / "start"], cwd="/", stdout=subprocess.DEVNULL) as started:
-        try:
-            wait((folder / "vm.qmp").exists)
-            monitor = Monitor(folder / "lab.qmp")
-            assert monitor.run("query-name") == {"name": "again"}
-            images = {each["qdev"].split("/")[3]: each["inserted"]["image"] for each in monitor.run("query-block")}
-            assert {disk: image["format"] for disk, image in images.items()} == {"root": "raw", "data": "raw"}
-            monitor.close()
-        finally:
-            started.kill()
+    with program([folder / "start"], cwd="/", stdout=subprocess.DEVNULL):
+        wait_until(lambda: listens(folder / "lab.qmp"), "QEMU to listen")
+        monitor = Monitor(folder / "lab.qmp")
+        assert monitor.run("query-name") == {"name": "again"}
+        images = {each["qdev"].split("/")[3]: each["inserted"]["image"] for each in monitor.run("query-block")}
+        assert {disk: image["format"] for disk, image in images.items()} == {"root": "raw", "data": "raw"}
+        monitor.close()
     assert guarded.vm.lab.run("query-status")["status"] == "prelaunch", "the original is as it was"
 
 
@@ -195,7 +191,7 @@ def test_a_session_that_is_killed_leaves_a_guest_that_runs(guarded: Guarded) -> 
         guarded.vm.io("root", *(f"write -s /dev/urandom {start} {MIB}" for start in range(0, 8 * MIB, MIB)))
         house.holdfast("job", "edit", guarded.name, "--bandwidth", "200 KiB")
         session = house.holdfast("job", "run", guarded.name, "--detach")["session"]
-        wait(lambda number=session: "TransferBegan" in guarded.events(number))
+        wait_until(lambda number=session: "TransferBegan" in guarded.events(number), "the transfer")
         assert guarded.vm.traces() != guarded.clean
         guarded.vm.scribble(guarded.chance, 5)
         if victim == "session":
@@ -208,7 +204,9 @@ def test_a_session_that_is_killed_leaves_a_guest_that_runs(guarded: Guarded) -> 
         else:
             guarded.vm.kill()
         if victim != "session":
-            wait(lambda number=session: house.holdfast("session", "show", str(number))["state"] == "ended")
+            wait_until(
+                lambda number=session: house.holdfast("session", "show", str(number))["state"] == "ended", "its end"
+            )
         if victim == "qemu":
             guarded.vm.start()
         house.holdfast("job", "edit", guarded.name, "--reset", "bandwidth")
@@ -217,13 +215,6 @@ def test_a_session_that_is_killed_leaves_a_guest_that_runs(guarded: Guarded) -> 
         assert guarded.vm.traces() == guarded.clean, f"something is left after the death of the {victim}"
         assert (guarded.tracked("root"), guarded.tracked("data")) == (1, 1)
     assert guarded.right(guarded.newest())
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def grains(start: int, length: int) -> range:

@@ -14,8 +14,10 @@ from holdfast_agent.model.disk_url import parse_disk_url
 from holdfast_plugins.api import Snapshot, SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.qemu import BitmapTracker, QemuDriver, QemuOptions
 from holdfast_plugins.testkit import MemoryJournal
+from lab.processes import program
 from lab.qemu_backups import VM, Backups
 from lab.qemu_vms import MIB, QemuVm
+from lab.waiting import listens, wait_until
 
 DISKS = ("root", "data")
 
@@ -86,17 +88,13 @@ def test_somebody_writes_to_an_image_without_a_lock(vm: QemuVm) -> None:
 
 def test_a_qemu_whose_monitor_is_elsewhere_is_noticed(vm: QemuVm) -> None:
     command = ["qemu-nbd", "--persistent", "--format=raw", f"--socket={vm.folder / 'nbd'}", vm.image("data")]
-    with subprocess.Popen(command) as writer:
-        try:
-            while not (vm.folder / "nbd").exists():
-                assert writer.poll() is None
-            # It listens before it has the image open, but answers only after that.
-            url = f"nbd+unix:///?socket={vm.folder / 'nbd'}"
-            subprocess.run(["qemu-io", "-f", "raw", "-c", "length", url], check=True, stdout=subprocess.DEVNULL)
-            with pytest.raises(SnapshotFailed, match="is open for writing in another process"):
-                take(Backups(vm).another_driver(), MemoryJournal())
-        finally:
-            writer.kill()
+    with program(command):
+        wait_until(lambda: listens(vm.folder / "nbd"), "qemu-nbd to listen")
+        # It listens before it has the image open, but answers only after that.
+        url = f"nbd+unix:///?socket={vm.folder / 'nbd'}"
+        subprocess.run(["qemu-io", "-f", "raw", "-c", "length", url], check=True, stdout=subprocess.DEVNULL)
+        with pytest.raises(SnapshotFailed, match="is open for writing in another process"):
+            take(Backups(vm).another_driver(), MemoryJournal())
 
 
 def test_one_that_was_never_seen_is_told(tmp_path: Path) -> None:

@@ -429,8 +429,8 @@ def test_silence_is_a_lost_connection() -> None:
 
 
 def test_heartbeats_keep_an_idle_connection() -> None:
-    listener = listen(timeouts=stalling(0.4))
-    pair = Pair(listener, listener.endpoint, timeouts=stalling(0.4))
+    listener = listen(timeouts=stalling(1.0))
+    pair = Pair(listener, listener.endpoint, timeouts=stalling(1.0))
     for _ in range(20):
         for end in (pair.near, pair.far):
             end.wait(0.04)

@@ -310,7 +310,7 @@ def test_a_conversation_that_ends_at_any_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", [lambda r: (), lambda r: iter(lambda: chunk(r, 0, done=False), None)])
 def test_silence_and_endless_chatter_end_in_time(tmp_path: Path, answer: Answer) -> None:
     peer = Peer(tmp_path / "nbd.sock", answer=answer)
-    with serving(peer), opened(peer, timeout_s=0.3) as disk, pytest.raises(DiskUnreadable):
+    with serving(peer), opened(peer, timeout_s=1.0) as disk, pytest.raises(DiskUnreadable):
         read(disk)
 
 
@@ -323,7 +323,7 @@ def test_a_reply_that_drips_ends_in_time(tmp_path: Path) -> None:
             if over.wait(0.1):
                 return
 
-    with serving(Peer(tmp_path / "nbd.sock", answer=drips)) as peer, opened(peer, timeout_s=0.3) as disk:
+    with serving(Peer(tmp_path / "nbd.sock", answer=drips)) as peer, opened(peer, timeout_s=1.0) as disk:
         with pytest.raises(DiskUnreadable):
             read(disk)
         over.set()
@@ -335,7 +335,7 @@ def test_a_negotiation_that_drips_ends_in_time(tmp_path: Path) -> None:
     drips = iter(lambda: b"" if over.wait(0.1) else option_reply(OPTION_STRUCTURED, INFO), b"")
     with serving(Peer(tmp_path / "nbd.sock", options={OPTION_STRUCTURED: drips})) as peer:
         with pytest.raises(DiskUnreadable) as caught:
-            opened(peer, timeout_s=0.3)
+            opened(peer, timeout_s=1.0)
         over.set()
     assert "too many" not in str(caught.value), "only their number was bounded"
 
@@ -373,7 +373,7 @@ def test_a_buffer_is_left_alone_once_its_read_has_failed(tmp_path: Path) -> None
             for request in asked:
                 yield data_chunk(request, request.offset, request.length)
 
-    with serving(Peer(tmp_path / "nbd.sock", answer=late)) as peer, opened(peer, timeout_s=0.3) as disk:
+    with serving(Peer(tmp_path / "nbd.sock", answer=late)) as peer, opened(peer, timeout_s=1.0) as disk:
         buffers = [bytearray(8192), bytearray(8192)]
 
         def fails(number: int) -> bool:

@@ -250,7 +250,7 @@ def test_silence_and_drips_end_in_time(tmp_path: Path, part: bytes, monkeypatch:
 
     with (
         serving(once_open(drips)) as peer,
-        opened(peer, tmp_path, timeout_s=0.3) as disk,
+        opened(peer, tmp_path, timeout_s=1.0) as disk,
         pytest.raises(DiskUnreadable),
     ):
         read(disk)

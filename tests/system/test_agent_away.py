@@ -19,7 +19,7 @@ from lab.vsphere_house import VsphereHouse, vsphere_house
 
 SIZE = 4 << 20
 DISKS = 3
-SLOW = ("--bandwidth", "128 KiB", "--compression", "none")
+SLOW = ("--bandwidth", "32 KiB", "--compression", "none")
 HELD = {
     "removing": Fault("RemoveSnapshot_Task", vm="removing", delay_ms=3000),
     "freezing": Fault("CreateSnapshotEx_Task", vm="freezing", delay_ms=3000),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from holdfast_manager.scheduler.occupation import occupation
 from lab.installation import Installation, installed
-from lab.processes import MOVER, children
+from lab.processes import MOVER, children, program
 from lab.services import catalogue
 from lab.waiting import wait_until
 
@@ -100,39 +100,33 @@ def test_it_is_refused_beside_a_session_that_works_there(house: Installation) ->
     assert house.holdfast(*small)["beside_sessions"] == []
 
 
+def _measuring(house: Installation) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """A benchmark that takes longer than anybody here lets it."""
+    command = house.command("benchmark", "local", "plain", "--size", "3 GiB")
+    return program(command, env=house.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_however_it_ends_nothing_stays(house: Installation, how: signal.Signals) -> None:
     scratch = house.store / "plain" / "benchmark" / "repository"
-    command = subprocess.Popen(
-        house.command("benchmark", "local", "plain", "--size", "3 GiB"),
-        env=house.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    _until(scratch.exists)
-    command.send_signal(how)
-    assert command.wait(PATIENCE_S) != 0
+    with _measuring(house) as command:
+        wait_until(scratch.exists, "the repository of the benchmark")
+        command.send_signal(how)
+        assert command.wait(PATIENCE_S) != 0
     assert house.agent is not None
     agent = house.agent
-    _until(lambda: children(agent.pid, MOVER) == [] and not scratch.parent.exists())
+    wait_until(lambda: children(agent.pid, MOVER) == [] and not scratch.parent.exists(), "nothing to be left")
 
 
 def test_what_a_killed_mover_left_goes_when_the_repository_is_opened_next(house: Installation) -> None:
     scratch = house.store / "plain" / "benchmark"
-    command = subprocess.Popen(
-        house.command("benchmark", "local", "plain", "--size", "3 GiB"),
-        env=house.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    _until((scratch / "repository").exists)
-    assert house.agent is not None
-    for mover in children(house.agent.pid, MOVER):
-        subprocess.run(["kill", "-KILL", str(mover)], check=False)
-    assert command.wait(PATIENCE_S) == 1
+    with _measuring(house) as command:
+        wait_until((scratch / "repository").exists, "the repository of the benchmark")
+        assert house.agent is not None
+        for mover in children(house.agent.pid, MOVER):
+            subprocess.run(["kill", "-KILL", str(mover)], check=False)
+        assert command.wait(PATIENCE_S) == 1
     assert scratch.exists()
     house.holdfast("repository", "verify", "plain")
     house.holdfast("repository", "show", "plain")
     assert not scratch.exists()
-
-
-def _until(condition) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline

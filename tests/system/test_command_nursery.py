@@ -63,6 +63,7 @@ def typed(house: Installation, *arguments: str, **environment: str) -> subproces
 @contextlib.contextmanager
 def following(house: Installation) -> Iterator[subprocess.Popen[str]]:
     """``holdfast job run slow``, of which the transfer has begun."""
+    stop_sessions(house)  # of a test that failed
     (house.vms / "slow.img").write_bytes(os.urandom(2 * MIB))
     command = [house.command()[0], "job", "run", "slow"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -75,6 +76,13 @@ def following(house: Installation) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def stop_sessions(house: Installation) -> None:
+    with catalogue(house) as catalog:
+        for session in catalog.sessions.living():
+            catalog.sessions.request_stop(session.id)
+        wait_until(lambda: not catalog.sessions.living(), "the end of the session")
 
 
 def _home(house: Installation) -> Path:
@@ -162,8 +170,7 @@ def test_it_ends_with_who_typed_it_and_the_session_goes_on(
     with catalogue(house) as catalog:
         (session,) = catalog.sessions.living()
         assert session.state is SessionState.RUNNING
-        catalog.sessions.request_stop(session.id)
-        wait_until(lambda: not catalog.sessions.living(), "the end of the session")
+    stop_sessions(house)
 
 
 def test_a_command_that_is_killed_is_told(house: Installation, running: Service) -> None:
@@ -174,9 +181,8 @@ def test_a_command_that_is_killed_is_told(house: Installation, running: Service)
         assert "was killed; a session that it started goes on" in process.stderr.read()
         assert process.wait(60) == 1
     with catalogue(house) as catalog:
-        (session,) = catalog.sessions.living()
-        catalog.sessions.request_stop(session.id)
-        wait_until(lambda: not catalog.sessions.living(), "the end of the session")
+        assert len(catalog.sessions.living()) == 1
+    stop_sessions(house)
 
 
 def test_strangers_words_and_silence_do_no_harm(house: Installation, running: Service) -> None:

@@ -14,7 +14,6 @@ import subprocess
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import requests
@@ -24,6 +23,7 @@ from holdfast_manager.sessions.steps import Step
 from lab import file_trees as trees
 from lab.consoles import PASSWORD, Site, Visitor, image_of, served, with_console
 from lab.installation import installed
+from lab.processes import alive
 from lab.services import Service, catalogue, service
 from lab.waiting import wait_until
 
@@ -329,7 +329,7 @@ def test_its_death_hurts_nobody_and_it_dies_with_its_service(site: Site, running
         second_console = console_process(first)
         assert second_console not in (None, first_console)
         first.kill()
-        wait_until(lambda: not Path(f"/proc/{second_console}").exists(), "the console's own end")
+        wait_until(lambda: not alive(second_console), "the console's own end")
         site.house.holdfast("job", "disable", "nightly")
         with catalogue(site.house) as catalog:
             wait_until(

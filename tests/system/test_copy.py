@@ -18,6 +18,7 @@ from lab import repositories as lab
 from lab.contents import assert_same
 from lab.installation import Installation, installed
 from lab.processes import MOVER, children
+from lab.waiting import wait_until
 
 MIB = 1 << 20
 BLOCKS = 8
@@ -225,8 +226,10 @@ def test_a_copy_that_is_cut_off_leaves_no_half_point(house: Installation, victim
 
 def cut_off(house: Installation, session: int, victim: str, process: int) -> None:
     assert house.agent is not None
-    movers = children(house.agent.pid, MOVER)
-    assert len(movers) == 2, "the reader, then what reads from it and stores"
+    agent = house.agent.pid
+    # The reader, then what reads from it and stores; for a moment those of the session before may be there as well.
+    wait_until(lambda: len(children(agent, MOVER)) == 2, "two movers")
+    movers = children(agent, MOVER)
     if victim == "stop":
         house.holdfast("session", "stop", str(session))
     elif victim == "session":

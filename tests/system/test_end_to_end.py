@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from lab.contents import assert_same
 from lab.installation import Installation, installed
-from lab.processes import MOVER, children
+from lab.processes import MOVER, children, program
 from lab.tools import require_tool
 
 MIB = 1 << 20
@@ -133,18 +134,13 @@ def test_two_jobs_share_one_slot(tmp_path: Path) -> None:
         for number, name in enumerate(("one", "two")):
             _fill(house.vms / name / "disk.raw", 8 * MIB, (0, 3, 4), seed=number)
             house.add_job(name, repository="main", include=name)
-        runs = [
-            subprocess.Popen(
-                house.command("job", "run", name),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=house.environment,
-            )
-            for name in ("one", "two")
-        ]
-        for run in runs:
-            _, told = run.communicate(timeout=90)
-            assert run.returncode == 0, told.decode()
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": house.environment}
+        with ExitStack() as stack:
+            for run in [
+                stack.enter_context(program(house.command("job", "run", name), **pipes)) for name in ("one", "two")
+            ]:
+                _, told = run.communicate(timeout=90)
+                assert run.returncode == 0, told.decode()
         sessions = house.holdfast("session", "list")["sessions"]
         assert {(session["job"], session["result"]) for session in sessions} == {("one", "success"), ("two", "success")}
         spans = [_transfer_span(house.holdfast("session", "show", str(session["id"]))) for session in sessions]

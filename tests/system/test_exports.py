@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import pytest
 
 from lab.exports import nbdsh, run
 from lab.installation import CommandFailed, Installation, installed
+from lab.instants import exporting
+from lab.processes import alive
 from lab.waiting import wait_until
 
 VM = "web.img"
@@ -49,9 +50,12 @@ def folders(house: Installation) -> list[Path]:
     return list((house.home / "agent" / "exports").glob("*/*"))
 
 
-def session_pid(house: Installation, number: str) -> int:
-    process: str = house.holdfast("session", "show", number)["process"]
-    return int(process.split()[1])
+def answer(uri: str) -> str:
+    """What an export has where the tests write; nothing as long as nobody serves it."""
+    try:
+        return nbdsh("print(h.pread(7, 5000).decode())", uri)[0]
+    except AssertionError:
+        return ""
 
 
 def test_a_point_is_served_and_nothing_is_left_of_it(house: Installation, tmp_path: Path) -> None:
@@ -72,11 +76,12 @@ def test_what_was_flushed_survives_the_agent_and_goes_with_the_export(house: Ins
     number, uri = start(house, "--writable")
     nbdsh("h.pwrite(b'written' * 100, 5000); h.flush()", uri)
     for end in (house.kill_agent, house.stop_agent):
+        before = exporting(house)
         end()
+        wait_until(lambda pid=before: not alive(pid), "the end of serving")
         house.start_agent()
-        wait_until(lambda: listed(house)[0]["state"] != "serving", "the end of serving")
-        wait_until(lambda: listed(house)[0]["state"] == "serving", "an export")
-        assert nbdsh("print(h.pread(7, 5000).decode())", uri) == ["written"]
+        assert wait_until(lambda: answer(uri), "an export") == "written"
+        wait_until(lambda: listed(house)[0]["state"] == "serving", "the session to know of it")
     house.holdfast("export", "stop", number)
     assert folders(house) == []
     number, uri = start(house, "--writable")
@@ -87,7 +92,7 @@ def test_what_was_flushed_survives_the_agent_and_goes_with_the_export(house: Ins
 def test_a_manager_that_dies_leaves_nothing(house: Installation) -> None:
     number, uri = start(house, "--writable")
     nbdsh("h.pwrite(b'x', 0); h.flush()", uri)
-    os.kill(session_pid(house, number), signal.SIGKILL)
+    house.kill_session(int(number))
     wait_until(lambda: not folders(house), "a clean-up")  # when the lease has run out
     assert listed(house) == []
 
@@ -106,7 +111,7 @@ def test_a_kept_export_is_resumed_and_discarded(house: Installation) -> None:
     for command in ("resume", "discard"):
         with pytest.raises(CommandFailed, match="in use by session"):
             house.holdfast("export", command, first)
-    os.kill(session_pid(house, second), signal.SIGKILL)
+    house.kill_session(int(second))
     wait_until(
         lambda: listed(house)[0]["state"] == "kept" and not Path(uri.partition("socket=")[2]).exists(), "what is kept"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.installation import CommandFailed, Installation, installed
-from lab.instants import exporting, kill_session, left_over, listed, served
+from lab.instants import exporting, left_over, listed, served
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
 from lab.waiting import wait_until
 
@@ -92,7 +92,7 @@ def test_a_manager_that_dies_leaves_a_vm_that_waits_for_its_disks(house: Install
     number, vm = start(house, host)
     vm.write("vda", 5 * MIB, b"kept" * 1000)
     vm._io("vda", "flush")
-    kill_session(house, number)
+    house.kill_session(int(number))
     wait_until(lambda: listed(house)[0]["state"] == "interrupted", "the session to be told interrupted")
     wait_until(lambda: not list(house.home.glob("agent/exports/*/*/nbd.sock")), "the end of the exports")
     with pytest.raises(CommandFailed, match="resume"):
@@ -117,7 +117,7 @@ def test_a_migration_that_dies_is_cleared_up_by_the_next(house: Installation, ho
     session = house.holdfast("instant", "migrate", number, "--detach")["session"]
     wait_until(lambda: bool(set(copies.iterdir()) - before), "a copy")
     (torn,) = set(copies.iterdir()) - before
-    kill_session(house, str(session))
+    house.kill_session(int(session))
     os.kill(exporter, signal.SIGCONT)
     write_again(vm, 5 * MIB, b"goes on" * 100)
     report = house.holdfast("instant", "migrate", number)

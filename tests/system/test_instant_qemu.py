@@ -16,10 +16,10 @@ import pytest
 from lab.guest import saved
 from lab.guest.monitors import Agent, Monitor
 from lab.installation import CommandFailed, Installation, installed
-from lab.instants import exporting, kill_session, left_over, listed, served
+from lab.instants import exporting, left_over, listed, served
 from lab.qemu_vms import MIB, QemuVm
 from lab.services import service
-from lab.waiting import wait_until
+from lab.waiting import listens, wait_until
 
 SIZE = 8 * MIB
 NAME = "vm-instant"
@@ -126,11 +126,6 @@ class Running:
         wait_until(lambda: not listens(self.folder / "lab.qmp"), "QEMU to end")
 
 
-def listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0
-
-
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with installed(tmp_path_factory.mktemp("h")) as house:
@@ -165,7 +160,7 @@ def test_a_vm_runs_from_its_point_through_kills_and_moves_to_its_own_disks(house
 def test_a_manager_that_dies_leaves_a_vm_that_waits_for_its_disks(house: House) -> None:
     number, vm = house.start()
     vm.write(5 * MIB, b"kept" * 1000)
-    kill_session(house.house, number)
+    house.house.kill_session(int(number))
     wait_until(lambda: listed(house.house)[0]["state"] == "interrupted", "the session to be told interrupted")
     wait_until(lambda: not list(house.house.home.glob("agent/exports/*/*/nbd.sock")), "the end of the exports")
     with pytest.raises(CommandFailed, match="resume"):
@@ -190,7 +185,7 @@ def test_a_migration_that_dies_is_cleared_up_by_the_next(house: House) -> None:
     session = house.house.holdfast("instant", "migrate", number, "--detach")["session"]
     wait_until(lambda: bool(vm.copies()), "a copy")
     (torn,) = vm.copies()
-    kill_session(house.house, str(session))
+    house.house.kill_session(int(session))
     os.kill(exporter, signal.SIGCONT)
     vm.write(5 * MIB, b"goes on" * 100)
     report = house.house.holdfast("instant", "migrate", number)
@@ -230,7 +225,7 @@ def test_a_guest_is_paused_while_nobody_serves_its_disk_and_hears_of_no_error(tm
         guest.shell(RECORDS)
         house.kill_agent()
         wait_until(lambda: state() == "io-error", "the guest to be stopped by the error")
-        kill_session(house, str(number))
+        house.kill_session(int(number))
         wait_until(lambda: state() == "io-error", "the guest to be stopped by the error")
         house.start_agent()
         with service(house):

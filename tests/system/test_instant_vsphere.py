@@ -15,7 +15,7 @@ import pytest
 
 from holdfast_agent.export.nfs.protocol import PORTMAPPER_PORT
 from lab.installation import CommandFailed
-from lab.instants import kill_session, left_over, listed
+from lab.instants import left_over, listed
 from lab.nfs_client import RawNfs
 from lab.nfs_exports import own_address
 from lab.vcenter import Fault, VCenter, vcenter
@@ -145,7 +145,7 @@ def test_a_session_that_dies_in_a_migration_leaves_the_vm_where_it_runs(house: H
     with house.center.faults(Fault("RelocateVM_Task", "FileLocked", delay_ms=1500)):
         session = house.house.holdfast("instant", "migrate", number, "--detach")["session"]
         wait_until(lambda: house.center.state()["tasks"] == 1, "a task")
-        kill_session(house.house, str(session))
+        house.house.kill_session(int(session))
         wait_until(lambda: house.center.state()["tasks"] == 0, "the task's end")
     assert house.running
     assert house.house.holdfast("instant", "migrate", number)["result"] == "success"

@@ -15,8 +15,9 @@ from lab.guest.monitors import Monitor
 from lab.installation import Installation, installed
 from lab.instants import left_over, listed
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
+from lab.processes import program
 from lab.qemu_vms import QemuVm
-from lab.waiting import wait_until
+from lab.waiting import listens, wait_until
 
 MIB = 1 << 20
 COUNT = 34
@@ -125,13 +126,13 @@ def test_of_qemu(house: Installation, host: LibvirtHost) -> None:
     house.holdfast("restore", "vm", "--vm", "vm", "--point", "latest", "--server", "q", "--name", f"{ODD} 3")
     folder = house.home / "q/restored" / f"{ODD} 3"
     assert {path.stem: path.read_bytes() for path in folder.glob("*.raw")} == contents
-    with subprocess.Popen([folder / "start"]) as process:
-        wait_until((folder / "vm.qmp").is_socket, "the socket of QEMU")
+    with program([folder / "start"]) as process:
+        wait_until(lambda: listens(folder / "vm.qmp"), "QEMU to listen")
         monitor = Monitor(folder / "vm.qmp")
         assert len([each for each in monitor.run("query-block") if "inserted" in each]) == COUNT
         monitor.run("quit")
         monitor.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     started = house.holdfast(
         "instant", "start", "--vm", "vm", "--point", "latest", "--server", "kvm", "--name", ODD[:4]
     )

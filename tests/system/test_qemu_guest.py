@@ -31,6 +31,9 @@ umount /mnt/1 /mnt/2
 done) >/dev/null 2>&1 &
 """
 
+GOES_ON = 'one=$(findfs LABEL=lab-1); until [ "$(head -c 8 $one)" -gt {number} ] 2>/dev/null; do usleep 10000; done'
+"""Until a later number is on the first disk."""
+
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[Guest]:
@@ -75,7 +78,7 @@ def test_several_disks_are_frozen_at_one_instant(guest: Guest, tmp_path: Path) -
         with snapshots.taken() as snapshot:
             one, two = snapshots.numbers(snapshot)
             assert one - two in (0, 1) or two == 0, "the second disk is of another instant than the first"
-            guest.agent.shell("sleep 0.3")  # the guest goes on meanwhile
+            guest.agent.shell(GOES_ON.format(number=one))
             assert snapshots.numbers(snapshot) == [one, two], "both stay as they were"
         assert one > last or last == 0
         last = one

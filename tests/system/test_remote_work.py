@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import pytest
 from holdfast_manager.api import contexts
 from holdfast_manager.catalog.values import SessionResult, SessionState
 from lab.installation import BIN, Installation, installed
+from lab.ports import free_port
+from lab.processes import program
 from lab.services import catalogue, service
 from lab.waiting import wait_until
 
@@ -37,8 +38,7 @@ def user(house: Installation) -> dict[str, str]:
 def test_sessions_outlive_the_line_and_points_go_by_two_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_MANAGERS", str(tmp_path / "managers"))
     with installed(tmp_path) as house:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            place = f"127.0.0.1:{probe.getsockname()[1]}"
+        place = f"127.0.0.1:{free_port()}"
         house.manager_config.write_text(f'{house.manager_config.read_text()}[api]\nlisten = "{place}"\n')
         house.add_repository("main", encrypted=False)
         disk = house.vms / "one" / "disk.raw"
@@ -49,10 +49,10 @@ def test_sessions_outlive_the_line_and_points_go_by_two_people(tmp_path: Path, m
         house.holdfast("user", "add", "ada", "--role", "administrator", "--key", key)
         with service(house), catalogue(house) as catalog:
             command = [str(BIN / "holdfast"), "--manager", "office", "job", "run", "slow"]
-            client = subprocess.Popen(command, env=user(house), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            wait_until(lambda: [each for each in catalog.sessions.living() if each.state is SessionState.RUNNING], "it")
-            client.kill()
-            client.wait()
+            with program(command, env=user(house), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+                wait_until(
+                    lambda: any(each.state is SessionState.RUNNING for each in catalog.sessions.living()), "a session"
+                )
             wait_until(lambda: not catalog.sessions.living(), "the end of the session")
             (ended,) = catalog.sessions.list(job="slow")
             assert ended.result is SessionResult.SUCCESS

@@ -12,13 +12,13 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.processes import children
+from lab.processes import children, program
 from lab.proxy_devices import guest_of
 from lab.vcenter import Fault, LabVm, VCenter, vcenter
 from lab.vsphere_backups import destroy_named, instance_uuid, named
@@ -148,11 +148,13 @@ def test_a_killed_session_is_cleaned_up_by_the_next(center: VCenter, house: Vsph
     center.write(vm, 0, [(0, name.encode())])
     job = f"job-{len(center.state()['machines'])}"
     house.add_vsphere_job(job, name)
-    with center.faults(fault):
-        run = subprocess.Popen(
+    with (
+        center.faults(fault),
+        program(
             house.command("job", "run", job), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, env=house.environment,
-        )  # fmt: skip
+        ) as run,
+    ):  # fmt: skip
         while not center._ask("GET", "/faults")[0]["Hits"]:
             assert run.poll() is None, "it was over before it was held"
             time.sleep(POLL_S)
@@ -214,17 +216,19 @@ def test_a_disk_that_is_attached_when_its_reader_dies_is_detached(center: VCente
         begun = house.holdfast("job", "run", "near", "--detach")["session"]
         movers = house.reading(begun)
         assert center.state()["machines"][proxy.name]["disks"][:-1] == own
-        house.holdfast("repository", "edit", "main", "--reset", "write-limit")
         if who == "session":
             house.kill_session(begun)
+        else:
+            for pid in movers:
+                with suppress(ProcessLookupError):  # one ends when the other does
+                    os.kill(pid, signal.SIGKILL)
+        house.holdfast("repository", "edit", "main", "--reset", "write-limit")
+        if who == "session":
             center.expire_sessions()
             assert not house.holdfast("server", "clean", "vc")["failed"]
             assert center.state()["machines"][proxy.name]["disks"] == own
             center.assert_clean()
             begun = house.run_job("near")["id"]
-        else:
-            for pid in movers:
-                os.kill(pid, signal.SIGKILL)
         while house.holdfast("session", "show", str(begun))["state"] != "ended":
             time.sleep(POLL_S)
         sid = house.points(vm.name)[0]["sid"]

@@ -15,7 +15,7 @@ from lab.libvirt_guest import LibvirtGuest
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
 from lab.vcenter import VCenter, vcenter
 from lab.vsphere_house import VsphereHouse, vsphere_house
-from lab.waiting import wait_until
+from lab.waiting import listens, wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
 
@@ -79,7 +79,7 @@ def test_qemu(house: VsphereHouse) -> None:
     restored(house, "q")
     folder = house.home / "restored" / "elsewhere"
     with running(folder):
-        wait_until((folder / "vm.qga").is_socket, "the socket of the guest's agent")
+        wait_until(lambda: listens(folder / "vm.qga"), "QEMU to listen for the guest's agent")
         check_up(lab.Agent(folder / "vm.qga"))
 
 

@@ -57,10 +57,10 @@ def test_an_empty_disk_of_any_size_is_a_hole() -> None:
 
 def test_a_terabyte_takes_about_a_second_at_most() -> None:
     geometry = Geometry(1 << 40)
-    started = time.perf_counter()
+    started = time.process_time()
     ids = [BlockId(b"x" * 32)] + [HOLE] * (geometry.blocks - 1)
     compute_root(ids, geometry)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("wrong", [255, 257])
