@@ -82,7 +82,11 @@ class Mover:
         self.routes: list[Route] = []
         """That were told while something else was expected."""
         self.most_rss_bytes = 0
-        self.send(MoverSetup(host=host, spec=spec))
+        try:
+            self.send(MoverSetup(host=host, spec=spec))
+        except BaseException:  # it has ended
+            self.__exit__(None, None, None)
+            raise
 
     def __enter__(self) -> Mover:
         return self

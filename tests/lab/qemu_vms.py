@@ -107,10 +107,10 @@ class QemuVm:
         os.close(terminal)
         deadline = time.monotonic() + _START_S
         while True:
-            if self.process.poll() is not None:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
                 self._ended(self.process)
                 raise AssertionError("QEMU did not start")
-            assert time.monotonic() < deadline
             with contextlib.suppress(OSError, ValueError):
                 self.lab = Monitor(lab)
                 return

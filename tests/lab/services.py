@@ -46,7 +46,9 @@ class Service:
             ended = os.pidfd_open(self.process.pid)
             woken, _, _ = select.select([told, ended], [], [], START_TIMEOUT_S)
             os.close(ended)
-            assert told in woken, self.log()
+            if told not in woken:
+                self.kill()
+                raise AssertionError(self.log())
             assert b"READY=1" in told.recv(1000)
 
     def log(self) -> str:
