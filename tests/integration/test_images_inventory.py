@@ -43,6 +43,10 @@ def qemu_img(*arguments: object) -> None:
         ("disk.bin", EXT4_START, True),
         ("disk", BOOT_SECTOR + b"odd", False),
         ("disk", bytes(1024), False),
+        ("disk", b"XFSB" + bytes(508), True),
+        ("disk", bytes(536) + b"LVM2 001" + bytes(480), True),
+        ("disk", bytes((64 << 10) + 64) + b"_BHRfS_M" + bytes(440), True),
+        ("a.qcow2", bytes(1024), True),
         ("photo.jpg", b"\xff\xd8\xff", False),
         ("a.vmdk", b"KDMV" + BOOT_SECTOR[4:], False),
         (".a.raw", b"", False),
@@ -65,6 +69,31 @@ def test_folders_links_and_the_snapshots_directory(tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path / "vm")
     found = driver(tmp_path, snapshot_dir=str(tmp_path / "frozen")).list_vms()
     assert [vm.name for vm in found] == ["vm"]
+
+
+def test_what_may_be_a_disk_of_a_vm_and_is_none_is_told(tmp_path: Path) -> None:
+    """A point without it looks whole to whoever does not know what an image is to Holdfast."""
+    vm = tmp_path / "vm"
+    (vm / "more").mkdir(parents=True)
+    for image in ("root.raw", "more/inner.raw", "../elsewhere.raw"):
+        (vm / image).write_bytes(b"x")
+    (vm / "linked.raw").symlink_to(tmp_path / "elsewhere.raw")
+    (vm / "notes").symlink_to(tmp_path)
+    (vm / "foreign.vmdk").write_bytes(b"KDMV")
+    (vm / "unnamed").write_bytes(bytes(1 << 20))
+    for harmless in ("boot.iso", "vm.log", "unnamed.part"):
+        (vm / harmless).write_bytes(bytes(1 << 20))
+    told = driver(tmp_path).vm_info(VmRef("vm", "vm")).left_out
+    assert [each.partition(" ")[0] for each in told] == ["foreign.vmdk", "linked.raw", "more", "unnamed"]
+    assert driver(tmp_path).vm_info(VmRef("elsewhere.raw", "elsewhere.raw")).left_out == ()
+
+
+def test_a_qcow2_image_whose_header_was_lost_fails_its_vm(tmp_path: Path) -> None:
+    (tmp_path / "vm").mkdir()
+    (tmp_path / "vm" / "root.raw").write_bytes(b"x")
+    (tmp_path / "vm" / "data.qcow2").write_bytes(bytes(1 << 20))
+    with pytest.raises(DiskUnsupported, match=r"data\.qcow2.*header"):
+        driver(tmp_path).vm_info(VmRef("vm", "vm"))
 
 
 def test_a_vm_is_described_so_that_it_can_be_made_anew(tmp_path: Path) -> None:

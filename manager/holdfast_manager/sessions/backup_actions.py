@@ -246,7 +246,8 @@ class BackupActions:
     def _read_inventory(self, vm: VmWork) -> Event:
         vm.info = self._platform.facts(vm.info.ref)
         self._add_tasks(vm.info)
-        return InventoryRead(vm=vm.info.ref.vm_id, disks=tuple(disk.disk_id for disk in vm.info.disks))
+        disks = tuple(disk.disk_id for disk in vm.info.disks)
+        return InventoryRead(vm=vm.info.ref.vm_id, disks=disks, warning=vm.incomplete())
 
     def _take_snapshot(self, vm: VmWork) -> Event:
         ref, series = vm.info.ref, self._place(vm).keys.repository_id

@@ -174,10 +174,11 @@ class RepositorySessionBegun(VmEvent, frozen=True, tag=True, kw_only=True):
 
 
 class InventoryRead(VmEvent, frozen=True, tag=True, kw_only=True):
-    """The VM's disks as they are just before the snapshot."""
+    """The VM's disks as they are just before the snapshot. ``warning`` tells what the point will not hold."""
 
     step: ClassVar[Step] = Step.INVENTORY
     disks: tuple[str, ...]
+    warning: str = ""
 
 
 class GuestQuiesced(VmEvent, frozen=True, tag=True, kw_only=True):

@@ -142,6 +142,7 @@ class VmMachine:
             case InventoryRead() if self.state is VmState.INVENTORY:
                 self.state = VmState.SNAPSHOTTING
                 self._awaiting = True
+                self._warn(event.warning)
                 return [*self._adopt_disks(event.disks), TakeSnapshot(vm=self.vm)]
             case SnapshotTaken() if self.state is VmState.SNAPSHOTTING:
                 self.state = VmState.SNAPSHOTTED

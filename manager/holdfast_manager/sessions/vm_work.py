@@ -48,6 +48,20 @@ class VmWork(WriteAttempt):
         """Whether an audit of this session has found the disk's tracking out."""
         return disk_id in self._distrusted
 
+    def incomplete(self) -> str:
+        """What somebody may look for in the point and will not find there; empty if there is nothing.
+
+        A disk that the base has and the VM has not: whoever took it away knows, and whoever did not must hear of it.
+        """
+        present = {disk.disk_id for disk in self.info.disks}
+        before = self.base.disks if self.base is not None else ()
+        lost = [disk.name for disk in before if disk.disk_id not in present]
+        told = [f"not in this restore point, for it is not backed up: {'; '.join(self.info.left_out)}"]
+        told = told if self.info.left_out else []
+        if lost and self.base is not None:
+            told.append(f"the VM no longer has {', '.join(lost)}, which the point {self.base.sid[:8]} holds")
+        return "; ".join(told)
+
     def snapshot_disks(self) -> tuple[SnapshotDisk, ...]:
         """Raises :class:`SnapshotFailed` when there is no snapshot."""
         if self.snapshot is None:

@@ -45,6 +45,8 @@ class VmInfo(msgspec.Struct, frozen=True):
 
     It is kept sealed in the restore point and handed back at restore. At most 4 MiB. ``running``: whether a guest runs.
     ``host``: names the host that runs it, so that not too many of one are backed up at once; "" if it is all the same.
+    ``left_out``: what people may take for a part of the VM and no restore point of it holds, a phrase for each with the
+    reason. Each backup warns of it. What its owner has left out by the options does not belong here.
     """
 
     ref: VmRef
@@ -52,6 +54,7 @@ class VmInfo(msgspec.Struct, frozen=True):
     running: bool = False
     config: bytes = b""
     host: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class SnapshotRequest(msgspec.Struct, frozen=True):
@@ -109,6 +112,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     ``consistency``: what the hypervisor itself achieved, where it brings guests to rest for its snapshots. A restore
     point has the better of this and what a guest processor achieved.
+    ``warning``: in what it is less than a snapshot should be, such as disks of several instants. The session warns of
+    it, and what the guest was brought to does not count: the point is "crash" then, or fails where more is required.
     """
 
     snapshot_id: str
@@ -116,6 +121,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     disks: tuple[SnapshotDisk, ...]
     note: str = ""
     consistency: ConsistencyLevel = ConsistencyLevel.CRASH
+    warning: str = ""
 
 
 class RestoreDisk(msgspec.Struct, frozen=True):

@@ -16,11 +16,23 @@ import msgspec
 
 from holdfast_agent.errors import DiskUnsupported
 
-PROBE_BYTES = 2048
+PROBE_BYTES = (64 << 10) + 128
 _QCOW2_MAGIC = b"QFI\xfb"
 _OTHER_FORMATS = (b"KDMV", b"COWD", b"vhdxfile", b"conectix", b"<<< Oracle VM", b"QED\0")
-_RAW_SIGNS = ((510, b"\x55\xaa"), (512, b"EFI PART"), (1080, b"\x53\xef"))
-"""Boot sector, GUID partition table, and superblock of ext2 to ext4: offset and bytes."""
+_OTHER_NAMES = frozenset({".vmdk", ".vdi", ".vhd", ".vhdx", ".qed", ".qcow", ".parallels", ".hdd"})
+_RAW_SIGNS = (
+    (510, b"\x55\xaa"),
+    (512, b"EFI PART"),
+    (1080, b"\x53\xef"),
+    (0, b"XFSB"),
+    (0, b"LUKS\xba\xbe"),
+    (536, b"LVM2 001"),
+    (4086, b"SWAPSPACE2"),
+    ((64 << 10) + 64, b"_BHRfS_M"),
+)
+"""Offset and bytes: of boot sector and GUID partition table, and of what a disk may be as a whole (ext2 to ext4, XFS,
+LUKS, LVM, swap, btrfs)."""
+_LEAST_DISK_BYTES = 1 << 20
 _PARTIAL = (".part", ".partial", ".tmp", ".crdownload", ".filepart", "~")
 _MAX_QCOW2_BYTES = 1 << 56
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
@@ -52,14 +64,33 @@ def recognise(path: Path) -> ImageFormat | None:
     if path.suffix == ".raw":
         return ImageFormat.RAW
     head = _head(path)
-    if head.startswith(_QCOW2_MAGIC):
-        return ImageFormat.QCOW2
+    if head.startswith(_QCOW2_MAGIC) or path.suffix == ".qcow2":
+        return ImageFormat.QCOW2  # without a header it is damaged, which whoever opens it is told
     if path.suffix == ".img":
         return ImageFormat.RAW
     if head.startswith(_OTHER_FORMATS) or path.stat().st_size % 512:
         return None
     is_raw = any(head[offset : offset + len(sign)] == sign for offset, sign in _RAW_SIGNS)
     return ImageFormat.RAW if is_raw else None
+
+
+def overlooked(path: Path) -> str:
+    """Why the file or folder ``path`` in a VM's folder, which may be a disk of it, is none here; else empty."""
+    if path.name.startswith(".") or path.name.endswith(_PARTIAL):
+        return ""
+    if path.is_dir():
+        inner = any(recognise(each) for each in path.iterdir()) if not path.is_symlink() else False
+        return "a folder with images: only those in the VM's own folder are its disks" if inner else ""
+    if not path.is_file() or recognise(path) is not None:
+        return ""
+    if path.is_symlink():
+        return "a link: put the image itself there" if recognise(path.resolve()) is not None else ""
+    if path.suffix in _OTHER_NAMES or _head(path).startswith(_OTHER_FORMATS):
+        return "neither raw nor qcow2: qemu-img convert makes it so"
+    size = path.stat().st_size
+    if not path.suffix and size >= _LEAST_DISK_BYTES and size % 512 == 0:
+        return f"nothing in it says that it is a disk: if it is one, call it {path.name}.raw"
+    return ""
 
 
 def open_image(path: Path, image_format: ImageFormat) -> Image:
@@ -78,7 +109,7 @@ def _qcow2_size(path: Path) -> int:
     """The virtual size. Layout: docs/interop/qcow2.txt of QEMU, section Header."""
     head = _head(path)
     if len(head) < 72 or not head.startswith(_QCOW2_MAGIC):
-        raise _unsupported(path, "its qcow2 header is cut off", "Check the file with `qemu-img check`")
+        raise _unsupported(path, "its qcow2 header is cut off or none", "Check the file with `qemu-img check`")
     version, backing, _, cluster_bits, size, encryption = struct.unpack_from(">IQIIQI", head, 4)
     if version not in (2, 3):
         raise _unsupported(path, f"it is qcow version {version}", "Convert it: qemu-img convert -O qcow2")

@@ -15,7 +15,7 @@ from holdfast_agent.errors import VmNotFound
 from holdfast_plugins.api import DiskInfo, VmInfo, VmRef
 
 from ..image_locks import written_by_others
-from .formats import Image, ImageFormat, open_image, recognise
+from .formats import Image, ImageFormat, open_image, overlooked, recognise
 
 CONFIG_VERSION = 1
 _LONGEST_NAME = 255
@@ -76,6 +76,7 @@ class Inventory:
             disks=tuple(DiskInfo(image.name, image.name, image.size_bytes) for image in images),
             running=any(written_by_others(image.path) for image in images),
             config=msgspec.json.encode(config),
+            left_out=tuple(self._overlooked(self.entry(vm.vm_id))),
         )
 
     def entry(self, name: str) -> Path:
@@ -84,6 +85,13 @@ class Inventory:
         if not possible or name.startswith(".") or "\0" in name:
             raise VmNotFound(vm=name[:_LONGEST_NAME], server=str(self._directory))
         return self._directory / name
+
+    def _overlooked(self, entry: Path) -> Iterator[str]:
+        """What in the VM's folder may be a disk of it and is not taken for one."""
+        for path in sorted(entry.iterdir()) if entry.is_dir() else ():
+            reason = overlooked(path)
+            if reason and path != self._hidden:
+                yield f"{path.name} ({reason})"
 
     def _files(self, entry: Path) -> Iterator[tuple[Path, ImageFormat]]:
         if entry.name.startswith(".") or entry.name in _NOBODYS or entry.is_symlink() or entry == self._hidden:

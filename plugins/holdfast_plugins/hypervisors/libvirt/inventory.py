@@ -39,8 +39,9 @@ def describe(connection: Connection, domain: Domain, options: LibvirtOptions) ->
         for disk in disks
     )
     xml = domain.whole_xml()
-    definition = Definition(xml, _firmware(xml) if connection.is_local else "")
-    return VmInfo(vm, told, domain.running(), msgspec.json.encode(definition), connection.host)
+    firmware, missed = firmware_of(xml, connection.is_local)
+    config = msgspec.json.encode(Definition(xml, firmware))
+    return VmInfo(vm, told, domain.running(), config, connection.host, (missed,) if missed else ())
 
 
 def parse_definition(config: bytes) -> Definition | None:
@@ -51,11 +52,29 @@ def parse_definition(config: bytes) -> Definition | None:
         return None
 
 
-def _firmware(xml: str) -> str:
-    """The variables of UEFI firmware, without which a guest may not find its boot loader; empty if there are none."""
-    place = parse(xml).findtext("./os/nvram") or ""
+def firmware_of(xml: str, local: bool) -> tuple[str, str]:
+    """The variables of UEFI firmware as base64, and why they are not to be had; both are empty where there are none.
+
+    Without them a guest may not find its boot loader. ``local``: this host is the domain's; else nobody can have them,
+    which is a limit that restores tell of, and nothing to be warned of each night.
+    """
+    variables = parse(xml).find("./os/nvram")
+    if variables is None:
+        return "", ""
+    source = variables.find("source")
+    place = (source.get("file", "") if source is not None else variables.text or "").strip()
+    if not local or (not place and source is None):  # the latter: it never ran
+        return "", ""
     try:
         content = Path(place).read_bytes() if place else b""
-    except OSError:
-        return ""
-    return base64.b64encode(content).decode() if len(content) <= _MOST_FIRMWARE_BYTES else ""
+    except FileNotFoundError:
+        return "", ""  # libvirt makes them at the next start
+    except OSError as error:
+        return "", _missed(f"{place}: {error.strerror}")
+    if not 0 < len(content) <= _MOST_FIRMWARE_BYTES:
+        return "", _missed(f"{place or 'their place'} is no file of at most {_MOST_FIRMWARE_BYTES >> 20} MiB")
+    return base64.b64encode(content).decode(), ""
+
+
+def _missed(reason: str) -> str:
+    return f"the variables of its UEFI firmware ({reason})"

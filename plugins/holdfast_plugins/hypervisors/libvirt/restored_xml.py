@@ -112,6 +112,9 @@ def _place_firmware(root: Element, firmware: Path | None, own: bool) -> None:
     variables = root.find("./os/nvram")
     if variables is None:
         return
+    if firmware is not None or not own:
+        _forget(variables, ("source",))
+        variables.attrib.pop("type", None)
     if firmware is not None:
         variables.text = str(firmware)
     elif not own:

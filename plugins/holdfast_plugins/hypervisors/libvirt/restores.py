@@ -39,6 +39,10 @@ RESTORE = "libvirt-restore"
 directory of sockets."""
 REPLACED = "libvirt-replaced"
 """Obligation to delete an image that was set aside. ``data``: path."""
+_NEW_VARIABLES = (
+    "its UEFI firmware begins with new variables: the old ones are not in the restore point, or cannot be put there "
+    "from this manager's host. If it finds no boot loader, choose the file below EFI/ in the firmware's menu"
+)
 _FILE = re.compile(r"[^/\0]{1,200}-([0-9a-f]{16})\.(?:qcow2|raw|nvram)")
 _ASIDE = re.compile(r"[^/\0]{1,200}\.replaced-[0-9a-f]{16}")
 _MOST_NAME_BYTES = 100
@@ -87,8 +91,7 @@ class Restores:
         except BaseException:
             self._abandon_anyway(token, journal)
             raise
-        notes = (VIRTIO,) if parse_definition(info.config) is None else ()
-        return RestoreTarget(token, VmRef("", name), disks, notes)
+        return RestoreTarget(token, VmRef("", name), disks, self._notes(info))
 
     def finish(self, target: RestoreTarget, info: VmInfo, journal: Journal) -> VmRef:
         """As ``HypervisorDriver.finish_restore``."""
@@ -208,6 +211,13 @@ class Restores:
             return plain(prepared.name, self._connection.best_kind(), disks)
         firmware = self._write_firmware(prepared, before.firmware)
         return restored(before.xml, self._identity(prepared.name, before.xml, replaced), disks, firmware)
+
+    def _notes(self, info: VmInfo) -> tuple[str, ...]:
+        before = parse_definition(info.config)
+        if before is None:
+            return (VIRTIO,)
+        has_variables = parse(before.xml).find("./os/nvram") is not None
+        return (_NEW_VARIABLES,) if has_variables and not (before.firmware and self._connection.is_local) else ()
 
     def _identity(self, name: str, xml: str, replaced: Domain | None) -> NewIdentity:
         """Who is replaced hands on its UUID; its addresses are those of the point, which were its own."""
