@@ -1,7 +1,9 @@
 # Every target makes the environment that it needs first; nothing outside this directory is written.
 #
 #   make demo [DISK=image]   back up a real disk, change it, back it up again, restore both, compare (under two minutes)
-#   make test [ARGS=…]       all tests but the long ones      make soak    the long ones (crash loops)
+#   make test [ARGS=…]       all tests but the long ones
+#   make soak [TESTS=file]   the long ones: crash loops, guests, packages; a day of them, each file's length stands in
+#                            docs/invariants.md
 #   make lint                style, types and layers          make bench   figures and charts, other programs beside
 #                                                             (ARGS=--small: whether all of it runs, in minutes)
 #   make packages            wheel, source distribution and Debian packages, in dist/
@@ -51,7 +53,8 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not soak" $(ARGS) $(TESTS)
 
 soak: $(STAMP)
-	@$(BIN)/python -m pytest -v -m soak --timeout 7200 -o faulthandler_timeout=0 $(ARGS) $(TESTS)
+	@$(BIN)/python -m pytest -v -m soak --timeout 7200 -o faulthandler_timeout=0 --durations=0 --durations-min=1 \
+	    $(ARGS) $(TESTS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet $(CODE)

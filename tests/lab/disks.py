@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,8 @@ def nbdkit(folder: Path, *arguments: str, port: int = 0) -> Iterator[Path]:
     pid.unlink(missing_ok=True)
     listen = ["--ipaddr=127.0.0.1", f"--port={port}"] if port else [f"--unix={address}"]
     command = ["nbdkit", "--foreground", *listen, f"--pidfile={pid}", "--exit-with-parent", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+    environment = os.environ | {"TMPDIR": str(folder)}  # its plugin "sh" leaves a folder there when it is killed
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as server:
         try:
             while not pid.exists():  # nbdkit writes it when it is ready to serve
                 with contextlib.suppress(subprocess.TimeoutExpired):

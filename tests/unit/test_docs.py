@@ -27,6 +27,7 @@ PAGES = sorted(
 FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^ *|[$(\"])((?:holdfast|holdfast-agent) [^\n|]+)", re.MULTILINE)
 INLINE = re.compile(r"`((?:holdfast|holdfast-agent) [^`\n|]+)")
+LONG_ONES = ROOT / "docs" / "invariants.md"
 OF_THE_WIRE = {"wire-protocol.md", "wire-protocol-data.md", "repository-format.md"}
 """Pages in which such words are labels that go into keys."""
 
@@ -54,6 +55,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_tests_that_are_named_exist(page: Path) -> None:
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / page).read_text()):
         assert f"\ndef {name}(" in (ROOT / file).read_text(), f"{page} names {name} of {file}, which is not there"
+
+
+def test_every_long_test_is_told_of_with_how_long_it_takes() -> None:
+    """By the table of what `make soak` does: whoever begins it knows when it ends, and what can be made shorter."""
+    (table,) = re.findall(r"^### The long ones\n(.*?)(?=^#|\Z)", LONG_ONES.read_text(), re.MULTILINE | re.DOTALL)
+    told = re.findall(r"^\| `(tests/[\w/]+\.py)` \|[^|]*\d+ (?:s|min|h)\b", table, re.MULTILINE)
+    marked = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search(r"\bmark\.soak\b", path.read_text())]
+    assert sorted(told) == sorted(str(path.relative_to(ROOT)) for path in marked)
 
 
 def commands(page: Path) -> Iterator[list[str]]:
