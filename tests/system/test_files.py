@@ -246,7 +246,7 @@ def test_a_mount_ends_with_an_unmount_and_with_a_kill(house: Installation, fuse:
     os.kill(looker, signal.SIGKILL)
     wait_until(lambda: not folder.is_mount() and list(folder.iterdir()) == [], "the end of the mount")
     assert ended(house, session)["result"] == "failed"
-    assert list((house.home / "agent" / "run").iterdir()) == []
+    wait_until(lambda: not list((house.home / "agent" / "run").iterdir()), "nothing of it to be left")
     (folder / "something").touch()
     with pytest.raises(CommandFailed, match="not empty"):
         house.holdfast("point", "mount", "latest", folder, "--vm", VM)
