@@ -13,7 +13,7 @@ from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import VerifyBudget
 from holdfast_agent.wire.specs import MoverResult
 from holdfast_manager.sessions.check_task import CheckTask
-from holdfast_manager.sessions.movers import Outcome
+from holdfast_manager.sessions.mover_pair import Outcome
 
 
 class Desk:

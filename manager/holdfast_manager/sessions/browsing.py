@@ -22,7 +22,7 @@ from .agents import AgentPool, LeaseKeeper
 from .exporters import export_names, exported, start_exporter
 from .file_stream import received
 from .keys import repository_keys
-from .restore_actions import wanted_disks
+from .point_reader import wanted_disks
 from .routing import Routing
 
 _SENDS_SINCE = 3  # the minor version of the protocol

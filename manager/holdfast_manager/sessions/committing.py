@@ -23,7 +23,7 @@ from holdfast_plugins.api import SnapshotDisk
 
 from .change_choice import carried_out
 from .events import TaskKey
-from .movers import Outcome
+from .mover_pair import Outcome
 from .steps import Step
 from .tasks import Context
 from .vm_work import VmWork

@@ -18,7 +18,7 @@ from .committing import PointWriter
 from .copy_plan import Pair
 from .events import TaskKey
 from .homes import Home
-from .movers import Outcome
+from .mover_pair import Outcome
 from .point_reader import PointReader
 from .requests import CopyRequest
 from .tasks import Context

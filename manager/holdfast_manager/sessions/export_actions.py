@@ -57,9 +57,8 @@ from .instructions import (
     StopTask,
     TaskInstruction,
 )
-from .point_reader import PointReader
+from .point_reader import PointReader, wanted_disks
 from .requests import ExportRequest
-from .restore_actions import wanted_disks
 from .routing import Routing
 from .steps import Step
 from .task_machine import RetryPolicy

@@ -1,4 +1,4 @@
-"""The hypervisor's side of a backup: the VM's facts, its snapshot, and what its change trackers tell of a disk."""
+"""The hypervisor's side of a session: a VM's facts, its snapshot, what its change trackers tell of a disk."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ from .change_choice import Ground, change_ids, comparable, geometry_of, left_out
 from .quiescing import DriverAccess, Guest, Quiesced, Taken, better, snapshot_quiesced
 from .tracking import Told, ask_allocated, ask_changes
 from .vm_work import VmWork
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """The hypervisor that a VM is restored to, or runs on."""
+
+    driver: HypervisorDriver
+    journal: Journal
 
 
 class Platform(msgspec.Struct, frozen=True):

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import msgspec
-
 from holdfast_agent.errors import HoldfastError, UsageError
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import DiscardExport, Done
@@ -22,9 +20,9 @@ from holdfast_plugins.api import HypervisorDriver, Journal, MountsInstantly, Run
 
 from .events import Event
 from .export_actions import ExportActions
+from .hypervisor_side import Destination
 from .instructions import BeginTransfer, Instruction
 from .requests import InstantRequest
-from .restore_actions import Destination, vm_info_of
 from .tasks import Context
 
 log = logging.getLogger(__name__)
@@ -86,9 +84,7 @@ class InstantActions(ExportActions):
     def _info(self) -> VmInfo:
         """Of the VM, with the disks that are served."""
         assert self._point is not None  # noqa: S101 - read when the target was prepared
-        whole = vm_info_of(self._reader, self._point)
-        kept = {disk.disk_id for disk in self._disks}
-        return msgspec.structs.replace(whole, disks=tuple(disk for disk in whole.disks if disk.disk_id in kept))
+        return self._reader.vm_info(self._point, self._disks)
 
     def _way(self) -> tuple[str, tuple[str, ...]]:
         if self._mounting is None:

@@ -9,12 +9,10 @@ a third, the feeder: a reader at another repository that the connector reads fro
 from __future__ import annotations
 
 import contextlib
-import functools
 import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -25,10 +23,8 @@ from holdfast_agent.errors import (
     HoldfastError,
     MoverDied,
     RepositoryAway,
-    TreesDiffer,
 )
-from holdfast_agent.model.rules import Route, TransferRules
-from holdfast_agent.model.stats import TransferCounters, joined
+from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.sealing.keys import DataKeys
 from holdfast_agent.wire.messages import (
     BeginTransfer,
@@ -38,7 +34,6 @@ from holdfast_agent.wire.messages import (
     MoverChanged,
     MoverList,
     MoverStarted,
-    MoverState,
     PrepareMover,
     StartMover,
     StopMover,
@@ -47,7 +42,6 @@ from holdfast_agent.wire.specs import (
     AnySpec,
     BenchmarkSpec,
     CheckerSpec,
-    MoverResult,
     Order,
     OriginSpec,
     PairSpec,
@@ -60,7 +54,8 @@ from holdfast_agent.wire.specs import (
 from ..traffic.shares import Share
 from .agents import AgentPool
 from .events import ChangesMissed, Event, MoversConnected, TaskFailed, TaskKey, TransferFinished
-from .routing import Routing, Ways
+from .mover_pair import MoverPair, Outcome
+from .routing import NO_WAYS, Routing, Ways
 from .steps import Step
 
 Endpoints = tuple[str, ...]
@@ -69,18 +64,8 @@ MakeListener = Callable[[str, bytes], AnyListener]
 MakeConnector = Callable[[str, bytes, Endpoints], SourceSpec | WriterSpec | CheckerSpec]
 
 _PAIR_SINCE = 3  # minor version of the control protocol
-_CONNECTED = frozenset({"connected", "transferring", "done"})
-# When one mover fails, the other soon reports that its peer is gone. The first cause is worth a moment's wait.
-_SECONDARY = frozenset({"connection_lost", "cancelled", "unreachable", "record_rejected"})
 _CAUSE_WAIT_S = 3.0
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What a finished pair achieved: the listener's and the connector's results and the merged counters."""
-
-    listener: MoverResult
-    connector: MoverResult
-    counters: TransferCounters
+"""When one mover fails, the other soon reports that its peer is gone. The first cause is worth a moment's wait."""
 
 
 class Feeder(msgspec.Struct, frozen=True):
@@ -89,53 +74,6 @@ class Feeder(msgspec.Struct, frozen=True):
     agent: str
     path: str
     keys: DataKeys
-
-
-@dataclass
-class _Pair:
-    task: TaskKey
-    repository: str
-    proxy: str
-    listener: str
-    connector: str
-    feeder: tuple[str, str] | None = None
-    fed_by: tuple[str, str] = ("", "")
-    """The way from a feeder, before the mover that connects to it has told it."""
-    rules: TransferRules = field(default_factory=TransferRules)
-    listener_sends: bool = False
-    states: dict[str, MoverState] = field(default_factory=dict)
-    connected: bool = False
-    missed: bool = False
-    settled: bool = False
-    give_up_at: float | None = None
-
-    @property
-    def local(self) -> bool:
-        """Both are one process on one host."""
-        return self.connector == self.listener
-
-    def names(self) -> tuple[str, ...]:
-        """Of the movers that carry the task out, the leading one first: one where proxy and repository are one host."""
-        return tuple(dict.fromkeys((self.connector, self.listener)))
-
-    def movers(self) -> tuple[tuple[str, str], ...]:
-        pair = tuple(zip((self.proxy, self.repository), self.names(), strict=False))
-        return pair if self.feeder is None else (*pair, self.feeder)
-
-    def senders(self) -> tuple[tuple[str, str], ...]:
-        """The movers that send in bulk, which are the ones that limit. What a feeder sends goes on from here."""
-        sender = (self.repository, self.listener) if self.listener_sends else (self.proxy, self.connector)
-        return (sender,) if self.feeder is None else (sender, self.feeder)
-
-    def route(self) -> Route | None:
-        """The way that the connection takes, once the connector has told it."""
-        state = self.states.get(self.connector)
-        return state.route if state is not None else None
-
-    def counters(self) -> TransferCounters:
-        """Of all its movers together."""
-        states = [self.states[mover] for mover in self.names() if mover in self.states]
-        return functools.reduce(joined, [state.counters for state in states]) if states else TransferCounters()
 
 
 class MoverDesk:
@@ -153,8 +91,8 @@ class MoverDesk:
         self._post = post
         self._progress = progress
         self._lock = threading.Lock()
-        self._pairs: dict[TaskKey, _Pair] = {}
-        self._by_mover: dict[str, _Pair] = {}
+        self._pairs: dict[TaskKey, MoverPair] = {}
+        self._by_mover: dict[str, MoverPair] = {}
         self._outcomes: dict[TaskKey, Outcome] = {}
 
     def start(
@@ -171,7 +109,7 @@ class MoverDesk:
         ``feeder``: for a connector that is a source, what it reads instead of a disk.
         """
         token = secrets.token_hex(6)
-        pair = _Pair(task, repository, proxy, f"{token}-listener", f"{token}-connector")
+        pair = MoverPair(task, repository, proxy, f"{token}-listener", f"{token}-connector")
         if proxy == repository and self._pool.understands(proxy, _PAIR_SINCE):
             pair.listener = pair.connector
         if feeder is not None:
@@ -195,7 +133,7 @@ class MoverDesk:
         spec = PairSpec(task_id=name, secret=secret, leader=connector, follower=listener) if pair.local else connector
         self._start(proxy, pair.connector, spec)
 
-    def _listen(self, pair: _Pair, listener: AnyListener) -> tuple[Endpoints, int | None]:
+    def _listen(self, pair: MoverPair, listener: AnyListener) -> tuple[Endpoints, int | None]:
         """Start the mover that listens: where, in the order to be tried, and over how many streams by the rules."""
         self._prepare(pair.proxy, pair.connector, pair.task)
         endpoints = self._start(pair.repository, pair.listener, listener)
@@ -206,7 +144,7 @@ class MoverDesk:
         with contextlib.suppress(HoldfastError):
             self._pool.ask(agent, PrepareMover(lease=self._pool.lease, mover=mover, task_id=f"{task}"), Done)
 
-    def _feed(self, pair: _Pair, feeder: Feeder) -> OriginSpec:
+    def _feed(self, pair: MoverPair, feeder: Feeder) -> OriginSpec:
         secret = secrets.token_bytes(32)
         spec = ReaderSpec(task_id=f"{pair.task}", secret=secret, repository=feeder.path)
         endpoints = self._start(feeder.agent, pair.movers()[-1][1], spec)
@@ -241,13 +179,7 @@ class MoverDesk:
         """The ways that the task's data takes; empty before its movers are connected, or if unknown."""
         with self._lock:
             pair = self._pairs.get(task)
-            route = pair.route() if pair is not None else None
-        if pair is None or route is None:
-            return Ways(pair.fed_by if pair is not None and pair.local else ("", ""))
-        if pair.local:  # the only way is that from a feeder
-            return Ways((route.repository, route.proxy))
-        own = (route.repository, route.proxy) if pair.listener_sends else (route.proxy, route.repository)
-        return Ways(own, pair.fed_by)
+        return pair.ways() if pair is not None else NO_WAYS
 
     def outcome(self, task: TaskKey) -> Outcome:
         """What a finished pair achieved; known until the task is started anew. Raises ``MoverDied`` without one."""
@@ -310,78 +242,66 @@ class MoverDesk:
         for pair in overdue:
             self._settle_failed(pair)
 
-    def _judge(self, pair: _Pair) -> None:
-        states = [pair.states.get(mover) for _, mover in pair.movers()]
-        known = [state for state in states if state is not None]
+    def _judge(self, pair: MoverPair) -> None:
+        """What became of a pair, now that one of its movers has told something."""
         counters = pair.counters()
         self._progress(pair.task, counters)
         if counters.missed_blocks and not pair.missed:
             pair.missed = True
             audited, missed = counters.audited_blocks, counters.missed_blocks
             self._post(ChangesMissed(task=pair.task, audited=audited, missed=missed))
-        if any(state.phase == "failed" for state in known):
-            causes = [state.error for state in known if state.error is not None and state.error.code not in _SECONDARY]
-            if causes or (all(state.phase in ("failed", "done") for state in known) and len(known) == len(states)):
+        if pair.failed:
+            if pair.cause() is not None or pair.over:
                 self._settle_failed(pair)
             elif pair.give_up_at is None:
                 pair.give_up_at = time.monotonic() + _CAUSE_WAIT_S
             return
-        if not pair.connected and len(known) == len(states) and all(state.phase in _CONNECTED for state in known):
+        if pair.all_connected and not pair.connected:
             pair.connected = True
-            route = pair.route()
-            source, target = self.ways(pair.task).own
-            self._post(
-                MoversConnected(
-                    task=pair.task,
-                    source=source,
-                    target=target,
-                    streams=route.streams if route else 0,
-                    local=pair.local,
-                )
-            )
-        if len(known) == len(states) and all(state.phase == "done" for state in known):
+            self._post(self._connected(pair))
+        if pair.over:
             self._settle_done(pair)
 
-    def _settle_done(self, pair: _Pair) -> None:
-        pair.settled = True
-        listener, connector = (pair.states[mover].result for mover in (pair.listener, pair.connector))
-        if listener is None or connector is None:
-            self._fail(pair, MoverDied(role="source", task=str(pair.task), reason="it gave no result").to_record())
-        elif None not in (listener.root, connector.root) and listener.root != connector.root:
-            self._fail(pair, TreesDiffer(disk=str(pair.task)).to_record())
-        else:
-            with self._lock:
-                self._outcomes[pair.task] = Outcome(listener, connector, pair.counters())
-            event = TransferFinished(
-                task=pair.task, mode=connector.mode, reason=connector.reason, unused=connector.unused
-            )
-            self._post(event)
+    def _connected(self, pair: MoverPair) -> MoversConnected:
+        route = pair.route()
+        source, target = pair.ways().own
+        streams = route.streams if route else 0
+        return MoversConnected(task=pair.task, source=source, target=target, streams=streams, local=pair.local)
 
-    def _settle_failed(self, pair: _Pair) -> None:
-        if pair.settled:
+    def _settle_done(self, pair: MoverPair) -> None:
+        pair.settled = True
+        try:
+            outcome = pair.outcome()
+        except HoldfastError as error:
+            self._fail(pair, error.to_record())
             return
-        pair.settled = True
-        errors = [state.error for state in pair.states.values() if state.error is not None]
-        errors.sort(key=lambda error: error.code in _SECONDARY)
-        self._fail(pair, errors[0] if errors[0].code not in _SECONDARY else self._agent_lost_by(pair) or errors[0])
+        with self._lock:
+            self._outcomes[pair.task] = outcome
+        done = outcome.connector
+        self._post(TransferFinished(task=pair.task, mode=done.mode, reason=done.reason, unused=done.unused))
 
-    def _agent_lost_by(self, pair: _Pair) -> ErrorRecord | None:
+    def _settle_failed(self, pair: MoverPair) -> None:
+        if not pair.settled:
+            pair.settled = True
+            self._fail(pair, pair.cause() or self._agent_lost_by(pair) or pair.errors()[0])
+
+    def _agent_lost_by(self, pair: MoverPair) -> ErrorRecord | None:
         """Of a pair without another cause: the one of its agents that is not heard any more."""
         for agent, _ in pair.movers():
             if not self._pool.is_connected(agent):
                 return ConnectionLost(peer=f"the agent {agent}", reason="in mid-transfer").to_record()
         return None
 
-    def _fail(self, pair: _Pair, error: ErrorRecord) -> None:
+    def _fail(self, pair: MoverPair, error: ErrorRecord) -> None:
         self._post(TaskFailed(task=pair.task, error=error, at=Step.TRANSFER if pair.connected else Step.CONNECT))
 
-    def _fail_all(self, pairs: list[_Pair], error: HoldfastError) -> None:
+    def _fail_all(self, pairs: list[MoverPair], error: HoldfastError) -> None:
         for pair in pairs:
             if not pair.settled:
                 pair.settled = True
                 self._fail(pair, error.to_record())
 
-    def _pair(self, task: TaskKey) -> _Pair:
+    def _pair(self, task: TaskKey) -> MoverPair:
         with self._lock:
             pair = self._pairs.get(task)
         if pair is None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TypeVar
 
-from holdfast_agent.errors import UsageError
+import msgspec
+
+from holdfast_agent.errors import NotFound, ObjectDamaged, UsageError
 from holdfast_agent.model.ids import Sid
-from holdfast_agent.model.points import Point
+from holdfast_agent.model.points import DiskPoint, Point
+from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.sealing.records import open_record
 from holdfast_agent.sealing.roots import open_point, root_id
 from holdfast_agent.wire.messages import BlobRecord, PointList, ReadBlob, ReadPoint, Reply, Request
 from holdfast_manager.catalog.values import RepositoryEntry
+from holdfast_plugins.api import VmInfo
 
 from .tasks import Context
 
@@ -46,3 +51,23 @@ class PointReader:
         if point.config is None:
             raise UsageError(reason="this restore point holds no VM configuration; restore its disks to files instead")
         return self.blob(point.config)
+
+    def vm_info(self, point: Point, disks: Collection[DiskPoint]) -> VmInfo:
+        """A point's VM at the time of the backup, with ``disks`` alone. Raises ``ObjectDamaged``, as :meth:`config`."""
+        plain = self.config(point)
+        try:
+            info = msgspec.json.decode(plain, type=VmInfo)
+        except NOT_DECODED as error:
+            name = f"the VM configuration of {point.sid}"
+            raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
+        kept = {disk.disk_id for disk in disks}
+        return msgspec.structs.replace(info, disks=tuple(disk for disk in info.disks if disk.disk_id in kept))
+
+
+def wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:
+    """The disks of ``point`` that ``wanted`` has the names or ids of; all for none. Raises :class:`NotFound`."""
+    known = {disk.disk_id for disk in point.disks} | {disk.name for disk in point.disks}
+    for name in wanted:
+        if name not in known:
+            raise NotFound(kind="disk", name=name, advice=f"The point holds {', '.join(sorted(known))}")
+    return [disk for disk in point.disks if not wanted or disk.disk_id in wanted or disk.name in wanted]

@@ -3,138 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
 from pathlib import PurePosixPath
 
 import msgspec
 
-from holdfast_agent.errors import HoldfastError, NotFound, ObjectDamaged, UsageError
-from holdfast_agent.model.change import AuditRate, ChangeMode
-from holdfast_agent.model.disk_access import DiskAccess
-from holdfast_agent.model.disk_url import image_url, parse_disk_url
-from holdfast_agent.model.geometry import Extent
+from holdfast_agent.errors import HoldfastError, NotFound, UsageError
+from holdfast_agent.model.disk_url import image_url
 from holdfast_agent.model.points import DiskPoint, Point
-from holdfast_agent.model.strict import NOT_DECODED
 from holdfast_agent.sealing.keys import RepositoryKeys
-from holdfast_agent.sealing.roots import root_id
-from holdfast_agent.wire.specs import RestoreOrder, WriterSpec
-from holdfast_plugins.api import HypervisorDriver, Journal, RestoreTarget, RollsBack, VmInfo, WritesByTransports
+from holdfast_plugins.api import RestoreTarget, RollsBack, VmInfo, WritesByTransports
 
-from .events import (
-    Event,
-    MoversStarted,
-    TargetAbandoned,
-    TargetFinished,
-    TargetPrepared,
-    TaskKey,
-    TransferBegan,
-)
+from .events import Event, TargetAbandoned, TargetFinished, TargetPrepared, TaskKey
+from .hypervisor_side import Destination
 from .instructions import AbandonTarget, Instruction
-from .pair_tasks import PairTasks
-from .point_reader import PointReader
+from .point_reader import PointReader, wanted_disks
 from .requests import RestoreRequest
+from .restore_tasks import Placed, RestoreTasks
 from .target_actions import TargetActions
 from .tasks import Context
-
-
-class Destination(msgspec.Struct, frozen=True):
-    """The hypervisor that a VM is restored to."""
-
-    driver: HypervisorDriver
-    journal: Journal
-
-
-class Placed(msgspec.Struct, frozen=True):
-    """One disk and where it goes; ``url`` None: nowhere, it is only checked. ``access``: secrets for its server.
-
-    ``differing``: the disk is there, and only what differs is written; of ``changed`` alone, where that is known.
-    ``writers``: who alone can do that; empty: anybody.
-    """
-
-    disk: DiskPoint
-    url: str | None
-    create: bool = True
-    overwrite: bool = False
-    access: tuple[DiskAccess, ...] = ()
-    differing: bool = False
-    changed: tuple[Extent, ...] | None = None
-    writers: tuple[str, ...] = ()
-
-    def told(self) -> tuple[ChangeMode | None, str]:
-        """By which mode the disk is compared, if it is, and what is done to it, in words."""
-        if self.url is None:
-            return None, "checked only"
-        if not self.differing:
-            return None, f"to {self.url}"
-        if self.changed is not None or parse_disk_url(self.url).option("bitmap"):
-            return ChangeMode.CBT, "in place; changes tracked since the point"
-        return ChangeMode.DIGEST, "in place; compared with the point"
-
-
-class ReaderTasks(PairTasks):
-    """The tasks of a restore: each brings one tree from the repository to a disk on a proxy."""
-
-    def __init__(
-        self, context: Context, keys: RepositoryKeys, proxy: str, way: Callable[[Placed, str], Placed] | None = None
-    ) -> None:
-        """``way``: where the proxy that a disk's task was given is to write it."""
-        super().__init__(context, proxy)
-        self._keys = keys
-        self._way = way
-        self._placed: dict[TaskKey, Placed] = {}
-        self._begun: set[TaskKey] = set()
-
-    @property
-    def begun(self) -> list[str]:
-        """Names of the disks of which something may have been written."""
-        return sorted(self._placed[key].disk.name for key in self._begun)
-
-    def add(self, key: TaskKey, vm_name: str, placed: Placed) -> TaskKey:
-        """One more disk to bring over; before the machine is told of it."""
-        self._placed[key] = placed
-        self._context.recorder.add_task(key, vm_name, placed.disk.name, placed.disk.size_bytes)
-        return key
-
-    def proxies(self, key: TaskKey) -> tuple[Collection[str], Sequence[str]]:
-        """Raises :class:`UsageError` when none of those that the disk needs may be used."""
-        (usable, preferred), placed = super().proxies(key), self._placed[key]
-        if not placed.writers:
-            return usable, preferred
-        able = [name for name in placed.writers if name in usable]
-        if not able:
-            reason = f"{', '.join(usable) or 'no proxy'} cannot write to {placed.disk.name} where it is"
-            raise UsageError(reason=f"{reason}; {', '.join(placed.writers)} could")
-        return able, able
-
-    def start(self, key: TaskKey) -> Event:
-        self.start_reader(
-            key,
-            lambda name, secret, endpoints: WriterSpec(
-                task_id=name, secret=secret, endpoints=endpoints, keys=self._keys.opening_keys()
-            ),
-        )
-        return MoversStarted(task=key, rules="every block is checked by its id")
-
-    def begin(self, key: TaskKey) -> None:
-        """Tells TransferBegan by itself: where little differs, all may be over before the agent has answered."""
-        placed = self._placed[key]
-        if self._way is not None:
-            placed = self._way(placed, self.work.proxy_of(key))
-        order = RestoreOrder(
-            geometry=placed.disk.geometry,
-            root=root_id(placed.disk.root),
-            disk=placed.url,
-            create=placed.create,
-            overwrite=placed.overwrite,
-            access=placed.access,
-            differing=placed.differing,
-            extents=placed.changed,
-            audit=AuditRate() if placed.differing else None,
-        )
-        self._begun.add(key)
-        mode, told = placed.told()
-        self._context.driver.post(TransferBegan(task=key, mode=mode, reason=told))
-        self.work.begin(key, order, reads=self._context.repository.name)
 
 
 class RestoreActions(TargetActions):
@@ -145,12 +31,12 @@ class RestoreActions(TargetActions):
         self._request = request
         self._reader = PointReader(context, context.repository, keys)
         self._destination = destination
-        self._readers = ReaderTasks(context, keys, request.proxy, self._way)
+        self._disk_tasks = RestoreTasks(context, keys, request.proxy, self._way)
         self._target: RestoreTarget | None = None
         self._info: VmInfo | None = None
         self._whole = False
-        super().__init__(self._readers)
-        self.tasks = self._readers.work
+        super().__init__(self._disk_tasks)
+        self.tasks = self._disk_tasks.work
 
     def failed(self, instruction: Instruction, error: HoldfastError) -> Event:
         if isinstance(instruction, AbandonTarget):
@@ -166,7 +52,7 @@ class RestoreActions(TargetActions):
             note, placed = self._files(wanted)
         else:
             note, placed = self._vm(point, wanted, self._destination)
-        keys = [self._readers.add(TaskKey(point.vm_id, each.disk.disk_id), point.vm_name, each) for each in placed]
+        keys = [self._disk_tasks.add(TaskKey(point.vm_id, each.disk.disk_id), point.vm_name, each) for each in placed]
         return TargetPrepared(note=note, tasks=tuple(keys))
 
     def _files(self, disks: list[DiskPoint]) -> tuple[str, list[Placed]]:
@@ -194,9 +80,7 @@ class RestoreActions(TargetActions):
         return f"files in {directory}", placed
 
     def _vm(self, point: Point, disks: list[DiskPoint], destination: Destination) -> tuple[str, list[Placed]]:
-        whole = vm_info_of(self._reader, point)
-        kept = {disk.disk_id for disk in disks}
-        info = msgspec.structs.replace(whole, disks=tuple(disk for disk in whole.disks if disk.disk_id in kept))
+        info = self._reader.vm_info(point, disks)
         name, in_place = self._request.name or point.vm_name, self._request.in_place
         target = self._prepared(name, info, disks, destination)
         self._target, self._info = target, info
@@ -256,8 +140,8 @@ class RestoreActions(TargetActions):
         return TargetFinished(note=f"VM {vm.name} on {self._request.server}")
 
     def abandon(self) -> Event:
-        if self._request.in_place and self._readers.begun:
-            mixed = f"{', '.join(self._readers.begun)} may be partly as the point and partly as before"
+        if self._request.in_place and self._disk_tasks.begun:
+            mixed = f"{', '.join(self._disk_tasks.begun)} may be partly as the point and partly as before"
             self._context.recorder.note(f"{mixed}: restore again before anybody uses it", "warning")
         if self._destination is not None and self._target is not None:
             self._destination.driver.abandon_restore(self._target, self._destination.journal)
@@ -268,24 +152,6 @@ _NO_PLACE = {
     False: "The hypervisor plugin made none",
     True: "The VM has no such disk any more; restore with --overwrite, or the others one by one",
 }
-
-
-def vm_info_of(reader: PointReader, point: Point) -> VmInfo:
-    """What was told of a point's VM at the backup. Raises :class:`ObjectDamaged`, and as ``PointReader.config``."""
-    plain = reader.config(point)
-    try:
-        return msgspec.json.decode(plain, type=VmInfo)
-    except NOT_DECODED as error:
-        name = f"the VM configuration of {point.sid}"
-        raise ObjectDamaged(name=name, offset_bytes=0, reason=str(error)) from error
-
-
-def wanted_disks(point: Point, wanted: tuple[str, ...]) -> list[DiskPoint]:
-    known = {disk.disk_id for disk in point.disks} | {disk.name for disk in point.disks}
-    for name in wanted:
-        if name not in known:
-            raise NotFound(kind="disk", name=name, advice=f"The point holds {', '.join(sorted(known))}")
-    return [disk for disk in point.disks if not wanted or disk.disk_id in wanted or disk.name in wanted]
 
 
 def _image_name(disk: DiskPoint, image_format: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..catalog import Catalog
 from ..traffic.routes import Way, host_of, ordered, streams_for
@@ -19,6 +19,9 @@ class Ways(NamedTuple):
 
     own: tuple[str, str]
     fed: tuple[str, str] = ("", "")
+
+
+NO_WAYS: Final = Ways(("", ""))
 
 
 class Routing:

@@ -13,10 +13,10 @@ from holdfast_manager.catalog.values import SessionState
 from holdfast_manager.enrolment.exports import discard
 
 from .events import TaskKey
+from .hypervisor_side import Destination
 from .instant_actions import running_instantly, vm_named
 from .recorder import Recorder
 from .requests import InstantRequest, SettleRequest
-from .restore_actions import Destination
 
 _END_S = 60.0
 _LOOK_S = 0.2

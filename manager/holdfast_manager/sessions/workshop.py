@@ -19,10 +19,10 @@ from holdfast_plugins.api import HypervisorDriver
 
 from .agents import AgentPool, LeaseKeeper
 from .driver import Actions, Driver, Machine
+from .hypervisor_side import Destination
 from .journal import CatalogJournal, fulfil_open
 from .movers import MoverDesk
 from .recorder import Recorder
-from .restore_actions import Destination
 from .routing import Routing
 from .tasks import Context
 from .traffic import SessionTraffic
