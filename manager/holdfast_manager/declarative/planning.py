@@ -12,11 +12,9 @@ from typing import Any
 import msgspec
 
 from holdfast_agent.channel.authentication import KeyPair
-from holdfast_agent.errors import ConfigInvalid, Locked
+from holdfast_agent.errors import Locked
 from holdfast_manager.catalog import Catalog
-from holdfast_manager.catalog.errors import InUse
 from holdfast_manager.catalog.job_tables import job_to_table
-from holdfast_manager.catalog.rows import not_found
 from holdfast_manager.catalog.rule_tables import rule_to_table
 from holdfast_manager.catalog.values import JobSpec, RepositoryGroup, ServerEntry, TrafficRule
 from holdfast_manager.enrolment.secret_files import read_env_file
@@ -27,6 +25,7 @@ from holdfast_plugins.api.registry import Family
 from .agent_plan import AgentPlan
 from .changes import Action, Change, Difference, differences, flat
 from .document import Document, ServerTable
+from .references import References
 from .repository_plan import RepositoryPlan
 
 _KINDS = {
@@ -64,7 +63,7 @@ class Planner:
         """
         gone = {kind: self._gone(kind) if prune else set() for kind in _KINDS}
         left = {kind: (self._present[kind] - gone[kind]) | self._wished[kind] for kind in _KINDS}
-        self._check_references(left)
+        References(self._document, self._catalog, left).check()
         agents = AgentPlan(self._document, self._catalog, self._keys)
         changes = [agents.change(name) for name in sorted(self._document.agents)]
         changes += [self._server(name, table) for name, table in sorted(self._document.servers.items())]
@@ -80,57 +79,10 @@ class Planner:
         """A kind of which the file says nothing is not the file's business."""
         return self._present[kind] - self._wished[kind] if kind in self._document.sections else set()
 
-    def _check_references(self, left: Mapping[str, set[str]]) -> None:
-        """Everything that will be there refers only to what will be there."""
-        for name, table in self._document.repositories.items():
-            self._require(f"repositories.{name}.agent", "agent", table.agent, left["agents"])
-        targets = left["repositories"] | left["repository_groups"]
-        for name, group in self._document.repository_groups.items():
-            for member in group.members:
-                self._require(f"repository_groups.{name}.members", "repository", member, left["repositories"])
-        for name, spec in self._document.jobs.items():
-            if spec.server is not None:
-                self._require(f"jobs.{name}.server", "server", spec.server, left["servers"])
-            self._require(f"jobs.{name}.repository", "repository", spec.repository, targets)
-            if spec.copy is not None:
-                self._require(f"jobs.{name}.copy.from", "repository", spec.copy.origin, targets)
-            for proxy in spec.proxies:
-                self._require(f"jobs.{name}.proxies", "agent", proxy, left["agents"])
-            if spec.schedule is not None and spec.schedule.after:
-                self._require(f"jobs.{name}.schedule.after", "job", spec.schedule.after, left["jobs"])
-        for entry in self._catalog.repositories.list():
-            if entry.name in left["repositories"] - self._wished["repositories"]:
-                self._still_used("agent", entry.agent, left["agents"], f"repository {entry.name}")
-        for group in self._catalog.groups.list():
-            if group.name in left["repository_groups"] - self._wished["repository_groups"]:
-                for member in group.members:
-                    self._still_used("repository", member, left["repositories"], f"repository group {group.name}")
-        for spec in self._catalog.jobs.list():
-            if spec.name in left["jobs"] - self._wished["jobs"]:
-                if spec.server is not None:
-                    self._still_used("server", spec.server, left["servers"], f"job {spec.name}")
-                self._still_used("repository", spec.repository, targets, f"job {spec.name}")
-                if spec.copy is not None:
-                    self._still_used("repository", spec.copy.origin, targets, f"job {spec.name}")
-                for proxy in spec.proxies:
-                    self._still_used("agent", proxy, left["agents"], f"job {spec.name}")
-                if spec.schedule is not None and spec.schedule.after:
-                    self._still_used("job", spec.schedule.after, left["jobs"], f"job {spec.name}")
-
     def _after(self) -> dict[str, str]:
         """The jobs of the file, and which other each comes after."""
         specs = self._document.jobs.items()
         return {name: spec.schedule.after if spec.schedule is not None else "" for name, spec in specs}
-
-    def _require(self, key: str, kind: str, name: str, known: Iterable[str]) -> None:
-        if name not in known:
-            reason = str(not_found(kind, name, sorted(known)))
-            raise ConfigInvalid(file=str(self._document.file), key=key, reason=reason)
-
-    @staticmethod
-    def _still_used(kind: str, name: str, known: set[str], user: str) -> None:
-        if name not in known:
-            raise InUse(kind=kind, name=name, users=f"{user}, which the file does not remove")
 
     def _server(self, name: str, table: ServerTable) -> Change:
         source = f"{self._document.file}: servers.{name}.options"
