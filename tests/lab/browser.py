@@ -173,7 +173,7 @@ class Browser:
 
     def _take(self, timeout_s: float) -> list[dict[str, Any]]:
         """Answers that have come; events are kept."""
-        answers = []
+        answers: list[dict[str, Any]] = []
         while select.select([self._back], [], [], timeout_s)[0]:
             chunk = os.read(self._back, 1 << 20)
             assert chunk, "the browser has ended"

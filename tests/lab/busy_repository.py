@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from holdfast_agent.errors import ObjectMissing, PointNotFound, RepositoryError
 from holdfast_agent.model.geometry import Geometry
@@ -95,7 +96,7 @@ def contents(folder: Path) -> dict[str, dict[int, int]]:
     return {line["begun"]: dict(map(tuple, line["content"])) for line in ledger_lines(folder) if "begun" in line}
 
 
-def ledger_lines(folder: Path) -> list[dict[str, object]]:
+def ledger_lines(folder: Path) -> list[dict[str, Any]]:
     """All lines of all ledgers; the last line of a killed writer may be cut."""
     lines = []
     for path in folder.glob("ledger-*"):

@@ -53,7 +53,7 @@ class Stage:
             process.wait()
 
     def _start(self, kind: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "lab.busy_repository", kind, self.folder, str(self.rng.random())]
+        command = [sys.executable, "-m", "lab.busy_repository", kind, str(self.folder), str(self.rng.random())]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
@@ -99,8 +99,8 @@ def check(folder: Path) -> None:
             found = lab.restore(repository, open_point(entry, lab.KEYS))
             assert_same(found, {number: lab.block(kind) for number, kind in contents[sid].items()})
         collect(repository)
-        found = collect(repository)
-    assert found.lost_records == 0
+        collection = collect(repository)
+    assert collection.lost_records == 0
     assert len(committed) >= _FEWEST_POINTS, "the writers hardly came to write"
     assert repository.index.rebuild() == repository.index.rebuild()
     report = verify(repository, 2, keys=lab.KEYS)

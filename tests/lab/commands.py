@@ -59,7 +59,7 @@ class CommandServer:
         with far:
             self._process = subprocess.Popen(
                 [*prefix, sys.executable, "-P", "-m", "lab.command_server"],
-                stdin=far,
+                stdin=far.fileno(),
                 env={**os.environ, "PYTHONPATH": str(_TESTS)},
             )
 

@@ -65,7 +65,7 @@ def exported(
     cache_bytes: int = 64 << 20,
     tls: tuple[Path, Path, Path] | None = None,
     exports: Mapping[str, Any] | None = None,
-    **spec: object,
+    **spec: Any,
 ) -> Iterator[Export]:
     """An exporter that serves ``disks``; killed at the end if it was not stopped.
 
@@ -73,12 +73,13 @@ def exported(
     what else the agent's configuration says of exports.
     """
     directory = site.folder / "exports"
-    files = dict(zip(("tls_certificate_file", "tls_key_file", "tls_client_ca_file"), map(str, tls or ()), strict=False))
-    host = site.host(exports=ExportHost(directory=str(directory), cache_bytes=cache_bytes, **files, **(exports or {})))
+    told: dict[str, Any] = dict(exports or {})
+    told |= zip(("tls_certificate_file", "tls_key_file", "tls_client_ca_file"), map(str, tls or ()), strict=False)
+    host = site.host(exports=ExportHost(directory=str(directory), cache_bytes=cache_bytes, **told))
     secret = secrets.token_bytes(32)
     repository = str(site.folder / "repository")
     with contextlib.ExitStack() as stack:
-        places: dict[str, object] = {"repository": repository}
+        places: dict[str, Any] = {"repository": repository}
         reader = None
         if remote:
             reader = stack.enter_context(Mover(ReaderSpec(task_id="t", secret=secret, repository=repository), host))

@@ -95,7 +95,7 @@ class LibvirtHost:
     def __init__(self, folder: Path, uri: str, beside: LibvirtHost | None = None) -> None:
         """``beside``: another host, whose storage this one sees too."""
         self.folder, self.uri = folder, uri
-        self.shared = beside.shared if beside else folder / "s"
+        self.shared: Path = beside.shared if beside else folder / "s"
         self.scratch, self.images = self.shared / f"scratch{2 if beside else ''}", self.shared / "images"
         self.remote_uri = ""
         self.logs = folder / "state/var/log/libvirt/qemu"
@@ -313,7 +313,7 @@ class LibvirtVm:
         """The dirty bitmaps stored in the images, by what their headers list; QEMU stores its own when it ends."""
         found = set()
         for target in self.formats:
-            command = ["qemu-img", "info", "-U", "--output=json", self.image(target)]
+            command = ["qemu-img", "info", "-U", "--output=json", str(self.image(target))]
             told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
             found |= {each["name"] for each in told["format-specific"]["data"].get("bitmaps", ())}
         return found
@@ -392,7 +392,7 @@ def libvirtd(folder: Path, cache: Path) -> Iterator[tuple[str, str]]:
     said = (folder / "launch.log").open("wb")
     with said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as daemon:
         try:
-            places = (folder / "libvirt-sock", ("127.0.0.1", port))
+            places: list[Path | tuple[str, int]] = [folder / "libvirt-sock", ("127.0.0.1", port)]
             deadline = time.monotonic() + _START_S
             while not all(map(listens, places)):
                 with contextlib.suppress(subprocess.TimeoutExpired):

@@ -36,7 +36,8 @@ class Mailbox:
         return answer
 
     async def handle_DATA(self, _server: Any, session: Session, envelope: Envelope) -> str:
-        message = message_from_bytes(envelope.content or b"", policy=policy.default)
+        assert isinstance(envelope.content, bytes)
+        message = message_from_bytes(envelope.content, policy=policy.default)
         assert isinstance(message, EmailMessage)
         self.mails.append(message)
         self.encrypted.append(session.ssl is not None)

@@ -30,7 +30,7 @@ import msgspec
 from holdfast_agent.errors import Cancelled
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire import movers as pipe
-from holdfast_agent.wire.specs import MoverResult, ReaderSpec, TargetSpec
+from holdfast_agent.wire.specs import CheckOrder, MoverResult, ReaderSpec, TargetSpec
 
 _to_mover = msgspec.msgpack.Decoder(pipe.MoverSetup | pipe.Begin | pipe.NewRules | pipe.Stop)
 
@@ -105,6 +105,7 @@ def main() -> None:
             return
         if isinstance(frame, pipe.Begin):
             _write(pipe.Connected())
+            assert not isinstance(frame.order, CheckOrder)
             counters = TransferCounters(size_bytes=frame.order.geometry.size_bytes)
             _write(pipe.Progressed(counters=counters))
             used = _facts(setup) if behaviour == "facts" else "file:/x"

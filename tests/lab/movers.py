@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -333,7 +333,7 @@ class Site:
             assert reader.process.wait(PATIENCE_S) == 0
             return done, reader
 
-    def restore(self, root: BlockId, geometry: Geometry, disk: str | None, **how: bool) -> Done:
+    def restore(self, root: BlockId, geometry: Geometry, disk: str | None, **how: Any) -> Done:
         """Restore a tree with a pair of movers, or only check it."""
         with self.reading_pair(WriterSpec) as (writer, reader):
             began = time.monotonic()

@@ -123,7 +123,7 @@ class Peer:
                 magic, *fields = struct.unpack(">IHHQQI", _exactly(peer, 28))
                 assert magic == 0x25609513
                 payload = _exactly(peer, fields[-1]) if fields[1] == WRITE else b""
-                request = Request(*fields, payload)
+                request = Request._make((*fields, payload))
                 if request.command == DISCONNECT:
                     return
                 self.requests.append(request)

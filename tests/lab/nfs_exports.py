@@ -46,13 +46,13 @@ def nfs_exported(
     address: str = "",
     clients: tuple[str, ...] = (LOOPBACK,),
     exports: Mapping[str, Any] | None = None,
-    **spec: object,
+    **spec: Any,
 ) -> Iterator[NfsExport]:
     """As :func:`lab.exports.exported`. ``clients``: who may connect. ``exports``: what else the agent's configuration
     says of exports."""
     address = address or own_address()
     hosts = {"nfs_addresses": (address,)} | dict(exports or {})
-    whole = {"writable": True, "keep": True, "listen": "nfs", "clients": clients} | spec
+    whole: dict[str, Any] = {"writable": True, "keep": True, "listen": "nfs", "clients": clients} | spec
     with exported(site, disks, exports=hosts, **whole) as export:
         parts = [urlsplit(uri) for uri in export.uris]
         assert {part.hostname for part in parts} == {address}

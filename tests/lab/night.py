@@ -24,7 +24,7 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.processes import ProcessIdentity
 from holdfast_manager.catalog.tables import sessions as session_rows
 from holdfast_manager.catalog.tables import slot_requests
-from holdfast_manager.catalog.values import JobSpec, PointEntryRow, SessionEntry, SessionResult
+from holdfast_manager.catalog.values import JobSpec, PointEntryRow, ServerLimits, SessionEntry, SessionResult
 from holdfast_manager.scheduler.capacities import job_limit, server_limits
 from holdfast_manager.scheduler.slots import SlotLedger, Wish
 from holdfast_manager.service.jobs import JobWatch
@@ -177,7 +177,7 @@ class Session(msgspec.Struct, frozen=False, eq=False):
             there = set(night.ledger.renew(self.entry.id))
         else:
             state = night.ledger.poll(self.entry.id)
-            there = {each.task for each in (*state.grants, *state.waits)}
+            there = {grant.task for grant in state.grants} | {wait.task for wait in state.waits}
             for wait in state.waits:
                 assert wait.reason
             for grant in state.grants:
@@ -233,7 +233,7 @@ class Night:
     def __post_init__(self) -> None:
         self.ledger = SlotLedger(self.catalog, self.clocks, TTL_S)
         self.watch = JobWatch(self.catalog, SimulatedStarter(self))
-        self.server_limits = self.catalog.servers.get("lab").limits
+        self.server_limits = self.catalog.servers.get("lab").limits or ServerLimits()
         self._by_name = {vm.name: vm for vms in self.vms.values() for vm in vms}
         self._order = itertools.count()
         self._before: Counter[str] = Counter()
@@ -385,9 +385,11 @@ class Night:
                 found[f"proxy {agent.name}"] = agent.proxy_slots if "proxy" in agent.roles else 0
                 found[f"repository host {agent.name}"] = agent.repository_slots
         found |= {f"repository {each.name}": each.slots for each in self.catalog.repositories.list()}
+        tasks_per_host = self.server_limits.tasks_per_host
+        assert tasks_per_host is not None
         for vms in self.vms.values():
             for vm in vms:
-                found[f"hypervisor host lab/{vm.host}"] = self.server_limits.tasks_per_host
+                found[f"hypervisor host lab/{vm.host}"] = tasks_per_host
         for job in self.catalog.jobs.list():
             if job.max_tasks is not None:
                 found[job_limit(job.name, job.max_tasks)] = job.max_tasks
@@ -398,7 +400,7 @@ class Night:
 
     def ideal_s(self) -> float:
         """No schedule at all does the work that was done, failed attempts too, in less time."""
-        work = sum(spent for name, spent in self.worked_s.items() if name.startswith("proxy "))
+        work: float = sum(spent for name, spent in self.worked_s.items() if name.startswith("proxy "))
         rounds = 0
         while work > 0:
             work -= self.offered[min(rounds, len(self.offered) - 1)] * self.round_s

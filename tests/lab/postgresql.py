@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -29,7 +30,7 @@ class PostgresServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._options: dict[str, int] = {"user": NOBODY, "group": NOBODY} if os.geteuid() == 0 else {}
+        self._options: dict[str, Any] = {"user": NOBODY, "group": NOBODY} if os.geteuid() == 0 else {}
         self._programs = _programs()
         if self._options:
             os.chown(folder, NOBODY, NOBODY)
@@ -39,7 +40,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, again after a kill; ready when this returns."""
         settings = ("listen_addresses=", f"unix_socket_directories={self._folder}", "fsync=off", "autovacuum=off")
-        command = [self._programs / "postgres", "-D", self._folder / "data"]
+        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
         command += [part for setting in settings for part in ("-c", setting)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -95,7 +96,7 @@ class PostgresServer:
             connection.execute(statement.encode(), values or None)
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [self._programs / program, *arguments]
+        command = [str(self._programs / program), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self._folder, **self._options)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from holdfast_agent.errors import ChangeTrackingLost
 from holdfast_agent.model.geometry import Extent
@@ -22,7 +23,7 @@ class Backups:
     ``ca``: the authority of servers that its disks come from. ``options``: more of the plugin's.
     """
 
-    def __init__(self, vm: QemuVm, series: str = "one", ca: Path | None = None, **options: str) -> None:
+    def __init__(self, vm: QemuVm, series: str = "one", ca: Path | None = None, **options: Any) -> None:
         self.vm, self.series = vm, series
         self._ca, self._options = ca, options
         self.journal = MemoryJournal()

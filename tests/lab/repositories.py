@@ -83,7 +83,8 @@ def backup(
     lock = repository.begin_session(sid)
     try:
         with SessionWriter(repository, sid, 1, **limits) as writer:
-            tree = base and TreeReader(repository.reader(), root_id(base.disks[0].root), base.disks[0].geometry)
+            disk = base.disks[0] if base is not None else None
+            tree = TreeReader(repository.reader(), root_id(disk.root), disk.geometry) if disk is not None else None
             root = write_tree(repository, writer, blocks, geometry, tree)
             packs = writer.publish()
         blob_keys = KEYS.blob_keys()

@@ -44,7 +44,8 @@ class Service:
                     house.command("service", "run"), stdin=subprocess.DEVNULL, stderr=log, env=environment
                 )
             ended = os.pidfd_open(self.process.pid)
-            woken, _, _ = select.select([told, ended], [], [], START_TIMEOUT_S)
+            ends: list[socket.socket | int] = [told, ended]
+            woken, _, _ = select.select(ends, [], [], START_TIMEOUT_S)
             os.close(ended)
             if told not in woken:
                 self.kill()

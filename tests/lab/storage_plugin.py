@@ -22,9 +22,11 @@ from holdfast_agent.errors import ChangeTrackingLost, HypervisorUnreachable, Sna
 from holdfast_agent.model.geometry import Extent
 from holdfast_plugins.api import (
     BackupOnly,
+    ChangeTracker,
     DiskBitmap,
     DiskInfo,
     HypervisorCapabilities,
+    HypervisorDriver,
     Journal,
     Registry,
     Snapshot,
@@ -135,7 +137,7 @@ class StorageDriver(BackupOnly):
 
     def _fleece(self, monitor: Monitor, size_bytes: int) -> None:
         overlay = self.folder / "fleece.qcow2"
-        base = ["-b", self.folder / "disk.qcow2", "-F", "qcow2"]
+        base = ["-b", str(self.folder / "disk.qcow2"), "-F", "qcow2"]
         subprocess.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", *base, overlay, str(size_bytes)], check=True)
         file = {"driver": "file", "filename": str(overlay)}
         monitor.run("blockdev-add", driver="qcow2", **{"node-name": _OVERLAY}, file=file, backing=NODE)
@@ -211,4 +213,9 @@ def holdfast_register_hypervisors(registry: Registry) -> None:
 
 
 def holdfast_register_change_trackers(registry: Registry) -> None:
-    registry.change_tracker("bitmaps", StorageTracker, summary="QEMU's dirty bitmaps", hypervisor="storage")
+    registry.change_tracker("bitmaps", _tracker, summary="QEMU's dirty bitmaps", hypervisor="storage")
+
+
+def _tracker(driver: HypervisorDriver) -> ChangeTracker:
+    assert isinstance(driver, StorageDriver)
+    return StorageTracker(driver)

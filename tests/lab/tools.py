@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -19,7 +20,7 @@ def require_tool(name: str, package: str) -> str:
     return path
 
 
-def missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
     """Skip the test because something of the machine is missing; fail in continuous integration."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)

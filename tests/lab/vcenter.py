@@ -194,7 +194,13 @@ def vcenter(*, esx: bool = False, hosts: int = 2, datastores: int = 2, name: str
     folder = Path(tempfile.mkdtemp(prefix="holdfast-vc-"))  # short: a socket's path has at most 107 bytes
     password = secrets.token_hex(8)
     certificates = make_certificates(folder / "tls", name, "127.0.0.2")
-    command = [program, f"-control={folder}/control", f"-user={USER}", f"-password={password}", f"-esx={esx}".lower()]
+    command = [
+        str(program),
+        f"-control={folder}/control",
+        f"-user={USER}",
+        f"-password={password}",
+        f"-esx={esx}".lower(),
+    ]
     command += [f"-certificate={certificates.certificate}", f"-key={certificates.key}"]
     command += [f"-hosts={hosts}", f"-datastores={datastores}"]
     environment = os.environ | {"TMPDIR": str(folder)}

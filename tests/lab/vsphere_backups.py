@@ -17,7 +17,11 @@ from lab.vcenter import LabVm, VCenter
 
 def options_of(center: VCenter, **others: Any) -> VsphereOptions:
     """Short times, for nothing is slow here, and no demands on the room of a test machine."""
-    table = {"host": center.host, "port": center.port, "certificate_sha256": center.certificates.fingerprint}
+    table: dict[str, Any] = {
+        "host": center.host,
+        "port": center.port,
+        "certificate_sha256": center.certificates.fingerprint,
+    }
     return VsphereOptions(**table | {"timeout": 20, "task_timeout": 30, "min_free_gib": 0} | others)
 
 

@@ -128,9 +128,9 @@ class Cluster:
 
     def _done(self, node: str, begin: Callable[[ProxmoxAPI], Any]) -> None:
         """Begin a task and wait for its end."""
-        task = self._asked(str | None, begin)
+        task = self._asked(str, lambda api: begin(api) or "")
         deadline, pause_s = time.monotonic() + self._options.task_timeout, _FIRST_PAUSE_S
-        while task and task.startswith("UPID:"):
+        while task.startswith("UPID:"):
             status = self._asked(_TaskStatus, lambda api: api.nodes(node).tasks(task).status.get())
             if status.status == "stopped":
                 # Warnings are told as "WARNINGS: n"; the work is done then.
@@ -142,7 +142,7 @@ class Cluster:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _asked(self, kind: Any, ask: Callable[[ProxmoxAPI], Any]) -> Any:
+    def _asked(self, kind: type[T], ask: Callable[[ProxmoxAPI], Any]) -> T:
         """The answer, of the type ``kind``. Raises :class:`ClusterRefused` or ``HypervisorUnreachable``."""
         try:
             return msgspec.convert(ask(self._api()), kind, strict=False)

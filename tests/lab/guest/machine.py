@@ -85,7 +85,7 @@ class Guest:
         """
         known = self.folder / "known_hosts"
         known.write_text(f"[127.0.0.1]:{self.ssh_port} {self.image.host_key}\n")
-        command = [require_tool("ssh", "openssh-client"), "-T", "-i", self.image.key, "-p", str(self.ssh_port)]
+        command = [require_tool("ssh", "openssh-client"), "-T", "-i", str(self.image.key), "-p", str(self.ssh_port)]
         command += ["-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={known}", "-o", "BatchMode=yes"]
         done = subprocess.run(
             [*command, "root@127.0.0.1", script], check=False, capture_output=True, text=True, timeout=timeout_s

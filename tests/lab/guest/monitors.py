@@ -93,7 +93,7 @@ class Agent:
     def execute(self, *command: str, stdin: str = "", timeout_s: float = 60.0) -> str:
         """Run a program in the guest to its end; what it printed. It must succeed."""
         path, *rest = command
-        options: dict[str, object] = {"input_data": _encoded(stdin.encode())} if stdin else {}
+        options: dict[str, Any] = {"input_data": _encoded(stdin.encode())} if stdin else {}
         pid = self.run("guest-exec", path=path, arg=rest, capture_output=True, **options)["pid"]
         end, pause_s = time.monotonic() + timeout_s, 0.005
         while not (status := self.run("guest-exec-status", pid=pid))["exited"]:

@@ -35,7 +35,8 @@ class Saved:
 
         ``formats``: of the disks' copies, raw where none is given.
         """
-        kinds = [*formats, *(["raw"] * (len(self.buses) - len(formats)))]
+        raw: Format = "raw"
+        kinds = [*formats, *[raw] * (len(self.buses) - len(formats))]
         disks = []
         for number, (bus, kind) in enumerate(zip(self.buses, kinds, strict=True)):
             disk = Disk(folder / f"disk{number}.{kind}", kind, bus)
