@@ -19,6 +19,7 @@ from holdfast_agent.mover.audit import draw
 from holdfast_agent.mover.course import by_bitmap, check_extents
 from holdfast_agent.mover.plan import Fate, plan
 from holdfast_agent.wire.specs import BackupOrder
+from lab.touched import touched_blocks
 
 LOG2 = 16
 BLOCK = 1 << LOG2
@@ -164,12 +165,12 @@ def test_drawing_from_a_disk_without_end_costs_by_the_sample() -> None:
 def test_coalesced_extents_touch_what_was_given_and_are_few(extents: list[Extent], blocks: int, most: int) -> None:
     geometry = Geometry(max(0, blocks * BLOCK - 7), LOG2)
     exact = coalesced(extents, geometry)
-    touched = set(geometry.blocks_of(extents))
-    assert set(geometry.blocks_of(exact)) == touched
+    touched = touched_blocks(geometry, extents)
+    assert touched_blocks(geometry, exact) == touched
     assert all(before.end < after.start for before, after in pairwise(exact))
     few = coalesced(extents, geometry, most)
     assert len(few) <= most
-    assert set(geometry.blocks_of(few)) >= touched
+    assert touched_blocks(geometry, few) >= touched
     assert not few or (few[0].start, few[-1].end) == (exact[0].start, exact[-1].end)
 
 

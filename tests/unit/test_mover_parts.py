@@ -32,6 +32,7 @@ from holdfast_agent.mover.stages import Pressure, StageClock, Throttle
 from holdfast_agent.mover.workers import Workers
 from holdfast_agent.wire.specs import BackupOrder
 from lab.repositories import DATA_KEYS
+from lab.touched import touched_blocks
 
 LOG2 = 16
 BLOCK = 1 << LOG2
@@ -66,7 +67,7 @@ def test_a_plan_covers_each_block_once_and_reads_all_that_was_named(
     geometry = Geometry(size, LOG2)
     assert [block for part in parts for block in range(part.first, part.end)] == list(range(geometry.blocks))
     read = {block for part in parts if part.fate is Fate.READ for block in range(part.first, part.end)}
-    expected = set(range(geometry.blocks)) if mode is ChangeMode.FULL else set(geometry.blocks_of(extents))
+    expected = set(range(geometry.blocks)) if mode is ChangeMode.FULL else touched_blocks(geometry, extents)
     assert read == expected
     others = {part.fate for part in parts if part.fate is not Fate.READ}
     assert others <= {Fate.KEEP if mode is ChangeMode.CBT else Fate.HOLE}

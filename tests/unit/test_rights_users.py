@@ -23,14 +23,13 @@ def entry(name: str = "alice", *roles: Role, key: str | None = None, enabled: bo
 
 
 @pytest.mark.both_databases
-def test_a_user_is_known_by_password_token_and_key_until_disabled(catalog: Catalog, clock: Clock) -> None:
+def test_a_user_is_known_by_password_and_token_until_disabled(catalog: Catalog, clock: Clock) -> None:
     key = KeyPair.generate().public
     catalog.users.add(entry(key=key), SECRET)
     kept, token = catalog.users.add_token("alice", "dashboard", clock.now + 10)
     ways = (
         lambda: catalog.users.login("alice", SECRET),
         lambda: catalog.users.by_token(token),
-        lambda: catalog.users.by_key(key),
     )
     alice = catalog.users.get("alice")
     assert alice.has_password

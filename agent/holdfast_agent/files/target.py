@@ -44,7 +44,6 @@ class Target:
         self._made = False
         self._fd = self._open(host)
         self._file: tuple[FileEntry, int] | None = None
-        self._file_folder = -1
         self._stack: list[tuple[bytes, FileEntry | None, int]] = []
         self._staging = _PREFIX + secrets.token_hex(6).encode() + _SUFFIX
         try:

@@ -55,25 +55,12 @@ class Geometry(msgspec.Struct, frozen=True):
         start = block << self.block_log2
         return Extent(start, min(self.block_bytes, self.size_bytes - start))
 
-    def blocks_of(self, extents: Iterable[Extent]) -> Iterator[int]:
-        """Numbers of all blocks that the extents touch, ascending and each once.
-
-        ``extents`` must ascend by start; they may overlap, and what lies past the disk's end is cut off.
-        """
-        following = 0
-        for extent in extents:
-            if extent.length <= 0 or extent.start >= self.size_bytes:
-                continue
-            first = max(following, extent.start >> self.block_log2)
-            last = (min(extent.end, self.size_bytes) - 1) >> self.block_log2
-            yield from range(first, last + 1)
-            following = max(following, last + 1)
-
     def runs_of(self, extents: Iterable[Extent]) -> Iterator[tuple[int, int]]:
         """(first block, number of blocks) of all blocks that the extents touch, ascending, neighbours together.
 
-        As :meth:`blocks_of`, but costs by the number of extents, not by their length. Raises ValueError where they do
-        not ascend: a block that was passed over would be missing from a backup.
+        ``extents`` ascend by start; they may overlap, and what lies past the disk's end is cut off. Costs by their
+        number, not by their length. Raises ValueError where they do not ascend: a block that was passed over would be
+        missing from a backup.
         """
         start = end = previous = 0
         for extent in extents:

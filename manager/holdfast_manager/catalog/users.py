@@ -26,7 +26,7 @@ _UNKNOWN = "the name or the password is wrong, or the user is disabled"
 class Users:
     """The tables of users and their tokens. Thread-safe; every method is one transaction.
 
-    The methods that let somebody in (``login``, ``by_token``, ``by_key``) raise ``AccessRefused`` for anybody who is
+    The methods that let somebody in (``login``, ``by_token``) raise ``AccessRefused`` for anybody who is
     unknown, or disabled, without saying which. They read the database each time, so that a change counts at once.
     """
 
@@ -101,15 +101,6 @@ class Users:
         if row is None or (row.expires is not None and row.expires <= self._clock()):
             raise AccessRefused(who="a token's bearer", reason=reason)
         return self._enabled(row.user, reason)
-
-    def by_key(self, public_key: str) -> UserEntry:
-        """The user who has the key pair with this public half; that the peer has it CURVE has proved."""
-        with self._database.reading() as connection:
-            row = connection.execute(select(users.c.name).where(users.c.public_key == public_key)).first()
-        reason = "no enabled user has this key"
-        if row is None:
-            raise AccessRefused(who=public_key, reason=reason)
-        return self._enabled(row.name, reason)
 
     def add_token(self, name: str, label: str = "", expires: float | None = None) -> tuple[TokenEntry, str]:
         """Make a token for a user; it is told here and never again. ``expires``: Unix seconds. Raises ``NotFound``."""

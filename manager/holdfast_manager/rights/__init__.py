@@ -9,8 +9,9 @@
 The users themselves are kept by ``Catalog.users``, what they did by ``Catalog.audit``. Whoever lets people in from
 outside (the API, a web page) does the same four things for each request:
 
-1. know the user: ``catalog.users.login(name, password)``, ``.by_token(token)`` or ``.by_key(public_key)``; each raises
-   ``AccessRefused`` for who is unknown or disabled. Ask anew for every request: a user may be disabled at any moment.
+1. know the user: ``catalog.users.login(name, password)`` or ``.by_token(token)``, which raise ``AccessRefused`` for who
+   is unknown or disabled; by the key of a connection ``api.admission``. Ask anew for every request: a user may be
+   disabled at any moment.
 2. make the actor: ``Actor.of(user, "web 10.0.0.7")``.
 3. check before anything is done: ``actor.require(Right.OPERATE)``, or for a command of the command line
    ``actor.require(rule_of(("job", "run")).right, "job run")``. Raises ``Denied``.
