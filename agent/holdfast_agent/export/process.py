@@ -81,17 +81,9 @@ class _Exporter:
         stack.callback(records.close)
         cache = BlockCache(exports.cache_bytes, records.threads)
         stack.callback(cache.close)
-        images: dict[str, Image] = {}
         overlays: list[OverlayImage] = []
         stack.callback(self._close_overlays, overlays)
-        for disk in spec.disks:
-            point = PointImage(disk, records, spec.keys, cache, records.near)
-            point.open()
-            images[disk.name] = point
-            if spec.writable:
-                overlay = OverlayImage(point, disk, overlay_folder(folder.path, disk.name))
-                overlays.append(overlay)
-                images[disk.name] = overlay
+        images = _open_images(spec, folder, records, cache, overlays)
         server: Server | NfsServer
         if spec.listen == NFS:
             server, uris = _serve_nfs(spec, exports, folder.path, overlays)
@@ -101,7 +93,10 @@ class _Exporter:
             server, uris = Server(listener.socket, images, spec.description, listener.tls), listener.uris
         stack.callback(self._close_server, server)
         self._control.report(Listening(endpoints=uris))
-        size = sum(image.size_bytes for image in images.values())
+        self._follow(server, folder, records, sum(image.size_bytes for image in images.values()))
+
+    def _follow(self, server: Server | NfsServer, folder: ExportFolder, records: OpenRecords, size_bytes: int) -> None:
+        """Until the agent says stop, which ends it by ``Cancelled``. Clients are served by threads of the server."""
         show_life_at = 0.0
         while True:
             select.select(self._control.fds, [], [], _LOOK_S)
@@ -110,10 +105,26 @@ class _Exporter:
                 show_life_at = time.monotonic() + _SHOW_LIFE_S
                 folder.show_life()
             _check_records(records)
-            counters = TransferCounters(size_bytes=size, sent_bytes=server.sent_bytes)
+            counters = TransferCounters(size_bytes=size_bytes, sent_bytes=server.sent_bytes)
             if counters != self.counters and self._control.progress_due:
                 self.counters = counters
                 self._control.progress(counters)
+
+
+def _open_images(
+    spec: ExporterSpec, folder: ExportFolder, records: OpenRecords, cache: BlockCache, overlays: list[OverlayImage]
+) -> dict[str, Image]:
+    """The disks by name. ``overlays`` gets those that were opened, also where a later one fails."""
+    images: dict[str, Image] = {}
+    for disk in spec.disks:
+        point = PointImage(disk, records, spec.keys, cache, records.near)
+        point.open()
+        images[disk.name] = point
+        if spec.writable:
+            overlay = OverlayImage(point, disk, overlay_folder(folder.path, disk.name))
+            overlays.append(overlay)
+            images[disk.name] = overlay
+    return images
 
 
 def _serve_nfs(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from holdfast_agent.model.geometry import Extent
 
 from .crc32c import crc32c
-from .reading import MAX_READ_BYTES, Doubt, Volume
+from .reading import MAX_READ_BYTES, Doubt, Volume, check_features, check_shape
 
 _SUPERBLOCK, _SUPERBLOCK_BYTES = 1024, 1024
 _MAGIC = b"\x53\xef"
@@ -84,55 +84,71 @@ class _Group(NamedTuple):
     bitmap_checksum: int
 
 
-def _layout(raw: bytes, volume: Volume) -> _Layout:
-    def u32(offset: int) -> int:
-        return int.from_bytes(raw[offset : offset + 4], "little")
+class _Superblock:
+    """Numbers of the superblock by their offsets; see :func:`_check`."""
 
-    def u16(offset: int) -> int:
-        return int.from_bytes(raw[offset : offset + 2], "little")
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.compatible, self.incompatible, self.read_only = self.u32(0x5C), self.u32(0x60), self.u32(0x64)
 
-    compatible, incompatible, read_only = u32(0x5C), u32(0x60), u32(0x64)
-    if not read_only & _METADATA_CSUM or raw[0x175] != 1:
+    def u32(self, offset: int) -> int:
+        return int.from_bytes(self.raw[offset : offset + 4], "little")
+
+    def u16(self, offset: int) -> int:
+        return int.from_bytes(self.raw[offset : offset + 2], "little")
+
+
+def _check(block: _Superblock) -> None:
+    """Raises :class:`Doubt` where bitmaps cannot be believed, by what the file system says of itself."""
+    if not block.read_only & _METADATA_CSUM or block.raw[0x175] != 1:
         raise Doubt("its metadata has no checksums")
-    if crc32c(raw[:0x3FC]) != u32(0x3FC):
+    if crc32c(block.raw[:0x3FC]) != block.u32(0x3FC):
         raise Doubt("the checksum of its superblock is wrong")
-    if incompatible & _NEEDS_RECOVERY or read_only & _ORPHANS:
+    if block.incompatible & _NEEDS_RECOVERY or block.read_only & _ORPHANS:
         raise Doubt("it was mounted and not frozen, so its journal may know better than its bitmaps")
-    if u16(0x3A) != _CLEAN:
+    if block.u16(0x3A) != _CLEAN:
         raise Doubt("it was not unmounted cleanly, or has errors")
-    unknown = (compatible & ~_KNOWN_COMPATIBLE, incompatible & ~_KNOWN_INCOMPATIBLE, read_only & ~_KNOWN_READ_ONLY)
-    if any(unknown) or u32(0x4C) != 1:
-        raise Doubt(f"it has unknown features ({', '.join(f'{bits:#x}' for bits in unknown)})")
-    block_bytes = 1024 << min(u32(0x18), 16)
-    wide = bool(incompatible & _64BIT)
-    blocks = u32(0x4) | (u32(0x150) << 32 if wide else 0)
-    group_blocks, inodes, inode_bytes = u32(0x20), u32(0x28), u16(0x58)
-    descriptor_bytes = u16(0xFE) if wide else 32
+    check_features(
+        block.compatible & ~_KNOWN_COMPATIBLE,
+        block.incompatible & ~_KNOWN_INCOMPATIBLE,
+        block.read_only & ~_KNOWN_READ_ONLY,
+    )
+    if block.u32(0x4C) != 1:
+        raise Doubt("it is of an unknown revision")
+
+
+def _layout(raw: bytes, volume: Volume) -> _Layout:
+    block = _Superblock(raw)
+    _check(block)
+    block_bytes = 1024 << min(block.u32(0x18), 16)
+    wide = bool(block.incompatible & _64BIT)
+    blocks = block.u32(0x4) | (block.u32(0x150) << 32 if wide else 0)
+    first, group_blocks = block.u32(0x14), block.u32(0x20)
+    inodes, inode_bytes = block.u32(0x28), block.u16(0x58)
+    descriptor_bytes = block.u16(0xFE) if wide else 32
     possible = (
-        block_bytes <= 65536 and u32(0x1C) == u32(0x18),
-        group_blocks == u32(0x24) == 8 * block_bytes,
-        u32(0x14) == (block_bytes == 1024),
+        block_bytes <= 65536 and block.u32(0x1C) == block.u32(0x18),
+        group_blocks == block.u32(0x24) == 8 * block_bytes,
+        first == (block_bytes == 1024),
         descriptor_bytes == (64 if wide else 32),
         inodes > 0 and 128 <= inode_bytes <= block_bytes,
-        u32(0x14) < blocks <= volume.extent.length // block_bytes,
+        first < blocks <= volume.extent.length // block_bytes,
     )
-    if not all(possible):
-        raise Doubt("its superblock tells a shape that is not possible here")
-    groups = -(-(blocks - u32(0x14)) // group_blocks)
+    check_shape("its superblock", possible)
+    groups = -(-(blocks - first) // group_blocks)
     descriptors = -(-groups * descriptor_bytes // block_bytes)
     if groups * descriptor_bytes > MAX_READ_BYTES:
         raise Doubt("it is larger than what is looked at")
-    seed = u32(0x270) if incompatible & _CSUM_SEED else crc32c(raw[0x68:0x78])
     return _Layout(
-        block_bytes,
-        blocks,
-        u32(0x14),
-        group_blocks,
-        groups,
-        descriptor_bytes,
-        -(-inodes * inode_bytes // block_bytes),
-        1 + descriptors + u16(0xCE),
-        seed,
+        block_bytes=block_bytes,
+        blocks=blocks,
+        first_block=first,
+        group_blocks=group_blocks,
+        groups=groups,
+        descriptor_bytes=descriptor_bytes,
+        inode_table_blocks=-(-inodes * inode_bytes // block_bytes),
+        backup_blocks=1 + descriptors + block.u16(0xCE),
+        seed=block.u32(0x270) if block.incompatible & _CSUM_SEED else crc32c(raw[0x68:0x78]),
     )
 
 

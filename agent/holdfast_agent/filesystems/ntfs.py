@@ -26,7 +26,7 @@ from .ntfs_records import (
     read_pieces,
     the_one,
 )
-from .reading import Doubt, Volume
+from .reading import Doubt, Volume, check_shape
 
 _MFT, _MIRROR, _LOG, _VOLUME, _ROOT, _BITMAP = 0, 1, 2, 3, 5, 6
 _MIRRORED = 4
@@ -91,8 +91,7 @@ def _shape(volume: Volume) -> _Shape:
         record_bytes in (1024, 4096) and _is_power(index_bytes) and 1024 <= index_bytes <= 65536,
         0 < sectors <= volume.extent.length // max(sector_bytes, 1),
     )
-    if not all(possible):
-        raise Doubt("its boot sector tells a shape that is not possible here")
+    check_shape("its boot sector", possible)
     if (sectors + 1) * sector_bytes > volume.extent.length or volume.read(sectors * sector_bytes, 512) != raw:
         raise Doubt("the copy of its boot sector is not the same")
     return _Shape(cluster_bytes, sectors // sectors_a_cluster, record_bytes, index_bytes, mft, mirror)

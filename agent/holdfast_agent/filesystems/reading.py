@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from holdfast_agent.disks.disk import ReadableDisk
@@ -13,6 +14,18 @@ MAX_READ_BYTES = 64 << 20
 
 class Doubt(Exception):
     """Something is not as it must be, so nothing can be left out. The text says what, for people."""
+
+
+def check_shape(where: str, possible: Iterable[bool]) -> None:
+    """Raises :class:`Doubt` unless all is true that must be of what ``where`` tells."""
+    if not all(possible):
+        raise Doubt(f"{where} tells a shape that is not possible here")
+
+
+def check_features(*unknown: int) -> None:
+    """Raises :class:`Doubt` where a bit is left of a feature that is not known. One number for each field of them."""
+    if any(unknown):
+        raise Doubt(f"it has unknown features ({', '.join(f'{bits:#x}' for bits in unknown)})")
 
 
 class Volume(NamedTuple):

@@ -15,7 +15,7 @@ from holdfast_agent.model.geometry import Extent
 
 from . import xfs_log
 from .crc32c import has_crc32c
-from .reading import Doubt, Volume
+from .reading import Doubt, Volume, check_features, check_shape
 from .xfs_trees import BY_PLACE, BY_SIZE, FreeTree, Ground, Summary
 
 _VERSION, _CHECKSUMS = 5, 0x100
@@ -94,13 +94,10 @@ def _shape(volume: Volume) -> _Shape:
     compatible, read_only, incompatible, log_incompatible = struct.unpack_from(">4I", raw, 208)
     if version & 0xF != _VERSION or not features & _CHECKSUMS:
         raise Doubt("its metadata has no checksums")
-    if not 9 <= sector_log <= 15 or sector_bytes != 1 << sector_log:
-        raise Doubt("its superblock tells a shape that is not possible here")
+    check_shape("its superblock", [9 <= sector_log <= 15 and sector_bytes == 1 << sector_log])
     if not has_crc32c(volume.read(0, sector_bytes), 224):
         raise Doubt("the checksum of its superblock is wrong")
-    unknown = (compatible, read_only & ~_KNOWN_READ_ONLY, incompatible & ~_KNOWN_INCOMPATIBLE, log_incompatible)
-    if any(unknown):
-        raise Doubt(f"it has unknown features ({', '.join(f'{bits:#x}' for bits in unknown)})")
+    check_features(compatible, read_only & ~_KNOWN_READ_ONLY, incompatible & ~_KNOWN_INCOMPATIBLE, log_incompatible)
     if not log_start or real_time_blocks or being_made:
         raise Doubt("it has parts elsewhere, or was not made to the end")
     log_group, log_block = log_start >> group_log, log_start & (1 << group_log) - 1
@@ -112,8 +109,7 @@ def _shape(volume: Volume) -> _Shape:
         groups == -(-blocks // max(group_blocks, 1)),
         log.end <= blocks * block_bytes and log_block + log_blocks <= group_blocks,
     )
-    if not all(possible):
-        raise Doubt("its superblock tells a shape that is not possible here")
+    check_shape("its superblock", possible)
     own = raw[248:264] if incompatible & _META_UUID else raw[32:48]
     return _Shape(block_bytes, sector_bytes, blocks, group_blocks, groups, log, raw[32:48], own, free_blocks)
 
@@ -131,8 +127,7 @@ def _group(shape: _Shape, ground: Ground, number: int) -> _Group:
         blocks == min(shape.group_blocks, shape.blocks - number * shape.group_blocks),
         ground.knows(lsn),
     )
-    if not all(possible):
-        raise Doubt(f"its allocation group {number} tells a shape that is not possible here")
+    check_shape(f"its allocation group {number}", possible)
     return _Group(
         number=number,
         start=start,
