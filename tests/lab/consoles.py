@@ -18,7 +18,7 @@ from lab.ports import free_port
 from lab.services import Service, catalogue, service
 from lab.waiting import wait_until
 
-PASSWORD = "a password for tests"  # noqa: S105
+PASSWORD = "a password for tests"  # noqa: S105 - it is one of the tests alone
 USERS = {role.value: role for role in Role}
 """One user for each role, called after it."""
 

@@ -81,6 +81,7 @@ def test_any_bytes_end_a_connection_or_are_waited_for(share: NfsExport, head: in
         client.socket.shutdown(socket.SHUT_WR)
         while client.socket.recv(1 << 16):
             pass
+    assert share.export.mover.process.poll() is None
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,6 @@ from lab import repositories as lab
 GEOMETRY = Geometry(8 * lab.BLOCK, lab.LOG2)
 BLOCKS = {number: lab.block(number) for number in range(8)}
 Rows = set[tuple[bytes, str, int, int, int]]
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    lab.create(tmp_path / "repository")
-    opened = lab.open_at(tmp_path)
-    yield opened
-    opened.close()
 
 
 def database(folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,14 +25,6 @@ from lab import repositories as lab
 
 GEOMETRY = Geometry(600 * lab.BLOCK, lab.LOG2)
 BLOCKS = {number: lab.block(number) for number in (0, 1, 300, 599)}
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    lab.create(tmp_path / "repository")
-    opened = lab.open_at(tmp_path)
-    yield opened
-    opened.close()
 
 
 def pack_of(repository: Repository, plain: bytes) -> tuple[Path, int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,14 +39,6 @@ from lab import repositories as lab
 
 GEOMETRY = Geometry(10 * lab.BLOCK, lab.LOG2)
 BLOCKS = {0: lab.block(0), 1: lab.block(1), 5: lab.block(5), 6: lab.block(1)}
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    lab.create(tmp_path / "repository")
-    opened = lab.open_at(tmp_path)
-    yield opened
-    opened.close()
 
 
 def packs_of(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,14 +16,6 @@ from holdfast_agent.sealing.slots import LEAST_MEMORY_KIB, open_slots, slot_fact
 from lab import repositories as lab
 
 MASTER = MasterKey(b"m" * 32)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    lab.create(tmp_path / "repository")
-    opened = lab.open_at(tmp_path)
-    yield opened
-    opened.close()
 
 
 def wrapped(passphrase: str) -> bytes:

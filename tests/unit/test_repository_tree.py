@@ -34,14 +34,6 @@ class Counted(SessionWriter):
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    lab.create(tmp_path / "repository")
-    opened = lab.open_at(tmp_path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def writer(repository: Repository) -> Iterator[Counted]:
     sid = new_sid()
     lock = repository.begin_session(sid)

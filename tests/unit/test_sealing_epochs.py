@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ from lab import repositories as lab
 MASTER = MasterKey(b"m" * 32)
 FIRST, SECOND, THIRD = (RepositoryKeys.derive(MASTER, lab.REPOSITORY_ID, epoch) for epoch in (1, 2, 3))
 PLAIN = lab.block("epochs")
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    lab.create(tmp_path / "repository")
-    opened = lab.open_at(tmp_path)
-    yield opened
-    opened.close()
 
 
 def sealed(keys: RepositoryKeys) -> bytes:

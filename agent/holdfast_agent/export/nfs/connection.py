@@ -18,7 +18,7 @@ _IN_FLIGHT = 8
 """Calls of one client that are being answered: 16 MiB, of what they carry and what is read for them, at the most."""
 
 _MOST_PARTS = 512  # for one sendmsg; the kernel takes 1024
-assert _IN_FLIGHT * MOST_IO_BYTES <= 16 << 20  # noqa: S101
+assert _IN_FLIGHT * MOST_IO_BYTES <= 16 << 20  # noqa: S101 - of two constants
 _log = logging.getLogger("holdfast.export")
 
 

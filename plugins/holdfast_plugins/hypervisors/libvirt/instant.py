@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-import secrets
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,14 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-import msgspec
-
 from holdfast_agent.errors import (
     AlreadyExists,
     Cancelled,
     DiskUnwritable,
     HoldfastError,
-    SnapshotNotRemoved,
     UsageError,
     VmNotFound,
 )
@@ -30,6 +24,7 @@ from .binding import LibvirtRefused
 from .connection import Connection
 from .definition import disk_elements, parse, target_of
 from .domain import Domain
+from .new_files import NewFiles, new_token, parse_new_files, safe_part
 from .options import LibvirtOptions
 from .restored_xml import NewDisk, point_disks
 from .restores import Restores
@@ -40,7 +35,6 @@ INSTANT = "libvirt-instant"
 """Obligation to remove a VM that never came to run. ``data``: uuid, and the socket of its disks."""
 MIGRATION = "libvirt-migration"
 """Obligation to end copies, and to delete files that no VM has come to use. ``data``: uuid, directory, token, files."""
-_FILE = re.compile(r"[^/\0]{1,200}-([0-9a-f]{16})\.(?:qcow2|raw)")
 _LOOK_S = 0.5
 
 
@@ -91,16 +85,11 @@ class Instants:
             return
         if not domain.active:
             raise UsageError(reason=f"the VM {vm.name} does not run; start it, so that its disks can be copied")
-        token = secrets.token_hex(8)
+        token = new_token()
         image_format = self._options.restore_format if self._connection.is_local else "raw"
         directory = Path(self._options.restore_dir)
-        files = {target: f"{_safe(vm.name)}-{_safe(target)}-{token}.{image_format}" for target in targets}
-        data = {
-            "uuid": vm.vm_id,
-            "directory": str(directory),
-            "token": token,
-            "files": json.dumps(list(files.values())),
-        }
+        files = {target: f"{safe_part(vm.name)}-{safe_part(target)}-{token}.{image_format}" for target in targets}
+        data = NewFiles(directory, token, tuple(files.values())).data() | {"uuid": vm.vm_id}
         number = journal.promise(MIGRATION, data)
         try:
             for target, name in files.items():
@@ -135,19 +124,11 @@ class Instants:
         if kind == INSTANT:
             self._remove_unfinished(data)
             return
-        directory, token = Path(data.get("directory", "")), data.get("token", "")
-        try:
-            files = msgspec.json.decode(data.get("files", ""), type=list[str])
-        except msgspec.MsgspecError:
-            files = []
-        matches = [_FILE.fullmatch(name) for name in files]
-        ours = bool(files) and all(match is not None and match[1] == token for match in matches)
-        if not ours or not directory.is_absolute() or ".." in directory.parts:
-            raise SnapshotNotRemoved(snapshot=token, vm="a VM", reason="it is not of this plugin")
+        files = parse_new_files(data)
         with suppress(VmNotFound):
             domain = self._connection.domain(VmRef(data.get("uuid", ""), ""))
-            self._end_copies(domain, {str(directory / name) for name in files})
-        self._restores.delete_unused(directory, files)
+            self._end_copies(domain, {str(files.directory / name) for name in files.names})
+        self._restores.delete_unused(files.directory, files.names)
 
     def _remove_unfinished(self, data: Mapping[str, str]) -> None:
         """A VM that was defined and perhaps started, and that nobody was told of."""
@@ -199,7 +180,3 @@ def copied(domain: Domain) -> set[str]:
     """The disks whose copies are the same as they are."""
     found = ((target_of(element), element.find("mirror")) for element in disk_elements(parse(domain.xml())))
     return {target for target, mirror in found if mirror is not None and mirror.get("ready") == "yes"}
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^0-9A-Za-z._-]", "_", text).lstrip(".-")[:80] or "disk"

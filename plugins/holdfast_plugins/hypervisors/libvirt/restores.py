@@ -8,11 +8,9 @@ that was not finished.
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import re
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,6 +27,7 @@ from .definition import disks_of, parse
 from .domain import Domain
 from .images import ToolFailed, chain_of
 from .inventory import parse_definition
+from .new_files import NewFiles, check_places, new_token, not_ours, parse_new_files, safe_part
 from .options import Identity, LibvirtOptions
 from .restored_xml import NewDisk, NewIdentity, plain, restored
 
@@ -43,7 +42,6 @@ _NEW_VARIABLES = (
     "its UEFI firmware begins with new variables: the old ones are not in the restore point, or cannot be put there "
     "from this manager's host. If it finds no boot loader, choose the file below EFI/ in the firmware's menu"
 )
-_FILE = re.compile(r"[^/\0]{1,200}-([0-9a-f]{16})\.(?:qcow2|raw|nvram)")
 _ASIDE = re.compile(r"[^/\0]{1,200}\.replaced-[0-9a-f]{16}")
 _MOST_NAME_BYTES = 100
 
@@ -75,14 +73,13 @@ class Restores:
         """As ``HypervisorDriver.prepare_restore``."""
         _check_name(name)
         self._check_free(name, overwrite)
-        token = secrets.token_hex(8)
+        token = new_token()
         image_format = self._options.restore_format if self._connection.is_local else "raw"
         directory = Path(self._options.restore_dir)
         stems = _stems(name, info.disks)
         images = {disk_id: directory / f"{stem}-{token}.{image_format}" for disk_id, stem in stems.items()}
-        files = [path.name for path in images.values()] + [f"{_safe(name)}-{token}.nvram"]
-        data = {"directory": str(directory), "token": token, "files": json.dumps(files)}
-        data["sockets"] = self._options.scratch_dir
+        files = [path.name for path in images.values()] + [f"{safe_part(name)}-{token}.nvram"]
+        data = NewFiles(directory, token, tuple(files)).data() | {"sockets": self._options.scratch_dir}
         number = journal.promise(RESTORE, data)
         prepared = _Prepared(name, token, overwrite, images, image_format, number)
         self._prepared[token] = prepared
@@ -133,23 +130,16 @@ class Restores:
         """Delete what a dead session left, unless it has come into use."""
         if kind == REPLACED:
             path = Path(data.get("path", ""))
-            if not path.is_absolute() or ".." in path.parts or not _ASIDE.fullmatch(path.name):
-                raise SnapshotNotRemoved(snapshot=str(path), vm="a VM", reason="it is not of this plugin")
+            check_places(str(path), path)
+            if not _ASIDE.fullmatch(path.name):
+                raise not_ours(str(path))
             self._delete(path.parent, [path.name])
             return
-        directory, token = Path(data.get("directory", "")), data.get("token", "")
-        try:
-            files = msgspec.json.decode(data.get("files", ""), type=list[str])
-        except msgspec.MsgspecError:
-            files = []
-        matches = [_FILE.fullmatch(name) for name in files]
-        ours = bool(files) and all(match is not None and match[1] == token for match in matches)
-        sockets = Path(data.get("sockets", ""))
-        if not ours or not all(place.is_absolute() and ".." not in place.parts for place in (directory, sockets)):
-            raise SnapshotNotRemoved(snapshot=token, vm="a VM", reason="it is not of this plugin")
-        self._delete(directory, files)
+        files, sockets = parse_new_files(data), Path(data.get("sockets", ""))
+        check_places(files.token, sockets)
+        self._delete(files.directory, files.names)
         if self._connection.is_local:
-            for socket in sockets.glob(f"restore-{token}-*.sock"):
+            for socket in sockets.glob(f"restore-{files.token}-*.sock"):
                 socket.unlink(missing_ok=True)
 
     def instant_definition(self, name: str, identity: str, info: VmInfo, disks: list[NewDisk]) -> str:
@@ -163,7 +153,7 @@ class Restores:
             return plain(name, self._connection.best_kind(), disks, identity)
         return restored(before.xml, NewIdentity(name, identity, own=False), disks, None)
 
-    def delete_unused(self, directory: Path, names: list[str]) -> None:
+    def delete_unused(self, directory: Path, names: Sequence[str]) -> None:
         """Delete those of the files that no domain names. Raises :class:`SnapshotNotRemoved`."""
         try:
             named = set(_named_images(self._connection))
@@ -193,7 +183,7 @@ class Restores:
         return RestoreDisk(disk.disk_id, disk.name, disk.size_bytes, url, create=False)
 
     def _files_of(self, prepared: _Prepared) -> list[str]:
-        return [path.name for path in prepared.images.values()] + [f"{_safe(prepared.name)}-{prepared.token}.nvram"]
+        return [path.name for path in prepared.images.values()] + [f"{safe_part(prepared.name)}-{prepared.token}.nvram"]
 
     def _abandon_anyway(self, token: str, journal: Journal) -> None:
         """After an error, which must not be hidden: what cannot be removed now stays in the journal."""
@@ -232,7 +222,7 @@ class Restores:
     def _write_firmware(self, prepared: _Prepared, content: str) -> Path | None:
         if not content or not self._connection.is_local:
             return None
-        path = Path(self._options.restore_dir) / f"{_safe(prepared.name)}-{prepared.token}.nvram"
+        path = Path(self._options.restore_dir) / f"{safe_part(prepared.name)}-{prepared.token}.nvram"
         try:
             path.write_bytes(base64.b64decode(content))
         except (OSError, ValueError) as error:
@@ -256,7 +246,7 @@ class Restores:
             return
         journal.strike(number)
 
-    def _delete(self, directory: Path, names: list[str]) -> None:
+    def _delete(self, directory: Path, names: Sequence[str]) -> None:
         """Delete files of a restore that no domain names. Raises :class:`SnapshotNotRemoved`."""
         paths = [directory / name for name in names]
         if not self._connection.is_local:
@@ -299,14 +289,10 @@ def _check_name(name: str) -> None:
         raise UsageError(reason=reason)
 
 
-def _safe(text: str) -> str:
-    return re.sub(r"[^0-9A-Za-z._-]", "_", text).lstrip(".-")[:_MOST_NAME_BYTES] or "disk"
-
-
 def _stems(name: str, disks: tuple[DiskInfo, ...]) -> dict[str, str]:
     """By disk the first part of its file's name, all different."""
     stems: dict[str, str] = {}
     for number, disk in enumerate(disks):
-        stem = f"{_safe(name)}-{_safe(disk.disk_id)[:40]}"
+        stem = f"{safe_part(name)}-{safe_part(disk.disk_id)[:40]}"
         stems[disk.disk_id] = stem if stem not in stems.values() else f"{stem}-{number}"
     return stems
