@@ -34,8 +34,8 @@ from holdfast_manager.sessions import instructions as i
 from holdfast_manager.sessions.backup_machine import BackupMachine
 from holdfast_manager.sessions.recorder import Recorder
 from holdfast_manager.sessions.retrying import vms_without_point
-from holdfast_manager.sessions.steps import Step
 from holdfast_manager.sessions.task_machine import RetryPolicy
+from holdfast_manager.steps import Step
 
 TTL_S = 60.0
 FAILS = 0.02

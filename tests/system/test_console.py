@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from holdfast_manager.catalog.values import SessionState
-from holdfast_manager.sessions.steps import Step
+from holdfast_manager.steps import Step
 from lab import file_trees as trees
 from lab.consoles import PASSWORD, Site, Visitor, image_of, served, with_console
 from lab.installation import installed

@@ -14,8 +14,7 @@ from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog import history as module
 from holdfast_manager.catalog.history import Forgotten
 from holdfast_manager.catalog.tables import events, tasks
-from holdfast_manager.catalog.values import EventEntry, PointEntryRow, SessionKind, SessionResult, TaskEntry
-from holdfast_manager.schedules.due import RunState
+from holdfast_manager.catalog.values import EventEntry, PointEntryRow, RunState, SessionKind, SessionResult, TaskEntry
 from holdfast_manager.service import housekeeping
 from holdfast_manager.service.housekeeping import Housekeeping
 from holdfast_manager.settings import HistorySettings, ManagerSettings

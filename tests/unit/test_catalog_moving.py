@@ -21,6 +21,7 @@ from holdfast_manager.catalog.values import (
     EventEntry,
     PointEntryRow,
     RepositoryGroup,
+    RunState,
     ServerEntry,
     SessionKind,
     SessionResult,
@@ -32,7 +33,6 @@ from holdfast_manager.rights.actor import Actor
 from holdfast_manager.rights.approval import ApprovalNeeded
 from holdfast_manager.rights.roles import Role
 from holdfast_manager.rights.values import AuditRecord, UserEntry
-from holdfast_manager.schedules.due import RunState
 from holdfast_manager.settings import DatabaseSettings, ManagerSettings
 from lab.postgresql import PostgresServer
 

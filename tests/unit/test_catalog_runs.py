@@ -18,13 +18,14 @@ from holdfast_manager.catalog.tables import sessions
 from holdfast_manager.catalog.values import (
     CopySettings,
     JobSpec,
+    LastSession,
     PointEntryRow,
     PointScope,
     RepositoryEntry,
+    RunState,
     SessionKind,
     SessionResult,
 )
-from holdfast_manager.schedules.due import LastSession, RunState
 from holdfast_manager.schedules.schedule import JobSchedule
 from holdfast_manager.settings import ManagerSettings
 

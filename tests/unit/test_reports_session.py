@@ -25,7 +25,7 @@ from holdfast_manager.reports.session_report import SessionReport, session_repor
 from holdfast_manager.reports.session_text import session_text, summary_text
 from holdfast_manager.reports.steps import covered
 from holdfast_manager.sessions import events as happened
-from holdfast_manager.sessions.steps import Step
+from holdfast_manager.steps import Step
 
 T0 = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 MIB = 1 << 20

@@ -22,9 +22,9 @@ from holdfast_agent.wire import messages as m
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import JobSpec, PointState, RepositoryEntry
 from holdfast_manager.enrolment.points import give_back, rescan, stored_points
+from holdfast_manager.enrolment.pruning import JudgedVm, Pruned, Scope, judge, prune
 from holdfast_manager.reports.retention_text import policy_text, pruning_text
 from holdfast_manager.retention.policy import RetentionPolicy
-from holdfast_manager.retention.pruning import JudgedVm, Pruned, Scope, judge, prune
 from lab import repositories as lab
 
 DAY_S = 86400.0

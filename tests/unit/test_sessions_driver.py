@@ -16,8 +16,8 @@ from holdfast_manager.sessions import instructions as i
 from holdfast_manager.sessions.driver import Driver
 from holdfast_manager.sessions.failures import failure
 from holdfast_manager.sessions.recorder import Recorder
-from holdfast_manager.sessions.steps import Step
 from holdfast_manager.sessions.task_machine import RetryPolicy, TaskMachine
+from holdfast_manager.steps import Step
 
 KEY = e.TaskKey("vm", "disk")
 

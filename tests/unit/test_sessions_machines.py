@@ -24,9 +24,9 @@ from holdfast_manager.sessions import instructions as i
 from holdfast_manager.sessions.backup_machine import BackupMachine
 from holdfast_manager.sessions.driver import lane_of
 from holdfast_manager.sessions.restore_machine import RestoreMachine
-from holdfast_manager.sessions.steps import Step
 from holdfast_manager.sessions.story import IllegalTransition
 from holdfast_manager.sessions.task_machine import RetryPolicy
+from holdfast_manager.steps import Step
 
 AWAY = RepositoryAway(agent="store", waited_s=58).to_record()
 RETRYABLE = ConnectionLost(peer="proxy", reason="test").to_record()

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_manager.catalog.values import RepositoryEntry, TrafficRule
+from holdfast_manager.schedules.windows import Window, parse_window
 from holdfast_manager.traffic.routes import Way, host_of, ordered, streams_for
 from holdfast_manager.traffic.rules import Limits, Transfer, in_force, limits_of, matches
-from holdfast_manager.traffic.windows import Window, parse_window
 
 MIB = 1 << 20
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -19,10 +19,10 @@ from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.wire.messages import DiskFacts, MoverChanged, OpenRepository, ProbeDisk, Push, RepositoryFacts
 from holdfast_agent.wire.specs import BackupOrder, BenchmarkSpec, BenchmarkStage, SourceSpec
 from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.repository_keys import repository_keys
 from holdfast_manager.catalog.values import RepositoryEntry
 from holdfast_manager.sessions.agents import AgentPool, LeaseKeeper
 from holdfast_manager.sessions.events import Event, MoversConnected, TaskFailed, TaskKey, TransferFinished
-from holdfast_manager.sessions.keys import repository_keys
 from holdfast_manager.sessions.movers import MoverDesk
 from holdfast_manager.sessions.routing import Routing
 from holdfast_manager.settings import TimingSettings

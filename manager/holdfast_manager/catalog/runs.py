@@ -9,13 +9,12 @@ from sqlalchemy import Connection, Text, cast, delete, func, insert, select
 
 from holdfast_agent.errors import Locked
 
-from ..schedules.due import LastSession, RunState
 from .again import runs_again
 from .database import Database
 from .rows import columns_of, to_row
 from .sessions import Claim
 from .tables import job_runs, jobs, repositories, sessions
-from .values import SessionResult
+from .values import LastSession, RunState, SessionResult
 
 _STATE = columns_of(job_runs, RunState)
 _NOTHING = RunState()

@@ -95,7 +95,7 @@ def start(
 @pass_app
 def resume(app: App, number: int) -> int:
     """Serve a kept export again, with what was written to it, by a new session. NUMBER: the one that served it."""
-    from holdfast_manager.enrolment.exports import resumable
+    from holdfast_manager.sessions.kept_exports import resumable
 
     app.catalog.sessions.reap_dead()
     return _serve(app, resumable(app.catalog, number))
@@ -106,7 +106,7 @@ def resume(app: App, number: int) -> int:
 @pass_app
 def discard(app: App, number: int) -> None:
     """Throw away what was written to a kept export that is stopped. NUMBER: the session that served it last."""
-    from holdfast_manager.enrolment.exports import discard as discard_export
+    from holdfast_manager.sessions.kept_exports import discard as discard_export
 
     app.catalog.sessions.reap_dead()
     discard_export(app.catalog, number, app.keys)
@@ -117,7 +117,7 @@ def discard(app: App, number: int) -> None:
 @pass_app
 def list_(app: App) -> None:
     """Exports that are served now, and those that are kept."""
-    from holdfast_manager.enrolment.exports import kept_exports
+    from holdfast_manager.sessions.kept_exports import kept_exports
 
     app.catalog.sessions.reap_dead()
     lines = [export_line(app, entry) for entry in app.catalog.sessions.living() if entry.kind is SessionKind.EXPORT]
@@ -135,7 +135,7 @@ def list_(app: App) -> None:
 @pass_app
 def stop(app: App, number: int) -> None:
     """Stop an export: whoever uses its disks loses them, and what was written is discarded unless it is to be kept."""
-    from holdfast_manager.enrolment.exports import request_of
+    from holdfast_manager.sessions.kept_exports import request_of
 
     app.catalog.sessions.reap_dead()
     entry = app.catalog.sessions.get(number)

@@ -100,7 +100,7 @@ def start(
 @pass_app
 def resume(app: App, number: int) -> int:
     """Serve the disks of a VM again whose session has ended; one that waits for them goes on, else it is started."""
-    from holdfast_manager.enrolment.exports import resumable
+    from holdfast_manager.sessions.kept_exports import resumable
 
     app.catalog.sessions.reap_dead()
     entry = _entry(app, number)
@@ -112,7 +112,7 @@ def resume(app: App, number: int) -> int:
 @pass_app
 def list_(app: App) -> None:
     """VMs that run from restore points, and those whose disks nobody serves now."""
-    from holdfast_manager.enrolment.exports import kept_exports
+    from holdfast_manager.sessions.kept_exports import kept_exports
 
     app.catalog.sessions.reap_dead()
     lines = [_line(app, each) for each in app.catalog.sessions.living() if each.kind is SessionKind.INSTANT]

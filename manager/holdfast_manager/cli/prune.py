@@ -17,7 +17,7 @@ from .commands import Command
 
 if TYPE_CHECKING:
     from holdfast_manager.enrolment.points import Ask
-    from holdfast_manager.retention.pruning import JudgedVm, Pruned
+    from holdfast_manager.enrolment.pruning import JudgedVm, Pruned
 
 
 @click.command(
@@ -37,8 +37,8 @@ def prune(app: App, job: str | None, vm: str | None, repository: str | None, dry
     up to the minimum, the last verified one, protected and immutable ones, and those of jobs that are gone.
     """
     from holdfast_manager.enrolment.points import asking
-    from holdfast_manager.retention.pruning import Pruned, Scope, judge
-    from holdfast_manager.retention.pruning import prune as carry_out
+    from holdfast_manager.enrolment.pruning import Pruned, Scope, judge
+    from holdfast_manager.enrolment.pruning import prune as carry_out
 
     if job is not None:
         app.catalog.jobs.get(job)

@@ -104,8 +104,9 @@ def copy(
 
 def _show(app: App, request: CopyRequest) -> None:
     from holdfast_manager.enrolment.points import Ask, asking
-    from holdfast_manager.reports.copy_text import copy_plan_text
     from holdfast_manager.sessions.copy_plan import plan_copy
+
+    from .copy_text import copy_plan_text
 
     with ExitStack() as connections:
 

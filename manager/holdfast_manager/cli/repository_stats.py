@@ -38,7 +38,7 @@ def stats(app: App, name: str, with_points: bool, points: tuple[str, ...]) -> in
     Each block counts for the oldest restore point that has it, so that the parts add up to the whole. "frees" is what
     pruning a restore point, or all of a VM's, would free after garbage collection.
     """
-    from holdfast_manager.enrolment.statistics import count
+    from holdfast_manager.sessions.counting import count
 
     if with_points and points:
         raise UsageError(reason="--points shows all restore points; --point names some")

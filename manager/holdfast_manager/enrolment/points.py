@@ -17,8 +17,8 @@ from holdfast_agent.wire.messages import ListPoints, PointList, ReadPoint, Reply
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.doubts import doubted_by_audits
 from holdfast_manager.catalog.point_rows import row_of_point
+from holdfast_manager.catalog.repository_keys import repository_keys
 from holdfast_manager.catalog.values import PointEntryRow, PointState
-from holdfast_manager.sessions.keys import repository_keys
 
 from .agents import connected
 from .repositories import expect

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from holdfast_agent.errors import RightsMissing
 from holdfast_manager.catalog import Catalog
+from holdfast_manager.catalog.journal import fulfil_open
 from holdfast_manager.catalog.values import ServerEntry
 from holdfast_manager.host import PluginHost
-from holdfast_manager.sessions.journal import fulfil_open
 from holdfast_plugins.api import ChecksRights, HypervisorDriver, VmRef
 
 

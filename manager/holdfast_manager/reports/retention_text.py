@@ -13,7 +13,7 @@ from .table import table
 from .times import moment
 
 if TYPE_CHECKING:
-    from holdfast_manager.retention.pruning import JudgedVm, Pruned
+    from holdfast_manager.enrolment.pruning import JudgedVm, Pruned
 
 _SID_DIGITS = 12
 

@@ -18,7 +18,7 @@ from holdfast_manager.catalog.values import (
     SessionState,
     TaskEntry,
 )
-from holdfast_manager.sessions.steps import Step
+from holdfast_manager.steps import Step
 
 from .names import Names
 from .problems import Problem, problems

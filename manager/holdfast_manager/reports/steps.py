@@ -10,7 +10,7 @@ import msgspec
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_agent.model.units import format_size
 from holdfast_manager.catalog.values import EventEntry, TaskEntry
-from holdfast_manager.sessions.steps import Step
+from holdfast_manager.steps import Step
 
 from .names import Names
 from .sentences import counted, sentence

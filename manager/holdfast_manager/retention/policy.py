@@ -15,8 +15,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from holdfast_agent.model.ids import Sid
-
-from ..traffic.windows import check_time_zone
+from holdfast_manager.schedules.windows import check_time_zone
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=36500)]
 _Duration = Annotated[float, msgspec.Meta(ge=0, le=36500 * 86400.0)]

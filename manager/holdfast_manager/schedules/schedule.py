@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from ..traffic.windows import check_time_zone, parse_window, wall_time
+from holdfast_manager.schedules.windows import check_time_zone, parse_window, wall_time
+
 from .occurrences import Occurrences
 from .starts import parse_start
 

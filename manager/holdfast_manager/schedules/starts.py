@@ -12,8 +12,8 @@ import msgspec
 
 from holdfast_agent.errors import UsageError
 from holdfast_agent.model.units import parse_duration
+from holdfast_manager.schedules.windows import DAYS, parse_days
 
-from ..traffic.windows import DAYS, parse_days
 from .cron import parse_cron
 from .occurrences import Calendar, Every, Occurrences
 from .systemd import parse_systemd

@@ -9,7 +9,8 @@ import re
 
 import msgspec
 
-from ..traffic.windows import check_time_zone
+from holdfast_manager.schedules.windows import check_time_zone
+
 from .fields import Field
 from .occurrences import FIRST_YEAR, LAST_YEAR, Calendar
 

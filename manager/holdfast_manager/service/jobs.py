@@ -10,11 +10,11 @@ import msgspec
 from holdfast_agent.errors import HoldfastError, Locked
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.runs import Change, JobFacts, JobRuns
-from holdfast_manager.catalog.values import JobSpec, SessionEntry
-from holdfast_manager.schedules.due import LastSession, Verdict, judge
+from holdfast_manager.catalog.values import JobSpec, LastSession, SessionEntry
 from holdfast_manager.schedules.schedule import JobSchedule
 from holdfast_manager.sessions.requests import of_job
 
+from .due import Verdict, judge
 from .starter import Starter
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 
 from holdfast_manager.catalog.catalog import Catalog
-from holdfast_manager.enrolment.exports import interrupted
+from holdfast_manager.sessions.kept_exports import interrupted
 
 from .orphan_hunter import Try, due_now
 from .starter import Starter

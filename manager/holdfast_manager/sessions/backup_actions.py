@@ -10,6 +10,7 @@ from holdfast_agent.errors import HoldfastError
 from holdfast_agent.model.rules import TransferRules
 from holdfast_manager.catalog.values import JobSpec
 from holdfast_manager.scheduler.capacities import job_limit, server_limits
+from holdfast_manager.steps import Step
 from holdfast_plugins.api import OffersTransports, VmInfo
 
 from .base_points import BasePoints
@@ -55,7 +56,6 @@ from .instructions import (
 from .orphans import adopt_orphaned_points
 from .quiescing import Quiesced
 from .spacing import SnapshotSpacing
-from .steps import Step
 from .storage_care import StorageCare
 from .tasks import Context, TaskWork
 from .vm_work import VmWork

@@ -15,8 +15,8 @@ from holdfast_agent.sealing.roots import open_point
 from holdfast_agent.wire.messages import PointList, ReadPoint
 from holdfast_manager.catalog.doubts import taken_on_trust
 from holdfast_manager.catalog.values import PointEntryRow, PointState
+from holdfast_manager.steps import Step
 
-from .steps import Step
 from .tasks import Context
 from .vm_work import VmWork
 

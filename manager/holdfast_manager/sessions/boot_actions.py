@@ -12,11 +12,11 @@ from holdfast_agent.wire.messages import MoverState
 from holdfast_agent.wire.specs import BootProof, BootSpec, BootWish
 from holdfast_manager.catalog.values import BootRecord
 from holdfast_manager.reports.table import printable
+from holdfast_manager.steps import Step
 
 from .events import TaskFailed, TransferFinished
 from .export_users import ExportUser
 from .requests import BootRequest
-from .steps import Step
 from .tasks import Context
 
 

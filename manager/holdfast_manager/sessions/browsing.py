@@ -15,13 +15,13 @@ from holdfast_agent.wire.files import FileEntry, FilesFound, FilesWish, SendFile
 from holdfast_agent.wire.messages import MoverChanged, MoverStarted, MoverState, Push, StartMover
 from holdfast_agent.wire.specs import AnySpec, ExporterSpec, FilesSpec
 from holdfast_manager.catalog.catalog import Catalog
+from holdfast_manager.catalog.repository_keys import repository_keys
 from holdfast_manager.catalog.values import PointEntryRow
 from holdfast_manager.settings import TimingSettings
 
 from .agents import AgentPool, LeaseKeeper
 from .exporters import export_names, exported, start_exporter
 from .file_stream import received
-from .keys import repository_keys
 from .point_reader import wanted_disks
 from .routing import Routing
 

@@ -19,12 +19,12 @@ from holdfast_agent.wire.specs import PackRef
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import JobSpec
 from holdfast_manager.reports.sentences import counted
+from holdfast_manager.steps import Step
 from holdfast_plugins.api import SnapshotDisk
 
 from .change_choice import carried_out
 from .events import TaskKey
 from .mover_pair import Outcome
-from .steps import Step
 from .tasks import Context
 from .vm_work import VmWork
 from .write_sessions import WriteAttempt

@@ -23,6 +23,7 @@ from holdfast_agent.model.rules import TransferRules
 from holdfast_manager.catalog.point_rows import row_of_point
 from holdfast_manager.catalog.values import JobSpec, PointEntryRow, PointState
 from holdfast_manager.reports.sentences import counted
+from holdfast_manager.steps import Step
 
 from .copy_committing import CopyCommitter, CopyWork
 from .copy_plan import CopyPlan, Pair, best_base, choose_transfer, name_of, plan_copy, vm_of
@@ -58,7 +59,6 @@ from .instructions import (
 from .point_reader import PointReader
 from .point_tasks import PointTasks, PointTransfer, Way
 from .requests import CopyRequest
-from .steps import Step
 from .tasks import Context
 from .write_sessions import begin_write_session, give_up_write_session, open_repositories
 

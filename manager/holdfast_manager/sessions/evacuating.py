@@ -28,11 +28,11 @@ from holdfast_manager.catalog.values import PointEntryRow, PointState, SessionEn
 from holdfast_manager.enrolment.points import Ask, asking, stored_points
 from holdfast_manager.reports.sentences import counted
 from holdfast_manager.settings import ManagerSettings
+from holdfast_manager.steps import Step
 
 from .children import run_child
 from .recorder import Recorder
 from .requests import CopyRequest, VerifyRequest
-from .steps import Step
 
 _AT_ONCE = 1000  # points in one request, as the agent allows
 _FAILED = (SessionResult.FAILED, SessionResult.CANCELLED)

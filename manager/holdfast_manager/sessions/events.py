@@ -11,8 +11,7 @@ import msgspec
 
 from holdfast_agent.errors import ErrorRecord
 from holdfast_agent.model.change import ChangeMode
-
-from .steps import Step
+from holdfast_manager.steps import Step
 
 
 class TaskKey(msgspec.Struct, frozen=True, order=True):

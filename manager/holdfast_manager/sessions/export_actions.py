@@ -30,6 +30,7 @@ from holdfast_agent.wire.messages import (
 from holdfast_agent.wire.specs import AnySpec, ExporterSpec
 from holdfast_manager.reports.table import printable
 from holdfast_manager.reports.times import moment
+from holdfast_manager.steps import Step
 
 from .events import (
     Event,
@@ -60,7 +61,6 @@ from .instructions import (
 from .point_reader import PointReader, wanted_disks
 from .requests import ExportRequest
 from .routing import Routing
-from .steps import Step
 from .task_machine import RetryPolicy
 from .tasks import Context
 

@@ -13,9 +13,9 @@ from holdfast_agent.wire.messages import OpenRepository, RepositoryFacts
 from holdfast_manager.catalog.errors import NoMemberTakes, RepositorySealed
 from holdfast_manager.catalog.values import PointEntryRow, PointState, RepositoryEntry
 from holdfast_manager.scheduler.members import Member, VmData, choose
+from holdfast_manager.steps import Step
 
 from .keys import session_keys
-from .steps import Step
 from .tasks import Context
 
 VmKey = tuple[str, str]

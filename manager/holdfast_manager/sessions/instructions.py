@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import msgspec
 
+from holdfast_manager.steps import Step
+
 from .events import TaskKey
-from .steps import Step
 
 
 class Instruction(msgspec.Struct, frozen=True, tag=True, kw_only=True):

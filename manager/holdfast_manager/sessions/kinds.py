@@ -10,7 +10,9 @@ import msgspec
 from holdfast_agent.errors import Cancelled, HoldfastError
 from holdfast_manager.broker.broker import Broker
 from holdfast_manager.catalog.errors import ObligationsOpen
+from holdfast_manager.catalog.repository_keys import repository_keys
 from holdfast_manager.catalog.values import JobSpec, ServerLimits, SessionKind, SessionResult
+from holdfast_manager.steps import Step
 
 from .backup_actions import BackupActions
 from .backup_machine import BackupMachine
@@ -24,7 +26,7 @@ from .heal_actions import HealActions
 from .homes import Homes
 from .hypervisor_side import Platform
 from .instant_actions import InstantActions
-from .keys import repository_keys, session_keys
+from .keys import session_keys
 from .point_reader import PointReader
 from .proving import prove_new_points
 from .quiescing import Guest
@@ -48,7 +50,6 @@ from .restore_machine import RestoreMachine
 from .retaining import apply_retention
 from .retrying import vms_without_point
 from .settling import Settling
-from .steps import Step
 from .task_machine import RetryPolicy
 from .tasks import Context
 from .verify_actions import VerifyActions

@@ -50,13 +50,13 @@ from holdfast_agent.wire.specs import (
     TargetSpec,
     WriterSpec,
 )
+from holdfast_manager.steps import Step
 
 from ..traffic.shares import Share
 from .agents import AgentPool
 from .events import ChangesMissed, Event, MoversConnected, TaskFailed, TaskKey, TransferFinished
 from .mover_pair import MoverPair, Outcome
 from .routing import NO_WAYS, Routing, Ways
-from .steps import Step
 
 Endpoints = tuple[str, ...]
 AnyListener = TargetSpec | ReaderSpec | BenchmarkSpec

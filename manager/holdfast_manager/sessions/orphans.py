@@ -17,9 +17,9 @@ from holdfast_agent.sealing.roots import open_point
 from holdfast_agent.wire.messages import PointList, ReadPoint
 from holdfast_manager.catalog.errors import SessionDied
 from holdfast_manager.catalog.point_rows import row_of_point
+from holdfast_manager.steps import Step
 
 from .events import RepositorySessionBegun, VmFailed
-from .steps import Step
 from .tasks import Context
 
 _SESSIONS_LOOKED_AT = 20

@@ -12,10 +12,10 @@ from holdfast_agent.model.units import format_duration
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import BootSettings, JobSpec, PointEntryRow, SessionKind
 from holdfast_manager.settings import ManagerSettings
+from holdfast_manager.steps import Step
 
 from .children import run_child
 from .requests import BootRequest
-from .steps import Step
 from .tasks import Context
 
 

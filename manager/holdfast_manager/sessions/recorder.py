@@ -14,6 +14,7 @@ from holdfast_agent.model.stats import TransferCounters, summed
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import EventEntry, TaskEntry
 from holdfast_manager.reports.sentences import sentence
+from holdfast_manager.steps import Step
 
 from .events import (
     Event,
@@ -29,7 +30,6 @@ from .events import (
     TransferFinished,
     VmFailed,
 )
-from .steps import Step
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from holdfast_agent.errors import HoldfastError, InternalError
 from holdfast_agent.wire.messages import OpenRepository, Reply, RepositoryFacts, Request
 from holdfast_manager.catalog.values import JobSpec, RepositoryEntry
 from holdfast_manager.enrolment.points import Ask
+from holdfast_manager.enrolment.pruning import JudgedVm, Pruned, Scope, judge, prune
 from holdfast_manager.reports.sentences import counted
-from holdfast_manager.retention.pruning import JudgedVm, Pruned, Scope, judge, prune
+from holdfast_manager.steps import Step
 
-from .steps import Step
 from .tasks import Context
 
 R = TypeVar("R", bound=Reply)

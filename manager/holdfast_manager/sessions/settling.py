@@ -10,7 +10,7 @@ from holdfast_agent.errors import Locked, NotFound, UsageError
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import SessionState
-from holdfast_manager.enrolment.exports import discard
+from holdfast_manager.sessions.kept_exports import discard
 
 from .events import TaskKey
 from .hypervisor_side import Destination

@@ -17,13 +17,13 @@ from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import JobSpec, Priority, RepositoryEntry
 from holdfast_manager.scheduler.preference import ranked
 from holdfast_manager.scheduler.slots import SlotLedger, Wish
+from holdfast_manager.steps import Step
 
 from .agents import AgentPool
 from .driver import Driver
 from .events import SlotGranted, TaskFailed, TaskKey
 from .movers import MoverDesk
 from .recorder import Recorder
-from .steps import Step
 from .traffic import SessionTraffic
 
 

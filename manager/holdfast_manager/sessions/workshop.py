@@ -9,6 +9,7 @@ from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import AgentLost
 from holdfast_agent.wire.messages import Push
 from holdfast_manager.catalog.catalog import Catalog
+from holdfast_manager.catalog.journal import CatalogJournal, fulfil_open
 from holdfast_manager.catalog.values import SessionEntry
 from holdfast_manager.host.host import PluginHost
 from holdfast_manager.reports.sentences import counted
@@ -20,7 +21,6 @@ from holdfast_plugins.api import HypervisorDriver
 from .agents import AgentPool, LeaseKeeper
 from .driver import Actions, Driver, Machine
 from .hypervisor_side import Destination
-from .journal import CatalogJournal, fulfil_open
 from .movers import MoverDesk
 from .recorder import Recorder
 from .routing import Routing

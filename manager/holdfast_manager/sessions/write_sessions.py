@@ -9,8 +9,8 @@ from holdfast_agent.errors import AlreadyExists, HoldfastError
 from holdfast_agent.model.ids import Sid, new_sid
 from holdfast_agent.wire.messages import AbortSession, BeginSession, Done, OpenRepository, RepositoryFacts
 from holdfast_manager.catalog.values import RepositoryEntry
+from holdfast_manager.steps import Step
 
-from .steps import Step
 from .tasks import Context
 
 

@@ -7,8 +7,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import msgspec
 
+from holdfast_manager.schedules.windows import parse_window, wall_time
+
 from ..catalog.values import RepositoryEntry, TrafficRule
-from .windows import parse_window, wall_time
 
 Address = IPv4Address | IPv6Address
 

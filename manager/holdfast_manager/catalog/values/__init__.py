@@ -14,6 +14,7 @@ from .hosts import (
 from .jobs import BootSettings, CopySettings, GuestPolicy, GuestSettings, JobSpec, OnCbtLoss, Priority
 from .names import Milliseconds, Name, Rate, Slots
 from .points import BootRecord, PointEntryRow, PointScope, PointState
+from .runs import LastSession, RunState
 from .sessions import (
     EventEntry,
     NoticeEntry,
@@ -35,6 +36,7 @@ __all__ = (
     "GuestPolicy",
     "GuestSettings",
     "JobSpec",
+    "LastSession",
     "Milliseconds",
     "Name",
     "NoticeEntry",
@@ -48,6 +50,7 @@ __all__ = (
     "Rate",
     "RepositoryEntry",
     "RepositoryGroup",
+    "RunState",
     "ServerEntry",
     "ServerLimits",
     "SessionEntry",

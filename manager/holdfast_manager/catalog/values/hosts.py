@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ...traffic.windows import check_time_zone, parse_window
+from holdfast_manager.schedules.windows import check_time_zone, parse_window
+
 from .names import Milliseconds, Name, Rate, Slots
 
 

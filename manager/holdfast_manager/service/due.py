@@ -15,42 +15,14 @@ from __future__ import annotations
 
 import msgspec
 
-from ..catalog.values import SessionResult
-from .schedule import JobSchedule, Missed
+from holdfast_manager.catalog.values import LastSession, RunState, SessionResult
+from holdfast_manager.schedules.schedule import JobSchedule, Missed
 
 ON_TIME_S = 600.0
 """A start that is no older than this is not missed: a restart of the service, or of its host, lies between."""
 _FAR_S = 86400.0
 _GOOD = (SessionResult.SUCCESS, SessionResult.WARNING, SessionResult.PARTIAL)
 _TO_RETRY = (SessionResult.FAILED, SessionResult.PARTIAL)
-
-
-class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the service remembers of a job. Times are Unix seconds.
-
-    ``key``: the schedule that it belongs to ("": the job was not scheduled). ``handled``: starts until then are dealt
-    with. ``followed``: the newest session of the job before in the chain that is dealt with. ``arrived``: the number of
-    the newest point that is dealt with, of those that an immediate copy waits for. ``session``: the last one
-    that the service started, until its end is dealt with. ``failed``: the one that is run again at ``retry_at``.
-    ``attempt``: retries since the last start.
-    """
-
-    key: str = ""
-    handled: float = 0.0
-    followed: int = 0
-    arrived: int = 0
-    session: int | None = None
-    failed: int | None = None
-    retry_at: float | None = None
-    attempt: int = 0
-
-
-class LastSession(msgspec.Struct, frozen=True):
-    """The newest session of a job. ``ended`` None: it lives."""
-
-    id: int
-    ended: float | None
-    result: SessionResult
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,9 @@ from holdfast_agent.errors import HoldfastError, from_record
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.wire.messages import Done, Push, RepositoryStatistics, StatisticsEnded
 from holdfast_manager.catalog import Catalog
-from holdfast_manager.sessions.agents import AgentPool, LeaseKeeper
 from holdfast_manager.settings import TimingSettings
+
+from .agents import AgentPool, LeaseKeeper
 
 
 def count(

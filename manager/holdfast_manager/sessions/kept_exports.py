@@ -20,11 +20,11 @@ from holdfast_agent.wire.messages import (
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.errors import SessionDied
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionState
-from holdfast_manager.sessions.requests import ExportRequest, InstantRequest
+from holdfast_manager.enrolment.agents import connected
+from holdfast_manager.enrolment.points import asking
+from holdfast_manager.enrolment.repositories import expect
 
-from .agents import connected
-from .points import asking
-from .repositories import expect
+from .requests import ExportRequest, InstantRequest
 
 SERVING = (SessionKind.EXPORT, SessionKind.INSTANT)
 _LOOKED_AT = 10_000

@@ -13,9 +13,9 @@ from holdfast_agent.model.points import Origin
 from holdfast_agent.wire.messages import PointsPruned, PointToPrune, PruneOutcome, TombstonePoints
 from holdfast_manager.catalog import Catalog
 from holdfast_manager.catalog.values import JobSpec, PointEntryRow, PointState
-from holdfast_manager.enrolment.points import Ask, stored_points
+from holdfast_manager.retention.policy import Decision, PointFacts, RetentionPolicy, decide
 
-from .policy import Decision, PointFacts, RetentionPolicy, decide
+from .points import Ask, stored_points
 
 _AT_ONCE = 1000  # points in one request, as the agent allows
 _REMEMBERED_S = 30 * 86400.0

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast_manager.catalog.values import SessionResult
-from holdfast_manager.schedules.due import LastSession, RunState, Verdict, judge
+from holdfast_manager.catalog.values import LastSession, RunState, SessionResult
 from holdfast_manager.schedules.schedule import JobSchedule, Missed, in_order_of_chains, loop_of
+from holdfast_manager.service.due import Verdict, judge
 
 OK, FAILED, PARTIAL, CANCELLED = (
     SessionResult.SUCCESS,

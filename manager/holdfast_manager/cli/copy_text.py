@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from holdfast_agent.model.units import format_size
+from holdfast_manager.reports.sentences import counted
+from holdfast_manager.reports.table import table
+from holdfast_manager.reports.times import moment
 from holdfast_manager.sessions.copy_plan import CopyPlan
-
-from .sentences import counted
-from .table import table
-from .times import moment
 
 _SID_DIGITS = 12
 
