@@ -233,6 +233,12 @@ def test_a_web_server_that_is_not_trusted_gets_nothing(deliver: Deliver, certifi
     assert web.requests == []
 
 
+def test_a_token_is_not_sent_for_everybody_to_read(deliver: Deliver) -> None:
+    with web_server() as web, pytest.raises(NoticeRefused, match="without encryption"):
+        deliver("webhook", {"url": web.url}, token=GOOD)
+    assert web.requests == []
+
+
 def test_a_local_socket_gets_a_line_as_syslog_3_writes_it(deliver: Deliver, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(tmp_path / "log"))

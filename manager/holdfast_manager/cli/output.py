@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,11 @@ import click
 import msgspec
 
 from holdfast_agent.errors import ErrorRecord, HoldfastError
+
+# Control characters and those that turn the direction of writing, but for lines, tabs and colours.
+_STEERS = re.compile(
+    "\x1b(?!\\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+)
 
 
 class ResultNotWritten(HoldfastError):
@@ -24,6 +30,11 @@ class ResultNotWritten(HoldfastError):
 def styled(text: str, **style: Any) -> str:
     """As :func:`click.style`, unless whoever reads wants no colours (https://no-color.org)."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def tame(text: str) -> str:
+    """``text`` as a terminal is to have it: guests and other hosts have put words into it, and none may steer it."""
+    return _STEERS.sub("?", text)
 
 
 class Output(ABC):
@@ -53,20 +64,20 @@ class TextOutput(Output):
     def result(self, document: Any, text: Callable[[], str] | str) -> None:
         told = text if isinstance(text, str) else text()
         if told:  # people have read the parts of a whole already
-            _write(told)
+            _write(tame(told))
 
     def error(self, record: ErrorRecord) -> int:
-        click.echo(f"{styled('Error:', fg='red', bold=True)} {record.message}", err=True)
+        click.echo(f"{styled('Error:', fg='red', bold=True)} {tame(record.message)}", err=True)
         if record.action:
-            click.echo(f"  {record.action}", err=True)
+            click.echo(f"  {tame(record.action)}", err=True)
         return record.exit_code
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(tame(text), err=True)
 
     def warning(self, text: str) -> None:
-        click.echo(f"{styled('Warning:', fg='yellow', bold=True)} {text}", err=True)
+        click.echo(f"{styled('Warning:', fg='yellow', bold=True)} {tame(text)}", err=True)
 
 
 class JsonOutput(Output):
@@ -81,7 +92,7 @@ class JsonOutput(Output):
         """Programs read results; notes would only be in the way."""
 
     def warning(self, text: str) -> None:
-        click.echo(f"Warning: {text}", err=True)
+        click.echo(f"Warning: {tame(text)}", err=True)
 
 
 class Collected(Output):

@@ -28,8 +28,8 @@ class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``url``: https, or http. Redirections are not followed: the report goes where the administrator said, only.
 
     ``ca_file``: authorities that vouch for the server, if not those of the system. ``headers``: more of them. Secrets:
-    "url" in the place of the option, where it is one; "token" becomes "Authorization: Bearer …"; with "key" the body is
-    signed: "Holdfast-Signature: t=TIME,v1=HEX", the HMAC-SHA256 of TIME, a dot and the body.
+    "url" in the place of the option, where it is one; "token" becomes "Authorization: Bearer …", by https only; with
+    "key" the body is signed: "Holdfast-Signature: t=TIME,v1=HEX", the HMAC-SHA256 of TIME, a dot and the body.
     """
 
     url: str = ""
@@ -76,6 +76,8 @@ class WebhookNotifier:
             check_url(self._url)
         except ValueError as error:
             raise NoticeRefused(place="webhook", reason=str(error)) from error
+        if secret.get("token") and urlsplit(self._url).scheme != "https":
+            raise NoticeRefused(place=self._place, reason="a token is never sent without encryption: https is needed")
 
     def send(self, notice: Notice, timeout_s: float) -> None:
         """One request. An answer of 2xx is success."""
