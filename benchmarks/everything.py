@@ -34,6 +34,7 @@ class Part(NamedTuple):
 PARTS = (
     Part("mover_start", "--rounds 1"),
     Part("commands", "--rounds 1"),
+    Part("scheduled", "--rounds 1 --sessions 2"),
     Part("mover_memory", "--size-gib 8 --data-mib 32"),
     Part("tracked", "--blocks-log2 12"),
     Part("compare_peers", "--size-mib 64 --rounds 1", "--size-mib SIZE --get-benji"),

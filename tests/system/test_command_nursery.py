@@ -94,6 +94,13 @@ def _loaded(pid: int) -> bool:
     return "msgspec" in Path(f"/proc/{pid}/maps").read_text()
 
 
+def _program(house: Installation) -> str:
+    """What the commands of this installation are: see :func:`door.program`."""
+    tell = "from holdfast_manager.nursery import door; print(door.program(), end='')"
+    command = [sys.executable, "-P", "-c", tell]
+    return subprocess.run(command, env=house.environment, capture_output=True, text=True, check=True).stdout
+
+
 def _command(path: tuple[str, ...]) -> click.Command:
     found: click.Command = root
     for name in path:
@@ -142,10 +149,7 @@ def test_ctrl_c_stops_the_session_and_waits_for_it(house: Installation, running:
 
 
 def test_ctrl_c_before_the_command_is_there_keeps_it_from_beginning(house: Installation, running: Service) -> None:
-    tell = "from holdfast_manager.nursery import door; print(door.program(), end='')"
-    command = [sys.executable, "-P", "-c", tell]
-    program = subprocess.run(command, env=house.environment, capture_output=True, text=True, check=True).stdout
-    asked = door.Asked(program, "/", 0o22, ("job", "run", "quick"), house.environment)
+    asked = door.Asked(door.COMMAND, _program(house), "", "/", 0o22, ("job", "run", "quick"), house.environment)
     with catalogue(house) as catalog, door.connect(_home(house)) as nursery:
         before = len(catalog.sessions.list())
         nursery.settimeout(60)
@@ -186,11 +190,11 @@ def test_a_command_that_is_killed_is_told(house: Installation, running: Service)
 
 
 def test_strangers_words_and_silence_do_no_harm(house: Installation, running: Service) -> None:
-    other = door.Asked("another program", "/", 0o22, ("job", "list"), {}).pack()
-    own = door.Asked(door.program(), "/", 0o22, ("job", "list"), {}).pack()
+    own = door.Asked.from_here(door.COMMAND, ("job", "list"), {})._replace(program=_program(house))
+    others = (own._replace(program="another"), own._replace(life="another"), own._replace(life=door.SESSION))
     with contextlib.ExitStack() as stack:
         stack.enter_context(door.connect(_home(house)))  # says nothing
-        for packet in (b"\xff" * 1000, b"a\0b\0c\0d\0", other, own[:-5]):
+        for packet in (b"\xff" * 1000, b"a\0b\0c\0d\0", own.pack()[:-5], *(other.pack() for other in others)):
             asking = stack.enter_context(door.connect(_home(house)))
             asking.send(packet)
             assert asking.recv(64) == b"", packet  # no process id: it is not run

@@ -34,7 +34,6 @@ QUICK: Final = frozenset(
 )
 """Commands that the nursery runs: those that are typed often, ask nothing, and name no files. A test sees to that."""
 _ELSEWHERE = ("--config", "--manager")
-_PATIENCE_S = 0.3  # a fork takes milliseconds; loading all oneself takes as long as this
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def _is_quick(arguments: Sequence[str]) -> bool:
         tuple(arguments[:2]) in QUICK
         and not any(argument.startswith(_ELSEWHERE) for argument in arguments)
         and not os.environ.get("HOLDFAST_MANAGER")
-        and os.environ.get("HOLDFAST_NURSERY") != "off"
+        and not door.is_off(os.environ)
         and encodings == {"utf-8"}  # as the nursery writes; None where a stream is closed
     )
 
@@ -63,17 +62,9 @@ def _asked(arguments: Sequence[str]) -> int | None:
     """The exit code of the command that the nursery ran; None: it has run none."""
     try:
         with door.connect(data_directory(_configured())) as nursery:
-            nursery.settimeout(_PATIENCE_S)
-            packet = door.Asked(door.program(), _folder(), _umask(), tuple(arguments), dict(os.environ)).pack()
-            if len(packet) > door.PACKET_BYTES:
-                return None
-            nursery.send(packet)
-            told = nursery.recv(door.PID.size)
-            if len(told) != door.PID.size:
-                return None
-            command = os.pidfd_open(*door.PID.unpack(told))  # it lives: it waits for our word
+            _, command = door.ask(nursery, door.Asked.from_here(door.COMMAND, arguments, os.environ))
             with _signals_passed_on(command) as passed:
-                socket.send_fds(nursery, [door.GO], (0, 1, 2))
+                door.go(nursery, (0, 1, 2))
                 nursery.settimeout(None)
                 code = _exit_code(nursery)
     except OSError:
@@ -104,19 +95,6 @@ def _configured() -> str:
         return str(tomllib.loads(text).get("data_dir", ""))
     except (OSError, ValueError):
         return ""
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()  # noqa: PTH109 - text that is sent
-    except OSError:
-        return "/"
-
-
-def _umask() -> int:
-    before = os.umask(0o077)
-    os.umask(before)
-    return before
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""``python -m holdfast_manager.nursery.template``: has loaded what commands need, and forks one for who asks.
+"""``python -m holdfast_manager.nursery.template``: has loaded what commands and sessions need, and forks them.
 
-The service gives it the socket as standard input (:class:`holdfast_manager.service.nursery.CommandNursery`),
-and it ends with the service. Commands that run go on.
+The service gives it the socket as standard input (:class:`holdfast_manager.service.nursery.Nursery`),
+and it ends with the service, or once what is installed is no longer what it has loaded. Its forks go on.
 
 A fork is safe because nothing runs here but this loop: no thread, no connection, no catalogue. Random numbers are each
-command's own: Python seeds ``random`` anew in a child, OpenSSL notices the fork, all else asks the kernel.
+fork's own: Python seeds ``random`` anew in a child, OpenSSL notices the fork, all else asks the kernel.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from holdfast_agent.starting import hand_on, loading
+from holdfast_manager.sessions import birth
 
 from . import door
 from .door import INTERRUPTED, PASSED_ON
+from .installed import Loaded
+from .surroundings import surroundings
 
 _BACKLOG = 32
 _PATIENCE_S = 2.0
@@ -37,6 +40,8 @@ Run = Callable[[Sequence[str]], int]
 
 def main() -> None:
     """Entry point. The arguments are the hypervisors whose plugins are wanted."""
+    began_ns = time.time_ns()
+    ours = surroundings(os.environ)
     with loading():
         import holdfast_manager.cli.agent
         import holdfast_manager.cli.job
@@ -53,66 +58,88 @@ def main() -> None:
         Database(url_of(settings)).close()  # which loads its driver, and connects to nothing
         load_beforehand(sys.argv[1:], settings.plugins.disabled)
     gc.set_threshold(RARELY)
-    serve(socket.socket(fileno=os.dup(0)), run)
+    loaded = Loaded(began_ns)
+    with socket.socket(fileno=os.dup(0)) as listening:
+        Template(listening, ours, run).serve(loaded)
+    sys.exit("What is installed has changed; the next process that commands are forked from loads that")
 
 
-def serve(listening: socket.socket, run: Run) -> None:
-    """Fork a process for each connection of our own user, until we are killed."""
-    if len(list(Path("/proc/self/task").iterdir())) > 1:
-        raise RuntimeError("a module has started a thread, whose locks every fork would inherit")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for commands but who typed them
-    listening.listen(_BACKLOG)  # before this, and when we are gone, command lines are refused and help themselves
-    while True:
-        connection, _ = listening.accept()
-        with connection:
-            if door.is_ours(connection):
-                with suppress(OSError):  # there is no room for a process: the command line helps itself
+class Template:
+    """``ours``: the surroundings of this process. ``run`` runs a command."""
+
+    def __init__(self, listening: socket.socket, ours: str, run: Run) -> None:
+        self._listening = listening
+        self._ours = ours
+        self._run = run
+
+    def serve(self, loaded: Loaded) -> None:
+        """Fork a process for each connection of our own user, until we are killed, or not ``loaded.is_installed``."""
+        if len(list(Path("/proc/self/task").iterdir())) > 1:
+            raise RuntimeError("a module has started a thread, whose locks every fork would inherit")
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for forks
+        self._listening.listen(_BACKLOG)  # before this, and when we are gone, who asks is refused and helps himself
+        while True:
+            connection, _ = self._listening.accept()
+            with connection:
+                if not door.is_ours(connection):
+                    continue
+                if not loaded.is_installed():
+                    return
+                with suppress(OSError):  # there is no room for a process: who asks helps himself
                     if os.fork() == 0:
-                        listening.close()
-                        _live(connection, run)
+                        self._live(connection)
 
-
-def _live(connection: socket.socket, run: Run) -> NoReturn:
-    """The whole life of a fork."""
-    code = 1
-    try:
-        # What is passed on from now on waits until the command is there that can heed it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()
-        asked = _take(connection)
-        if asked is None:
+    def _live(self, connection: socket.socket) -> NoReturn:
+        """The whole life of a fork."""
+        code = 1
+        try:
+            self._listening.close()
+            # What is passed on from now on waits until the command is there that can heed it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            taken = self._take(connection)
+            if taken is None:
+                os._exit(code)
+            asked, streams = taken
+            os.umask(asked.umask)
+            with suppress(OSError):  # removed since
+                os.chdir(asked.folder)
+            if asked.life == door.SESSION:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+                birth.live(streams, asked.environment)
+            _end_with(connection)
+            _dress(asked, streams)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+            code = self._run(asked.arguments)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except BaseException:  # noqa: BLE001 - as the interpreter does at the end of a program
+            traceback.print_exc()
+        finally:
+            hand_on()
+            with suppress(OSError):
+                connection.send(bytes([code & 0xFF]))
             os._exit(code)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
-        code = run(asked.arguments)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BaseException:  # noqa: BLE001 - as the interpreter does at the end of a program
-        traceback.print_exc()
-    finally:
-        hand_on()
-        with suppress(OSError):
-            connection.send(bytes([code & 0xFF]))
-        os._exit(code)
 
+    def _take(self, connection: socket.socket) -> tuple[door.Asked, Sequence[int]] | None:
+        """What is wanted of this process, and its streams; None when it is not wanted, or must not be born here."""
+        connection.settimeout(_PATIENCE_S)
+        try:
+            asked = door.Asked.unpack(connection.recv(door.PACKET_BYTES))
+            if not self._may_be(asked):
+                return None
+            connection.settimeout(None)  # who was told of this process says so, or is gone: it must not leave sooner
+            connection.send(door.PID.pack(os.getpid()))
+            said, streams, _, _ = socket.recv_fds(connection, len(door.GO), _STREAMS)
+        except (OSError, ValueError):
+            return None
+        return (asked, streams) if said == door.GO and len(streams) == _STREAMS else None
 
-def _take(connection: socket.socket) -> door.Asked | None:
-    """Become the process that was asked for; None when it is not wanted, or must not be run here."""
-    connection.settimeout(_PATIENCE_S)
-    try:
-        asked = door.Asked.unpack(connection.recv(door.PACKET_BYTES))
+    def _may_be(self, asked: door.Asked) -> bool:
         if asked.program != door.program():
-            return None
-        connection.send(door.PID.pack(os.getpid()))
-        said, streams, _, _ = socket.recv_fds(connection, len(door.GO), _STREAMS)
-        if said != door.GO or len(streams) != _STREAMS:
-            return None
-    except (OSError, ValueError):
-        return None
-    connection.settimeout(None)
-    _end_with(connection)
-    _dress(asked, streams)
-    return asked
+            return False
+        return asked.life == door.COMMAND or (asked.life == door.SESSION and asked.surroundings == self._ours)
 
 
 def _end_with(connection: socket.socket) -> None:
@@ -125,7 +152,7 @@ def _end_with(connection: socket.socket) -> None:
 
 
 def _dress(asked: door.Asked, streams: Sequence[int]) -> None:
-    """Streams, environment, folder and umask of who typed the command."""
+    """Streams and environment of who typed the command."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -135,9 +162,6 @@ def _dress(asked: door.Asked, streams: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(asked.environment)
     time.tzset()
-    os.umask(asked.umask)
-    with suppress(OSError):  # removed since
-        os.chdir(asked.folder)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from .housekeeping import Housekeeping
 from .jobs import JobWatch
 from .leadership import Leadership, leadership
 from .metrics import TellsMetrics
-from .nursery import CommandNursery
+from .nursery import Nursery
 from .orphan_hunter import OrphanHunter
 from .resuming import Resumer
 from .starter import Starter
@@ -83,7 +83,7 @@ class BackupService:
         self._metrics = TellsMetrics(settings.metrics.listen, catalog)
         self._console = ConsoleKeeper(settings, config)
         self._api = ServesApi(settings, catalog, config)
-        self._nursery = CommandNursery(settings, catalog, config)
+        self._nursery = Nursery(settings, catalog, config)
         self._supervisor = Supervisor()
         self._leads = False
 

@@ -16,17 +16,20 @@ from holdfast_manager.settings import ManagerSettings
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-"""Processes that start at the same time: each loads its modules, which takes a core for a third of a second."""
+"""Processes that start at the same time: one that loads its modules by itself takes a core for a third of a second."""
 
 
 class Starter:
-    """The children of the service. They go on when it ends; another service finds them in the catalogue. One thread."""
+    """The processes that the service has started. They go on when it ends; another one finds them in the catalogue.
+
+    One thread.
+    """
 
     def __init__(self, settings: ManagerSettings, catalog: Catalog, config: Path | None) -> None:
         self._settings = settings
         self._catalog = catalog
         self._config = config
-        self._children: dict[int, Process] = {}
+        self._processes: dict[int, Process] = {}
         self._starting: set[int] = set()
 
     @property
@@ -36,30 +39,30 @@ class Starter:
 
     @property
     def busy(self) -> bool:
-        """Whether any child runs."""
-        return bool(self._children)
+        """Whether any of them runs."""
+        return bool(self._processes)
 
     def start(self, begin: Callable[[], SessionEntry]) -> SessionEntry:
         """Start the process of the session that ``begin`` writes down. Raises what ``begin`` raises."""
         with SessionLauncher(self._settings, self._config) as launcher:
             entry = begin()
             launcher.run(entry.id)
-            self._children[entry.id] = launcher.process
+            self._processes[entry.id] = launcher.process
             self._starting.add(entry.id)
         return entry
 
     def look(self) -> None:
-        """Reap children, and end sessions whose process was gone before it began. Called about once a second."""
+        """Forget those that have ended; end sessions whose process was gone before it began. Once a second."""
         for number in sorted(self._starting):
-            ended = self._children[number].poll() is not None
+            ended = self._processes[number].poll() is not None
             if self._catalog.sessions.get(number).state is not SessionState.STARTING:
                 self._starting.discard(number)
             elif ended:
                 self._starting.discard(number)
                 self._not_started(number)
-        for number, child in list(self._children.items()):
-            if child.poll() is not None and number not in self._starting:
-                del self._children[number]
+        for number, process in list(self._processes.items()):
+            if process.poll() is not None and number not in self._starting:
+                del self._processes[number]
 
     def _not_started(self, number: int) -> None:
         place = self._settings.log_dir / f"session-{number}.log"

@@ -1,4 +1,4 @@
-"""``python -m holdfast_manager.sessions``: the process of a session where it is not forked from the command line."""
+"""``python -m holdfast_manager.sessions``: the process of a session where it is not forked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting the process of a session. Used by the command line, and by the service for scheduled jobs."""
+"""Starting the process of a session. Used by the command line, the service, and sessions that start others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import TracebackType
 from holdfast_agent.errors import HoldfastError
 from holdfast_manager.settings import ManagerSettings
 
-from .birth import Birth, Process, new_program
+from .birth import Birth, Process, loaded
 
 STARTING = ".starting-"
 """How the log of a process begins that has no session yet."""
@@ -31,15 +31,16 @@ class SessionNotStarted(HoldfastError):
 class SessionLauncher:
     """A Backup Manager process that starts while its session is still being written down in the catalogue.
 
-    It loads its modules meanwhile, and waits for the session's number on its standard input. It leads a session of its
-    own, so that it outlives the terminal; its stderr goes to one file per session in ``settings.log_dir``. Everything
-    else it reads from the catalogue. Without a number it ends and leaves nothing. A context manager; one thread.
+    It waits for the session's number on its standard input; one that loads its modules itself does so meanwhile. It
+    leads a session of its own, so that it outlives the terminal; its stderr goes to one file per session in
+    ``settings.log_dir``. Everything else it reads from the catalogue. Without a number it ends and leaves nothing. A
+    context manager; one thread.
 
     The pipe stays open on both sides until one of them has ended, so that who follows the session need not sleep on.
     ``birth`` is :func:`birth.forked` for a command line that opens its catalogue only after this.
     """
 
-    def __init__(self, settings: ManagerSettings, config: Path | None = None, birth: Birth = new_program) -> None:
+    def __init__(self, settings: ManagerSettings, config: Path | None = None, birth: Birth = loaded) -> None:
         self._logs = settings.log_dir
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._given = self._ended = False
@@ -57,7 +58,7 @@ class SessionLauncher:
 
     @property
     def process(self) -> Process:
-        """For a parent that stays: it has to wait for its children."""
+        """For who stays: children have to be waited for."""
         return self._process
 
     def __enter__(self) -> SessionLauncher:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from holdfast_agent.errors import HoldfastError
+from holdfast_agent.prctl import name_process
 from holdfast_manager.catalog.catalog import Catalog
 from holdfast_manager.catalog.values import SessionResult
 from holdfast_manager.logs import start_logging
@@ -29,6 +30,7 @@ def main() -> int:
         if log.name.startswith(STARTING):  # whoever started us is gone
             log.unlink(missing_ok=True)
         return 0
+    name_process(f"session-{number}")  # its command line may be that of the process that it was forked from
     try:
         settings = ManagerSettings.load()
         start_logging(settings.log_level, settings.log_format, int(number))
