@@ -24,7 +24,8 @@ _START_S = 60.0
 class QemuVm:
     """Runs while it is entered. ``disks`` by id: format and size. ``monitor``, ``fleecing``: what the plugin is told.
 
-    ``objects``: more of QEMU's objects, as its command line takes them. ``scsi``: the disks are on one controller.
+    ``objects``: more of QEMU's objects, as its command line takes them; ``more``: of its arguments. ``scsi``: the disks
+    are on one controller.
 
     Monitor and scratch directory lie in ``folder``. The images are ``ID.FORMAT``; the node is named after the disk.
     """
@@ -39,6 +40,7 @@ class QemuVm:
         fleecing: Fleecing = Fleecing.AUTO,
         objects: tuple[str, ...] = (),
         scsi: bool = False,
+        more: tuple[str, ...] = (),
     ) -> None:
         self.folder, self.disks = folder, disks
         self.scratch = folder / "scratch"
@@ -46,7 +48,7 @@ class QemuVm:
         self.monitor = f"tcp:127.0.0.1:{tcp}" if tcp else f"unix:{folder / 'vm.qmp'}"
         self._io_thread = io_thread
         self.fleecing = fleecing
-        self._objects, self._scsi = objects, scsi
+        self._objects, self._scsi, self._more = objects, scsi, more
         self.process: subprocess.Popen[bytes] | None = None
         for disk, (kind, size_bytes) in disks.items():
             if not self.image(disk).exists():
@@ -89,6 +91,7 @@ class QemuVm:
         if self._io_thread:
             command += ["-object", "iothread,id=io"]
             thread = ",iothread=io"
+        command += self._more
         lab = self.folder / "lab.qmp"
         at_once = ",nodelay=on" if self.monitor.startswith("tcp:") else ""
         command += ["-qmp", f"{self.monitor},server=on,wait=off{at_once}", "-qmp", f"unix:{lab},server=on,wait=off"]

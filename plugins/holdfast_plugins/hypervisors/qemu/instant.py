@@ -28,6 +28,7 @@ from holdfast_agent.errors import (
 from holdfast_plugins.api import Journal, ServedDisk, Told, VmInfo, VmRef
 from holdfast_plugins.hypervisors.images import restores as folders
 
+from .firmware import write_firmware
 from .inventory import Description, Disk, disks_of
 from .launch import launch
 from .mirrors import Mirrors, is_ours
@@ -72,6 +73,7 @@ class Instants:
         try:
             folder.mkdir(mode=0o700)
             (folder / _FACTS).write_bytes(msgspec.json.encode(facts))
+            write_firmware(folder, facts.description.firmware if facts.description is not None else ())
             self._write_start(name, facts, facts.disks)
             launch(folder / START, lambda: self._answers(name))
         except BaseException as error:

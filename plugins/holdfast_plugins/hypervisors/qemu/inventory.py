@@ -12,6 +12,7 @@ from holdfast_agent.errors import DiskUnsupported
 from holdfast_plugins.api import DiskInfo, VmInfo, VmRef
 from holdfast_plugins.hypervisors.places import directory_of
 
+from .firmware import Firmware, firmware_of, is_flash, kind_of
 from .monitor import CommandRefused, Monitor
 
 _OURS = "holdfast-"
@@ -49,10 +50,13 @@ class Description(msgspec.Struct, frozen=True):
     version: str
     disks: tuple[Disk, ...]
     command: tuple[str, ...] = ()
+    firmware: tuple[Firmware, ...] = ()
 
 
 def disks_of(monitor: Monitor) -> list[Disk]:
-    """The disks that a guest can write to, in QEMU's order; CD drives and other removable or read-only media are not.
+    """The disks that a guest can write to, in QEMU's order.
+
+    CD drives, other removable or read-only media, and the flash of firmware are none.
 
     Raises :class:`DiskUnsupported` for one that has no name by which it could be found again, or whose content QEMU
     does not see.
@@ -63,7 +67,10 @@ def disks_of(monitor: Monitor) -> list[Disk]:
         device = told.get("qdev", "")
         if inserted is None or inserted["ro"] or told["removable"] or not device:
             continue
-        _check_seen(monitor, device)
+        kind = kind_of(monitor, device)
+        if is_flash(kind):
+            continue
+        _check_seen(device, kind)
         image = inserted["image"]
         details = image.get("format-specific", {}).get("data", {})
         found.append(
@@ -120,18 +127,18 @@ def describe(vm: VmRef, monitor: Monitor) -> Description:
         version=".".join(map(str, monitor.version)),
         disks=tuple(disks_of(monitor)),
         command=_command(monitor),
+        firmware=firmware_of(monitor),
     )
 
 
 def vm_info_of(vm: VmRef, description: Description, *, running: bool) -> VmInfo:
     """What the inventory tells of a VM."""
     disks = tuple(disk.info for disk in description.disks)
-    return VmInfo(vm, disks, running, msgspec.json.encode(description), socket.gethostname())
+    left_out = tuple(chip.told for chip in description.firmware if chip.missed)
+    return VmInfo(vm, disks, running, msgspec.json.encode(description), socket.gethostname(), left_out)
 
 
-def _check_seen(monitor: Monitor, device: str) -> None:
-    path = device if device.startswith("/") else f"/machine/peripheral/{device}"
-    kind = monitor.run("qom-get", {"path": path, "property": "type"})
+def _check_seen(device: str, kind: str) -> None:
     if kind in _PASSED_ON:
         reason = f"it is a device that the guest commands itself ({kind}), past QEMU: no snapshot freezes it"
         raise DiskUnsupported(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from holdfast_plugins.hypervisors.images.formats import Image, ImageFormat, open
 from holdfast_plugins.hypervisors.resting_images import NOTE, RestingImages, keep_images
 from holdfast_plugins.hypervisors.rewriting import in_place, rewritten_image
 
-from .inventory import Description, Disk
+from .inventory import Description, Disk, vm_info_of
 
 
 class Resting(msgspec.Struct, frozen=True):
@@ -28,7 +27,7 @@ class Resting(msgspec.Struct, frozen=True):
 def describe_resting(vm: VmRef, description: Description) -> VmInfo:
     """What was known of the VM, with the sizes of its disks now. Raises ``DiskUnsupported``."""
     disks = tuple(msgspec.structs.replace(disk.info, size_bytes=_image(disk).size_bytes) for disk in description.disks)
-    return VmInfo(vm, disks, False, msgspec.json.encode(description), socket.gethostname())
+    return msgspec.structs.replace(vm_info_of(vm, description, running=False), disks=disks)
 
 
 def rest(vm: VmRef, description: Description, disk_ids: Sequence[str]) -> Resting:

@@ -15,6 +15,7 @@ from holdfast_plugins.api import Journal, RestoreTarget, VmInfo, VmRef
 from holdfast_plugins.hypervisors.foreign_disks import VIRTIO
 from holdfast_plugins.hypervisors.images import ImagesDriver, ImagesOptions
 
+from .firmware import write_firmware
 from .inventory import Description
 from .start_command import Renewed, start_file
 
@@ -40,6 +41,7 @@ class Restores:
         images = {disk.disk_id: disk.name for disk in target.disks}
         text = start_file(description, Renewed(target.vm.name, images, fresh))
         if folder.is_dir():
+            write_firmware(folder, description.firmware if description is not None else ())
             write_program(folder / START, text)
         return self._made().finish_restore(target, info, journal)
 

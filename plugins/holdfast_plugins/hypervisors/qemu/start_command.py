@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from .firmware import file_names
 from .inventory import Description
 
 _OWN_SOCKETS = re.compile(r"(?<![\w-])((?:unix:|path=))(/[^,]+)")
@@ -141,11 +142,11 @@ def _value(description: Description, renewed: Renewed, option: str, value: str) 
 
 
 def _image_of(description: Description, renewed: Renewed, path: str) -> str | Served | None:
-    """What stands for the original image at ``path``."""
+    """What stands for the original image at ``path``, of a disk or of the firmware's variables."""
     for disk in description.disks:
         if disk.image == path:
             return renewed.images.get(disk.disk_id)
-    return None
+    return file_names(description.firmware).get(path)
 
 
 def _block_node(description: Description, renewed: Renewed, value: str) -> str:
