@@ -84,3 +84,12 @@ def test_a_job_proves_each_new_point(house: Installation) -> None:
     assert report["result"] == "warning"
     assert any("was not proven to boot" in problem["message"] for problem in report["problems"])
     assert house.points("blank.img")[0]["boot"]["session"] == report["id"] + 1
+
+
+def test_a_command_in_the_guest_is_the_proof_that_it_serves(house: Installation) -> None:
+    """Its first look is too early, as with a service that takes its time."""
+    boot = ("verify", "boot", "--vm", "good.img", "--point", "latest", "--memory", "192MiB", *EMULATED, "--command")
+    report = house.holdfast(*boot, "test -e /tmp/second || { touch /tmp/second; exit 1; }")
+    assert report["result"] == "success"
+    assert "ended with 0 in it" in house.points("good.img")[0]["boot"]["reason"]
+    house.holdfast(*boot, "true", "--console", "login:", expect=2)

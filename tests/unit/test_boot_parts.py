@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.boot import process
+from holdfast_agent.boot.guest_command import GuestCommand
 from holdfast_agent.boot.lines import JsonLines
 from holdfast_agent.boot.machine import _command
 from holdfast_agent.errors import ToolMissing, UsageError
@@ -78,6 +79,8 @@ def test_a_manager_names_no_folder_but_an_export_s(tmp_path: Path, name: str) ->
         {"timeout_s": float("inf")},
         {"timeout_s": float("nan")},
         {"wish": BootWish.CONSOLE},
+        {"wish": BootWish.COMMAND},
+        {"wish": BootWish.COMMAND, "text": "x" * 1001},
     ],
 )
 def test_bounds_of_a_boot_proof(wrong: dict[str, object]) -> None:
@@ -100,3 +103,36 @@ def test_qemu_is_started_alone_and_no_name_becomes_an_option(tmp_path: Path, mon
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolMissing, match="qemu-system"):
         _command(spec(), {}, tmp_path, "lab")
+
+
+def test_a_command_is_run_again_until_it_ends_with_0_and_how_it_went_is_told() -> None:
+    command = GuestCommand("pg_isready")
+    asked = command.request(100.0)
+    assert asked is not None and asked["arguments"]["arg"] == ["-c", "pg_isready"]
+    command.take([{"return": 0x486F6C64}, {"return": {"pid": 7}}], 100.1)
+    assert command.request(100.2) is None, "not yet"
+    assert command.request(102.0) == {"execute": "guest-exec-status", "arguments": {"pid": 7}}
+    command.take([{"return": {"exited": False}}], 102.1)
+    assert command.told == "it has not ended"
+    command.take([{"return": {"exited": True, "exitcode": 2, "err-data": "bm8gYW5zd2Vy"}}], 102.2)
+    assert (command.told, command.proved) == ("exit code 2: no answer", False)
+    assert command.request(103.0) is None, "a pause before it is run anew"
+    assert command.request(104.3) == asked
+    command.take([{"return": {"pid": 8}}, {"return": {"exited": True, "exitcode": 0}}], 104.4)
+    assert command.proved and command.request(200.0) is None
+
+
+def test_a_guest_proves_nothing_by_odd_answers() -> None:
+    command = GuestCommand("true")
+    command.take([{"return": {"exited": True, "exitcode": 0}}], 1.0)
+    assert not command.proved, "nothing was run"
+    command.take([{"return": {"pid": 1}}], 1.0)
+    odd = ({"exited": 1, "exitcode": 0}, {"exited": True}, {"exited": True, "exitcode": "0"}, [], {"pid": "x"})
+    command.take([{"return": each} for each in odd], 1.0)
+    assert not command.proved and command.told == "exit code None"
+
+
+def test_an_agent_that_runs_no_commands_is_told_at_once() -> None:
+    command = GuestCommand("true")
+    command.take([{"error": {"class": "CommandNotFound", "desc": "guest-exec has been disabled"}}], 1.0)
+    assert "guest-exec has been disabled" in command.refused and command.request(9.0) is None

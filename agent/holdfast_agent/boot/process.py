@@ -18,6 +18,7 @@ from holdfast_agent.mover.life import live
 from holdfast_agent.wire.movers import Connected, Finished
 from holdfast_agent.wire.specs import BootProof, BootSpec, BootWish, MoverResult
 
+from .guest_command import GuestCommand
 from .machine import Machine
 
 _LOOK_S = 0.2
@@ -53,22 +54,36 @@ def _proof(control: Control) -> BootProof:
 def _watch(spec: BootSpec, machine: Machine, control: Control) -> BootProof:
     """Until it is known. Raises :class:`Cancelled`."""
     began = time.monotonic()
-    ask_at, proved, reason = 0.0, False, ""
+    ask_at, up, proved, reason = 0.0, False, False, ""
+    command = GuestCommand(spec.text)
     while not proved and not reason:
         select.select([*machine.fds, *control.fds], [], [], _LOOK_S)
         control.take()
         reason = machine.look()
         now = time.monotonic()
-        if now >= ask_at:
+        if now >= ask_at and not up:
             ask_at = now + _ASK_EVERY_S
             machine.guest_agent.send({"execute": "guest-sync", "arguments": {"id": _SYNC}})
-        answered = any(message.get("return") == _SYNC for message in machine.guest_agent.take())
-        if spec.wish is BootWish.AGENT and answered:
+        said = list(machine.guest_agent.take())
+        up = up or any(message.get("return") == _SYNC for message in said)
+        if spec.wish is BootWish.COMMAND and up:
+            command.take(said, now)
+            if asked := command.request(now):
+                machine.guest_agent.send(asked)
+        if spec.wish is BootWish.AGENT and up:
             proved, reason = True, "its guest agent answered"
+        elif spec.wish is BootWish.COMMAND and command.proved:
+            proved, reason = True, f"the command {spec.text!r} ended with 0 in it"
+        elif spec.wish is BootWish.COMMAND and command.refused:
+            reason = command.refused
         elif spec.wish is BootWish.CONSOLE and spec.text.encode() in machine.console:
             proved, reason = True, f"its console said {spec.text!r}"
         elif not reason and now - began > spec.timeout_s:
             reason = f"it did not come up within {spec.timeout_s:g} s"
+            if spec.wish is BootWish.COMMAND and up:
+                reason = (
+                    f"the command {spec.text!r} did not end with 0 in it within {spec.timeout_s:g} s: {command.told}"
+                )
         time.sleep(0.01)  # whoever floods the console is listened to a hundred times a second, not more
     seconds = time.monotonic() - began
     picture = machine.screenshot(_SCREEN_S, _MOST_SCREEN_BYTES)
@@ -83,3 +98,5 @@ def _check(spec: BootSpec) -> None:
         raise UsageError(reason="memory, CPUs or time of a boot proof are out of bounds")
     if spec.wish is BootWish.CONSOLE and not 0 < len(spec.text) <= 200:
         raise UsageError(reason="the text to look for on the console has 1 to 200 characters")
+    if spec.wish is BootWish.COMMAND and not 0 < len(spec.text) <= 1000:
+        raise UsageError(reason="the command to run in the guest has 1 to 1000 characters")

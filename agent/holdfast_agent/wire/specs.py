@@ -156,17 +156,19 @@ class ExporterSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
 
 
 class BootWish(StrEnum):
-    """What proves that a guest is up: its agent answers, or its serial console has said a certain text."""
+    """What proves that a guest is up: its agent answers, its serial console has said a certain text, or a command that
+    its agent runs in it ends with 0 (since 1.3; an older agent refuses the order)."""
 
     AGENT = "agent"
     CONSOLE = "console"
+    COMMAND = "command"
 
 
 class BootSpec(MoverSpec, frozen=True, tag=True, kw_only=True):
     """Proxy side: starts a guest by QEMU from ``disks`` of the ``export`` that an exporter of this lease serves, and
     watches it for ``timeout_s``. Since 1.2.
 
-    It has no network, and nothing of the host. ``text``: for the wish CONSOLE. ``emulate``: without
+    It has no network, and nothing of the host. ``text``: for the wishes CONSOLE and COMMAND. ``emulate``: without
     the host's KVM, even where it has one.
     """
 

@@ -20,12 +20,14 @@ _OPTIONS = (
     click.option("--boot-bus", type=click.Choice([each.value for each in BootBus]), help="Default: virtio."),
     click.option("--boot-firmware", type=click.Choice([each.value for each in BootFirmware]), help="Default: bios."),
     click.option("--boot-console", metavar="TEXT", help="It is up when its console says so. Default: by its agent."),
+    click.option("--boot-command", metavar="TEXT", help="It is up when this ends with 0 in its shell."),
     click.option("--boot-timeout", metavar="TIME", help='Give up after so long, such as "5 min" (the default).'),
     click.option("--boot-emulate", is_flag=True, default=None, help="Without the host's KVM."),
 )
 _KEYS = {
     "boot_proxy": "proxy", "boot_memory": "memory", "boot_cpus": "cpus", "boot_bus": "bus",
-    "boot_firmware": "firmware", "boot_console": "console", "boot_timeout": "timeout", "boot_emulate": "emulate",
+    "boot_firmware": "firmware", "boot_console": "console", "boot_command": "command", "boot_timeout": "timeout",
+    "boot_emulate": "emulate",
 }  # fmt: skip
 
 
@@ -52,6 +54,7 @@ def boot_text(settings: BootSettings | None) -> str:
     if settings is None:
         return "not proven"
     wish = f"its console says {settings.console!r}" if settings.console else "its guest agent answers"
+    wish = f"the command {settings.command!r} ends with 0 in it" if settings.command else wish
     machine = f"{format_size(settings.memory_bytes)}, {settings.bus.value}, {settings.firmware.value}"
     where = f" on {settings.proxy}" if settings.proxy else ""
     within = format_duration(settings.timeout_s)

@@ -10,7 +10,7 @@ from holdfast_agent.model.units import format_duration, format_size
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import MoverState
 from holdfast_agent.wire.specs import BootProof, BootSpec, BootWish
-from holdfast_manager.catalog.values import BootRecord
+from holdfast_manager.catalog.values import BootRecord, BootSettings
 from holdfast_manager.reports.table import printable
 from holdfast_manager.steps import Step
 
@@ -42,8 +42,8 @@ class BootActions(ExportUser):
             cpus=wanted.cpus,
             bus=wanted.bus,
             firmware=wanted.firmware,
-            wish=BootWish.CONSOLE if wanted.console else BootWish.AGENT,
-            text=wanted.console,
+            wish=_wish(wanted),
+            text=wanted.console or wanted.command,
             timeout_s=wanted.timeout_s,
             emulate=wanted.emulate,
         )
@@ -91,3 +91,9 @@ class BootActions(ExportUser):
             return ""
         self._context.recorder.note(f"its screen: {picture}")
         return str(picture)
+
+
+def _wish(settings: BootSettings) -> BootWish:
+    if settings.command:
+        return BootWish.COMMAND
+    return BootWish.CONSOLE if settings.console else BootWish.AGENT

@@ -59,8 +59,8 @@ class BootSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the VM of a restore point is started to prove that it boots.
 
     ``proxy``: the agent that starts it ("": the repository's own, if it is a proxy, else any). The others as in
-    :class:`~holdfast_agent.wire.specs.BootSpec`; ``console``: what its serial console says when it is up ("": its guest
-    agent answers).
+    :class:`~holdfast_agent.wire.specs.BootSpec`; ``console``: what its serial console says when it is up; ``command``:
+    for the guest's shell, ends with 0 when it is up ("" for both: its guest agent answers).
     """
 
     proxy: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")] = ""
@@ -69,8 +69,13 @@ class BootSettings(msgspec.Struct, frozen=True, kw_only=True):
     bus: BootBus = BootBus.VIRTIO
     firmware: BootFirmware = BootFirmware.BIOS
     console: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    command: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     timeout_s: Annotated[float, msgspec.Meta(ge=1, le=86400)] = msgspec.field(default=300.0, name="timeout")
     emulate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.console and self.command:
+            raise ValueError("console and command exclude each other")
 
 
 class CopySettings(msgspec.Struct, frozen=True, kw_only=True):
