@@ -92,7 +92,7 @@ def snapshot_quiesced(
     handle, quiesced = _freeze(guest, vm, access)
     announce(msgspec.structs.replace(quiesced, took_s=time.monotonic() - began))
     if guest is None or handle is None:
-        return Taken(take(), quiesced.consistency)
+        return _taken(take(), quiesced.consistency)
     frozen_at = time.monotonic()
     try:
         snapshot = take()
@@ -105,8 +105,11 @@ def snapshot_quiesced(
         if guest.policy is GuestPolicy.REQUIRE:
             discard(snapshot)
             raise
-        return Taken(snapshot, ConsistencyLevel.CRASH, time.monotonic() - frozen_at, str(error))
-    return Taken(snapshot, quiesced.consistency, time.monotonic() - frozen_at)
+        return _taken(snapshot, ConsistencyLevel.CRASH, time.monotonic() - frozen_at, str(error))
+    if snapshot.warning and guest.policy is GuestPolicy.REQUIRE:
+        discard(snapshot)
+        raise GuestProcessingFailed(vm=vm.ref.name, phase="snapshot", reason=snapshot.warning)
+    return _taken(snapshot, quiesced.consistency, time.monotonic() - frozen_at)
 
 
 def better(one: ConsistencyLevel, other: ConsistencyLevel) -> ConsistencyLevel:
@@ -130,6 +133,13 @@ def _freeze(guest: Guest | None, vm: VmInfo, access: GuestAccess) -> tuple[Freez
     except BaseException as first:
         _thaw_anyway(handle, first)
         raise
+
+
+def _taken(snapshot: Snapshot, consistency: ConsistencyLevel, frozen_s: float = 0.0, warning: str = "") -> Taken:
+    """With what the hypervisor says that it could not do: disks of several instants hold no freeze."""
+    if snapshot.warning:
+        consistency, warning = ConsistencyLevel.CRASH, "; ".join(filter(None, (warning, snapshot.warning)))
+    return Taken(snapshot, consistency, frozen_s, warning)
 
 
 def _thaw_anyway(handle: FreezeHandle, first: BaseException) -> None:

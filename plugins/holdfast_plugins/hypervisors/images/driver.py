@@ -36,6 +36,7 @@ class ImagesDriver:
         self._snapshots = options.snapshots
         self._inventory = Inventory(self._root, self._snapshots)
         self._promises: dict[str, int] = {}
+        self._in_place: dict[str, dict[Path, snapshots.Stamp]] = {}
         self._lock = threading.Lock()
 
     def connect(self) -> None:
@@ -63,6 +64,7 @@ class ImagesDriver:
         wanted = [images[disk_id] for disk_id in request.disk_ids]
         method = self._method(request)
         if method is SnapshotMethod.IN_PLACE:
+            self._in_place[request.vm.vm_id] = snapshots.stamps_of(request.vm, wanted)
             return snapshots.in_place(request.vm, wanted)
         try:
             confined.make_snapshot_root(self._snapshots, like=self._root)
@@ -77,7 +79,18 @@ class ImagesDriver:
             raise
 
     def check_snapshot(self, snapshot: Snapshot) -> None:
-        """Clones and copies are files that nobody writes to."""
+        """Clones and copies are files that nobody writes to. What is read in place may have been written to."""
+        if snapshot.snapshot_id != snapshots.IN_PLACE_ID:
+            return
+        with self._reachable():
+            images = self._inventory.images(snapshot.vm)
+        now, before = snapshots.stamps_of(snapshot.vm, images), self._in_place[snapshot.vm.vm_id]
+        changed = ", ".join(path.name for path, stamp in before.items() if now.get(path) != stamp)
+        if changed:
+            reason = (
+                f"{changed} was written to while it was read in place; stop the VM, or choose another snapshot method"
+            )
+            raise SnapshotFailed(vm=snapshot.vm.name, reason=reason)
 
     def remove_snapshot(self, snapshot: Snapshot, committed: bool, journal: Journal) -> None:
         if snapshot.snapshot_id == snapshots.IN_PLACE_ID:

@@ -32,6 +32,14 @@ _TIMESTAMP_STEP_S = 0.02
 Stamp = tuple[int, int, int]
 
 
+def stamps_of(vm: VmRef, images: Sequence[Image]) -> dict[Path, Stamp]:
+    """How the images are now: any write after this changes the stamp of its image. Raises :class:`SnapshotFailed`."""
+    with _translated(vm), ExitStack() as stack:
+        opened = {image.path: _open(stack, image.path) for image in images}
+        _let_timestamps_pass(list(opened.values()))
+        return {path: _stamp(descriptor) for path, descriptor in opened.items()}
+
+
 def in_place(vm: VmRef, images: Sequence[Image]) -> Snapshot:
     """No snapshot at all: the images themselves, because their owner says that nobody writes to them."""
     for image in images:
@@ -67,7 +75,13 @@ def freeze(vm: VmRef, images: Sequence[Image], method: SnapshotMethod, directory
         )
         raise SnapshotFailed(vm=vm.name, reason=reason)
     disks = tuple(_disk(image, image.path) for image in frozen)
-    return Snapshot(directory.name, vm, disks, _note(cloned, len(images), bool(changed)))
+    note, warning = "reflink" if cloned else "frozen copy", ""
+    if changed and len(images) > 1:
+        warning = (
+            f"the {len(images)} disks were written to meanwhile and are not of one instant: stop the VM, or freeze it "
+            "by a guest processor, for a common instant"
+        )
+    return Snapshot(directory.name, vm, disks, note, warning=warning)
 
 
 def _freeze_all(images: Sequence[Image], sources: Sequence[int], method: SnapshotMethod, directory: Path) -> bool:
@@ -127,16 +141,6 @@ def _disk(image: Image, path: Path) -> SnapshotDisk:
     else:
         url = DiskUrl(DiskScheme.IMAGE, str(path), (("format", str(image.format)),))
     return SnapshotDisk(disk_id=image.name, name=image.name, size_bytes=image.size_bytes, urls=(str(url),))
-
-
-def _note(cloned: bool, disks: int, changed: bool) -> str:
-    way = "reflink" if cloned else "frozen copy"
-    if changed and disks > 1:
-        return (
-            f"{way}; the {disks} disks were written to meanwhile and are not of one instant: stop the VM, or freeze it "
-            "by a guest processor, for a common instant"
-        )
-    return way
 
 
 @contextmanager
