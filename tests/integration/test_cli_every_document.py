@@ -245,6 +245,8 @@ def take_down(site: Site) -> None:
     session = site.run("job run", "weekly", "--detach", keep=False)["session"]
     site.run("job stop", "weekly")
     site.followed(session)
+    site.run("job edit", "weekly", "--reset", "bandwidth", keep=False)
+    site.run("job retry", "weekly")
     site.run("job remove", "weekly")
     site.run("repository remove", "offsite")
 

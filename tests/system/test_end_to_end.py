@@ -110,6 +110,23 @@ def test_a_whole_vm_with_raw_and_qcow2_disks_comes_back(house: Installation, tmp
     assert "exists" in refused["error"]["message"]
 
 
+def test_a_disk_that_is_no_longer_backed_up_is_warned_of(house: Installation) -> None:
+    """Its VM has another disk, so the point is there and looks whole."""
+    _fill(house.vms / "halved" / "root.raw", MIB, (0,))
+    _fill(house.vms / "halved" / "data.raw", MIB, (0,), seed=2)
+    house.add_job("halved", repository="plain", include="halved")
+    assert house.run_job("halved")["result"] == "success"
+    (house.vms / "halved" / "data.raw").rename(house.home / "data.raw")
+    (house.vms / "halved" / "data.raw").symlink_to(house.home / "data.raw")
+    ended = house.run_job("halved")
+    (problem,) = ended["problems"]
+    assert (ended["result"], problem["level"], problem["at"]) == ("warning", "warning", "inventory")
+    assert "data.raw (a link: " in problem["message"]
+    assert f"no longer has data.raw, which the point {house.points('halved')[1]['sid'][:8]} holds" in problem["message"]
+    (house.vms / "halved" / "data.raw").unlink()
+    assert house.run_job("halved")["result"] == "success"
+
+
 def test_an_empty_disk_grows_and_is_filled(house: Installation) -> None:
     disk = house.vms / "growing" / "disk.raw"
     _fill(disk, 4 * MIB, ())
@@ -126,6 +143,20 @@ def test_an_empty_disk_grows_and_is_filled(house: Installation) -> None:
         to = house.out / f"{point['sid']}.raw"
         house.restore_disk("growing", point["sid"], to)
         assert_same(to.read_bytes(), content)
+
+
+def test_only_what_failed_is_run_again_by_retry(house: Installation) -> None:
+    _fill(house.vms / "fine" / "root.raw", MIB, (0,))
+    (house.vms / "lost").mkdir()
+    (house.vms / "lost" / "root.qcow2").write_bytes(bytes(MIB))
+    house.add_job("retried", "--include", "fine", repository="plain", include="lost")
+    house.holdfast("job", "retry", "retried", expect=10)
+    house.holdfast("job", "run", "retried", expect=3)
+    (house.vms / "lost" / "root.qcow2").rename(house.vms / "lost" / "root.raw")
+    report = house.holdfast("job", "retry", "retried")
+    assert [point["session"] for point in house.points("lost")] == [report["id"]]
+    assert len(house.points("fine")) == 1
+    house.holdfast("job", "retry", "retried", expect=2)
 
 
 def test_two_jobs_share_one_slot(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ WRONG = {
     "holdfast job enable": JOB,
     "holdfast job list": BEFORE_INIT,
     "holdfast job remove": JOB,
+    "holdfast job retry": JOB,
     "holdfast job run": JOB,
     "holdfast job show": JOB,
     "holdfast job stop": Wrong("web", 10, "not_found", "web"),

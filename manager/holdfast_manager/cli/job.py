@@ -13,7 +13,14 @@ from holdfast_agent.model import strict
 from holdfast_agent.model.change import AuditRate
 from holdfast_agent.model.units import format_rate, format_size
 from holdfast_manager.catalog.job_tables import job_from_table, job_to_table
-from holdfast_manager.catalog.values import CopySettings, JobSpec, SessionEntry, SessionState
+from holdfast_manager.catalog.values import (
+    CopySettings,
+    JobSpec,
+    SessionEntry,
+    SessionKind,
+    SessionResult,
+    SessionState,
+)
 from holdfast_manager.reports.retention_text import policy_text
 from holdfast_manager.reports.schedule_text import next_starts, next_text, schedule_facts
 from holdfast_manager.reports.sentences import counted
@@ -159,6 +166,39 @@ def run(app: App, name: str, detach: bool, strict: bool) -> int:
         return app.catalog.sessions.begin_job(name, of_job(app.catalog.jobs.get(name)))
 
     return run_session(app, begin, detach, strict)
+
+
+@job.command(examples=("holdfast job retry nightly", "holdfast job retry nightly --detach"))
+@click.argument("name")
+@detach_option
+@strict_option
+@pass_app
+def retry(app: App, name: str, detach: bool, strict: bool) -> int:
+    """Run a job again for those VMs only of which its newest session made no point; of a copy job, what is missing.
+
+    As after `job run`, Ctrl-C asks the session to stop. The service does the same by itself after sessions that it
+    began (`--session-retries`).
+    """
+    from holdfast_manager.sessions.requests import of_job
+
+    def begin() -> SessionEntry:
+        app.catalog.sessions.reap_dead()
+        spec = app.catalog.jobs.get(name)
+        return app.catalog.sessions.begin_job(name, of_job(spec, _session_to_retry(app, spec)))
+
+    return run_session(app, begin, detach, strict)
+
+
+def _session_to_retry(app: App, spec: JobSpec) -> int:
+    """The job's newest session. Raises ``NotFound`` where there is none, ``UsageError`` where it left nothing to do."""
+    kind = SessionKind.BACKUP if spec.copy is None else SessionKind.COPY
+    sessions = app.catalog.sessions.list(job=spec.name, kind=kind, limit=1)
+    advice = f"`holdfast job run {spec.name}` runs all of it"
+    if not sessions:
+        raise NotFound(kind="session of the job", name=spec.name, advice=advice)
+    if sessions[0].result in (SessionResult.SUCCESS, SessionResult.WARNING):
+        raise UsageError(reason=f"session {sessions[0].id}, the newest of the job, left nothing out; {advice}")
+    return sessions[0].id
 
 
 @job.command(examples=("holdfast job stop nightly",))

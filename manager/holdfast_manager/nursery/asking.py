@@ -22,6 +22,7 @@ QUICK: Final = frozenset(
     {
         ("agent", "list"),
         ("job", "list"),
+        ("job", "retry"),
         ("job", "run"),
         ("job", "show"),
         ("point", "list"),

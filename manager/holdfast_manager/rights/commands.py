@@ -107,7 +107,7 @@ COMMANDS: Final[Mapping[CommandPath, Rule]] = MappingProxyType(
         **_group(
             "job",
             create=_CONFIGURE, edit=_CONFIGURE, remove=_CONFIGURE,
-            disable=_OPERATE, enable=_OPERATE, run=_OPERATE, stop=_OPERATE, list=_VIEW, show=_VIEW,
+            disable=_OPERATE, enable=_OPERATE, retry=_OPERATE, run=_OPERATE, stop=_OPERATE, list=_VIEW, show=_VIEW,
         ),
         **_group("service", run=_stays(Rule(Right.SECURE)), show=_VIEW),
         **_group("notifier", list=_VIEW, test=_OPERATE),

@@ -68,8 +68,8 @@ _REASONS: Final = (
     (
         "It runs or stops work that keeps or proves points; the next run does what this one left.",
         _paths(
-            "job run", "job stop", "session stop", "repository verify", "repository rescan", "repository rebuild-index",
-            "verify boot", "benchmark", "plugin check", "notifier test", "server clean",
+            "job run", "job retry", "job stop", "session stop", "repository verify", "repository rescan",
+            "repository rebuild-index", "verify boot", "benchmark", "plugin check", "notifier test", "server clean",
         ),
     ),
     (
