@@ -223,7 +223,8 @@ stand for what it is about. Where no advice stands here, it comes with each case
 again by itself.
 
 Exit codes: 0 success · 1 failed · 2 wrong usage or configuration · 3 some VMs failed · 4 warnings (with `--strict`) ·
-10 not found · 11 in use · 12 wrong key or passphrase · 13 denied · 14 verification found damage · 130 cancelled.
+10 not found · 11 in use · 12 wrong key or passphrase · 13 denied · 14 verification found damage ·
+20 outside the backup window · 130 cancelled.
 """
 
 

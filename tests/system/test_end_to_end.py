@@ -6,6 +6,7 @@ import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,18 @@ def test_only_what_failed_is_run_again_by_retry(house: Installation) -> None:
     assert [point["session"] for point in house.points("lost")] == [report["id"]]
     assert len(house.points("fine")) == 1
     house.holdfast("job", "retry", "retried", expect=2)
+
+
+def test_a_job_is_kept_to_its_windows_where_that_is_asked_for(house: Installation) -> None:
+    _fill(house.vms / "timed" / "root.raw", MIB, (0,))
+    another_day = (datetime.now(UTC) + timedelta(days=3)).strftime("%a").lower()
+    in_window = ("job", "run", "timed", "--in-window")
+    house.add_job("timed", "--schedule", "daily 12:00", "--window", another_day, repository="plain", include="timed")
+    refused = house.holdfast(*in_window, expect=20)
+    assert refused["error"]["code"] == "outside_window" and another_day in refused["error"]["message"]
+    assert house.points("timed") == []
+    house.holdfast("job", "edit", "timed", "--window", "mon-sun")
+    assert house.holdfast(*in_window)["result"] == "success"
 
 
 def test_two_jobs_share_one_slot(tmp_path: Path) -> None:

@@ -36,7 +36,17 @@ from .disk import (
     FilesUnreadable,
     RestoredBlockWrong,
 )
-from .general import AlreadyExists, Cancelled, Denied, ExtraMissing, Locked, NotFound, ToolMissing, UsageError
+from .general import (
+    AlreadyExists,
+    Cancelled,
+    Denied,
+    ExtraMissing,
+    Locked,
+    NotFound,
+    OutsideWindow,
+    ToolMissing,
+    UsageError,
+)
 from .platform import (
     BootNotProven,
     ChangeTrackingLost,
@@ -146,6 +156,7 @@ __all__ = [
     "ObjectDamaged",
     "ObjectMissing",
     "OriginDamaged",
+    "OutsideWindow",
     "PaperKeyWrong",
     "PlatformError",
     "PluginBroken",

@@ -44,6 +44,15 @@ class Locked(HoldfastError):
     exit_code = 11
 
 
+class OutsideWindow(HoldfastError):
+    """A job was to start in its backup windows only, and none is open."""
+
+    code = "outside_window"
+    message = "the job {job} starts within its windows only ({windows}), and none of them is open"
+    action = "Wait for one, or run it all the same: `holdfast job run {job}`"
+    exit_code = 20
+
+
 class Denied(HoldfastError):
     """The right to do this is missing."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from holdfast_agent.errors import NotFound, UsageError
+from holdfast_agent.errors import NotFound, OutsideWindow, UsageError
 from holdfast_agent.model import strict
 from holdfast_agent.model.change import AuditRate
 from holdfast_agent.model.units import format_rate, format_size
@@ -147,13 +148,19 @@ def disable(app: App, name: str) -> None:
 
 
 @job.command(
-    examples=("holdfast job run nightly", "holdfast job run nightly --detach", "holdfast job run nightly --output json")
+    examples=(
+        "holdfast job run nightly",
+        "holdfast job run nightly --detach",
+        "holdfast job run nightly --in-window",
+        "holdfast job run nightly --output json",
+    )
 )
 @click.argument("name")
+@click.option("--in-window", is_flag=True, help="Only where a window of its schedule is open now; else exit with 20.")
 @detach_option
 @strict_option
 @pass_app
-def run(app: App, name: str, detach: bool, strict: bool) -> int:
+def run(app: App, name: str, in_window: bool, detach: bool, strict: bool) -> int:
     """Run a job now and follow it to its end.
 
     Ctrl-C asks the session to stop, and waits until it has cleaned up; a second Ctrl-C leaves it to itself.
@@ -163,7 +170,10 @@ def run(app: App, name: str, detach: bool, strict: bool) -> int:
 
     def begin() -> SessionEntry:
         app.catalog.sessions.reap_dead()
-        return app.catalog.sessions.begin_job(name, of_job(app.catalog.jobs.get(name)))
+        spec = app.catalog.jobs.get(name)
+        if in_window and spec.schedule is not None and not spec.schedule.allows(time.time()):
+            raise OutsideWindow(job=name, windows=", ".join(spec.schedule.windows))
+        return app.catalog.sessions.begin_job(name, of_job(spec))
 
     return run_session(app, begin, detach, strict)
 
