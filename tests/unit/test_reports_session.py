@@ -100,7 +100,7 @@ def backup() -> list[EventEntry]:
         event(9.0, happened.TransferBegan(task=KEYS["d1"], mode=ChangeMode.DIGEST, reason="compared"), took_s=0.5),
         event(16.0, happened.TransferFinished(task=KEYS["d1"])),
         event(17.0, happened.PointCommitted(vm="vm-1", sid=SID), took_s=1.0),
-        event(19.0, happened.SnapshotRemoved(vm="vm-1"), took_s=2.0),
+        event(19.0, happened.SnapshotRemoved(vm="vm-1", stood_s=14.5), took_s=2.0),
         EventEntry(session=12, time=T0 + 20, kind="SessionEnded", data={"result": "success"}),
     ]
 
@@ -130,7 +130,7 @@ Steps
                                              web/disk0.img, web/disk1.img: read 60.0 MiB,
                                                transferred 4.00 MiB (x 2.0), stored 4.00 MiB
   10  commit     08:00:16  3.00 s            web: restore point 3f2a1b0c committed
-                                             web: snapshot removed
+                                             web: snapshot removed, it stood for 14.5 s
 
 Disks
   VM   disk       mode    processed      read      zero  unchanged     dedup  transferred    stored

@@ -91,7 +91,8 @@ def _failed(data: Data) -> str:
 def _removed(data: Data) -> str:
     if data.get("warning"):
         return f"snapshot not removed: {data['warning']}"
-    return str(data.get("note") or "snapshot removed")
+    stood = float(data.get("stood_s") or 0)
+    return str(data.get("note") or "snapshot removed") + (f", it stood for {format_duration(stood)}" if stood else "")
 
 
 def _ended(data: Data) -> str:

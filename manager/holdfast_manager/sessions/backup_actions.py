@@ -311,7 +311,9 @@ class BackupActions:
         return PointCommitted(vm=vm.info.ref.vm_id, sid=point.sid)
 
     def _remove_snapshot(self, vm: VmWork) -> Event:
-        return SnapshotRemoved(vm=vm.info.ref.vm_id, warning=self._platform.drop_snapshot(vm, committed=True))
+        warning = self._platform.drop_snapshot(vm, committed=True)
+        stood = round(time.monotonic() - vm.snapshot_since, 3)
+        return SnapshotRemoved(vm=vm.info.ref.vm_id, warning=warning, stood_s=0.0 if warning else stood)
 
     def _abandon(self, vm: VmWork) -> Event:
         """Fence the write session, so that nothing can commit it later, and leave nothing on the hypervisor."""

@@ -208,11 +208,12 @@ class PointCommitted(VmEvent, frozen=True, tag=True, kw_only=True):
 
 class SnapshotRemoved(VmEvent, frozen=True, tag=True, kw_only=True):
     """The hypervisor is as it was. ``warning``: the removal stays open as an obligation, and why. ``note``: what there
-    was to do, if no snapshot was to be removed."""
+    was to do, if no snapshot was to be removed. ``stood_s``: how old the snapshot was when it was gone."""
 
     step: ClassVar[Step] = Step.COMMIT
     warning: str = ""
     note: str = ""
+    stood_s: float = 0.0
 
 
 class VmFailed(VmEvent, frozen=True, tag=True, kw_only=True):

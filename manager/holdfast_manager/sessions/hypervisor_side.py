@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -74,6 +75,7 @@ class Platform(msgspec.Struct, frozen=True):
             lambda unwanted: self.driver.remove_snapshot(unwanted, False, self.journal),
             announce,
         )
+        vm.snapshot_since = time.monotonic()
         vm.snapshot, vm.consistency = taken.snapshot, better(taken.consistency, taken.snapshot.consistency)
         return taken
 

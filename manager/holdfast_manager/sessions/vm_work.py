@@ -20,7 +20,7 @@ class VmWork(WriteAttempt):
 
     ``home``: where the point goes, once that is decided. ``decisions``: change mode and reason by disk id. ``doubt``:
     why change tracking is not believed in this attempt; empty where it is. ``ways``: by disk id the URLs that its proxy
-    was to try, in order.
+    was to try, in order. ``snapshot_since``: when it was taken, monotonic.
     """
 
     info: VmInfo
@@ -28,6 +28,7 @@ class VmWork(WriteAttempt):
     base: Point | None = None
     doubt: str = ""
     snapshot: Snapshot | None = None
+    snapshot_since: float = 0.0
     consistency: ConsistencyLevel = ConsistencyLevel.CRASH
     decisions: dict[str, ChangeDecision] = field(default_factory=dict)
     ways: dict[str, tuple[str, ...]] = field(default_factory=dict)
