@@ -220,6 +220,14 @@ def test_a_vm_that_does_not_exist_is_not_found(house: Installation) -> None:
     assert house.points("no-such-vm") == []
 
 
+def test_a_vm_that_was_removed_keeps_no_other_from_its_backup(house: Installation) -> None:
+    _fill(house.vms / "stays" / "disk.raw", MIB, (0,))
+    house.add_job("staff", "--include", "left", repository="plain", include="stays")
+    report = house.run_job("staff", expect=3)
+    assert any("no VM 'left'" in problem["message"] for problem in report["problems"])
+    assert len(house.points("stays")) == 1
+
+
 def test_nothing_is_left_behind(house: Installation) -> None:
     """After a backup: no frozen copy, no temporary file, no session record."""
     _fill(house.vms / "tidy" / "disk.raw", 2 * MIB, (0,))

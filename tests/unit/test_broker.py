@@ -94,6 +94,14 @@ def test_a_name_that_is_not_there_is_an_error_with_the_nearest(driver: CountingD
     assert caught.value.exit_code == 10
 
 
+def test_a_name_that_is_not_there_keeps_no_other_vm_from_its_backup(driver: CountingDriver) -> None:
+    lost: list[VmNotFound] = []
+    assert names(Broker(driver, "lab").resolve(["gone", "db", "lost"], [], lost.append)) == ["db"]
+    assert [error.fields["vm"] for error in lost] == ["gone", "lost"]
+    with pytest.raises(VmNotFound, match="'gone'"):
+        Broker(driver, "lab").resolve(["gone", "db"], ["db"], lost.append)
+
+
 @pytest.mark.parametrize(
     ("include", "exclude", "told"),
     [

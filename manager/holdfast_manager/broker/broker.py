@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from holdfast_agent.errors import NoVmChosen
+from holdfast_agent.errors import NoVmChosen, VmNotFound
 from holdfast_plugins.api import HypervisorDriver, OffersPlaces, PlaceKind, VmInfo, VmRef
 
 from .patterns import match, match_places
@@ -61,19 +61,31 @@ class Broker:
             self._vms = None
             self._infos.clear()
 
-    def resolve(self, include: Sequence[str], exclude: Sequence[str] = ()) -> list[VmRef]:
+    def resolve(
+        self, include: Sequence[str], exclude: Sequence[str] = (), missing: Callable[[VmNotFound], None] | None = None
+    ) -> list[VmRef]:
         """The VMs that a job means: those that match ``include`` and not ``exclude``; by name, each once.
 
         An entry is a name, an id, or a pattern with ``*``, ``?`` or ``[…]``, in which case matters; or such a name of a
         place with its kind in front ("folder:/dc/vm/web", "tag:backup/*"), for all VMs there. Called by a job
-        session at its start. Raises ``VmNotFound`` when a name in ``include`` is not there, with the nearest one, and
-        ``NoVmChosen`` when nothing is left to back up.
+        session at its start. ``missing`` is told of each name in ``include`` that is not there, with the nearest one:
+        a VM that was removed must not keep the others from their backup. Raises the first of these where there is no
+        ``missing``, or no other VM; and ``NoVmChosen`` when nothing is left to back up.
         """
         vms = self.vms()
-        included = {vm.vm_id for entry in include for vm in self._meant(entry, vms, self._server)}
+        included, lost = set[str](), list[VmNotFound]()
+        for entry in include:
+            try:
+                included |= {vm.vm_id for vm in self._meant(entry, vms, self._server)}
+            except VmNotFound as error:
+                lost.append(error)
         excluded = {vm.vm_id for entry in exclude for vm in self._meant(entry, vms)}
+        if lost and (missing is None or not included - excluded):
+            raise lost[0]
         if not included - excluded:
             raise self._nothing_chosen(include, len(vms), len(included))
+        for error in lost if missing is not None else ():
+            missing(error)
         return [vm for vm in vms if vm.vm_id in included - excluded]
 
     def _nothing_chosen(self, include: Sequence[str], there: int, included: int) -> NoVmChosen:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from holdfast_agent.errors import HoldfastError
+from holdfast_agent.errors import HoldfastError, VmNotFound
 from holdfast_agent.model.rules import TransferRules
 from holdfast_manager.catalog.values import JobSpec
 from holdfast_manager.scheduler.capacities import job_limit, server_limits
@@ -163,20 +163,31 @@ class BackupActions:
         """Step `start`: the job's VMs, and that the repository is there, before anything is done to any VM."""
         for home in self._homes.open():
             adopt_orphaned_points(home.context, self._job.name, home.keys)
-        planned, unplanned = [], []
-        for ref in self._platform.broker.resolve(self._job.include, self._job.exclude):
-            if self._only is not None and self._only.isdisjoint((ref.vm_id, ref.name)):
+        planned, unplanned = list[PlannedVm](), list[str]()
+
+        def leave_out(name: str, error: HoldfastError) -> None:
+            self._context.recorder.note(f"{name}: {error}", "error", Step.START)
+            unplanned.append(name)
+
+        def missing(error: VmNotFound) -> None:
+            if self._wants(entry := str(error.fields["vm"])):
+                leave_out(entry, error)
+
+        for ref in self._platform.broker.resolve(self._job.include, self._job.exclude, missing):
+            if not self._wants(ref.vm_id, ref.name):
                 continue
             try:
                 info = self._platform.known_facts(ref)
             except HoldfastError as error:
-                self._context.recorder.note(f"{ref.name}: {error}", "error", Step.START)
-                unplanned.append(ref.name)
+                leave_out(ref.name, error)
                 continue
             self._vms[ref.vm_id] = VmWork(info)
             self._add_tasks(info)
             planned.append(PlannedVm(ref.vm_id, ref.name, tuple(disk.disk_id for disk in info.disks)))
         return VmsPlanned(vms=tuple(planned), unplanned=tuple(unplanned))
+
+    def _wants(self, *names: str) -> bool:
+        return self._only is None or not self._only.isdisjoint(names)
 
     def _add_tasks(self, info: VmInfo) -> None:
         for disk in info.disks:
