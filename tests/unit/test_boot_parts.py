@@ -124,6 +124,9 @@ def test_a_command_is_run_again_until_it_ends_with_0_and_how_it_went_is_told() -
 
 def test_a_guest_proves_nothing_by_odd_answers() -> None:
     command = GuestCommand("true")
+    command.take([{"return": {"pid": 1}}, {"return": {"exited": True, "exitcode": 0}}, {"error": {"desc": "?"}}], 1.0)
+    assert not command.proved and not command.refused, "nothing was asked"
+    command.request(1.0)
     command.take([{"return": {"exited": True, "exitcode": 0}}], 1.0)
     assert not command.proved, "nothing was run"
     command.take([{"return": {"pid": 1}}], 1.0)
@@ -134,5 +137,6 @@ def test_a_guest_proves_nothing_by_odd_answers() -> None:
 
 def test_an_agent_that_runs_no_commands_is_told_at_once() -> None:
     command = GuestCommand("true")
+    command.request(0.0)
     command.take([{"error": {"class": "CommandNotFound", "desc": "guest-exec has been disabled"}}], 1.0)
     assert "guest-exec has been disabled" in command.refused and command.request(9.0) is None

@@ -24,6 +24,7 @@ class GuestCommand:
         self.proved = False
         self.refused = ""
         self._text = text
+        self._asked = False
         self._pid: int | None = None
         self._next_at = 0.0
         self._last = ""
@@ -35,7 +36,7 @@ class GuestCommand:
 
     def take(self, messages: Iterable[dict[str, Any]], now: float) -> None:
         """What the agent has said by ``now``, which is monotonic."""
-        for message in messages:
+        for message in messages if self._asked else ():  # what was said before answers somebody else
             answer, error = message.get("return"), message.get("error")
             if isinstance(error, dict) and self._pid is None:
                 self.refused = f"its guest agent runs no commands: {str(error.get('desc'))[:_SHOWN]}"
@@ -51,6 +52,7 @@ class GuestCommand:
         self._next_at = now + (_AGAIN_S if self._pid is None else _ASK_EVERY_S)
         if self._pid is not None:
             return {"execute": "guest-exec-status", "arguments": {"pid": self._pid}}
+        self._asked = True
         arguments = {"path": "/bin/sh", "arg": ["-c", self._text], "capture-output": True}
         return {"execute": "guest-exec", "arguments": arguments}
 
