@@ -84,8 +84,9 @@ class Broker:
             raise lost[0]
         if not included - excluded:
             raise self._nothing_chosen(include, len(vms), len(included))
-        for error in lost if missing is not None else ():
-            missing(error)
+        if missing is not None:
+            for each in lost:
+                missing(each)
         return [vm for vm in vms if vm.vm_id in included - excluded]
 
     def _nothing_chosen(self, include: Sequence[str], there: int, included: int) -> NoVmChosen:
