@@ -61,6 +61,7 @@ def test_the_variables_come_back_and_the_restored_vm_uses_its_own(tmp_path: Path
         driver = driver_of(vm)
         info = driver.vm_info(VM)
         assert [disk.disk_id for disk in info.disks] == ["root"] and info.left_out == ()
+        Backups(vm).back_up()
     assert driver.vm_info(VM).disks == info.disks, "off, it is as it was seen"
     restore(driver, info)
     folder = tmp_path / "restored" / "again"

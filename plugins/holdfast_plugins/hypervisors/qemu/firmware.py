@@ -73,7 +73,9 @@ def write_firmware(folder: Path, firmware: Sequence[Firmware]) -> None:
 def _writable_chips(monitor: Monitor) -> Iterator[dict[str, Any]]:
     for told in monitor.run("query-block"):
         inserted, device = told.get("inserted"), told.get("qdev", "")
-        if inserted is not None and not inserted["ro"] and device and is_flash(kind_of(monitor, device)):
+        if inserted is None or inserted["ro"] or told["removable"] or not device:
+            continue
+        if is_flash(kind_of(monitor, device)):
             yield told
 
 
