@@ -164,6 +164,24 @@ def test_opening_clears_what_a_killed_agent_left(agent: RunningAgent, repository
         assert not list((Path(repository) / "sessions").iterdir())
 
 
+def test_what_a_killed_agent_left_open_is_fenced_by_who_asks_for_it(
+    agent: RunningAgent, repository: str, tmp_path: Path
+) -> None:
+    with agent.client(MANAGER) as client:
+        client.call(m.RenewLease(lease="l", ttl_s=60))
+        entry, packs = _backup(client, repository)
+        agent.kill()
+    with start_agent(tmp_path) as again, again.client(MANAGER) as client:
+        client.call(m.RenewLease(lease="l", ttl_s=60))
+        assert isinstance(client.call(m.AbortSession(lease="l", repository=repository, sid=entry.sid)), m.Done)
+    opened = Repository.open(Path(repository), tmp_path / "cache")
+    try:
+        with pytest.raises(SessionFenced):
+            opened.commit(entry, packs)
+    finally:
+        opened.close()
+
+
 def test_another_lease_cannot_use_the_session(agent: RunningAgent, client: ControlClient, repository: str) -> None:
     entry, packs = _backup(client, repository)
     other = KeyPair.generate()
@@ -177,7 +195,8 @@ def test_another_lease_cannot_use_the_session(agent: RunningAgent, client: Contr
             theirs.call(m.StoreBlob(lease="l", repository=repository, sid=entry.sid, mover=9, record=record))
         with pytest.raises(SessionUnknown):
             _commit(theirs, repository, entry, packs)
-        assert isinstance(theirs.call(m.AbortSession(lease="l", repository=repository, sid=entry.sid)), m.Done)
+        with pytest.raises(Locked):  # done would mean that it cannot be committed any more
+            theirs.call(m.AbortSession(lease="l", repository=repository, sid=entry.sid))
     assert isinstance(_commit(client, repository, entry, packs), m.Done)
 
 

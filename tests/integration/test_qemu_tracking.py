@@ -15,7 +15,7 @@ from holdfast_plugins.hypervisors.tracking_names import MOST_SERIES, new_trackin
 from lab.certificates import make_certificates
 from lab.disks import host_for
 from lab.ports import free_port
-from lab.qemu_backups import Backups
+from lab.qemu_backups import Backups, Told
 from lab.qemu_vms import GRAIN, MIB, QemuVm
 
 PATTERNS, MANY_PATTERNS = 25, 1000
@@ -66,6 +66,28 @@ def test_only_what_was_written_is_named(vm: QemuVm) -> None:
     assert backups.named == {"root": 3 * GRAIN, "data": 0}, "a point that failed has cost nothing"
     backups.back_up()
     assert backups.named == {"root": 0, "data": 0}
+
+
+@pytest.mark.parametrize("told", [Told.THE_OPPOSITE, Told.NOTHING], ids=lambda told: told.name.lower())
+@pytest.mark.parametrize("exists", [True, False], ids=["exists", "does not"])
+def test_what_is_believed_of_a_point_may_cost_a_comparison_and_misses_no_change(
+    vm: QemuVm, chance: Random, told: Told, exists: bool
+) -> None:
+    """A point of which nobody heard is found later, and is a base like any other; one that was believed in is none."""
+    backups = Backups(vm)
+    vm.scribble(chance, 6)
+    backups.back_up()
+    vm.scribble(chance, 6)
+    backups.back_up(exists, lambda: vm.scribble(chance, 6), told)
+    vm.scribble(chance, 6)
+    lost = backups.back_up(meanwhile=lambda: vm.scribble(chance, 6))
+    if told is Told.NOTHING:
+        assert lost == NOT_LOST, "either bitmap is there still"
+    else:
+        assert all("is gone" in reason for reason in lost.values())
+    vm.scribble(chance, 6)
+    assert backups.back_up() == NOT_LOST
+    assert not backups.journal.open
 
 
 def test_an_orderly_restart_keeps_qcow2_tracked(vm: QemuVm, chance: Random) -> None:

@@ -96,6 +96,21 @@ def test_an_agent_that_stays_away_is_given_up_when_its_lease_is_over(catalog: Ca
     assert _looks(nobody) == 1
 
 
+def test_agents_that_hang_cost_the_others_no_lease(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal of each is under way before any is over."""
+    together = Barrier(ASKING)
+
+    class Hanging:
+        def call(self, request: m.Request, timeout_s: float) -> None:
+            assert (request, timeout_s) == (m.RenewLease(lease="l", ttl_s=60.0), 30.0)
+            together.wait(WAIT_S)
+
+    pool = _pool(catalog)
+    monkeypatch.setattr(pool, "_clients", {str(number): Hanging() for number in range(ASKING)})
+    pool.renew()
+    assert not together.broken
+
+
 def test_what_an_agent_was_to_end_it_ends_first_of_all_when_it_is_back(
     catalog: Catalog, agent: RunningAgent, client: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

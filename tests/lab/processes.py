@@ -34,6 +34,11 @@ def alive(pid: int) -> bool:
     return _started(pid) is not None
 
 
+def stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process."""
+    return _read(pid, "stat").rpartition(") ")[2].startswith("T")
+
+
 def command(pid: int) -> str:
     """Its name and its arguments with spaces between; empty for a process that is gone."""
     return f"{_read(pid, 'comm').strip()} {_read(pid, 'cmdline')}".replace("\0", " ").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from lab.frozen_disks import extents_of, read_whole
 from lab.qemu_vms import QemuVm
 
 VM = VmRef("vm", "vm")
+
+
+class Told(Enum):
+    """What a driver hears of whether a point exists: of a repository that is away nobody may know better."""
+
+    THE_TRUTH = auto()
+    THE_OPPOSITE = auto()
+    NOTHING = auto()
 
 
 class Backups:
@@ -45,11 +54,20 @@ class Backups:
     def remove(self, snapshot: Snapshot, committed: bool = True) -> None:
         self.driver.remove_snapshot(snapshot, committed, self.journal)
 
-    def back_up(self, committed: bool = True, meanwhile: Callable[[], object] = lambda: None) -> dict[str, str]:
+    def die(self) -> None:
+        """The session that made the snapshot dies with it; another fulfils what it left open."""
+        self.driver = self.another_driver()
+        for number, owed in list(self.journal.open.items()):
+            self.driver.fulfil(owed.kind, owed.data)
+            self.journal.strike(number)
+
+    def back_up(
+        self, committed: bool = True, meanwhile: Callable[[], object] = lambda: None, told: Told = Told.THE_TRUTH
+    ) -> dict[str, str]:
         """Make a point; by disk, why its tracking was lost, empty where it was not or there was no base.
 
         Fails the test unless the snapshot, and base and changes together, are what the disk held at its instant.
-        ``meanwhile``: what the guest does as long as the snapshot lives.
+        ``meanwhile``: what the guest does as long as the snapshot lives. ``told``: what the driver hears of the point.
         """
         info = self.driver.vm_info(VM)
         contents = {disk.disk_id: self.vm.content(disk.disk_id) for disk in info.disks}
@@ -64,7 +82,10 @@ class Backups:
             assert disk.change_id is not None
             points[disk.disk_id] = (disk.change_id, frozen)
         self.driver.check_snapshot(snapshot)
-        self.remove(snapshot, committed)
+        if told is Told.NOTHING:
+            self.die()
+        else:
+            self.remove(snapshot, committed is (told is Told.THE_TRUTH))
         if committed:
             self._base = points
         return lost

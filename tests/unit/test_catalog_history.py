@@ -223,11 +223,40 @@ def test_the_history_of_a_vm_is_all_of_its_points_the_newest_first(stocked: Cata
 def test_a_rescan_replaces_what_was_remembered_of_a_repository(stocked: Catalog) -> None:
     gone, kept = _point(), _point(created=9.0)
     stocked.points.add(gone)
-    stocked.points.replace_all("main", [kept])
+    stocked.points.replace_all("main", [kept], stocked.points.last_arrival("main"))
     assert stocked.points.list() == (kept,)
     stocked.points.remove(kept.sid)
     stocked.points.remove(kept.sid)
     assert stocked.points.list(repository="main") == ()
+
+
+def test_a_rescan_leaves_alone_what_came_while_the_repository_was_listed(stocked: Catalog) -> None:
+    """One point was committed and remembered after its page had been listed, the other one before."""
+    gone, missed, listed = _point(), _point(), _point(stored_bytes=7)
+    stocked.points.add(gone)
+    before = stocked.points.last_arrival("main")
+    for point in (missed, listed):
+        stocked.points.add(point)
+    stocked.points.replace_all("main", [msgspec.structs.replace(listed, stored_bytes=0)], before)
+    assert {point.sid: point for point in stocked.points.list()} == {point.sid: point for point in (missed, listed)}
+
+
+def test_a_pending_point_is_left_behind_by_a_session_that_is_over(stocked: Catalog) -> None:
+    session = stocked.sessions.begin_job("web").id
+    pending, remembered, struck = (_point(session=session, stored_bytes=number) for number in (1, 2, 3))
+    for point in (pending, remembered, struck):
+        stocked.pending_points.write(point)
+    stocked.points.add(remembered)
+    stocked.pending_points.strike(struck.sid)
+    assert stocked.pending_points.left_behind("main") == (), "its session lives and asks for it itself"
+    stocked.sessions.end(session, SessionResult.FAILED)
+    assert stocked.pending_points.left_behind("main") == (pending,)
+    stocked.points.replace_all("main", [_point(), pending], stocked.points.last_arrival("main"))
+    assert stocked.pending_points.left_behind("main") == (), "a rescan has found it"
+    stocked.points.remove(pending.sid)
+    stocked.pending_points.write(pending)
+    stocked.sessions.remove(session)
+    assert stocked.pending_points.left_behind("main") == (msgspec.structs.replace(pending, session=None),)
 
 
 def test_obligations_stay_until_struck_off(stocked: Catalog, clock) -> None:

@@ -59,6 +59,8 @@ def full(stocked: Catalog) -> Catalog:
             size_bytes=1 << 60, session=session,
         )
     )  # fmt: skip
+    [point] = stocked.points.list()
+    stocked.pending_points.write(msgspec.structs.replace(point, sid=new_sid()))
     stocked.obligations.write(session, "lab", "images", "snapshot", {"id": ODD})
     gone = stocked.sessions.begin(SessionKind.VERIFY, {}).id
     for number in (session, gone):

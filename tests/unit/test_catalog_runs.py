@@ -95,7 +95,7 @@ def test_what_arrives_is_numbered_whatever_clocks_and_pruning_do(stocked: Catalo
     assert (newest(), newest(after=5), newest(vms=("vm",)), newest(exclude=("d?",))) == (5, 0, 2, 2)
     assert [(facts.name, facts.arrivals) for facts in stocked.runs.look()] == [("copies", 5), ("web", 0)]
     rows = stocked.points.list(repository="main")
-    stocked.points.replace_all("main", rows)
+    stocked.points.replace_all("main", rows, stocked.points.last_arrival("main"))
     assert newest() == 5, "a rescan finds nothing new in what was known"
     with pytest.raises(InUse, match="job copies"):
         stocked.repositories.remove("main")

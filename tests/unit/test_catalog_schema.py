@@ -114,6 +114,7 @@ def test_points_of_the_first_schema_stay(manager_settings: ManagerSettings) -> N
             "approvals",
             "four_eyes",
             "commits",
+            "pending_points",
         ):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))

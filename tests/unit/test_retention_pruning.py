@@ -204,7 +204,7 @@ def test_a_rescan_makes_the_catalogue_anew(known: Catalog, repository: Repositor
     assert [row.sid for row in known.points.list()] == [third, first]
     assert [(row.sid, row.verified) for row in known.points.list(pruned=True)] == [(second, 7.0)]
     assert known.points.get(first).retained_until == clock.now + DAY_S
-    known.points.replace_all("vault", [])
+    known.points.replace_all("vault", [], known.points.last_arrival("vault"))
     assert [row.sid for row in rescan(known, "vault", ask, clock.now).rows] == sorted([first, third])
     assert known.points.get(third).verified is None, "what only the catalogue knew is gone"
 

@@ -8,6 +8,7 @@ from holdfast_agent.channel.control_server import Connection
 from holdfast_agent.errors import LeaseUnknown, Locked, UsageError
 from holdfast_agent.service import leases
 from holdfast_agent.service.leases import LeaseTable
+from holdfast_manager.settings import TimingSettings
 
 ONE, TWO = Connection(b"1", "A" * 40), Connection(b"2", "B" * 40)
 
@@ -41,6 +42,22 @@ def test_a_lease_ends_when_nobody_renews_it(table: LeaseTable, clock: Clock) -> 
     assert lease.closed
     with pytest.raises(LeaseUnknown):
         table.get(ONE.key, "l")
+
+
+@pytest.mark.parametrize("timing", [TimingSettings(), TimingSettings(lease_ttl=5.0, heartbeat=5.0 / 3)], ids=str)
+def test_a_session_that_lives_loses_no_lease_though_each_renewal_takes_all_of_its_time(
+    table: LeaseTable, clock: Clock, timing: TimingSettings
+) -> None:
+    """Another agent that hangs holds each round of renewals up for half of a lease, as the session allows. One that
+    dies is found out within one lease."""
+    ttl = timing.lease_ttl
+    lease = table.renew(ONE, "l", ttl)
+    for _ in range(100):
+        clock.now += ttl / 2 + timing.heartbeat
+        assert table.take_expired() == []
+        table.renew(ONE, "l", ttl)
+    clock.now += ttl
+    assert table.take_expired() == [lease]
 
 
 def test_renewing_from_another_connection_adopts_it(table: LeaseTable) -> None:

@@ -60,6 +60,7 @@ class World:
         self.movers: set[e.TaskKey] = set()
         self.transferred: dict[str, set[str]] = {}
         self.committed: set[str] = set()
+        self.in_doubt: dict[str, bool] = {}
         self.missed: set[e.TaskKey] = set()
         self.doubted: set[e.TaskKey] = set()
         self.cancelled = False
@@ -179,16 +180,25 @@ class World:
                 assert not any(key.vm == vm for key in self.movers), "abandoned while movers still write"
                 self.snapshots.discard(vm)
                 self.open_sessions.discard(vm)
+                if vm in self.in_doubt:
+                    if self._fails():
+                        return [e.VmAbandoned(vm=vm, unsettled=True)]
+                    if self.in_doubt.pop(vm):
+                        self.committed.add(vm)
+                        return [e.PointCommitted(vm=vm, sid="s")]
                 return [e.VmAbandoned(vm=vm)]
             case i.RemoveSnapshot():
                 assert vm in self.committed, "a snapshot is removed after the commit"
                 self.snapshots.discard(vm)
                 return [e.SnapshotRemoved(vm=vm, warning=self.rng.choice(["", "kept"]))]
         if self._fails():
+            if isinstance(instruction, i.CommitPoint):  # its answer was lost
+                self.in_doubt[vm] = self.rng.random() < 0.5
             return [e.VmFailed(vm=vm, error=self.rng.choice([SNAPSHOT, FINAL]), at=instruction.step)]
         match instruction:
             case i.BeginRepositorySession():
                 assert vm not in self.open_sessions, "the last write session was not closed"
+                assert vm not in self.in_doubt, "a second point is begun while the first may be there"
                 self.open_sessions.add(vm)
                 self.transferred[vm] = set()
                 return [e.RepositorySessionBegun(vm=vm, sid="s", base=None)]
@@ -273,6 +283,34 @@ def test_a_point_that_was_committed_before_it_was_abandoned_stays_committed() ->
     assert machine.handle(e.VmFailed(vm="vm", error=RETRYABLE, at=Step.COMMIT)) == [i.AbandonVm(vm="vm")]
     assert machine.handle(e.PointCommitted(vm="vm", sid="s")) == [i.RemoveSnapshot(vm="vm")]
     assert machine.handle(e.SnapshotRemoved(vm="vm")) == [i.EndSession(result="success")]
+
+
+def unsettled_backup() -> BackupMachine:
+    """One whose commit's answer was lost with the agent; its pause is just over."""
+    machine, _ = backup_to(i.CommitPoint)
+    machine.handle(e.VmFailed(vm="vm", error=RETRYABLE, at=Step.COMMIT))
+    assert machine.handle(e.VmAbandoned(vm="vm", unsettled=True)) == [i.PauseVm(vm="vm", seconds=0)]
+    assert machine.handle(e.VmRetryDue(vm="vm")) == [i.AbandonVm(vm="vm")], "first it is asked for once more"
+    return machine
+
+
+def test_a_point_that_may_exist_is_asked_for_before_another_is_made() -> None:
+    machine = unsettled_backup()
+    assert machine.handle(e.PointCommitted(vm="vm", sid="s")) == [i.RemoveSnapshot(vm="vm")]
+    assert machine.handle(e.SnapshotRemoved(vm="vm")) == [i.EndSession(result="success")]
+
+
+def test_once_it_is_known_not_to_exist_the_attempt_that_waited_for_that_begins() -> None:
+    machine = unsettled_backup()
+    assert machine.handle(e.VmAbandoned(vm="vm")) == [i.RequestSlot(task=e.TaskKey("vm", "disk"))]
+
+
+def test_a_point_that_stays_unsettled_uses_up_the_attempts() -> None:
+    machine = unsettled_backup()
+    for _ in range(POLICY.retries - 1):
+        assert machine.handle(e.VmAbandoned(vm="vm", unsettled=True)) == [i.PauseVm(vm="vm", seconds=0)]
+        assert machine.handle(e.VmRetryDue(vm="vm")) == [i.AbandonVm(vm="vm")]
+    assert machine.handle(e.VmAbandoned(vm="vm", unsettled=True)) == [i.EndSession(result="failed")]
 
 
 def test_a_change_that_tracking_missed_casts_doubt_and_is_a_warning() -> None:

@@ -330,6 +330,20 @@ class Repository:
         self.store.remove(layout.session_object(sid))
         return outcome
 
+    def abort_dead(self, sid: Sid) -> Outcome | None:
+        """As :meth:`abort`, for a session whose writers are gone. None: it has ended before, or was never begun.
+
+        Raises :class:`Locked` while one lives that may still commit it.
+        """
+        try:
+            lock = self.store.try_lock(layout.session_object(parse_sid(sid)))
+        except ObjectMissing:
+            return None
+        if lock is None:
+            raise Locked(what=f"the backup session {sid}", holder="a writer that lives")
+        with contextlib.closing(lock):
+            return self.abort(sid)
+
     def decided(self, sid: Sid) -> bool:
         """Whether a session has an outcome."""
         return exists(self.store, layout.point_object(parse_sid(sid)))
@@ -347,17 +361,10 @@ class Repository:
         """
         fenced: list[Sid] = []
         for name in list(self.store.names(layout.SESSIONS)):
-            try:
-                lock = self.store.try_lock(name)
-            except ObjectMissing:
-                continue  # it ended meanwhile
-            if lock is None:
-                continue  # it lives
-            with contextlib.closing(lock):
-                sid = parse_sid(name.rpartition("/")[2])
-                if self.outcomes.fence(sid) is Outcome.FENCED:
+            sid = parse_sid(name.rpartition("/")[2])
+            with contextlib.suppress(Locked):
+                if self.abort_dead(sid) is Outcome.FENCED:
                     fenced.append(sid)
-                self.store.remove(name)
         leftovers = self.store.remove_leftovers()
         self.store.keep_reserve()
         return Recovery(tuple(fenced), leftovers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from holdfast_agent.config.settings import AgentSettings
 from holdfast_agent.errors import (
@@ -25,6 +26,9 @@ from .immutable_points import mark_immutable
 from .repositories import allowed_repository, opened
 from .retention_handlers import check_until
 from .sessions import HeldLock, WriteSession, check_mover_number
+
+if TYPE_CHECKING:
+    from holdfast_agent.repository.repository import Repository
 
 _BLOB_BYTES = 4 << 20
 
@@ -154,17 +158,17 @@ def _session(agent: Agent, call: Call[StoreBlob], repository: str, sid: Sid) -> 
     return lease.session(str(allowed_repository(agent.settings, repository)), sid)
 
 
-def _settled_before(settings: AgentSettings, path: str, sid: Sid) -> PointEntry | None:
-    """The point that a session left which no lease has any more; None if it left none. Changes nothing."""
-    with opened(settings, path) as repository:
-        try:
-            return repository.point(sid)
-        except PointNotFound:
-            return None
+def _left_by(repository: Repository, sid: Sid) -> PointEntry | None:
+    """The point that a session left which this lease has not; None if it left none."""
+    try:
+        return repository.point(sid)
+    except PointNotFound:
+        return None
 
 
 def _committed_before(settings: AgentSettings, request: CommitSession) -> Done:
-    entry = _settled_before(settings, request.repository, request.entry.sid)
+    with opened(settings, request.repository) as repository:
+        entry = _left_by(repository, request.entry.sid)
     if entry is None:
         raise SessionUnknown(sid=request.entry.sid)
     if entry != request.entry:
@@ -173,6 +177,9 @@ def _committed_before(settings: AgentSettings, request: CommitSession) -> Done:
 
 
 def _aborted_before(settings: AgentSettings, request: AbortSession) -> Done:
-    if _settled_before(settings, request.repository, request.sid) is not None:
-        raise AlreadyExists(kind="restore point", name=request.sid)
+    """Who is told that it is done relies on it: the point does not exist, and nobody is left who could commit it."""
+    with opened(settings, request.repository) as repository:
+        repository.abort_dead(request.sid)
+        if _left_by(repository, request.sid) is not None:
+            raise AlreadyExists(kind="restore point", name=request.sid)
     return Done()

@@ -23,6 +23,7 @@ from .history import History
 from .jobs import Jobs
 from .notices import Notices
 from .obligations import Obligations
+from .pending_points import PendingPoints
 from .points import Points
 from .repositories import Repositories
 from .runs import JobRuns
@@ -65,6 +66,7 @@ class Catalog:
         self.events = Events(database)
         self.history = History(database, clock)
         self.points = Points(database)
+        self.pending_points = PendingPoints(database)
         self.traffic_rules = TrafficRules(database)
         self.obligations = Obligations(database, clock)
         self.users = Users(database, clock)

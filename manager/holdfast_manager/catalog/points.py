@@ -14,7 +14,7 @@ from holdfast_agent.model.ids import Sid
 from .again import runs_again
 from .database import Database
 from .rows import columns_of, from_row, require, to_row
-from .tables import job_runs, points, repositories
+from .tables import job_runs, pending_points, points, repositories
 from .values import BootRecord, PointEntryRow, PointScope, PointState
 
 _COLUMNS = columns_of(points, PointEntryRow)
@@ -163,15 +163,25 @@ class Points:
         with self._database.writing() as connection:
             connection.execute(points.delete().where(points.c.sid == sid))
 
-    def replace_all(self, repository: str, entries: Sequence[PointEntryRow]) -> None:
-        """After a rescan: ``entries`` are all points of ``repository``; others of it are forgotten."""
+    def last_arrival(self, repository: str) -> int:
+        """The number of the point that came to be known last, of any repository. Raises ``NotFound`` for this one."""
+        with self._database.reading() as connection:
+            require(connection, repositories, "repository", repository)
+            return _last_arrival(connection)
+
+    def replace_all(self, repository: str, entries: Sequence[PointEntryRow], before: int) -> None:
+        """After a rescan: ``entries`` are all points of ``repository``; others of it are forgotten.
+
+        ``before``: :meth:`last_arrival` when it began. What sessions have remembered since then stays as it is.
+        """
         with self._database.writing() as connection:
             require(connection, repositories, "repository", repository)
-            known = _arrivals(connection, points.c.repository == repository)
-            connection.execute(points.delete().where(points.c.repository == repository))
+            old = points.c.arrival <= before
+            known, newer = _arrivals(connection, old), _arrivals(connection, ~old)
+            connection.execute(points.delete().where(points.c.repository == repository, old))
             for entry in entries:
-                connection.execute(points.delete().where(points.c.sid == entry.sid))
-            _put(connection, repository, entries, known)
+                connection.execute(points.delete().where(points.c.sid == entry.sid, old))
+            _put(connection, repository, [each for each in entries if each.sid not in newer], known)
 
     def newest_arrival(self, source: str, after: int, scope: PointScope) -> int:
         """The number of the newest point in ``scope`` that came to be known of ``source`` after that one; or 0.
@@ -198,6 +208,8 @@ def _put(connection: Connection, repository: str, entries: Sequence[PointEntryRo
         if arrival is None:
             arrival = last = last + 1
         connection.execute(points.insert().values(**to_row(entry), arrival=arrival))
+    remembered = pending_points.c.sid.in_(select(points.c.sid))
+    connection.execute(pending_points.delete().where(remembered))
     newest = repositories.update().where(repositories.c.name == repository, repositories.c.arrivals < last)
     if entries:
         connection.execute(newest.values(arrivals=last))

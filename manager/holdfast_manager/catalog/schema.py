@@ -11,7 +11,7 @@ from .at_work import at_work
 from .database import Database
 from .errors import CatalogInUse, CatalogNewer, CatalogOlder
 
-REVISION = "0017"
+REVISION = "0018"
 """The newest migration. Kept here too, so that opening an up-to-date catalogue need not import Alembic."""
 
 _KNOWN = frozenset(f"{number:04}" for number in range(1, int(REVISION) + 1))

@@ -220,6 +220,16 @@ points = Table(
     Index(None, "vm_name", "created"),
 )
 
+# Points that are being committed: their rows, written down before their repositories are asked
+pending_points = Table(
+    "pending_points",
+    metadata,
+    Column("sid", Text, primary_key=True),
+    Column("repository", Text, ForeignKey("repositories.name", ondelete="CASCADE"), nullable=False, index=True),
+    Column("session", _Number, ForeignKey("sessions.id", ondelete="SET NULL"), index=True),
+    Column("point", _Json, nullable=False),
+)
+
 obligations = Table(
     "obligations",
     metadata,

@@ -116,11 +116,12 @@ def rescan(catalog: Catalog, repository: str, ask: Ask, now: float) -> Listed:
 
     Pruned points, which a repository does not list, are remembered for as long as they can be given back.
     """
+    before = catalog.points.last_arrival(repository)
     listed = stored_points(catalog, repository, ask)
     found = {row.sid for row in listed.rows}
     pruned = catalog.points.list(repository=repository, limit=1 << 30, pruned=True)
     pruned = tuple(row for row in pruned if row.sid not in found and (row.undo_until or 0) > now)
-    catalog.points.replace_all(repository, (*listed.rows, *pruned))
+    catalog.points.replace_all(repository, (*listed.rows, *pruned), before)
     return listed
 
 

@@ -88,6 +88,12 @@ def _failed(data: Data) -> str:
     return f"failed: {error.get('message') if isinstance(error, Mapping) else 'unknown error'}"
 
 
+def _abandoned(data: Data) -> str:
+    if data.get("unsettled"):
+        return "whether its restore point exists is not known; the repository is asked again"
+    return "nothing of the attempt is left"
+
+
 def _removed(data: Data) -> str:
     if data.get("warning"):
         return f"snapshot not removed: {data['warning']}"
@@ -125,7 +131,7 @@ _SENTENCES: dict[str, Callable[[Data], str]] = {
     "PointCommitted": lambda data: f"restore point {short(data.get('sid'))} committed",
     "SnapshotRemoved": _removed,
     "VmFailed": _failed,
-    "VmAbandoned": lambda data: "nothing of the attempt is left",
+    "VmAbandoned": _abandoned,
     "VmRetryDue": lambda data: "tried again",
     "TargetPrepared": lambda data: str(data.get("note") or "target prepared"),
     "TargetFinished": lambda data: str(data.get("note") or "in its place"),

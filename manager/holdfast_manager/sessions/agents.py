@@ -9,7 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from holdfast_agent.channel.authentication import KeyPair
@@ -119,12 +119,19 @@ class AgentPool:
         return self._client(agent).hello.minor >= minor
 
     def renew(self) -> None:
-        """Prolong the lease at every connected agent; called by :class:`LeaseKeeper`. Failures show as AgentLost."""
+        """Prolong the lease at every connected agent; called by :class:`LeaseKeeper`. Failures show as AgentLost.
+
+        All are asked at once: those that hang would use up the time of those that do not.
+        """
         with self._lock:
             clients = list(self._clients.values())
-        for client in clients:
-            with contextlib.suppress(HoldfastError):
-                client.call(RenewLease(lease=self.lease, ttl_s=self._ttl_s), timeout_s=self._ttl_s / 2)
+        if clients:
+            with ThreadPoolExecutor(len(clients), "renews a lease") as at_once:
+                list(at_once.map(self._renew, clients))
+
+    def _renew(self, client: ControlClient) -> None:
+        with contextlib.suppress(HoldfastError):
+            client.call(RenewLease(lease=self.lease, ttl_s=self._ttl_s), timeout_s=self._ttl_s / 2)
 
     def close(self) -> None:
         """Give the lease back everywhere, which stops whatever still runs under it, and disconnect."""

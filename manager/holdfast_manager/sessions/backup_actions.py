@@ -53,13 +53,12 @@ from .instructions import (
     TaskInstruction,
     VmInstruction,
 )
-from .orphans import adopt_orphaned_points
 from .quiescing import Quiesced
 from .spacing import SnapshotSpacing
 from .storage_care import StorageCare
 from .tasks import Context, TaskWork
 from .vm_work import VmWork
-from .write_sessions import begin_write_session, give_up_write_session
+from .write_sessions import GivenUp, begin_write_session, give_up_write_session, settle_left_behind
 from .writing_movers import start_writing_movers, told_rules
 
 
@@ -162,7 +161,7 @@ class BackupActions:
     def _plan(self) -> Event:
         """Step `start`: the job's VMs, and that the repository is there, before anything is done to any VM."""
         for home in self._homes.open():
-            adopt_orphaned_points(home.context, self._job.name, home.keys)
+            settle_left_behind(home.context)
         planned, unplanned = list[PlannedVm](), list[str]()
 
         def leave_out(name: str, error: HoldfastError) -> None:
@@ -328,11 +327,14 @@ class BackupActions:
 
     def _abandon(self, vm: VmWork) -> Event:
         """Fence the write session, so that nothing can commit it later, and leave nothing on the hypervisor."""
-        if vm.home is not None and give_up_write_session(vm.home.context, vm):
-            return PointCommitted(vm=vm.info.ref.vm_id, sid=vm.sid)
+        given_up = GivenUp.GONE if vm.home is None else give_up_write_session(vm.home.context, vm)
         self._homes.settle(self._key(vm))
-        vm.home = None  # the next attempt may go elsewhere
+        if given_up is GivenUp.COMMITTED:
+            return PointCommitted(vm=vm.info.ref.vm_id, sid=vm.sid)
+        unsettled = given_up is GivenUp.UNSETTLED and not self._homes.are_several
+        if not unsettled:
+            vm.home = None  # the next attempt may go elsewhere
         warning = self._platform.drop_snapshot(vm, committed=False)
         if warning:
             self._context.recorder.note(warning, "warning", Step.COMMIT)
-        return VmAbandoned(vm=vm.info.ref.vm_id)
+        return VmAbandoned(vm=vm.info.ref.vm_id, unsettled=unsettled)

@@ -6,7 +6,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from uuid import UUID
 
-from holdfast_agent.errors import ErrorRecord, HoldfastError, ObjectDamaged, ObjectMissing, PointNotAuthentic
+from holdfast_agent.errors import (
+    ErrorRecord,
+    HoldfastError,
+    ObjectDamaged,
+    ObjectMissing,
+    PointNotAuthentic,
+    PointNotFound,
+)
 from holdfast_agent.model.change import ChangeMode
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import Point
@@ -46,6 +53,11 @@ class BasePoints:
             vm.doubt = f"the point {rows[0].sid[:8]}, which is newer, is suspect"
         try:
             vm.base = self._read(good.sid)
+        except PointNotFound as error:  # whoever pruned it did not live to tell the catalogue, or knows another one
+            self._context.catalog.points.remove(good.sid)
+            self._note(vm, str(error), Step.MOVERS)
+            vm.doubt = ""
+            self.choose(vm)
         except PointNotAuthentic as error:
             self._context.catalog.points.set_state(good.sid, PointState.SUSPECT)
             self._note(vm, str(error), Step.MOVERS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -50,8 +50,22 @@ class PointWriter:
         )
         return blob.hex(), self._context.pool.ask(self._context.repository.agent, request, BlobStored).packs
 
-    def commit(self, point: Point, packs: Sequence[PackRef], retain_until: float = 0.0) -> None:
-        """The one act that makes the point exist. Raises ``SessionFenced`` or ``AgentAway`` (both retryable)."""
+    def commit(
+        self, attempt: WriteAttempt, point: Point, packs: Sequence[PackRef], outcomes: Iterable[Outcome],
+        retain_until: float = 0.0,
+    ) -> None:  # fmt: skip
+        """The one act that makes the point exist. Raises ``SessionFenced`` or ``AgentAway`` (both retryable).
+
+        The catalogue knows of it before, as pending, and after: whatever dies in between, it is asked for.
+        """
+        attempt.pending = row_of_point(
+            self._context.repository.name,
+            point,
+            session=self._context.session,
+            stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes),
+            retained_until=retain_until,
+        )
+        self._context.catalog.pending_points.write(attempt.pending)
         request = CommitSession(
             lease=self._context.pool.lease,
             repository=self._context.repository.path,
@@ -61,6 +75,7 @@ class PointWriter:
         )
         # Repeated while its answer is lost: it is idempotent, and its outcome must be known.
         self._context.pool.insist(self._context.repository.agent, request, Done)
+        self._context.catalog.points.add(attempt.pending)
 
 
 class Committer:
@@ -86,8 +101,7 @@ class Committer:
         config, blob_packs = self._writer.store_config(vm, msgspec.json.encode(vm.info))
         packs += blob_packs
         point = self._point(vm, outcomes, config, packs)
-        self._writer.commit(point, packs, self._retain_until(point))
-        self._remember(point, outcomes)
+        self._writer.commit(vm, point, packs, outcomes.values(), self._retain_until(point))
         return point
 
     def _point(self, vm: VmWork, outcomes: dict[str, Outcome], config: str, packs: Sequence[PackRef]) -> Point:
@@ -132,16 +146,6 @@ class Committer:
             failed = f", for {counted(ways.index(used), 'better way')} did not open" if used != ways[0] else ""
             text = f"{disk.name} of {vm.info.ref.name} was read from {used}{failed}"
             self._context.recorder.note(text, "warning" if failed else "info", Step.TRANSFER)
-
-    def _remember(self, point: Point, outcomes: dict[str, Outcome]) -> None:
-        row = row_of_point(
-            self._context.repository.name,
-            point,
-            session=self._context.session,
-            stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
-            retained_until=self._retain_until(point),
-        )
-        self._context.catalog.points.add(row)
 
     def _retain_until(self, point: Point) -> float:
         immutable_s = self._job.retention.immutable_s

@@ -21,7 +21,7 @@ from holdfast_agent.model.ids import Sid
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.model.rules import TransferRules
 from holdfast_manager.catalog.point_rows import row_of_point
-from holdfast_manager.catalog.values import JobSpec, PointEntryRow, PointState
+from holdfast_manager.catalog.values import JobSpec, PointState
 from holdfast_manager.reports.sentences import counted
 from holdfast_manager.steps import Step
 
@@ -60,7 +60,13 @@ from .point_reader import PointReader
 from .point_tasks import PointTasks, PointTransfer, Way
 from .requests import CopyRequest
 from .tasks import Context
-from .write_sessions import begin_write_session, give_up_write_session, open_repositories
+from .write_sessions import (
+    GivenUp,
+    begin_write_session,
+    give_up_write_session,
+    open_repositories,
+    settle_left_behind,
+)
 
 _NAMED = 5
 
@@ -133,13 +139,15 @@ class CopyActions:
                 note = f"restore point {work.point.sid[:12]} of {work.origin.repository.name}, frozen for ever"
                 return SnapshotTaken(vm=vm, snapshot=work.point.sid, frozen_s=0.0, note=note)
             case CommitPoint():
-                return PointCommitted(vm=vm, sid=self._commit(work).sid)
+                self._committer.commit(work)
+                return self._committed(work)
             case RemoveSnapshot():
                 return SnapshotRemoved(vm=vm, note="the original stays")
             case AbandonVm():
-                if give_up_write_session(work.home.context, work):
-                    return PointCommitted(vm=vm, sid=work.sid)
-                return VmAbandoned(vm=vm)
+                given_up = give_up_write_session(work.home.context, work)
+                if given_up is GivenUp.COMMITTED:
+                    return self._committed(work)
+                return VmAbandoned(vm=vm, unsettled=given_up is GivenUp.UNSETTLED)
         raise AssertionError(f"a point has no {type(instruction).__name__}")
 
     # --- start ------------------------------------------------------------------------------------------------------
@@ -148,6 +156,8 @@ class CopyActions:
         """Step `start`: both repositories are there; what the one has and the other has not."""
         open_repositories(self._context, *(origin.repository for origin in self._origins))
         readers = {home.repository.name: _reader(home) for home in self._homes.open()}
+        for home in self._homes.open():
+            settle_left_behind(home.context)
         keep = self._job.retention if self._job is not None and self._job.copy is not None else None
         asks = {origin.repository.name: origin.ask for origin in self._origins}
         there = {name: reader.ask for name, reader in readers.items()}
@@ -271,19 +281,17 @@ class CopyActions:
 
     # --- commit -----------------------------------------------------------------------------------------------------
 
-    def _commit(self, work: CopyWork) -> Point:
-        point, row = self._committer.commit(work)
-        self._remember(row, point, work.point)
-        return point
-
-    def _remember(self, row: PointEntryRow, point: Point, original: Point) -> None:
-        catalog = self._context.catalog
-        catalog.points.add(row)
-        if original.sid in self._unwell:
-            catalog.points.set_state(point.sid, PointState.SUSPECT)  # what was found wrong is wrong in the copy, too
+    def _committed(self, work: CopyWork) -> Event:
+        """The copy is there and remembered."""
+        point, original = work.copy, work.point
+        if point is None:
+            raise AssertionError(f"nothing was made of the point {original.sid}")
+        if original.sid in self._unwell:  # what was found wrong is wrong in the copy, too
+            self._context.catalog.points.set_state(point.sid, PointState.SUSPECT)
         with self._lock:
             bases = [*self._bases.get(vm_of(point), ()), Pair(point, original)]
             self._bases[vm_of(point)] = tuple(sorted(bases, key=lambda pair: (pair.copy.created, pair.copy.sid)))
+        return PointCommitted(vm=original.sid, sid=point.sid)
 
 
 def _reader(home: Home) -> PointReader:

@@ -11,8 +11,7 @@ from holdfast_agent.errors import TreesDiffer
 from holdfast_agent.model.change import ChangeDecision
 from holdfast_agent.model.points import DiskPoint, Point
 from holdfast_agent.sealing.roots import pack_set_digest
-from holdfast_manager.catalog.point_rows import row_of_point
-from holdfast_manager.catalog.values import JobSpec, PointEntryRow
+from holdfast_manager.catalog.values import JobSpec
 
 from .committing import PointWriter
 from .copy_plan import Pair
@@ -27,12 +26,16 @@ from .write_sessions import WriteAttempt
 
 @dataclass
 class CopyWork(WriteAttempt):
-    """One point on its way. Owned by the actions; instructions about one point never run at once."""
+    """One point on its way. Owned by the actions; instructions about one point never run at once.
+
+    ``copy``: what becomes of it, from before that is committed.
+    """
 
     point: Point
     origin: PointReader
     home: Home
     base: Pair | None = None
+    copy: Point | None = None
     decisions: dict[str, ChangeDecision] = field(default_factory=dict)
 
 
@@ -45,8 +48,8 @@ class CopyCommitter:
         self._request = request
         self._immutable_s = job.retention.immutable_s if job is not None else 0.0
 
-    def commit(self, work: CopyWork) -> tuple[Point, PointEntryRow]:
-        """Make the copy exist; the point, and its row for the catalogue. All transfers of the point have finished.
+    def commit(self, work: CopyWork) -> None:
+        """Make the copy exist, then remember it in the catalogue. All transfers of the point have finished.
 
         Raises what the repository raises: ``SessionFenced`` or ``ConnectionLost`` (retryable: the point starts anew).
         """
@@ -58,7 +61,7 @@ class CopyCommitter:
         if original.config is not None:
             config, blob_packs = writer.store_config(work, work.origin.config(original))
             packs += blob_packs
-        point = msgspec.structs.replace(
+        work.copy = msgspec.structs.replace(
             original,
             sid=work.sid,
             repository_id=work.home.keys.repository_id,
@@ -70,15 +73,7 @@ class CopyCommitter:
             origin=original.identity,
         )
         retain_until = time.time() + self._immutable_s if self._immutable_s else 0.0
-        writer.commit(point, packs, retain_until)
-        row = row_of_point(
-            work.home.repository.name,
-            point,
-            session=self._context.session,
-            stored_bytes=sum(outcome.counters.stored_bytes for outcome in outcomes.values()),
-            retained_until=retain_until,
-        )
-        return point, row
+        writer.commit(work, work.copy, packs, outcomes.values(), retain_until)
 
 
 def _copied(disk: DiskPoint, decision: ChangeDecision, outcome: Outcome) -> DiskPoint:

@@ -224,9 +224,13 @@ class VmFailed(VmEvent, frozen=True, tag=True, kw_only=True):
 
 
 class VmAbandoned(VmEvent, frozen=True, tag=True, kw_only=True):
-    """Nothing of the failed attempt is left, neither in the repository nor on the hypervisor."""
+    """Nothing of the failed attempt is left, neither in the repository nor on the hypervisor.
+
+    ``unsettled``: but perhaps its point, whose commit nobody knows the outcome of; it is asked for before the next.
+    """
 
     step: ClassVar[Step] = Step.COMMIT
+    unsettled: bool = False
 
 
 class VmRetryDue(VmEvent, frozen=True, tag=True, kw_only=True):

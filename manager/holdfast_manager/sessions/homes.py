@@ -64,6 +64,11 @@ class Homes:
             self._look()
             return tuple(self._homes.values())
 
+    @property
+    def are_several(self) -> bool:
+        """Whether a point that cannot go to one may go to another."""
+        return self._group is not None
+
     def names(self) -> tuple[str, ...]:
         """The repositories in question, whether they answer or not."""
         behind = self._context.catalog.groups.behind(self._target)

@@ -124,7 +124,10 @@ class RemoveSnapshot(VmInstruction, frozen=True, tag=True, kw_only=True):
 
 
 class AbandonVm(VmInstruction, frozen=True, tag=True, kw_only=True):
-    """Abort the write session and remove the snapshot → VmAbandoned; PointCommitted when it had been committed."""
+    """Abort the write session and remove the snapshot → VmAbandoned; PointCommitted when it had been committed.
+
+    Given again before the next attempt while nobody knows which.
+    """
 
     step: ClassVar[Step] = Step.COMMIT
 

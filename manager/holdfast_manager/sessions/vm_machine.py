@@ -5,6 +5,7 @@ The order of the steps, and what must never happen:
 * the write session is begun before the base point is chosen;
 * the snapshot is taken when the first pair of movers is connected, so that it lives no longer than the transfer;
 * the point is committed when every disk has arrived, never with one missing;
+* nothing is begun anew while nobody knows whether the point exists already;
 * whatever goes wrong, the session waits for what is under way, then abandons the write session and removes the
   snapshot before it tries again or gives up.
 """
@@ -87,6 +88,7 @@ class VmMachine:
         self._cancelled = False
         self._started = False
         self._awaiting = False
+        self._unsettled = False
         self._tasks = {disk: self._new_task(disk) for disk in planned.disks}
         self._gone: dict[str, TaskMachine] = {}  # disks that left the VM, until their movers are stopped
         self._story = Story()
@@ -126,7 +128,7 @@ class VmMachine:
                 self.state = VmState.DONE
                 return self._warn(event.warning)
             case VmAbandoned() if self.state is VmState.CLEARING:
-                return self._abandoned()
+                return self._abandoned(event.unsettled)
             case VmRetryDue():
                 return self._next_attempt() if self.state is VmState.PAUSED else []
             case RepositorySessionBegun() | InventoryRead() | SnapshotTaken() if self._awaiting:
@@ -207,9 +209,12 @@ class VmMachine:
         self.state = VmState.CLEARING
         return [AbandonVm(vm=self.vm)]
 
-    def _abandoned(self) -> list[Instruction]:
+    def _abandoned(self, unsettled: bool) -> list[Instruction]:
+        asked_again, self._unsettled = self._unsettled, unsettled
         if self._cancelled:
             self.state = VmState.CANCELLED
+        elif asked_again and not unsettled:
+            return self._begin_anew()
         elif self.error is not None and self.error.retryable and self._attempts <= self._policy.retries:
             self.state = VmState.PAUSED
             return [PauseVm(vm=self.vm, seconds=self._policy.pause_s)]
@@ -219,6 +224,12 @@ class VmMachine:
 
     def _next_attempt(self) -> list[Instruction]:
         self._attempts += 1
+        if self._unsettled:
+            self.state = VmState.CLEARING
+            return [AbandonVm(vm=self.vm)]
+        return self._begin_anew()
+
+    def _begin_anew(self) -> list[Instruction]:
         self.error = None
         self._gone.clear()
         self.state = VmState.PENDING

@@ -1,8 +1,9 @@
-"""Has sessions die at one of their acts: Python loads this by itself where its directory is in PYTHONPATH.
+"""Has sessions die or stop at one of their acts: Python loads this by itself where its directory is in PYTHONPATH.
 
 An act is named by the kind of session, what is done, "before" or "after", and which time it is that this is done, such
 as ``evacuate TombstonePoints after 1``. Each that is come to is a line in the file $HOLDFAST_ACTS; before the one that
-$HOLDFAST_DIES_AT names returns, the process gets SIGKILL.
+$HOLDFAST_DIES_AT names returns, the process gets SIGKILL; at that of $HOLDFAST_STOPS_AT, SIGSTOP. An agent that
+commits has acts of the kind ``agent``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def _act(what: str, when: str) -> None:
             acts.write(f"{name}\n")
         if name == os.environ.get("HOLDFAST_DIES_AT"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if name == os.environ.get("HOLDFAST_STOPS_AT"):
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _between(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,6 +117,22 @@ def _hook_machines() -> None:
     _put_around(Driver, "_perform", performs)
 
 
+def _hook_commits() -> None:
+    from holdfast_agent.repository.repository import Repository
+    from holdfast_manager.catalog.pending_points import PendingPoints
+    from holdfast_manager.catalog.points import Points
+
+    def commits(commit: Callable[..., None], *arguments: Any) -> None:
+        _be("agent")
+        _between("commit", commit)(*arguments)
+
+    _put_around(Repository, "commit", commits)
+    acts: tuple[tuple[type, str], ...] = ((PendingPoints, "write"), (Points, "add"))
+    for owner, name in acts:
+        setattr(owner, name, _between(name, getattr(owner, name)))
+
+
 if "HOLDFAST_ACTS" in os.environ:
+    _hook_commits()
     _hook_evacuations()
     _hook_machines()
