@@ -2,7 +2,7 @@
 #
 #   make demo [DISK=image]   back up a real disk, change it, back it up again, restore both, compare (under two minutes)
 #   make test [ARGS=…]       all tests but the long ones
-#   make soak [TESTS=file]   the long ones: crash loops, guests, packages; a day of them, each file's length stands in
+#   make soak [TESTS=file]   the long ones: crash loops, guests, packages; six hours, each file's length stands in
 #                            docs/invariants.md
 #   make lint                style, types and layers          make bench   figures and charts, other programs beside
 #                                                             (ARGS=--small: whether all of it runs, in minutes)

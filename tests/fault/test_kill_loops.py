@@ -1,6 +1,6 @@
 """kill -9 of each process at random moments of a backup: what was committed stays, the next run succeeds and cleans up.
 
-The moments come from a seed that is printed; HOLDFAST_KILL_SEED repeats a run. `make soak` goes round for long.
+The moments come from a seed that is printed; HOLDFAST_SEED repeats a run. `make soak` goes round for long.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 from blake3 import blake3
 
 from lab.agents import RunningAgent
+from lab.chance import told_chance
 from lab.installation import Installation, another_proxy, installed
 from lab.processes import MOVER, alive, children
 from lab.waiting import wait_until
@@ -36,10 +37,10 @@ class Loop:
     By two jobs: the movers of "main" are a process at the proxy and one at the repository, those of "alone" are one.
     """
 
-    def __init__(self, house: Installation, proxy: RunningAgent, seed: int) -> None:
+    def __init__(self, house: Installation, proxy: RunningAgent, chance: random.Random) -> None:
         self.house = house
         self.proxy = proxy
-        self.rng = random.Random(seed)
+        self.rng = chance
         self.disk = house.vms / "vm" / "disk.raw"
         self.disk.parent.mkdir()
         self.disk.write_bytes(self.rng.randbytes(DISK_MIB * MIB))
@@ -151,10 +152,8 @@ VICTIMS: dict[str, Callable[[Loop, int], list[int]]] = {
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
-    seed = int(os.environ.get("HOLDFAST_KILL_SEED", random.SystemRandom().randrange(1 << 32)))
-    print(f"HOLDFAST_KILL_SEED={seed}")
     with installed(tmp_path_factory.mktemp("kills")) as house, another_proxy(house) as proxy:
-        yield Loop(house, proxy, seed)
+        yield Loop(house, proxy, told_chance())
 
 
 @pytest.mark.parametrize("victim", VICTIMS)

@@ -13,6 +13,7 @@ from holdfast_agent.errors import DiskUnsupported, SnapshotFailed
 from holdfast_plugins.api import Snapshot, SnapshotRequest, VmRef
 from holdfast_plugins.hypervisors.libvirt import LibvirtSnapshotOptions, Method
 from holdfast_plugins.testkit import MemoryJournal
+from lab.chance import told_chance
 from lab.libvirt_backups import DrivenBackups
 from lab.libvirt_host import LibvirtHost, LibvirtVm, libvirt_daemon
 
@@ -178,7 +179,7 @@ def test_random_patterns_of_writes_are_told_bit_for_bit(vm: LibvirtVm, backups: 
 
 @pytest.mark.soak
 def test_hundreds_of_random_patterns_are_told_bit_for_bit(vm: LibvirtVm, backups: DrivenBackups) -> None:
-    chance = Random()
+    chance = told_chance()
     backups.run()
     for _ in range(300):
         vm.scribble(chance, chance.randrange(20))

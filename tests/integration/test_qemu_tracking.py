@@ -13,6 +13,7 @@ from holdfast_agent.errors import DiskDenied, DiskServerUntrusted
 from holdfast_plugins.hypervisors.qemu import Fleecing
 from holdfast_plugins.hypervisors.tracking_names import MOST_SERIES, new_tracking_name
 from lab.certificates import make_certificates
+from lab.chance import told_chance
 from lab.disks import host_for
 from lab.ports import free_port
 from lab.qemu_backups import Backups, Told
@@ -43,7 +44,7 @@ def test_patterns_of_writes(vm: QemuVm, chance: Random) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("vm", list(Fleecing)[1:], indirect=True)
 def test_thousands_of_patterns_of_writes(vm: QemuVm) -> None:
-    write_in_patterns(vm, Random(), MANY_PATTERNS)
+    write_in_patterns(vm, told_chance(), MANY_PATTERNS)
 
 
 def write_in_patterns(vm: QemuVm, chance: Random, times: int) -> None:

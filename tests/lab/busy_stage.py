@@ -1,6 +1,6 @@
 """Four writers, two collectors, a reader and a verifier at once on one repository, one killed after the other.
 
-The moments come from a seed that is printed; HOLDFAST_KILL_SEED repeats a run.
+The moments come from a seed that is printed; HOLDFAST_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import busy_repository as busy
 from lab import repositories as lab
+from lab.chance import told_chance
 from lab.contents import assert_same
 
 _FEWEST_POINTS = 4
@@ -67,10 +68,8 @@ def run(folder: Path, kills: int, longest_life_s: float = 0.6) -> None:
 
     On a busy machine more of them, each a little later, until the writers have come to write.
     """
-    seed = int(os.environ.get("HOLDFAST_KILL_SEED", random.SystemRandom().randrange(1 << 32)))
-    print(f"HOLDFAST_KILL_SEED={seed}")
     lab.create(folder / "repository")
-    stage = Stage(folder, random.Random(seed))
+    stage = Stage(folder, told_chance())
     try:
         for number in range(_PATIENCE * kills):
             stage.kill_one(longest_life_s * (1 + number / kills))
