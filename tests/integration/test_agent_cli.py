@@ -67,9 +67,15 @@ def test_init_again_changes_nothing_and_says_the_same_key(tmp_path: Path, config
     before = [file.read_bytes() for file in files]
     again = _init(tmp_path, "--repository", "/elsewhere")
     assert again.returncode == 0
-    assert "stays as it is" in again.stdout
+    assert "stays as it is; change it there" in again.stdout
     assert KeyPair.load(files[1]).public in again.stdout
     assert [file.read_bytes() for file in files] == before
+
+
+def test_init_tells_of_directories_that_are_not_there(tmp_path: Path) -> None:
+    told = _init(tmp_path, "--repository", str(tmp_path / "unmounted")).stdout
+    assert f"there is no directory {tmp_path / 'unmounted'} yet" in told
+    assert f"{tmp_path / 'disks'} yet" not in told
 
 
 def test_init_needs_a_role(tmp_path: Path) -> None:

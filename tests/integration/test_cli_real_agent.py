@@ -82,29 +82,30 @@ def test_a_repository_is_not_made_over_another(house: Installation) -> None:
     assert not (house.store / "unnamed").exists(), "nothing is made for a name that cannot be kept"
 
 
-def test_an_existing_repository_opens_by_its_passphrase_only(house: Installation, tmp_path: Path) -> None:
-    place = ("--agent", "local", "--path", house.store / "main")
-    wrong = tmp_path / "wrong.pass"
+def test_an_existing_repository_opens_by_its_passphrase_only_and_once(house: Installation, tmp_path: Path) -> None:
+    place = ("--agent", "local", "--path", house.store / "second")
+    right, wrong = house.home / "main.pass", tmp_path / "wrong.pass"
     wrong.touch(0o600)
     wrong.write_text("not the passphrase\n")
+    made = house.holdfast("repository", "add", "second", *place, "--create", "--passphrase-file", right)
+    house.holdfast("repository", "remove", "second")
     error = error_of(house, "repository", "add", "second", *place, "--passphrase-file", wrong, expect=12)
     assert error["code"] == "wrong_passphrase"
-    assert (
-        error_of(house, "repository", "unlock", "main", "--passphrase-file", wrong, expect=12)["code"] == error["code"]
-    )
-    right = house.home / "main.pass"
-    house.holdfast("repository", "unlock", "main", "--passphrase-file", right)
     added = house.holdfast("repository", "add", "second", *place, "--passphrase-file", right)
-    assert (
-        added["repository"]["repository_id"]
-        == house.holdfast("repository", "show", "main")["repository"]["repository_id"]
-    )
-    assert house.holdfast("repository", "remove", "second")["path"] == str(house.store / "main")
+    assert added["repository"]["repository_id"] == made["repository"]["repository_id"]
+    error = error_of(house, "repository", "unlock", "second", "--passphrase-file", wrong, expect=12)
+    assert error["code"] == "wrong_passphrase"
+    house.holdfast("repository", "unlock", "second", "--passphrase-file", right)
+    again = error_of(house, "repository", "add", "third", *place, "--passphrase-file", right, expect=2)
+    assert "repository 'second'" in again["message"]
+    assert house.holdfast("repository", "remove", "second")["path"] == str(house.store / "second")
     assert house.holdfast("repository", "show", "main")["free_bytes"] > 0
     missing = error_of(
         house, "repository", "add", "none", "--agent", "local", "--path", house.store / "none", expect=10
     )
     assert missing["code"] == "repository_not_found"
+    below = ("--agent", "local", "--path", house.store / "none" / "main", "--create", "--no-encryption")
+    assert error_of(house, "repository", "add", "none", *below, expect=10)["code"] == "repository_folder_missing"
 
 
 def test_a_job_runs_and_every_view_of_it_agrees(house: Installation) -> None:

@@ -197,7 +197,7 @@ def test_names_are_bounded_and_printable(greeted: RawPeer, name: str) -> None:
 
 def test_an_unauthorised_key_gets_no_answer(bare: RunningAgent) -> None:
     stranger = bare.client(KeyPair.generate(), timeout_s=0.6)
-    with pytest.raises(Unreachable, match=r"holdfast-agent show") as caught:
+    with pytest.raises(Unreachable, match=r"something listens there.*holdfast-agent show") as caught:
         stranger.connect()
     assert caught.value.retryable
 
@@ -229,8 +229,13 @@ def test_a_wrong_server_key_gets_no_answer(bare: RunningAgent) -> None:
 
 
 def test_nobody_listens(bare: RunningAgent) -> None:
-    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1 within 0\.3 s"):
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1 within 0\.3 s: its host answers, but nothing listens"):
         ControlClient("tcp://127.0.0.1:1", bare.public_key, MANAGER, print, 0.3).connect()
+
+
+def test_a_name_that_leads_nowhere_is_told(bare: RunningAgent) -> None:
+    with pytest.raises(Unreachable, match=r"the name agent\.invalid leads to no address here"):
+        ControlClient("tcp://agent.invalid:8430", bare.public_key, MANAGER, print, 0.3).connect()
 
 
 @pytest.mark.parametrize("endpoint", ["", "localhost:1", "tcp://", "tcp://x", "tcp://x:", "tcp://:1", "ipc:///x"])

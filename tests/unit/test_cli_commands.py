@@ -104,6 +104,10 @@ def test_wrong_usage_is_2_in_both_forms(holdfast: Holdfast, stocked: Catalog, ar
     assert as_json.json["error"]["code"] == "usage"
 
 
+def test_what_is_missing_is_told_with_what_it_is(holdfast: Holdfast, stocked: Catalog) -> None:
+    assert "Missing option '--point'. An id, the beginning of one" in holdfast("restore", "disk", "--to", "/x").err
+
+
 def test_who_asks_for_help_in_another_way_gets_it(holdfast: Holdfast) -> None:
     assert "Usage: holdfast job" in holdfast("job", "-h").out
     assert "`holdfast job --help` shows help" in holdfast("job", "help").err
@@ -465,6 +469,17 @@ def test_following_exits_as_the_session_ended(
     assert json.loads(last.out.splitlines()[-1])["report"]["result"] == result.value
 
 
+def test_without_a_number_it_is_the_newest_session(holdfast: Holdfast, stocked: Catalog) -> None:
+    for command in ("show", "follow"):
+        nothing = holdfast("session", command)
+        assert (nothing.code, "holdfast job run" in nothing.err) == (10, True)
+    for _ in range(2):
+        newest = stocked.sessions.begin_job("web").id
+        stocked.sessions.end(newest, SessionResult.SUCCESS)
+    assert holdfast("session", "show", "--output", "json").json["id"] == newest
+    assert f"Session {newest}: " in holdfast("session", "follow").out
+
+
 def test_stopping_a_session_that_has_ended_changes_nothing(holdfast: Holdfast, stocked: Catalog) -> None:
     session = stocked.sessions.begin_job("web")
     stocked.sessions.end(session.id, SessionResult.SUCCESS)
@@ -503,7 +518,7 @@ def test_points_are_listed_newest_first_and_filtered(holdfast: Holdfast, points:
     text = holdfast("point", "list", "--vm", "web").out
     assert [line.split()[0] for line in text.splitlines()] == ["point", SIDS[1][:12], SIDS[0][:12]]
     assert "suspect" in text
-    assert holdfast("point", "list", "--vm", "nobody").out == "No restore points\n"
+    assert holdfast("point", "list", "--vm", "nobody").out.startswith("No restore points; ")
 
 
 RESTORE = ("restore", "vm", "--server", "lab", "--detach")

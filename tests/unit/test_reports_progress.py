@@ -36,7 +36,7 @@ def test_a_rate_needs_two_looks() -> None:
 
 
 def test_the_rate_and_the_time_left() -> None:
-    assert looks((0.0, 0), (2.0, 20 * MIB)) == "web/root.img  20%  20.0 MiB of 100 MiB  10.0 MiB/s  8.00 s left"
+    assert looks((0.0, 0), (2.0, 20 * MIB)) == "web/root.img  20%  20.0 MiB of 100 MiB  10.0 MiB/s  8 s left"
 
 
 def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
@@ -46,7 +46,7 @@ def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
 
 
 def test_a_task_that_begins_anew_has_a_new_rate() -> None:
-    assert looks((0.0, 0), (1.0, 50 * MIB), (2.0, 0), (3.0, 5 * MIB)).endswith("5.00 MiB/s  19.0 s left")
+    assert looks((0.0, 0), (1.0, 50 * MIB), (2.0, 0), (3.0, 5 * MIB)).endswith("5.00 MiB/s  19 s left")
 
 
 def test_what_waits_says_for_what() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -32,16 +34,55 @@ def test_what_fits_and_what_cannot_be_broken_stays_as_it_is() -> None:
     assert path in table(HEADS, [("12", "failed", f"no such file: {path}", "3 s")], fold=("error",))
 
 
-@pytest.mark.parametrize(("columns", "expected"), [(80, 78), (200, WIDTH), (20, 58)])
-def test_lines_fit_a_terminal_that_is_narrow(monkeypatch: pytest.MonkeyPatch, columns: int, expected: int) -> None:
+@contextmanager
+def terminal(columns: int) -> Iterator[None]:
+    """Have output go to a terminal of so many columns."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
-    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+    with os.fdopen(theirs, "w") as file, pytest.MonkeyPatch.context() as patch:
         patch.delenv("COLUMNS", raising=False)
         for name in ("stdout", "__stdout__"):
-            patch.setattr(sys, name, terminal)
-        told = facts([("why", "word " * 100)], fold=True)
-        assert room() == expected
+            patch.setattr(sys, name, file)
+        yield
     os.close(ours)
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(80, 78), (200, WIDTH), (20, 58)])
+def test_words_fit_a_terminal_that_is_narrow(columns: int, expected: int) -> None:
+    with terminal(columns):
+        told, widest = facts([("why", "word " * 100)]), room()
+    assert widest == expected
     assert expected - 6 <= max(map(len, told.split("\n"))) <= expected
-    assert room() == WIDTH, "of a file or a pipe"
+
+
+ROWS = [(str(number), "failed", f"{LONG}{'/path' * 8}", f"{number} s") for number in range(8, 12)]
+
+
+@pytest.mark.parametrize("columns", [60, 72, 100, 280])
+def test_a_table_fits_every_terminal_and_loses_nothing(columns: int) -> None:
+    with terminal(columns):
+        lines = table((*HEADS, "result at last"), [(*row, "done") for row in ROWS], ("took",), ("error",)).split("\n")
+    assert max(map(len, lines)) <= columns - 2
+    assert not [line for line in lines if not line.strip()]
+    words = sorted(word for row in ROWS for cell in (*row, "done") for word in cell.split())
+    heads = [*HEADS, "result", "at", "last"]
+    assert sorted(word for line in lines for word in line.split()) == sorted([*words, *heads])
+    if columns == 280:
+        assert len(lines) == 1 + len(ROWS)
+
+
+def test_columns_that_have_no_room_beside_the_others_are_further_lines_of_their_row() -> None:
+    numbers = [f"{'number' * 2}{each}" for each in range(6)]
+    with terminal(60):
+        lines = table(numbers, [[str(each)] * 6 for each in range(2)], right=numbers).split("\n")
+        heads = table(numbers, [], right=numbers).split("\n")
+    assert len(heads) == 2
+    assert lines[:2] == ["  ".join(numbers[:4]), "    " + "  ".join(numbers[4:])]
+    assert [line.split() for line in lines[2:]] == [["0"] * 4, ["0"] * 2, ["1"] * 4, ["1"] * 2]
+    assert len(lines[3]) == len(lines[1])
+
+
+def test_a_pipe_gets_one_line_for_each_row_of_numbers() -> None:
+    assert room() == WIDTH
+    numbers = [f"{'number' * 2}{each}" for each in range(12)]
+    assert len(table(numbers, [["1"] * 12], right=numbers).split("\n")) == 2

@@ -18,6 +18,7 @@ from holdfast_agent.errors import (
     ObjectMissing,
     PointNotFound,
     RepositoryExists,
+    RepositoryFolderMissing,
     RepositoryNotFound,
     SessionFenced,
     SessionUnknown,
@@ -108,7 +109,7 @@ def test_a_directory_with_anything_in_it_is_not_taken(tmp_path: Path) -> None:
         lab.create(tmp_path / "other")
     (tmp_path / "empty").mkdir(mode=0o755)
     lab.create(tmp_path / "empty")
-    with pytest.raises(RepositoryNotFound):
+    with pytest.raises(RepositoryFolderMissing, match="mkdir"):
         lab.create(tmp_path / "absent" / "repository")
 
 

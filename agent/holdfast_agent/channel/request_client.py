@@ -18,6 +18,7 @@ from holdfast_agent.wire.messages import Failure, Push, Reply, Request
 
 from .authentication import KeyPair, check_public_key
 from .control_dealer import DealerLoop, Decode
+from .silence import why_silent
 
 CALL_TIMEOUT_S = 120.0
 """How long a call may take by default: a repository on slow storage may think; a silent agent is noticed sooner."""
@@ -95,6 +96,10 @@ class RequestClient(ABC):
             self._greet(self._timeout_s)
             self._greeted = True
             loop.watch_silence()
+        except Unreachable as error:
+            self.close()
+            found = why_silent(self.endpoint)
+            raise Unreachable(peer=self.endpoint, timeout_s=self._timeout_s, found=found) from error
         except BaseException:
             self.close()
             raise

@@ -62,14 +62,21 @@ def init(
     """
     path = find_config(config)
     if path.exists():
-        click.echo(f"{path} exists and stays as it is")
+        given = name or proxy or repository or advertise
+        click.echo(
+            f"{path} exists and stays as it is{'; change it there: what is given here is not in it' if given else ''}"
+        )
     else:
         if not (proxy or repository or yes) and sys.stdin.isatty():
             proxy, repository = _ask_roles()
         settings = _settings(name, proxy, repository, listen, state_dir, advertise)
         _write_config(path, settings)
         click.echo(f"wrote {path}")
-    _make_keys(load_config(path))
+    written = load_config(path)
+    for folder in (*written.disk_paths, *written.repository_paths):
+        if not Path(folder).is_dir():
+            click.echo(f"there is no directory {folder} yet: make it, or mount its storage")
+    _make_keys(written)
 
 
 def _ask_roles() -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -13,12 +13,20 @@ class Unreachable(ChannelError):
     """No answer from the other side within the time allowed, or refused in the CURVE handshake."""
 
     code = "unreachable"
-    message = "no answer from {peer} within {timeout_s:g} s"
+    message = "no answer from {peer} within {timeout_s:g} s: {found}"
     action = (
         "Check that the agent runs, that a firewall lets {peer} through, "
         "and that each side has the other's public key (`holdfast-agent show`)"
     )
     retryable = True
+
+    def __init__(self, *, peer: str, timeout_s: float, found: str = "") -> None:
+        """``found``: what the network tells of it, where that was asked."""
+        super().__init__(peer=peer, timeout_s=timeout_s, found=found or "it is silent")
+
+    def known_as(self, peer: str) -> Unreachable:
+        """The same of a peer whom people know by another name."""
+        return Unreachable(**{**self.fields, "peer": peer})  # type: ignore[arg-type]  # its own fields
 
 
 class ConnectionLost(ChannelError):

@@ -29,7 +29,7 @@ class AlreadyExists(HoldfastError):
     """Something with that name exists already."""
 
     code = "already_exists"
-    message = "a {kind} named {name!r} exists already"
+    message = "the {kind} {name!r} exists already"
     action = "Choose another name, or remove the existing one first"
     exit_code = 2
 

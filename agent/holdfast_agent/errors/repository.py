@@ -16,6 +16,15 @@ class RepositoryNotFound(RepositoryError):
     exit_code = 10
 
 
+class RepositoryFolderMissing(RepositoryError):
+    """A repository cannot be made in a directory that is not there: it might be a storage that is not mounted."""
+
+    code = "repository_folder_missing"
+    message = "the directory {path}, in which the repository is to be made, does not exist on the agent's host"
+    action = "Mount its storage there, or make it as the agent's user (`mkdir {path}`); then try again"
+    exit_code = 10
+
+
 class RepositoryExists(RepositoryError):
     code = "repository_exists"
     message = "{path} holds a repository (or other files) already"

@@ -17,7 +17,7 @@ from holdfast_agent.errors import (
     ObjectMissing,
     RepositoryDenied,
     RepositoryExists,
-    RepositoryNotFound,
+    RepositoryFolderMissing,
     UsageError,
 )
 from holdfast_agent.model.hosts import RepositoryHost
@@ -81,7 +81,7 @@ def _make_root(path: Path) -> None:
         except OSError as error:
             raise RepositoryDenied(path=str(path), reason=error.strerror or str(error)) from error
     except FileNotFoundError:
-        raise RepositoryNotFound(path=str(path.parent)) from None
+        raise RepositoryFolderMissing(path=str(path.parent)) from None
     except OSError as error:
         raise RepositoryDenied(path=str(path), reason=error.strerror or str(error)) from error
 

@@ -76,7 +76,7 @@ def create_repository(path: Path, repository_id: str, key_slots: Mapping[str, by
     """Make a repository in ``path``, which must be absent or an empty directory; its parent must exist.
 
     The configuration is written last: a directory in which this was cut off is no repository. Raises
-    :class:`RepositoryExists`, :class:`RepositoryDenied`, :class:`RepositoryNotFound` (no parent), and storage errors.
+    :class:`RepositoryExists`, :class:`RepositoryDenied`, :class:`RepositoryFolderMissing`, and storage errors.
     """
     repository_id_bytes(repository_id)
     make_folders(path)

@@ -70,7 +70,7 @@ def credentials(app: App, keys: Sequence[str], file: Path | None) -> dict[str, s
     missing = [key for key in dict.fromkeys(keys) if key not in found]
     if missing and app.interactive:
         return found | {key: click.prompt(key, hide_input=True, err=True) for key in missing}
-    return found | {key: _line_of_stdin(key) for key in missing}
+    return found | {key: _line_of_stdin(key, "--secret-file") for key in missing}
 
 
 def _given(file: Path | None, what: str, option: str) -> str:
@@ -78,11 +78,12 @@ def _given(file: Path | None, what: str, option: str) -> str:
         return read_secret_file(file)
     if sys.stdin.isatty():
         raise UsageError(reason=f"nobody can be asked for {what} here; give {option}, or pipe it in")
-    return _line_of_stdin(what)
+    return _line_of_stdin(what, option)
 
 
-def _line_of_stdin(what: str) -> str:
+def _line_of_stdin(what: str, option: str) -> str:
     line = sys.stdin.readline(_MAX_CHARACTERS).rstrip("\r\n")
     if not line:
-        raise UsageError(reason=f"standard input ended before {what}: one secret a line is read from there")
+        told = f"standard input ended before {what}: one secret a line is read from there"
+        raise UsageError(reason=f"{told}; or give a file by {option}")
     return line

@@ -93,6 +93,15 @@ class Command(click.Command):
                 parameter.type = CarriedPath(parameter.type)
         self.params.extend(common_options())
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """As click does; what is missing is told with what it is."""
+        try:
+            return super().parse_args(context, args)
+        except click.MissingParameter as error:
+            if isinstance(error.param, click.Option) and error.param.help:
+                raise click.MissingParameter(error.param.help, error.ctx, param=error.param) from error
+            raise
+
     def invoke(self, context: click.Context) -> Any:
         """Run the command where it belongs, if whoever asks may, and write down what changes something."""
         app = _app(context)

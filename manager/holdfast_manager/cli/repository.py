@@ -268,6 +268,7 @@ def _open(
     from holdfast_manager.enrolment.keys import master_of_paper
 
     found = repositories.facts_of(host, path, app.keys)
+    repositories.require_unknown(app.catalog.repositories.list(), host, found)
     if paper_file is not None:
         return repositories.Opened(found, master_of_paper(paper_key(app, paper_file), found.repository_id, name))
     passphrase = existing_passphrase(app, passphrase_file, name) if repositories.is_encrypted(found) else None

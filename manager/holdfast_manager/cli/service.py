@@ -68,7 +68,13 @@ def _texts(
     starts: dict[str, list[float]],
     owed: tuple[Obligation, ...],
 ) -> list[str]:
-    who = f"{leader.process}, since {moment(leader.since)}" if leader is not None else "yes" if leads else "none runs"
+    who = (
+        f"{leader.process}, since {moment(leader.since)}"
+        if leader is not None
+        else "yes"
+        if leads
+        else "none runs (`holdfast service run`, or `systemctl start holdfast`)"
+    )
     lines = [("Service", who), ("Jobs", f"{counted(len(specs), 'job')} with a schedule")]
     if console is not None:
         known = console["fingerprint"] or "not made yet"

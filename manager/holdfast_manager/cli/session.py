@@ -7,6 +7,7 @@ import time
 import click
 from msgspec import structs
 
+from holdfast_agent.errors import NotFound
 from holdfast_agent.model.units import format_duration, parse_duration
 from holdfast_manager.catalog.history import Forgotten
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionState
@@ -25,6 +26,7 @@ from .following import interrupts
 from .running import EXIT_CANCELLED, exit_code, strict_option, tell
 
 _number = click.argument("number", type=click.IntRange(min=1))
+_number_or_newest = click.argument("number", type=click.IntRange(min=1), required=False)
 
 
 @click.group(cls=Group)
@@ -47,25 +49,28 @@ def list_(app: App, job: str | None, kind: str | None, limit: int, before: int |
     app.out.result({"sessions": entries}, lambda: _table(entries))
 
 
-@session.command(examples=("holdfast session show 12", "holdfast session show 12 --output json"))
-@_number
+@session.command(examples=("holdfast session show", "holdfast session show 12", "holdfast session show --output json"))
+@_number_or_newest
 @pass_app
-def show(app: App, number: int) -> None:
-    """One session: the ten steps, each disk, the load line, warnings and errors."""
+def show(app: App, number: int | None) -> None:
+    """One session (the newest without NUMBER): the ten steps, each disk, the load line, warnings and errors."""
     app.catalog.sessions.reap_dead()
-    report = whole_report(app.catalog, number)
+    report = whole_report(app.catalog, number or _newest(app))
     app.out.result(report, lambda: session_text(report))
 
 
-@session.command(examples=("holdfast session follow 12", "holdfast session follow 12 --output json"))
-@_number
+@session.command(
+    examples=("holdfast session follow", "holdfast session follow 12", "holdfast session follow 12 --output json")
+)
+@_number_or_newest
 @strict_option
 @pass_app
-def follow(app: App, number: int, strict: bool) -> int:
-    """Follow a session to its end; exits as it would have. Ctrl-C only stops following.
+def follow(app: App, number: int | None, strict: bool) -> int:
+    """Follow a session (the newest without NUMBER) to its end; exits as it would have. Ctrl-C only stops following.
 
     With --output json every event comes as a line of JSON, at last one with the report.
     """
+    number = number or _newest(app)
     lines = JsonLines(click.echo) if app.output is OutputForm.JSON else None
     display = lines or display_for(app)
     with interrupts() as interrupt:
@@ -78,6 +83,13 @@ def follow(app: App, number: int, strict: bool) -> int:
     report = whole_report(app.catalog, number)
     lines.line({"report": report})
     return exit_code(report, strict)
+
+
+def _newest(app: App) -> int:
+    """The number of the session that began last. Raises :class:`NotFound` when there never was one."""
+    for entry in app.catalog.sessions.list(limit=1):
+        return entry.id
+    raise NotFound(kind="session", name="newest", advice="No session ever ran; `holdfast job run NAME` starts one")
 
 
 @session.command(examples=("holdfast session stop 12",))
@@ -125,7 +137,7 @@ def prune(app: App, older_than: str | None, limit: int | None, events_older_than
 
 def _table(entries: tuple[SessionEntry, ...]) -> str:
     if not entries:
-        return "No sessions"
+        return "No sessions yet; `holdfast job run NAME` starts one"
     rows = [
         (
             str(entry.id),

@@ -72,6 +72,7 @@ class RepositoryPlan:
         return Change("repository", name, Action.CREATE, note=f"made anew, {sealed}", carry_out=carry_out)
 
     def _found(self, name: str, table: RepositoryTable, facts: RepositoryFacts, passphrase: str | None) -> Change:
+        repositories.require_unknown(self._present.values(), self._agents[table.agent], facts)
         if repositories.is_encrypted(facts) != table.encryption:
             state = "not encrypted" if table.encryption else "encrypted"
             raise self._wrong(name, "encryption", f"there is a repository at {table.path}, and it is {state}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
 
 from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.channel.control_client import ControlClient
-from holdfast_agent.errors import MalformedMessage, RoleMissing, WrongKey, WrongPassphrase
+from holdfast_agent.errors import MalformedMessage, RoleMissing, UsageError, WrongKey, WrongPassphrase
 from holdfast_agent.sealing import slots
 from holdfast_agent.sealing.keys import MasterKey
 from holdfast_agent.wire.messages import (
@@ -95,6 +96,16 @@ def require_same(entry: RepositoryEntry, facts: RepositoryFacts) -> None:
     if facts.repository_id != entry.repository_id:
         reason = f"there is another repository at {entry.path} now ({facts.repository_id})"
         raise WrongKey(name=f"the repository {entry.name!r}", reason=reason)
+
+
+def require_unknown(known: Iterable[RepositoryEntry], agent: AgentEntry, facts: RepositoryFacts) -> None:
+    """Raise :class:`UsageError` when one of ``known`` is this very repository: two would prune each other's points."""
+    for entry in known:
+        if entry.agent == agent.name and entry.repository_id == facts.repository_id:
+            reason = f"that is the repository {entry.name!r} (at {entry.path} on agent {entry.agent}), known already"
+            raise UsageError(
+                reason=f"{reason}; `holdfast repository remove {entry.name}` forgets it, and keeps its points"
+            )
 
 
 def rebuild_index(agent: AgentEntry, path: str, keys: KeyPair) -> int:

@@ -17,7 +17,7 @@ _SID_DIGITS = 12  # 48 bits: unique among any number of points that somebody cou
 def points_text(rows: Sequence[PointEntryRow]) -> str:
     """The table of `point list`, newest first."""
     if not rows:
-        return "No restore points"
+        return "No restore points; `holdfast job run NAME` makes some"
     heads = ("point", "VM", "created", "size", "stored", "consistency", "state", "job", "repository")
     cells = [
         (

@@ -36,7 +36,7 @@ class TaskProgress(msgspec.Struct, frozen=True, kw_only=True):
         return self.state not in _AT_REST
 
     def text(self) -> str:
-        """ "web/root.img  34%  1.20 GiB of 4.00 GiB  312 MiB/s  8.1 s left"."""
+        """ "web/root.img  34%  1.20 GiB of 4.00 GiB  312 MiB/s  8 s left"."""
         return f"{self.label}  {self.figures()}"
 
     def figures(self) -> str:
@@ -49,8 +49,13 @@ class TaskProgress(msgspec.Struct, frozen=True, kw_only=True):
             format_rate(self.rate_bytes_per_s),
         ]
         if self.left_s is not None:
-            parts.append(f"{format_duration(self.left_s)} left")
+            parts.append(f"{_about(self.left_s)} left")
         return "  ".join(parts)
+
+
+def _about(seconds: float) -> str:
+    """A guess, which parts of seconds would make look exact."""
+    return format_duration(seconds) if seconds >= 99.5 else f"{max(1, round(seconds))} s"
 
 
 class RateMeter:

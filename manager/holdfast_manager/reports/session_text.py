@@ -17,7 +17,7 @@ def session_text(report: SessionReport) -> str:
     """The whole of `session show`: header, ten steps, disks, points, load, problems."""
     parts = [
         f"Session {report.id}: {printable(report.what)}: {outcome(report)}",
-        indented(facts(header_facts(report), fold=True)),
+        indented(facts(header_facts(report))),
         "Steps\n" + indented(table(STEP_HEADS, step_rows(report), right=NUMBERS, fold=("what",))),
     ]
     if report.disks:
@@ -26,7 +26,7 @@ def session_text(report: SessionReport) -> str:
         rows = [(point.sid, point.vm, f"{point.consistency}-consistent") for point in report.points]
         parts.append("Restore points\n" + indented(table(("point", "VM", "state"), rows)))
     if report.load:
-        parts.append("Load\n" + indented(facts(load_facts(report), fold=True)))
+        parts.append("Load\n" + indented(facts(load_facts(report))))
     for level, title in (("warning", "Warnings"), ("error", "Errors")):
         told = [problem for problem in report.problems if problem.level == level]
         if told:
@@ -44,7 +44,7 @@ def summary_text(report: SessionReport) -> str:
     took = format_duration(report.ended - report.started) if report.ended and report.started else "-"
     lines = [f"Session {report.id}: {printable(report.what)}: {outcome(report)} after {took}"]
     if report.disks and report.total.processed_bytes:
-        lines.append(indented(facts([("Data", data_text(report)), *load_facts(report)], fold=True)))
+        lines.append(indented(facts([("Data", data_text(report)), *load_facts(report)])))
     for point in report.points:
         lines.append(f"  Restore point {point.sid} of {printable(point.vm)} ({point.consistency}-consistent)")
     lines += [_problem(problem) for problem in report.problems]
@@ -55,7 +55,7 @@ def summary_text(report: SessionReport) -> str:
 def _disks(report: SessionReport) -> str:
     heads, rows = disk_table(report)
     text, reasons = table(heads, rows, right=NUMBERS, fold=("VM",)), disk_facts(report)
-    return f"{text}\n\n{facts(reasons, fold=True)}" if reasons else text
+    return f"{text}\n\n{facts(reasons)}" if reasons else text
 
 
 def _problem(problem: Problem) -> str:

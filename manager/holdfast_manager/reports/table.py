@@ -7,11 +7,13 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Collection, Sequence
+from itertools import zip_longest
 
 GAP = "  "
 WIDTH = 98
-"""Columns of a table: with the usual indent it fits a terminal of 100."""
+"""Columns of a line: with the usual indent it fits a terminal of 100."""
 _INDENT = 2
+_DEEPER = "    "
 _NARROWEST = 58
 _LEAST = 24  # columns that a folded cell gets even so
 
@@ -22,34 +24,30 @@ def table(
     """``rows`` under ``heads``; columns named in ``right`` are aligned to the right (numbers).
 
     Columns are as wide as their widest cell; nothing is cut, and no line ends in blanks. Where the lines would be wider
-    than :func:`room`, cells of the columns ``fold``, which are words, go on below themselves, indented: the first of
-    these columns first, the next only if that does not do. Control characters in cells, which may come from a
-    hypervisor, are shown as "?".
+    than :func:`breadth`, cells of the columns ``fold``, which are words, go on below themselves, indented: the first of
+    these columns first, the next only if that does not do. A terminal that is too narrow even so gets further columns
+    on further lines of each row, as their heads are. Control characters in cells, which may come from a hypervisor,
+    are shown as "?".
     """
-    lines = [[printable(cell) for cell in row] for row in (heads, *rows)]
-    for head in fold:
-        lines = _folded(lines, heads.index(head))
-    widths = _widths(lines)
-    aligned = [head in right for head in heads]
-    return "\n".join(
-        GAP.join(
-            _pad(cell, size, to_right) for cell, size, to_right in zip(line, widths, aligned, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    cells = [[printable(cell) for cell in row] for row in (heads, *rows)]
+    folding = [heads.index(head) for head in fold]
+    to_right = {number for number, head in enumerate(heads) if head in right}
+    first, *more = [_Block(cells, columns, folding, to_right) for columns in _sharing(cells, folding)]
+    lines = []
+    for row in range(len(cells)):
+        further = [f"{_DEEPER}{line}" for block in more for line in block.lines(row) if line]
+        lines += [line for line in first.lines(row) if line or not further] + further
+    return "\n".join(lines)
 
 
-def facts(pairs: Sequence[tuple[str, str]], *, fold: bool = False) -> str:
-    """ "Name:  value" lines with the values aligned; a value of several lines goes on below its first.
-
-    ``fold``: one that is wider than :func:`room`, too.
-    """
+def facts(pairs: Sequence[tuple[str, str]]) -> str:
+    """ "Name:  value" lines, values aligned; one of several lines, or wider than :func:`room`, goes on below."""
     names = [printable(name) for name, _ in pairs]
     size = max(map(width, names), default=0) + 1
     lines = []
     for name, (_, value) in zip(names, pairs, strict=True):
         left = room() - size - len(GAP)
-        told = [part for line in value.split("\n") for part in (wrapped(line, left) if fold and line else [line])]
+        told = [part for line in value.split("\n") for part in (wrapped(line, left) if line else [line])]
         first, *more = told
         lines.append(f"{_pad(name + ':', size, False)}{GAP}{printable(first)}".rstrip())
         lines += [f"{'':{size}}{GAP}{printable(line)}".rstrip() for line in more]
@@ -57,10 +55,15 @@ def facts(pairs: Sequence[tuple[str, str]], *, fold: bool = False) -> str:
 
 
 def room() -> int:
-    """Columns that a line may take: ``WIDTH``, or fewer where the output is a terminal that is narrower."""
+    """Columns that a line of words may take: ``WIDTH``, or fewer where the output is a terminal that is narrower."""
+    return min(WIDTH, breadth())
+
+
+def breadth() -> int:
+    """Columns that a line of a table may take: all of a terminal's; ``WIDTH`` elsewhere."""
     if not sys.stdout.isatty():
         return WIDTH
-    return max(_NARROWEST, min(WIDTH, shutil.get_terminal_size((WIDTH + _INDENT, 24)).columns - _INDENT))
+    return max(_NARROWEST, shutil.get_terminal_size((WIDTH + _INDENT, 24)).columns - _INDENT)
 
 
 def indented(text: str, by: str = GAP) -> str:
@@ -82,22 +85,60 @@ def width(text: str) -> int:
     )
 
 
-def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(width, column)) for column in zip(*lines, strict=True)]
+class _Block:
+    """Those columns of a table that stand side by side."""
+
+    def __init__(
+        self, cells: Sequence[Sequence[str]], columns: Sequence[int], folding: Sequence[int], to_right: Collection[int]
+    ) -> None:
+        self._rows = [[[row[column]] for column in columns] for row in cells]
+        self._to_right = [column in to_right for column in columns]
+        for column in folding:
+            if column in columns:
+                self._fold(columns.index(column), breadth() - (len(_DEEPER) if columns[0] else 0))
+
+    def lines(self, row: int) -> list[str]:
+        """The lines of one row: more than one where a cell goes on below itself."""
+        widths = self._widths()
+        return [
+            GAP.join(
+                _pad(part, size, to_right)
+                for part, size, to_right in zip(parts, widths, self._to_right, strict=True)
+            ).rstrip()
+            for parts in zip_longest(*self._rows[row], fillvalue="")
+        ]  # fmt: skip
+
+    def _fold(self, at: int, room: int) -> None:
+        widths = self._widths()
+        over = sum(widths) + len(GAP) * (len(widths) - 1) - room
+        if over > 0:
+            for row in self._rows:
+                row[at] = wrapped(row[at][0], max(_LEAST, widths[at] - over)) or [""]
+
+    def _widths(self) -> list[int]:
+        return [max(width(part) for cell in column for part in cell) for column in zip(*self._rows, strict=True)]
 
 
-def _folded(lines: list[list[str]], column: int) -> list[list[str]]:
-    widths = _widths(lines)
-    over = sum(widths) + len(GAP) * (len(widths) - 1) - room()
-    if over <= 0:
-        return lines
-    left = max(_LEAST, widths[column] - over)
-    found = []
-    for line in lines:
-        parts = wrapped(line[column], left) or [""]
-        found.append([*line[:column], parts[0], *line[column + 1 :]])
-        found += [[*[""] * column, part, *[""] * (len(line) - column - 1)] for part in parts[1:]]
+def _sharing(cells: Sequence[Sequence[str]], folding: Collection[int]) -> list[list[int]]:
+    """Which columns share a line, of which the later are indented. All, where no terminal's width is given."""
+    columns = range(len(cells[0]))
+    if not sys.stdout.isatty():
+        return [list(columns)]
+    found: list[list[int]] = []
+    left = 0
+    for column in columns:
+        needed = max(_least(row[column]) if column in folding else width(row[column]) for row in cells)
+        if not found or needed > left:
+            left = breadth() - (len(_DEEPER) if found else 0)
+            found.append([])
+        found[-1].append(column)
+        left -= needed + len(GAP)
     return found
+
+
+def _least(text: str) -> int:
+    """Columns that a cell takes that goes on below itself: words stay whole."""
+    return min(width(text), max([_LEAST, *(width(word) + len(GAP) for word in text.split())]))
 
 
 def wrapped(text: str, columns: int) -> list[str]:

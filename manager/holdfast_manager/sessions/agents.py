@@ -194,8 +194,7 @@ class AgentPool:
         try:
             client.connect()
         except Unreachable as error:  # people know it by its name
-            fields = {**error.fields, "peer": f"agent {agent} at {entry.endpoint.removeprefix('tcp://')}"}
-            raise Unreachable(**fields) from error
+            raise error.known_as(f"agent {agent} at {entry.endpoint.removeprefix('tcp://')}") from error
         try:
             client.call(RenewLease(lease=self.lease, ttl_s=self._ttl_s))
             self._tell_owed(agent, client)
