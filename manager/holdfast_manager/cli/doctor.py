@@ -21,6 +21,7 @@ _MARKS = {
     Level.PROBLEM: ("!!", "red"),
 }
 EXIT_PROBLEMS, EXIT_WARNINGS = 1, 4
+_LEAST = 40  # columns that words get, however narrow the terminal
 
 
 @click.command(cls=Command, examples=("holdfast doctor", "holdfast doctor --strict --output json"))
@@ -46,9 +47,11 @@ def told(findings: Sequence[Finding]) -> str:
     lines = []
     for finding in findings:
         mark, colour = _MARKS[finding.level]
-        lines.append(f"{styled(f'{mark:2}', fg=colour)}  {finding.subject:{width}}  {printable(finding.text)}")
+        said, *further = wrapped(printable(finding.text), max(_LEAST, room() - width - 4)) or [""]
+        lines.append(f"{styled(f'{mark:2}', fg=colour)}  {finding.subject:{width}}  {said}")
         if finding.advice:
-            first, *more = wrapped(printable(finding.advice), max(40, room() - width - 6))
-            lines += [f"{'':4}{'':{width}}  {text}" for text in (f"→ {first}", *more)]
+            first, *more = wrapped(printable(finding.advice), max(_LEAST, room() - width - 6))
+            further += [f"→ {first}", *more]
+        lines += [f"{'':4}{'':{width}}  {text}" for text in further]
     count = sum(finding.level is not Level.GOOD for finding in findings)
     return "\n".join([*lines, "", f"{counted(count, 'thing')} to do" if count else "All is well"])

@@ -11,7 +11,7 @@ from holdfast_agent.channel.authentication import KeyPair
 from holdfast_agent.errors import HoldfastError
 from holdfast_agent.model.units import GIB, format_size
 from holdfast_manager.catalog import Catalog
-from holdfast_manager.catalog.values import AgentEntry, RepositoryEntry, ServerEntry
+from holdfast_manager.catalog.values import AgentEntry, RepositoryEntry, ServerEntry, SessionResult, SessionState
 from holdfast_manager.enrolment.health import AgentState, ask_state
 from holdfast_manager.enrolment.repositories import facts_of, require_same
 from holdfast_manager.enrolment.servers import connected_driver
@@ -31,7 +31,7 @@ _AT_ONCE = 16
 def examine_agents(catalog: Catalog, keys: KeyPair) -> Iterator[Finding]:
     entries = catalog.agents.list()
     if not entries:
-        advice = "On its host: holdfast-agent init, holdfast-agent authorize; then here: holdfast agent add"
+        advice = "On its host: holdfast-agent init, authorize and run; then here: holdfast agent add NAME HOST KEY"
         yield missing("agents", "there is none to move and keep data", advice)
         return
     yield from _all(entries, lambda entry: _agent(entry, keys))
@@ -45,7 +45,11 @@ def examine_agents(catalog: Catalog, keys: KeyPair) -> Iterator[Finding]:
 def examine_servers(catalog: Catalog, host: PluginHost) -> Iterator[Finding]:
     entries = catalog.servers.list()
     if not entries:
-        yield missing("servers", "there is none whose VMs could be backed up", "holdfast server add")
+        yield missing(
+            "servers",
+            "there is none whose VMs could be backed up",
+            "holdfast server add NAME --plugin PLUGIN (holdfast plugin list names them)",
+        )
         return
     # Secrets first: the catalogue is used by this thread alone.
     secrets = {entry.name: _secret(catalog, entry.name) for entry in entries}
@@ -56,7 +60,11 @@ def examine_repositories(catalog: Catalog, keys: KeyPair) -> Iterator[Finding]:
     entries = catalog.repositories.list()
     agents = {entry.name: entry for entry in catalog.agents.list()}
     if not entries:
-        yield missing("repositories", "there is none to keep restore points", "holdfast repository add --create")
+        yield missing(
+            "repositories",
+            "there is none to keep restore points",
+            "holdfast repository add NAME --agent AGENT --path DIRECTORY --create",
+        )
         return
     yield from _all(entries, lambda entry: [_repository(entry, agents.get(entry.agent), keys)])
 
@@ -64,14 +72,27 @@ def examine_repositories(catalog: Catalog, keys: KeyPair) -> Iterator[Finding]:
 def examine_jobs(catalog: Catalog) -> Iterator[Finding]:
     jobs = catalog.jobs.list()
     if not jobs:
-        yield missing("jobs", "there is none", "holdfast job create")
+        yield missing(
+            "jobs", "there is none", "holdfast job create NAME --server SERVER --include '*' --repository REPOSITORY"
+        )
         return
     idle = [job.name for job in jobs if not job.enabled]
+    yield from filter(None, (_last_session(catalog, job.name) for job in jobs if job.enabled))
     for job in jobs:
         if job.enabled and all(entry.sealed for entry in catalog.groups.behind(job.repository)):
             advice = f"holdfast job edit {job.name} --repository …, or holdfast repository unseal"
             yield problem(f"job {job.name}", f"{job.repository}, where it writes, is sealed: it fails", advice)
     yield good("jobs", f"{len(jobs)}" + (f", of which disabled: {', '.join(idle)}" if idle else ""))
+
+
+def _last_session(catalog: Catalog, job: str) -> Finding | None:
+    """A job whose newest session made no point is no protection, whatever its set-up looks like."""
+    for session in catalog.sessions.list(job=job, limit=1):
+        if session.state is SessionState.ENDED and session.result in (SessionResult.FAILED, SessionResult.PARTIAL):
+            why = f": {session.error.message}" if session.error is not None else ""
+            text = f"its last session, {session.id}, ended as {session.result.value}{why}"
+            return warning(f"job {job}", text, f"holdfast session show {session.id}; then holdfast job run {job}")
+    return None
 
 
 def _all(entries: Iterable[T], look: Callable[[T], list[Finding]]) -> Iterator[Finding]:
@@ -84,7 +105,7 @@ def _all(entries: Iterable[T], look: Callable[[T], list[Finding]]) -> Iterator[F
 def _agent(entry: AgentEntry, keys: KeyPair) -> list[Finding]:
     subject = f"agent {entry.name}"
     if not entry.enabled:
-        return [warning(subject, "it is disabled: nothing new starts there", "holdfast apply with enabled = true")]
+        return [warning(subject, "it is disabled: nothing new starts there", f"holdfast agent enable {entry.name}")]
     try:
         state = ask_state(entry, keys)
     except HoldfastError as error:
