@@ -217,7 +217,7 @@ def test_a_secret_file_that_others_may_read_is_refused(
         (("--plugin", "imagse"), 10, "did you mean 'images'?"),
         (("--plugin", "images", "--option", "pth=/srv"), 2, "did you mean 'path'?"),
         (("--plugin", "images", "--option", "path=relative"), 2, "absolute path"),
-        (("--plugin", "images", "--option", "path=7"), 2, "Expected `str`, got `int`"),
+        (("--plugin", "images", "--option", "path=7"), 2, "Expected text, got a whole number"),
         (("--plugin", "images", "--option", "path"), 2, "KEY=VALUE"),
         (("--plugin", "images", "--option", "path=/no/such/directory"), 1, "cannot be reached"),
     ],

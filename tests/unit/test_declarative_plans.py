@@ -144,7 +144,7 @@ def test_a_changed_secret_is_seen_and_never_shown(stocked: Catalog, file: Path) 
             "servers.lab: unknown key 'plugn'; did you mean 'plugin'?",
         ),
         ("options.path", "options.pth", "servers.lab.options: unknown key 'pth'; did you mean 'path'?"),
-        ("proxy_slots = 5", "proxy_slots = 0", "agents.a: proxy_slots: Expected `int` >= 1"),
+        ("proxy_slots = 5", "proxy_slots = 0", "agents.a: proxy_slots: Expected a whole number >= 1"),
         ("include", "inclde", "jobs.web: unknown key 'inclde'; did you mean 'include'?"),
         ("[jobs.web]", "[jobs.web]\nname = 'x'", "jobs.web: name: the name stands in the heading"),
         ("[jobs.web]", "[jobs.'no good']", "jobs.no good: a name is 1 to 64"),
@@ -207,7 +207,7 @@ def test_traffic_rules_limits_and_networks_are_planned_like_all_else(stocked: Ca
     [
         ("10.8.0.0/16", "10.8.0.1/16", "traffic_rules.wan: "),
         ("bandwidth", "bandwith", "did you mean 'bandwidth'?"),
-        ('"5 MiB"', '"5 B"', "bandwidth: Expected `int` >= 1024"),
+        ('"5 MiB"', '"5 B"', "bandwidth: Expected a whole number >= 1024"),
         ('"10.0.0.0/8"', '"office"', "network: 'office' does not appear to be an IPv4 or IPv6 network"),
         ('"2 MiB"', '"much"', "write_limit: 'much' is not a size"),
     ],

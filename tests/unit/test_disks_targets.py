@@ -10,7 +10,7 @@ import pytest
 
 from holdfast_agent.disks.disk import ReservingDisk
 from holdfast_agent.disks.open import open_disk, open_target
-from holdfast_agent.errors import DiskDenied, DiskExists, DiskNotFound, DiskUnwritable, UsageError
+from holdfast_agent.errors import DiskDenied, DiskExists, DiskFolderMissing, DiskNotFound, DiskUnwritable, UsageError
 from lab.contents import assert_same
 from lab.disks import host_for
 
@@ -31,6 +31,11 @@ def test_a_new_file_appears_only_when_it_is_whole_and_stays_sparse(tmp_path: Pat
     expected = bytes(1 << 20) + b"data" + bytes(SIZE - (1 << 20) - 4)
     assert_same((tmp_path / "new").read_bytes(), expected)
     assert (tmp_path / "new").stat().st_blocks * 512 < 1 << 20
+
+
+def test_a_folder_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(DiskFolderMissing, match=f"the directory {tmp_path}/none"):
+        open_target(f"file:{tmp_path}/none/new", host_for(tmp_path), SIZE, create=True, overwrite=False)
 
 
 def test_a_restore_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from holdfast_agent.model.disk_url import DiskUrl, parse_disk_url
 from holdfast_agent.wire.movers import MoverHost
 
 from .image import ImageTarget
-from .places import open_allowed, real_path
+from .places import open_folder_of, real_path
 from .private_server import environment, tool
 
 _CREATE_S = 60.0
@@ -36,7 +36,7 @@ class NewImageTarget:
         path = PurePosixPath(url.path)
         self.url = str(url)
         self._name, self._overwrite = path.name, overwrite
-        self._folder = open_allowed(str(path.parent), os.O_RDONLY | os.O_DIRECTORY, self.url, host)
+        self._folder = open_folder_of(path, self.url, host)
         self._partial = f"{self._prefix}{secrets.token_hex(6)}.partial"
         self._lock = -1
         self._target: ImageTarget | None = None

@@ -8,9 +8,16 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from holdfast_agent.errors import DiskDenied, DiskInUse, DiskNotFound, DiskServerDenied, DiskUnreadable
+from holdfast_agent.errors import (
+    DiskDenied,
+    DiskFolderMissing,
+    DiskInUse,
+    DiskNotFound,
+    DiskServerDenied,
+    DiskUnreadable,
+)
 from holdfast_agent.model.disk_url import DiskUrl
 from holdfast_agent.model.server_rules import parse_server_rule
 from holdfast_agent.wire.movers import MoverHost
@@ -34,6 +41,17 @@ def open_allowed(path: str, flags: int, url: str, host: MoverHost, mode: int = 0
         os.close(fd)
         raise
     return fd
+
+
+def open_folder_of(path: PurePath, url: str, host: MoverHost) -> int:
+    """Open the directory in which the new disk ``path`` is to be made, as :func:`open_allowed` does.
+
+    Raises :class:`DiskFolderMissing` where there is none.
+    """
+    try:
+        return open_allowed(str(path.parent), os.O_RDONLY | os.O_DIRECTORY, url, host)
+    except DiskNotFound as error:
+        raise DiskFolderMissing(path=str(path.parent), host=host.agent) from error
 
 
 def real_path(fd: int) -> str:

@@ -13,7 +13,7 @@ from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
 from holdfast_agent.wire.movers import MoverHost
 
 from .direct import DirectWriter
-from .places import check_kind, explain, open_allowed
+from .places import check_kind, explain, open_folder_of
 from .raw import RawDisk, appearing
 from .sparse import punch_hole, reserve
 
@@ -119,7 +119,7 @@ class NewFileTarget(_RawTarget):
         self._name = path.name
         self._overwrite = overwrite
         self._partial = ""
-        self._folder = open_allowed(str(path.parent), os.O_RDONLY | os.O_DIRECTORY, str(url), host)
+        self._folder = open_folder_of(path, str(url), host)
         try:
             if not overwrite and self._taken():
                 raise DiskExists(url=str(url))

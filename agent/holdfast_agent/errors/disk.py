@@ -96,6 +96,15 @@ class DiskShrunk(DiskError):
     action = "Do not resize a disk while it is backed up; the next run takes the new size"
 
 
+class DiskFolderMissing(DiskError):
+    """A new disk cannot be made in a directory that is not there: it might be a storage that is not mounted."""
+
+    code = "disk_folder_missing"
+    message = "the directory {path}, in which the disk is to be made, does not exist on {host}"
+    action = "Make it there, mount its storage, or name another place"
+    exit_code = 10
+
+
 class DiskExists(DiskError):
     code = "disk_exists"
     message = "{url} exists already"

@@ -21,6 +21,16 @@ T = TypeVar("T")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Of what users give a name; errors tell it in words."""
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
+_WORDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "null": "",  # what may be left out
+    "object": "a table",
+    "str": "text",
+}
+_TYPES = re.compile(rf"`((?:{'|'.join(_WORDS)})(?: \| (?:{'|'.join(_WORDS)}))*)`")
 NOT_DECODED = (msgspec.MsgspecError, ValueError, RecursionError)
 """What msgspec raises for bytes that are not what they must be: its own errors, those for text that is not UTF-8, and
 that for nesting without end."""
@@ -32,7 +42,9 @@ def read_toml(path: Path, advice: str = "") -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigNotFound(file=str(path), advice=advice) from None
-    except (OSError, ValueError, RecursionError) as error:  # TOML's own errors are ValueErrors, and so are the others
+    except OSError as error:
+        raise ConfigUnreadable(file=str(path), reason=error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:  # TOML's own errors are ValueErrors, and so are the others
         raise ConfigUnreadable(file=str(path), reason=str(error)) from error
 
 
@@ -55,10 +67,10 @@ def convert(table: Any, to: type[T], source: str) -> T:
 
 
 def _in_words(reason: str) -> str:
-    """In the words of whoever wrote the table: ``object | null`` is a table, which may be left out."""
+    """In the words of whoever wrote the table, and of no programming language."""
     if repr(NAME_PATTERN) in reason:
         return "a name is 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter or a digit"
-    return reason.replace(" | null`", "`").replace("`object`", "`table`")
+    return _TYPES.sub(lambda found: " or ".join(_WORDS[name] for name in found[1].split(" | ") if _WORDS[name]), reason)
 
 
 def _refuse_unknown_keys(value: Any, to: Any, source: str, path: str) -> None:
