@@ -9,7 +9,7 @@ import pytest
 
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_manager.catalog.values import TaskEntry
-from holdfast_manager.reports.progress import RateMeter
+from holdfast_manager.reports.progress import RateMeter, gathered
 from holdfast_manager.reports.table import facts, table
 
 MIB = 1 << 20
@@ -52,6 +52,10 @@ def test_a_task_that_begins_anew_has_a_new_rate() -> None:
 def test_what_waits_says_for_what() -> None:
     (progress,) = RateMeter().look([task(0, state="queued", reason="no slot on proxy local")], 0.0)
     assert progress.text() == "web/root.img  queued: no slot on proxy local"
+    assert gathered([progress]) == [progress]
+    moving, done = (RateMeter().look([task(0, state=state)], 0.0)[0] for state in ("transferring", "finished"))
+    first, *others = gathered([progress, moving, progress, done])
+    assert (first, [each.text() for each in others]) == (moving, ["2 disks  queued: no slot on proxy local"])
     assert progress.at_work
     (ended,) = RateMeter().look([task(0, state="finished")], 0.0)
     assert not ended.at_work

@@ -14,7 +14,7 @@ import msgspec
 from holdfast_agent.model.stats import TransferCounters
 from holdfast_manager.catalog.values import EventEntry
 from holdfast_manager.reports.names import Names
-from holdfast_manager.reports.progress import RateMeter, TaskProgress
+from holdfast_manager.reports.progress import RateMeter, TaskProgress, gathered
 from holdfast_manager.reports.steps import ROUTINE, event_text
 from holdfast_manager.reports.table import printable
 from holdfast_manager.reports.times import clock
@@ -126,13 +126,12 @@ class PlainDisplay:
             return
         self._told += 1
         self._next = now + PAUSES_S[min(self._told, len(PAUSES_S) - 1)]
-        for each in progress:
-            if each.at_work:
-                self._write(printable(f"{clock(time.time())}  {'progress':9}  {each.text()}"))
+        for each in gathered(progress):
+            self._write(printable(f"{clock(time.time())}  {'progress':9}  {each.text()}"))
 
 
 class BarDisplay:
-    """A bar per task at work, below the lines of what happened."""
+    """A bar for each task at work, and one for all that wait for slots, below the lines of what happened."""
 
     def __init__(self) -> None:
         self._story = Story()
@@ -150,19 +149,21 @@ class BarDisplay:
         self._progress.stop()
 
     def show(self, look: Look) -> None:
-        for each in self._rates.look(look.tasks, time.monotonic()):
+        shown = {each.task: each for each in gathered(self._rates.look(look.tasks, time.monotonic()))}
+        for task in self._bars.keys() - shown.keys():
+            self._progress.update(self._bars[task], visible=False)
+        for each in shown.values():
             self._update(each)
         for line in self._story.lines(look):
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _update(self, each: TaskProgress) -> None:
         if each.task not in self._bars:
-            self._bars[each.task] = self._progress.add_task(
-                printable(each.label), total=None, visible=False, figures=""
-            )
+            self._bars[each.task] = self._progress.add_task("", total=None, visible=False, figures="")
         self._progress.update(
             self._bars[each.task],
-            visible=each.at_work,
+            description=printable(each.label),
+            visible=True,
             total=each.size_bytes or None,
             completed=each.processed_bytes,
             figures=each.figures(),

@@ -10,7 +10,10 @@ import msgspec
 from holdfast_agent.model.units import format_duration, format_rate, format_size
 from holdfast_manager.catalog.values import TaskEntry
 
+from .sentences import counted
+
 _WINDOW_S = 10.0  # long enough to smooth a disk's hiccups, short enough to show that the line got slower
+_CROWD = -1  # the number of no task
 _AT_REST = frozenset({"finished", "stopped", "failed"})
 
 
@@ -51,6 +54,16 @@ class TaskProgress(msgspec.Struct, frozen=True, kw_only=True):
         if self.left_s is not None:
             parts.append(f"{_about(self.left_s)} left")
         return "  ".join(parts)
+
+
+def gathered(progress: Sequence[TaskProgress]) -> list[TaskProgress]:
+    """Those at work; several that wait for slots are one, in the words of the first of them."""
+    at_work = [each for each in progress if each.at_work]
+    queued = [each for each in at_work if each.state == "queued"]
+    if len(queued) < 2:
+        return at_work
+    crowd = msgspec.structs.replace(queued[0], task=_CROWD, label=counted(len(queued), "disk"))
+    return [each for each in at_work if each.state != "queued"] + [crowd]
 
 
 def _about(seconds: float) -> str:
