@@ -19,9 +19,21 @@ from .token import token
 
 USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
+_WHOLE = 1000  # characters, more than any first sentence has
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class Commands(click.Group):
+    """In the order in which they are needed, each with its whole first sentence: click would sort and cut them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(_WHOLE)) for name, each in self.commands.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(holdfast_agent.__version__, prog_name="holdfast-agent")
 def cli() -> None:
     """Holdfast's agent: it moves the data on proxies and repository hosts.
@@ -34,12 +46,8 @@ def cli() -> None:
     """
 
 
-cli.add_command(init)
-cli.add_command(authorize)
-cli.add_command(run)
-cli.add_command(show)
-cli.add_command(take_over)
-cli.add_command(token)
+for command in (init, authorize, token, run, show, take_over):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
