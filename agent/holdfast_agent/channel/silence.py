@@ -17,7 +17,7 @@ _TOLD = {
 
 
 def why_silent(endpoint: str) -> str:
-    """What is seen of ``endpoint`` ("tcp://HOST:PORT") within a second, or "". Any thread; raises nothing."""
+    """What is seen of "tcp://HOST:PORT" within about half a second, or "". Any thread; raises nothing."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if not port.isdigit():
         return ""
@@ -25,7 +25,7 @@ def why_silent(endpoint: str) -> str:
     look = threading.Thread(target=lambda: answers.put(_look(host.strip("[]"), int(port))), daemon=True)
     look.start()
     try:
-        return answers.get(timeout=2 * _LOOK_S)
+        return answers.get(timeout=_LOOK_S + 0.1)
     except queue.Empty:
         return ""
 
