@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from holdfast_manager.catalog.values import SessionEntry, SessionResult, Session
 from holdfast_manager.nursery import door
 from lab.installation import Installation, installed
 from lab.processes import alive, children, command
-from lab.services import catalogue, nursery, service, sessions
+from lab.services import catalogue, nursery, service
 from lab.waiting import wait_until
 
 EVERY_SECOND = ("--schedule", "calendar *:*:*")
@@ -48,21 +49,23 @@ def _end(catalog: Catalog) -> None:
 
 
 def following(catalog: Catalog) -> tuple[SessionEntry, int]:
-    """The next session, once it moves data, and its process. One that runs is stopped."""
-    last = max((each.id for each in catalog.sessions.list()), default=0)
-    for session in catalog.sessions.living():
-        catalog.sessions.request_stop(session.id)
+    """The next session, once it moves data, and its process, which is born after this is called.
+
+    Those that were born before are stopped, also one that is written down only now.
+    """
+    now_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
     def moves() -> SessionEntry | None:
-        found = [each for each in sessions(catalog, "slow") if each.id > last]
-        return next((each for each in found if _moves(catalog, each)), None)
+        for session in catalog.sessions.living():
+            if session.process.start_ticks <= now_ticks:  # that of its starter, until its own is there
+                if session.state is SessionState.RUNNING:
+                    catalog.sessions.request_stop(session.id)
+            elif any(task.state == "transferring" for task in catalog.tasks.list(session.id)):
+                return session
+        return None
 
     session = wait_until(moves, "a session that moves data")
     return session, session.process.pid
-
-
-def _moves(catalog: Catalog, session: SessionEntry) -> bool:
-    return session.process is not None and any(task.state == "transferring" for task in catalog.tasks.list(session.id))
 
 
 def forked(pid: int) -> bool:

@@ -70,6 +70,7 @@ class BackupService:
         config: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._supervisor = Supervisor()  # first: what it takes out of the environment the others must not hand on
         self._catalog = catalog
         self._clock = clock
         self._poll_s = settings.timing.poll
@@ -84,7 +85,6 @@ class BackupService:
         self._console = ConsoleKeeper(settings, config)
         self._api = ServesApi(settings, catalog, config)
         self._nursery = Nursery(settings, catalog, config)
-        self._supervisor = Supervisor()
         self._leads = False
 
     def run(self) -> None:
