@@ -10,7 +10,7 @@ from holdfast_agent.errors import RightsMissing
 from holdfast_manager.catalog.values import ServerEntry
 from holdfast_manager.enrolment.servers import try_server
 from holdfast_manager.host import PluginHost
-from holdfast_manager.host.guard import GuardedDriver
+from holdfast_manager.host.driver_guard import GuardedDriver
 from holdfast_plugins.api import VmRef
 
 ENTRY = ServerEntry(name="prod", plugin="rights")

@@ -20,8 +20,10 @@ from holdfast_agent.errors import (
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.geometry import Extent
 from holdfast_manager.host import boundary, guest_guard
-from holdfast_manager.host.guard import GuardedDriver, GuardedNotifier, GuardedTracker
+from holdfast_manager.host.driver_guard import GuardedDriver
 from holdfast_manager.host.guest_guard import GuardedAgentChannel, GuardedGuestProcessor, GuardedInGuest
+from holdfast_manager.host.notifier_guard import GuardedNotifier
+from holdfast_manager.host.tracker_guard import GuardedTracker
 from holdfast_plugins.api import (
     DiskInfo,
     RestoreDisk,

@@ -44,6 +44,12 @@ class ContractBroken(Exception):
     """An answer that the protocol does not allow."""
 
 
+def expect(condition: bool, otherwise: str) -> None:
+    """Raises :class:`ContractBroken`, in words: what is told instead of what should be."""
+    if not condition:
+        raise ContractBroken(otherwise)
+
+
 class Boundary:
     """The way to one object of a plugin. Thread-safe.
 

@@ -1,4 +1,4 @@
-"""What stands between a session and what plugins do in guests: as :mod:`.guard` for servers, trackers and notifiers."""
+"""What stands between a session and what plugins do in guests: see :mod:`.driver_guard`."""
 
 from __future__ import annotations
 

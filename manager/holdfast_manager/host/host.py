@@ -17,11 +17,13 @@ from holdfast_plugins.api.registry import Family, Registration
 from .boundary import Boundary
 from .checks import age_of, fault_of
 from .discovery import Candidate, candidates
-from .guard import GuardedDriver, GuardedNotifier, GuardedTracker
+from .driver_guard import GuardedDriver
 from .guest_guard import GuardedGuestProcessor
 from .hooks import HookError, HookManager
+from .notifier_guard import GuardedNotifier
 from .patience import NotInTime, Patience
 from .report import PluginReport, PluginStatus, Provided
+from .tracker_guard import GuardedTracker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

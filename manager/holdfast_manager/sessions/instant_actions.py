@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from holdfast_agent.errors import HoldfastError, UsageError
 from holdfast_agent.sealing.keys import RepositoryKeys
 from holdfast_agent.wire.messages import DiscardExport, Done
-from holdfast_manager.host.guard import mounts_instantly, runs_instantly
+from holdfast_manager.host.driver_guard import mounts_instantly, runs_instantly
 from holdfast_plugins.api import HypervisorDriver, Journal, MountsInstantly, RunsInstantly, ServedDisk, VmInfo, VmRef
 
 from .events import Event

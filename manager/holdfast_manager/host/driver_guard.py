@@ -7,27 +7,21 @@ plugin may do.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
-from holdfast_agent.errors import ChangeTrackingLost, GuestAgentSilent, GuestProcessingFailed, HoldfastError, UsageError
+from holdfast_agent.errors import GuestAgentSilent, GuestProcessingFailed, HoldfastError, UsageError
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import parse_disk_url
-from holdfast_agent.model.geometry import Extent
 from holdfast_agent.model.units import MIB
 from holdfast_plugins.api import (
     AgentChannel,
-    ChangeTracker,
     ChecksRights,
-    DiskBitmap,
     HypervisorDriver,
     InGuest,
     Journal,
     MountsInstantly,
-    Notice,
-    Notifier,
     OffersGuestAgent,
     OffersLoad,
     OffersPlaces,
@@ -49,12 +43,10 @@ from holdfast_plugins.api import (
 )
 
 from . import guest_guard
-from .boundary import Boundary, ContractBroken
+from .boundary import Boundary, expect
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 4 * MIB
-MAX_BITMAP_NAME = 1023  # QEMU's own bound
 
 
 def runs_instantly(driver: HypervisorDriver) -> bool:
@@ -91,8 +83,8 @@ class GuardedDriver:
         info = self._boundary.call("vm_info", lambda: self.unguarded.vm_info(vm), vm.vm_id)
         with self._boundary.judging("vm_info"):
             _unique("disk ids", (disk.disk_id for disk in info.disks))
-            _expect(all(disk.size_bytes >= 0 for disk in info.disks), "a disk has a negative size")
-            _expect(len(info.config) <= MAX_CONFIG_BYTES, f"the VM's config exceeds {MAX_CONFIG_BYTES} bytes")
+            expect(all(disk.size_bytes >= 0 for disk in info.disks), "a disk has a negative size")
+            expect(len(info.config) <= MAX_CONFIG_BYTES, f"the VM's config exceeds {MAX_CONFIG_BYTES} bytes")
         return info
 
     def create_snapshot(self, request: SnapshotRequest, journal: Journal) -> Snapshot:
@@ -154,7 +146,7 @@ class GuardedDriver:
         )
         with self._boundary.judging("place_for"):
             same = (told.disk_id, told.size_bytes, told.changed) == (disk.disk_id, disk.size_bytes, disk.changed)
-            _expect(same, f"it was asked for the disk {disk.disk_id} and gave another")
+            expect(same, f"it was asked for the disk {disk.disk_id} and gave another")
             _check_access(told.disk_id, (told.url,), told.access)
         return told
 
@@ -198,7 +190,7 @@ class GuardedDriver:
                     "instant_clients", lambda: own.instant_clients(name, info), f"instant recovery of {name}"
                 )
             )
-            _expect(bool(clients) and all(isinstance(each, str) for each in clients), "it names nobody")
+            expect(bool(clients) and all(isinstance(each, str) for each in clients), "it names nobody")
         return clients
 
     def _instant(self) -> RunsInstantly:
@@ -241,7 +233,7 @@ class GuardedDriver:
         told = self._boundary.call("disk_for", lambda: own.disk_for(snapshot, disk, proxy, journal), snapshot.vm.vm_id)
         with self._boundary.judging("disk_for"):
             same = (told.disk_id, told.size_bytes, told.change_id) == (disk.disk_id, disk.size_bytes, disk.change_id)
-            _expect(same, f"it was asked for the disk {disk.disk_id} and gave another")
+            expect(same, f"it was asked for the disk {disk.disk_id} and gave another")
             _check_ways(told)
         return told
 
@@ -268,13 +260,13 @@ class GuardedDriver:
 def _check_snapshot(snapshot: Snapshot, request: SnapshotRequest) -> None:
     """The snapshot holds just the disks asked for, each with a URL that an agent can open."""
     _unique("disk ids", (disk.disk_id for disk in snapshot.disks))
-    _expect({disk.disk_id for disk in snapshot.disks} == set(request.disk_ids), "it has other disks than asked for")
+    expect({disk.disk_id for disk in snapshot.disks} == set(request.disk_ids), "it has other disks than asked for")
     for disk in snapshot.disks:
         _check_ways(disk)
 
 
 def _check_ways(disk: SnapshotDisk) -> None:
-    _expect(bool(disk.urls), f"disk {disk.disk_id} has no URL")
+    expect(bool(disk.urls), f"disk {disk.disk_id} has no URL")
     _check_access(disk.disk_id, disk.urls, disk.access)
 
 
@@ -288,75 +280,11 @@ def _check_access(disk_id: str, urls: Iterable[str], access: Iterable[DiskAccess
     """The URLs are ones that an agent can open, and no secret is for a server that none of them names."""
     origins = {parse_disk_url(url).origin for url in urls}
     strange = [each.origin for each in access if each.origin not in origins]
-    _expect(not strange, f"disk {disk_id} has secrets for {', '.join(strange)}, which none of its URLs names")
-
-
-class GuardedNotifier:
-    """A ``Notifier`` around a plugin's."""
-
-    def __init__(self, plugin: str, notifier: Notifier) -> None:
-        self._boundary = Boundary(plugin)
-        self._notifier = notifier
-
-    def send(self, notice: Notice, timeout_s: float) -> None:
-        self._boundary.call(
-            "send", lambda: self._notifier.send(notice, timeout_s), limit_s=timeout_s + guest_guard.SLACK_S
-        )
-
-
-class GuardedTracker:
-    """A ``ChangeTracker`` around a plugin's: whatever goes wrong reads as :class:`ChangeTrackingLost`."""
-
-    def __init__(self, plugin: str, tracker: ChangeTracker) -> None:
-        self._boundary = Boundary(plugin)
-        self._tracker = tracker
-
-    def changed(self, snapshot: Snapshot, disk_id: str, since: str) -> Sequence[Extent] | DiskBitmap:
-        with self._losing("changed"):
-            told = self._boundary.call(
-                "changed", lambda: self._tracker.changed(snapshot, disk_id, since), snapshot.vm.vm_id
-            )
-            return _known_to_qemu(told) if isinstance(told, DiskBitmap) else _ascending(told)
-
-    def allocated(self, snapshot: Snapshot, disk_id: str) -> Sequence[Extent] | None:
-        with self._losing("allocated"):
-            extents = self._boundary.call(
-                "allocated", lambda: self._tracker.allocated(snapshot, disk_id), snapshot.vm.vm_id
-            )
-            return None if extents is None else _ascending(extents)
-
-    @contextmanager
-    def _losing(self, method: str) -> Iterator[None]:
-        try:
-            with self._boundary.judging(method):
-                yield
-        except ChangeTrackingLost:
-            raise
-        except HoldfastError as error:
-            log.warning("%s", error)
-            raise ChangeTrackingLost(reason=error.text) from error
-
-
-def _expect(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise ContractBroken(otherwise)
+    expect(not strange, f"disk {disk_id} has secrets for {', '.join(strange)}, which none of its URLs names")
 
 
 def _unique(what: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
-        _expect(name not in seen, f"the {what} are not unique: {name!r}")
+        expect(name not in seen, f"the {what} are not unique: {name!r}")
         seen.add(name)
-
-
-def _known_to_qemu(bitmap: DiskBitmap) -> DiskBitmap:
-    _expect(0 < len(bitmap.name) <= MAX_BITMAP_NAME, f"{bitmap.name!r} cannot be the name of a bitmap")
-    return bitmap
-
-
-def _ascending(extents: Sequence[Extent]) -> Sequence[Extent]:
-    previous = 0
-    for extent in extents:
-        _expect(extent.start >= previous and extent.length >= 0, f"the extents do not ascend at {extent.start}")
-        previous = extent.start
-    return extents
