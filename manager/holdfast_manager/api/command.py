@@ -5,7 +5,6 @@ Started by the service as ``python -m holdfast_manager.api.command DESCRIPTOR``;
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -16,14 +15,13 @@ from pathlib import Path
 
 import msgspec
 
+from holdfast_agent.prctl import end_with_parent
 from holdfast_agent.starting import end
 from holdfast_manager.cli.app import App
 from holdfast_manager.cli.main import run
 from holdfast_manager.rights.actor import Actor
 
 from .carrying import Carrier
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +51,7 @@ def _end_with(service: int) -> None:
     What hangs up ends it whatever the service was started with: under nohup it would ignore that, and stay for good.
     """
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
-    if os.getppid() != service:
-        os.kill(os.getpid(), signal.SIGHUP)
+    end_with_parent(service, signal.SIGHUP)
 
 
 def _take_terminal() -> None:
