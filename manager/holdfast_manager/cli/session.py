@@ -12,8 +12,8 @@ from holdfast_agent.model.units import format_duration, parse_duration
 from holdfast_manager.catalog.history import Forgotten
 from holdfast_manager.catalog.values import SessionEntry, SessionKind, SessionState
 from holdfast_manager.reports.gathering import whole_report
+from holdfast_manager.reports.purpose import what_for
 from holdfast_manager.reports.sentences import counted
-from holdfast_manager.reports.session_report import what_for
 from holdfast_manager.reports.session_text import session_text
 from holdfast_manager.reports.table import table
 from holdfast_manager.reports.times import moment

@@ -12,8 +12,8 @@ from holdfast_manager.reports.estate import EstateReport
 from holdfast_manager.reports.estate_html import age
 from holdfast_manager.reports.html import Html, joined
 from holdfast_manager.reports.protection import VmLine, VmState
+from holdfast_manager.reports.purpose import what_for
 from holdfast_manager.reports.sentences import counted
-from holdfast_manager.reports.session_report import what_for
 from holdfast_manager.reports.times import moment
 
 from .parts import badge, link, result_badge, vm_badge

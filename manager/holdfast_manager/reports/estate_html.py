@@ -9,9 +9,9 @@ from .charts import Series, columns, lines
 from .estate import EstateReport
 from .html import Html, element, html_table, joined, page, section
 from .protection import VmLine, VmState
+from .purpose import what_for
 from .sentences import counted
 from .session_html import MOODS
-from .session_report import what_for
 from .times import moment
 
 _COLOURS = {

@@ -22,6 +22,7 @@ from holdfast_manager.steps import Step
 
 from .names import Names
 from .problems import Problem, problems
+from .purpose import what_for
 from .steps import StepLine, step_lines
 
 STORING = frozenset({SessionKind.BACKUP, SessionKind.COPY, SessionKind.HEAL})
@@ -129,56 +130,6 @@ def session_report(
         problems=problems(session, tasks, events, names),
         error=session.error,
         notices=list(notices),
-    )
-
-
-def what_for(session: SessionEntry) -> str:
-    """ "backup by job nightly", "restore of 3f2a1b0c to server lab as web2", "verification of main, level 1"."""
-    spec: dict[str, Any] = session.spec
-    match session.kind:
-        case SessionKind.BACKUP:
-            again = f", again what failed in session {spec['again']}" if spec.get("again") else ""
-            return f"backup by job {session.job}{again}"
-        case SessionKind.CLEAN_UP:
-            return f"clean-up of what sessions left on {spec.get('server', '?')}"
-        case SessionKind.VERIFY:
-            return f"verification of {spec.get('repository', '?')}, level {spec.get('level', '?')}"
-        case SessionKind.GC:
-            dry = ", a dry run" if spec.get("dry_run") else ""
-            return f"garbage collection of {spec.get('repository', '?')}{dry}"
-        case SessionKind.COPY:
-            by_job = f" by job {session.job}" if session.job else ""
-            return f"copy of {spec.get('origin', '?')} to {spec.get('repository', '?')}{by_job}"
-        case SessionKind.HEAL:
-            return f"heal of {spec.get('repository', '?')} from {spec.get('origin', '?')}"
-        case SessionKind.EVACUATE:
-            return f"evacuation of {spec.get('repository', '?')}"
-        case SessionKind.BOOT:
-            return f"boot proof of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}"
-        case SessionKind.FILES:
-            point = str(spec.get("sid", "?"))[:8]
-            return f"restore of files of {point} to {spec.get('target', '?')} on {spec.get('proxy', '?')}"
-        case SessionKind.INSTANT:
-            place = f"{spec.get('name', '?')} on {spec.get('server', '?')}"
-            return f"instant recovery of {str(spec.get('sid', '?'))[:8]} as {place}"
-        case SessionKind.SETTLE:
-            how = "migration" if spec.get("migrate") else "end"
-            return f"{how} of the VM of session {spec.get('instant', '?')}"
-        case SessionKind.EXPORT:
-            writable = ", writable" if spec.get("writable") else ""
-            return f"export of {str(spec.get('sid', '?'))[:8]} on {spec.get('proxy', '?')}{writable}"
-        case SessionKind.RESTORE:
-            point = str(spec.get("sid", "?"))[:8]
-            place = f"server {spec['server']} as {spec.get('name')}" if spec.get("server") else _files(spec)
-            return f"restore of {point} to {place}{', in place' if spec.get('in_place') else ''}"
-
-
-def _files(spec: dict[str, Any]) -> str:
-    if places := dict(spec.get("places") or {}):
-        return f"{', '.join(places.values())} on {spec.get('proxy')}"
-    directory, files = str(spec.get("directory", "")), list(dict(spec.get("files") or {}).values())
-    return (
-        f"{directory}/{files[0]} on {spec.get('proxy')}" if len(files) == 1 else f"{directory} on {spec.get('proxy')}"
     )
 
 

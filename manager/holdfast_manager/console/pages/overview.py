@@ -10,8 +10,8 @@ from holdfast_manager.reports.estate import EstateReport
 from holdfast_manager.reports.estate_html import age, growth_chart, sessions_chart
 from holdfast_manager.reports.html import Html, element, html_table, joined
 from holdfast_manager.reports.protection import VmState
+from holdfast_manager.reports.purpose import what_for
 from holdfast_manager.reports.sentences import counted
-from holdfast_manager.reports.session_report import what_for
 from holdfast_manager.reports.times import moment
 
 from ..alarms import alarms
