@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,20 @@ def test_more_leaves_than_fit_in_memory_are_spilled(
         assert len(builder._leaves._held) <= 3
         assert builder.finish(writer) == compute_root(ids, geometry(len(ids)))
     assert not list(tmp_path.glob("holdfast-tree-*"))
+
+
+def test_a_leaf_that_is_spilled_in_part_is_no_leaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the scratch file system gets full in the middle of one: the other half would read as holes."""
+    monkeypatch.setattr(tree, "_LEAVES_IN_MEMORY", 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with TreeBuilder(geometry(256 * 3), scratch=tmp_path) as builder:
+        builder.set(0, BlockId(RANDOM.randbytes(32)))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 32 // 2, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                builder.set(256, BlockId(RANDOM.randbytes(32)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_huge_sparse_disk_costs_what_is_on_it(repository: Repository, writer: Counted) -> None:

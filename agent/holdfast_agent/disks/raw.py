@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from holdfast_agent.descriptors import read_at
 from holdfast_agent.errors import DiskNotFound, DiskShrunk, DiskUnreadable
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
 from holdfast_agent.wire.movers import MoverHost
@@ -49,17 +50,14 @@ class RawDisk:
         self._check_size()  # else what was cut off meanwhile would have passed for a hole
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._fd, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise DiskUnreadable(
-                    url=self.url, offset_bytes=offset, length_bytes=len(buffer), reason=os.strerror(error.errno or 0)
-                ) from error
-            if count == 0:
-                raise DiskShrunk(url=self.url, found_bytes=offset + done, expected_bytes=self.size_bytes)
-            done += count
+        try:
+            count = read_at(self._fd, offset, buffer)
+        except OSError as error:
+            raise DiskUnreadable(
+                url=self.url, offset_bytes=offset, length_bytes=len(buffer), reason=os.strerror(error.errno or 0)
+            ) from error
+        if count < len(buffer):
+            raise DiskShrunk(url=self.url, found_bytes=offset + count, expected_bytes=self.size_bytes)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -8,6 +8,7 @@ import os
 import secrets
 from pathlib import PurePosixPath
 
+from holdfast_agent.descriptors import write_at
 from holdfast_agent.errors import DiskError, DiskExists, DiskUnwritable, UsageError
 from holdfast_agent.model.disk_url import DiskScheme, DiskUrl
 from holdfast_agent.wire.movers import MoverHost
@@ -33,8 +34,7 @@ class _RawTarget:
         view = memoryview(data)
         try:
             done = self._direct.write(offset, view)
-            while done < len(view):
-                done += os.pwrite(self._fd, view[done:], offset + done)
+            write_at(self._fd, offset + done, view[done:])
         except OSError as error:
             raise self._unwritable(offset, len(view), error) from error
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from holdfast_agent.descriptors import read_at, write_at
 from holdfast_agent.disks.sparse import extents_of, punch_hole, reserve_zeros
 from holdfast_agent.durable import replaced_file, sync_folder
 from holdfast_agent.errors import Denied, UsageError
@@ -123,7 +124,7 @@ class OverlayImage:
 
     def write(self, offset: int, data: memoryview) -> None:
         with self._changing(offset, len(data)):
-            _write_all(self._data, offset, data)
+            write_at(self._data, offset, data)
 
     def zero(self, offset: int, length: int, *, keep_space: bool, fast: bool) -> None:
         with self._changing(offset, length):
@@ -163,7 +164,7 @@ class OverlayImage:
                 raise OSError(self._broken.errno, f"an earlier flush failed: {self._broken.strerror}")
             for cell in self._incomplete(offset, length):
                 # (a cell never becomes incomplete again, so that all of these were fetched)
-                _write_all(self._data, cell << CELL_LOG2, completed[cell])
+                write_at(self._data, cell << CELL_LOG2, completed[cell])
             yield
             self._written += 1
             self._cells.mark(offset >> CELL_LOG2, _cell_after(offset + length))
@@ -203,12 +204,8 @@ class OverlayImage:
 
     def _read_data(self, offset: int, length: int) -> memoryview:
         buffer = memoryview(bytearray(length))
-        done = 0
-        while done < length:
-            count = os.preadv(self._data, [buffer[done:]], offset + done)
-            if not count:
-                raise OSError(errno.EIO, "the overlay's data were cut off")
-            done += count
+        if read_at(self._data, offset, buffer) < length:
+            raise OSError(errno.EIO, "the overlay's data were cut off")
         return buffer
 
 
@@ -265,12 +262,6 @@ def _make(folder: Path, told: Path, facts: OverlayFacts) -> int:
     return fd
 
 
-def _write_all(fd: int, offset: int, data: memoryview) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
-
-
 def _write_zeros(fd: int, offset: int, length: int) -> None:
     for at in range(offset, offset + length, len(_ZEROS)):
-        _write_all(fd, at, memoryview(_ZEROS)[: min(len(_ZEROS), offset + length - at)])
+        write_at(fd, at, memoryview(_ZEROS)[: min(len(_ZEROS), offset + length - at)])

@@ -15,6 +15,7 @@ import secrets
 import shutil
 from pathlib import Path, PurePosixPath
 
+from holdfast_agent.descriptors import write_at
 from holdfast_agent.disks.places import explain, open_allowed
 from holdfast_agent.errors import AlreadyExists, DiskUnwritable, MalformedMessage, UsageError
 from holdfast_agent.wire.files import FetchFiles, FileEntry, FileKind
@@ -87,11 +88,7 @@ class Target:
         if offset + len(data) > entry.size:
             raise MalformedMessage(peer="the reader of file systems", reason="content beyond the end of a file")
         try:
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(fd, view, offset)
-                offset += written
-                view = view[written:]
+            write_at(fd, offset, data)
         except OSError as error:
             raise self._unwritable(error) from error
         self.file_bytes += len(data)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from holdfast_agent.descriptors import read_at
 from holdfast_agent.errors import (
     ObjectMissing,
     RepositoryDenied,
@@ -201,10 +202,7 @@ class FileStore:
         try:
             fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                done = 0
-                while done < len(into) and (more := os.preadv(fd, [into[done:]], offset + done)):
-                    done += more
-                return done
+                return read_at(fd, offset, into)
             finally:
                 os.close(fd)
         except OSError as error:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
+from holdfast_agent.descriptors import write_at
 from holdfast_agent.errors import ObjectMissing
 from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import HOLE, ID_BYTES, BlockId
@@ -236,7 +237,7 @@ class _Leaves:
             Path(path).unlink()
             self._file = fd
         oldest = next(iter(self._held))
-        os.pwrite(self._file, self._held.pop(oldest), oldest * _NODE_BYTES)
+        write_at(self._file, oldest * _NODE_BYTES, self._held.pop(oldest))
         self._spilled.add(oldest)
 
     def _load(self, leaf: int) -> bytearray:

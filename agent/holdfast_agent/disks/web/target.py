@@ -6,6 +6,7 @@ import os
 import tempfile
 from functools import partial
 
+from holdfast_agent.descriptors import write_at
 from holdfast_agent.errors import DiskDenied, DiskExists, DiskNotFound, DiskUnwritable, HoldfastError
 from holdfast_agent.model.disk_access import DiskAccess
 from holdfast_agent.model.disk_url import DiskUrl
@@ -45,12 +46,10 @@ class WebTarget:
             raise
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        view, done = memoryview(data), 0
         try:
-            while done < len(view):
-                done += os.pwrite(self._fd, view[done:], offset + done)
+            write_at(self._fd, offset, data)
         except OSError as error:
-            raise self._no_room(offset, len(view), error) from error
+            raise self._no_room(offset, len(data), error) from error
 
     def write_zeros(self, offset: int, length: int) -> None:
         """Nothing to do: the file began as one hole, and no block is written twice."""

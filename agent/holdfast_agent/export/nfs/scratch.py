@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
+from holdfast_agent.descriptors import write_at
 from holdfast_agent.durable import sync_folder
 
 from .protocol import Refusal, Status
@@ -60,9 +61,7 @@ class Scratch:
         self._take(len(data))
         fd = self._open(number, os.O_RDWR)
         try:
-            while data:
-                count = os.pwrite(fd, data, offset)
-                data, offset = data[count:], offset + count
+            write_at(fd, offset, data)
             if durable:
                 os.fdatasync(fd)
         finally:

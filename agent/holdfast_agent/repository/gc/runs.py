@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from holdfast_agent.descriptors import write_at
+
 _KEPT = 1 << 17  # records in memory: 10 to 15 MiB
 _READ_BYTES = 64 << 10  # of each run while merging: 10⁸ records make some 800 runs, so 50 MiB
 
@@ -68,13 +70,11 @@ class SortedRuns:
             Path(path).unlink()
             self._file = fd
         self._held.sort()
-        data = memoryview(b"".join(record for record, _ in itertools.groupby(self._held)))
+        data = b"".join(record for record, _ in itertools.groupby(self._held))
         self._held.clear()
         start = self._runs[-1][1] if self._runs else 0
         self._runs.append((start, start + len(data)))
-        while data:
-            written = os.pwrite(self._file, data, start)
-            start, data = start + written, data[written:]
+        write_at(self._file, start, data)
 
     def _read(self, start: int, end: int) -> Iterator[bytes]:
         if self._file is None:
