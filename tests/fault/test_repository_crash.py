@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from holdfast_agent.repository.repository import Repository
 from holdfast_agent.repository.verify import verify
 from holdfast_agent.sealing.roots import open_point
 from lab import repositories as lab
-from lab.faults import FaultySystem, PowerLoss, everything, nothing
+from lab.faults import FaultySystem
+from lab.mortal import open_mortal, told_before_death
 
 GEOMETRY = Geometry(4 * lab.BLOCK, lab.LOG2)
 LARGE = Geometry(10 << 20, lab.LOG2)
@@ -61,18 +61,7 @@ def calls_of_a_history(folder: Path) -> int:
 
 def run_and_die(folder: Path, history: History, at: int, lose: bool) -> int:
     """Run the history in a child that is killed before its ``at``-th call. How many commits it acknowledged."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            history.run(lab.open_at(folder, PowerLoss(at, folder / "stash", nothing if lose else everything)), writer)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "the child was not killed"
-    with os.fdopen(reader, "rb") as told:
-        return len(told.read())
+    return told_before_death(lambda told: history.run(open_mortal(folder, at, lose), told))
 
 
 def check_after_crash(folder: Path, history: History, acknowledged: int) -> None:

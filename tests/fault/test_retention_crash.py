@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from holdfast_agent.model.geometry import Geometry
 from holdfast_agent.model.ids import Sid
 from holdfast_agent.repository.repository import Repository
 from lab import repositories as lab
-from lab.faults import FaultySystem, PowerLoss, everything, nothing
+from lab.faults import FaultySystem
+from lab.mortal import open_mortal, told_before_death
 
 GEOMETRY = Geometry(2 * lab.BLOCK, lab.LOG2)
 BLOCKS = {0: lab.block("kept")}
@@ -56,18 +56,7 @@ def fresh(folder: Path) -> Sid:
 
 def run_and_die(folder: Path, sid: Sid, at: int, lose: bool) -> int:
     """Run in a child that is killed before its ``at``-th call. How many steps it acknowledged."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            run(lab.open_at(folder, PowerLoss(at, folder / "stash", nothing if lose else everything)), sid, writer)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "the child was not killed"
-    with os.fdopen(reader, "rb") as told:
-        return len(told.read())
+    return told_before_death(lambda told: run(open_mortal(folder, at, lose), sid, told))
 
 
 @pytest.mark.parametrize("lose", [False, True], ids=["killed", "power-lost"])
