@@ -83,7 +83,7 @@ class WebhookLab(NotifierLab):
 
     @staticmethod
     def _for(port: int) -> Notifier:
-        return WebhookNotifier(WebhookOptions(url=f"http://127.0.0.1:{port}/hook"), {"token": "geheim"})
+        return WebhookNotifier(WebhookOptions(url=f"http://127.0.0.1:{port}/hook"), {"key": "geheim"})
 
 
 class SyslogLab(NotifierLab):
