@@ -18,7 +18,7 @@ from holdfast_agent.repository.store import FileStore
 from holdfast_agent.repository.verify import verify
 from lab import repositories as lab
 from lab.collecting import check_points
-from lab.devices import FILE_SYSTEMS, small_file_system
+from lab.devices import FILE_SYSTEMS, fill_up, small_file_system
 
 DISK_BYTES = 96 << 20
 BLOCKS = 64
@@ -50,17 +50,6 @@ def fill(repository: Repository) -> dict[Sid, dict[int, bytes]]:
         points[sid] = blocks
 
 
-def fill_up(disk: Path) -> None:
-    """The rest, by somebody else: not one block is left but those of the reserve."""
-    with (disk / "somebody else's").open("wb", buffering=0) as file:
-        size = 1 << 20
-        while size >= 512:
-            try:
-                file.write(bytes(size))
-            except OSError:
-                size //= 2
-
-
 def test_the_collector_frees_space_on_a_full_disk(disk: Path) -> None:
     lab.create(disk / "repository")
     reserve = disk / "repository" / layout.RESERVE
@@ -68,7 +57,7 @@ def test_the_collector_frees_space_on_a_full_disk(disk: Path) -> None:
     repository = lab.open_at(disk)
     points = fill(repository)
     assert len(points) > 8
-    fill_up(disk)
+    fill_up(disk / "somebody else's")
     assert reserve.stat().st_blocks > 0
     with pytest.raises(RepositoryFull):
         FileStore(disk / "repository").create("gc/nobody's", [os.urandom(256 << 10)])

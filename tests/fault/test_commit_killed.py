@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from holdfast_manager.catalog import Catalog
+from lab.devices import fill_up, small_file_system
 from lab.installation import Installation, installed
 from lab.processes import stopped
 from lab.services import catalogue
@@ -66,10 +67,10 @@ THE_OTHERS = (
 
 
 class Stage:
-    """A house whose processes stop at an act. Each fate has a VM and a job of its own in the same repository."""
+    """A house whose processes stop at an act. Each fate has a VM and a job of its own. ``place``: of the repository."""
 
-    def __init__(self, house: Installation, catalog: Catalog) -> None:
-        self.house, self.catalog = house, catalog
+    def __init__(self, house: Installation, catalog: Catalog, place: Path) -> None:
+        self.house, self.catalog, self.place = house, catalog, place
         self.acts = house.home / "acts"
         self.contents: dict[str, bytes] = {}
         self._number = 0
@@ -145,15 +146,14 @@ class Stage:
         self.house.holdfast("repository", "rescan", "main")
         assert self.known() == known, "the repository has the points that the catalogue knows, and no others"
         assert self.catalog.pending_points.left_behind("main") == ()
-        place = self.house.store / "main"
-        assert not [*(place / "sessions").iterdir(), *(place / "tmp").iterdir()]
+        assert not [*(self.place / "sessions").iterdir(), *(self.place / "tmp").iterdir()]
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with installed(tmp_path_factory.mktemp("house")) as house, catalogue(house) as catalog:
         house.add_repository("main", encrypted=True)
-        yield Stage(house, catalog)
+        yield Stage(house, catalog, house.store / "main")
 
 
 @pytest.mark.parametrize("fate", QUICK, ids=str)
@@ -180,6 +180,22 @@ def test_a_copy_whose_answer_was_lost_is_not_made_twice(stage: Stage) -> None:
     copies = stage.catalog.points.list(repository="second")
     assert [row.origin.sid for row in copies if row.origin is not None].count(original["sid"]) == 1
     assert len(copies) == len({row.origin for row in copies})
+
+
+def test_a_disk_that_is_full_when_the_point_is_to_be_written_keeps_none(tmp_path: Path) -> None:
+    with installed(tmp_path) as house, small_file_system(house.store, 64 * MIB) as disk, catalogue(house) as catalog:
+        house.holdfast("repository", "add", "main", "--agent", "local", "--path", disk / "main", "--create",
+                       "--no-encryption")  # fmt: skip
+        stage = Stage(house, catalog, disk / "main")
+        stage.add_vm()
+        session = stage.begin(stage.vm, ASKED)
+        fill_up(disk / "somebody else's")
+        stage.go_on(ASKED)
+        assert stage.ended(session).result == "failed"
+        assert house.holdfast("session", "show", str(session))["error"]["code"] == "repository_full"
+        assert stage.catalog.points.of_session(session) == ()
+        (disk / "somebody else's").unlink()
+        stage.check(session, 0)
 
 
 def _meet(stage: Stage, fate: Fate) -> None:

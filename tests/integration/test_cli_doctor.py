@@ -104,6 +104,18 @@ def test_a_job_that_writes_to_a_sealed_repository_is_a_problem(house: Installati
         house.holdfast("repository", "unseal", "main")
 
 
+def test_a_job_whose_last_session_failed_is_a_warning(house: Installation) -> None:
+    house.add_job("void", repository="main", include="nobody")
+    try:
+        house.holdfast("job", "run", "void", expect=10)
+        wrong = found(house, expect=0)["job void"]
+        assert wrong["level"] == Level.WARNING
+        assert "ended as failed: " in wrong["text"] and "nobody" in wrong["text"], wrong
+        assert "holdfast session show" in wrong["advice"]
+    finally:
+        house.holdfast("job", "remove", "void")
+
+
 def test_a_repository_without_encryption_is_a_warning(house: Installation) -> None:
     house.add_repository("open", encrypted=False)
     try:

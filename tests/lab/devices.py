@@ -98,3 +98,14 @@ def small_file_system(directory: Path, size_bytes: int = 0, kind: str = "ext4") 
     with mounted(image, directory / kind):
         yield directory / kind
     image.unlink()
+
+
+def fill_up(file: Path) -> None:
+    """Give the whole rest of a file system to a new file: nobody can write as much as a byte to another one."""
+    with file.open("wb", buffering=0) as filling:
+        size = MIB
+        while size >= 512:
+            try:
+                filling.write(bytes(size))
+            except OSError:
+                size //= 2
