@@ -54,14 +54,15 @@ def _ask_in_vain(pool: AgentPool) -> None:
 
 
 def _looks(server: socket.socket) -> int:
-    """How many came to see whether it is there, since this was asked last."""
+    """How many came to speak with it, since this was asked last; not who came to see why it says nothing."""
     count = 0
     while True:
         try:
-            server.accept()[0].close()
+            peer = server.accept()[0]
         except BlockingIOError:
             return count
-        count += 1
+        with peer:
+            count += bool(peer.recv(1))
 
 
 def test_all_who_ask_at_once_wait_for_one_look(catalog: Catalog, nobody: socket.socket) -> None:

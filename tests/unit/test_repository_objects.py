@@ -32,6 +32,7 @@ from holdfast_agent.sealing.records import RecordKind, parse_header, plain_recor
 from holdfast_agent.sealing.tree import encode_node
 from lab import repositories as lab
 from lab.contents import assert_same
+from lab.faults import FaultySystem
 
 ID = bytes.fromhex(lab.REPOSITORY_ID)
 NAME = layout.PackName(Sid("ab" * 16), 1, "d", 7)
@@ -303,6 +304,17 @@ def test_large_objects_are_written_whole_past_the_page_cache_or_not(
     FileStore(tmp_path / "repository", cast(System, system)).create("points/large", pieces)
     assert store.read("points/large", 1 << 30) == b"".join(pieces)
     assert system.large >= 2
+
+
+def test_leftovers_that_two_remove_at_the_same_time_are_gone(tmp_path: Path, store: FileStore) -> None:
+    """Both have found one that nobody holds; the other was quicker."""
+    tmp = tmp_path / "repository" / "tmp"
+    for name in ("left", "behind"):
+        (tmp / name).write_bytes(b"half")
+    quicker = FaultySystem(1, lambda _kind: (tmp / "left").unlink() or (tmp / "behind").unlink(), frozenset({"unlink"}))
+    assert FileStore(tmp_path / "repository", quicker).remove_leftovers() == 0
+    assert (quicker.faults, list(tmp.iterdir())) == (1, [])
+    assert store.remove_leftovers() == 0
 
 
 def test_a_lock_shows_whether_its_holder_lives(store: FileStore) -> None:

@@ -244,7 +244,8 @@ def test_a_child_that_was_adopted_is_left_alone(catalog: Catalog, manager_settin
     me = msgspec.to_builtins(ProcessIdentity.current())
     with catalog.database.writing() as connection:
         connection.execute(sessions.update().values(state="running", process=me))
-    child = starter._children[entry.id]
+    child = starter._processes[entry.id]
+    assert isinstance(child, subprocess.Popen)
     child.kill()
     child.wait()
     starter.look()

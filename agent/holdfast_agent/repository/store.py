@@ -140,6 +140,10 @@ def exists(store: ObjectStore, name: str) -> bool:
     return True
 
 
+_NO_LEFTOVER = (FileNotFoundError, PermissionError)
+"""Another had removed it before it was locked; or it has another name by now, and is immutable."""
+
+
 class FileStore:
     """Objects as files below ``root``. Files are 0600, directories 0700; folders are made at creation, never later.
 
@@ -294,8 +298,8 @@ class FileStore:
                 lock = self.try_lock(name)
                 if lock is None:
                     continue  # a living writer
-                with contextlib.closing(lock), self._translated("removing", name), contextlib.suppress(PermissionError):
-                    self._system.unlink(self._path(name))  # not what has another name by now and is immutable
+                with contextlib.closing(lock), self._translated("removing", name), contextlib.suppress(*_NO_LEFTOVER):
+                    self._system.unlink(self._path(name))
                     removed += 1
         return removed
 
