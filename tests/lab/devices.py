@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from .tools import missing, require_tool
 
@@ -103,9 +103,16 @@ def small_file_system(directory: Path, size_bytes: int = 0, kind: str = "ext4") 
 def fill_up(file: Path) -> None:
     """Give the whole rest of a file system to a new file: nobody can write as much as a byte to another one."""
     with file.open("wb", buffering=0) as filling:
-        size = MIB
-        while size >= 512:
-            try:
-                filling.write(bytes(size))
-            except OSError:
-                size //= 2
+        while _written(filling):
+            os.fsync(filling.fileno())  # what was set aside for more extents than it took is free again only now
+
+
+def _written(file: IO[bytes]) -> int:
+    """Write on until nothing goes in any more; how many bytes went."""
+    before, size = file.tell(), MIB
+    while size >= 512:
+        try:
+            file.write(bytes(size))
+        except OSError:
+            size //= 2
+    return file.tell() - before

@@ -33,7 +33,8 @@ def _act(what: str, when: str) -> None:
         if name == os.environ.get("HOLDFAST_DIES_AT"):
             os.kill(os.getpid(), signal.SIGKILL)
         if name == os.environ.get("HOLDFAST_STOPS_AT"):
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: of a signal to the process another thread may learn first, and this one goes on meanwhile.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def _between(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
