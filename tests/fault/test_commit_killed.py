@@ -208,6 +208,8 @@ def _meet(stage: Stage, fate: Fate) -> None:
         if fate.at.startswith("agent "):
             stage.go_on(fate.at)
     assert stage.ended(session).result == fate.result
+    if fate.who == "session":  # until its lease runs out, the agent keeps what nobody can commit any more
+        wait_until(lambda: not any((stage.place / "sessions").iterdir()), "the end of the dead session's lease")
     if fate.back == "away":
         stage.house.start_agent()
     elif fate.back:

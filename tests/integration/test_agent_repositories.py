@@ -139,18 +139,23 @@ def test_closing_a_lease_fences_its_sessions(agent: RunningAgent, client: Contro
         client.call(m.BeginSession(lease="l", repository=repository, sid=entry.sid))
 
 
+def check_fenced(repository: str, cache: Path, entry: PointEntry, packs: tuple[PackRef, ...]) -> None:
+    """Nobody can commit it any more."""
+    opened = Repository.open(Path(repository), cache)
+    try:
+        with pytest.raises(SessionFenced):
+            opened.commit(entry, packs)
+    finally:
+        opened.close()
+
+
 def test_stopping_the_agent_fences_its_sessions(
     agent: RunningAgent, client: ControlClient, repository: str, tmp_path: Path
 ) -> None:
     entry, packs = _backup(client, repository)
     assert agent.stop() == 0
     assert not list((Path(repository) / "sessions").iterdir())
-    opened = Repository.open(Path(repository), tmp_path / "cache")
-    try:
-        with pytest.raises(SessionFenced):
-            opened.commit(entry, packs)
-    finally:
-        opened.close()
+    check_fenced(repository, tmp_path / "cache", entry, packs)
 
 
 def test_opening_clears_what_a_killed_agent_left(agent: RunningAgent, repository: str, tmp_path: Path) -> None:
@@ -174,12 +179,7 @@ def test_what_a_killed_agent_left_open_is_fenced_by_who_asks_for_it(
     with start_agent(tmp_path) as again, again.client(MANAGER) as client:
         client.call(m.RenewLease(lease="l", ttl_s=60))
         assert isinstance(client.call(m.AbortSession(lease="l", repository=repository, sid=entry.sid)), m.Done)
-    opened = Repository.open(Path(repository), tmp_path / "cache")
-    try:
-        with pytest.raises(SessionFenced):
-            opened.commit(entry, packs)
-    finally:
-        opened.close()
+    check_fenced(repository, tmp_path / "cache", entry, packs)
 
 
 def test_another_lease_cannot_use_the_session(agent: RunningAgent, client: ControlClient, repository: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast_plugins.api import VmInfo
-from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver
 from holdfast_plugins.hypervisors.libvirt.inventory import firmware_of
 from holdfast_plugins.testkit import MemoryJournal
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
@@ -26,11 +26,9 @@ def host() -> Iterator[LibvirtHost]:
 
 @pytest.fixture
 def driver(host: LibvirtHost) -> Iterator[LibvirtDriver]:
-    driver = LibvirtDriver(LibvirtOptions(**host.options()), {})
-    driver.connect()
-    yield driver
-    driver.close()
-    host.clear()
+    with host.driver() as driver:
+        yield driver
+        host.clear()
 
 
 def domain_with(host: LibvirtHost, variables: Path) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from holdfast_agent.errors import AlreadyExists, Cancelled, UsageError
 from holdfast_plugins.api import DiskInfo, RunsInstantly, ServedDisk, VmInfo, VmRef
-from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver
 from holdfast_plugins.hypervisors.libvirt.instant import INSTANT, MIGRATION, copied
 from holdfast_plugins.testkit import MemoryJournal
 from lab import file_trees as trees
@@ -36,13 +36,9 @@ def host() -> Iterator[LibvirtHost]:
 
 @pytest.fixture
 def driver(host: LibvirtHost) -> Iterator[LibvirtDriver]:
-    driver = LibvirtDriver(LibvirtOptions(**host.options()), {})
-    driver.connect()
-    try:
+    with host.driver() as driver:
         yield driver
         host.clear()
-    finally:
-        driver.close()
 
 
 class Point:

@@ -13,7 +13,7 @@ import pytest
 
 from holdfast_agent.errors import DiskUnsupported
 from holdfast_plugins.api import SnapshotRequest, VmRef
-from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions, LibvirtSnapshotOptions, Method
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtSnapshotOptions, Method
 from holdfast_plugins.testkit import MemoryJournal
 from lab.frozen_disks import read_whole
 from lab.libvirt_host import LibvirtHost, libvirt_daemon
@@ -68,10 +68,8 @@ def content(target: str) -> bytes:
 
 @pytest.fixture
 def driver(host: LibvirtHost) -> Iterator[LibvirtDriver]:
-    driver = LibvirtDriver(LibvirtOptions(**host.options()), {})
-    driver.connect()
-    yield driver
-    driver.close()
+    with host.driver() as driver:
+        yield driver
 
 
 def backed_up(driver: LibvirtDriver, host: LibvirtHost, method: Method = Method.AUTO) -> tuple[set[str], str]:

@@ -10,7 +10,6 @@ import pytest
 
 from holdfast_agent.disks.open import open_target
 from holdfast_plugins.api import HypervisorDriver, RestoreTarget, VmInfo, VmRef
-from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
 from holdfast_plugins.hypervisors.qemu import QemuDriver, QemuOptions
 from holdfast_plugins.testkit import MemoryJournal
 from lab import guest as lab
@@ -62,18 +61,13 @@ def restored(driver: HypervisorDriver, info: VmInfo, content: bytes, folder: Pat
 
 
 def test_it_is_defined_on_libvirt(info: VmInfo, content: bytes, tmp_path: Path) -> None:
-    with libvirt_daemon() as host:
-        driver = LibvirtDriver(LibvirtOptions(**host.options()), {})
-        driver.connect()
-        try:
-            target, made = restored(driver, info, content, host.folder)
-            assert "virtio_blk" in target.notes[0] and "OVMF" in target.notes[0]
-            assert "bus='virtio'" in host.raw.lookupByName(made.name).XMLDesc(0)
-            (image,) = host.images.glob("*.qcow2")
-            subprocess.run(["qemu-img", "convert", "-O", "raw", image, tmp_path / "found"], check=True)
-            assert_same((tmp_path / "found").read_bytes(), content)
-        finally:
-            driver.close()
+    with libvirt_daemon() as host, host.driver() as driver:
+        target, made = restored(driver, info, content, host.folder)
+        assert "virtio_blk" in target.notes[0] and "OVMF" in target.notes[0]
+        assert "bus='virtio'" in host.raw.lookupByName(made.name).XMLDesc(0)
+        (image,) = host.images.glob("*.qcow2")
+        subprocess.run(["qemu-img", "convert", "-O", "raw", image, tmp_path / "found"], check=True)
+        assert_same((tmp_path / "found").read_bytes(), content)
 
 
 def test_it_gets_a_file_to_start_it_with_on_qemu(info: VmInfo, content: bytes, tmp_path: Path) -> None:

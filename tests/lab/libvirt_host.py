@@ -28,6 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from holdfast_plugins.hypervisors.libvirt import LibvirtDriver, LibvirtOptions
 from lab.certificates import make_certificates
 from lab.guest.image import CACHE
 from lab.ports import free_port
@@ -113,6 +114,16 @@ class LibvirtHost:
     def options(self, **more: object) -> dict[str, Any]:
         """The options of a server for this host."""
         return {"uri": self.uri, "scratch_dir": str(self.scratch), "restore_dir": str(self.images), **more}
+
+    @contextlib.contextmanager
+    def driver(self) -> Iterator[LibvirtDriver]:
+        """The plugin's, connected."""
+        driver = LibvirtDriver(LibvirtOptions(**self.options()), {})
+        driver.connect()
+        try:
+            yield driver
+        finally:
+            driver.close()
 
     def vm(self, name: str, disks: Mapping[str, tuple[str, int]], *, io_threads: int = 0) -> LibvirtVm:
         """Define a VM with new disks: by target the format and the size in bytes."""
