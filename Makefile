@@ -19,12 +19,13 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 # Empty: the newest that packaging/find-python finds.
 PYTHON ?=
 # What of pyproject.toml's optional dependencies is installed. "dev,libvirt" has the tests of libvirt too, and needs
-# libvirt-dev, gcc and pkg-config.
+# libvirt-dev, gcc and pkg-config. What was installed before stays.
 EXTRAS ?= dev
+comma := ,
+STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 # The quick tests first, so that what is broken is known soon.
 TESTS := $(wildcard $(addprefix tests/,unit model protocol conformance integration system fault))
 CODE := agent manager plugins tests benchmarks packaging examples
